@@ -1,0 +1,1 @@
+"""Adaptive rank decomposition: everything about ranks."""

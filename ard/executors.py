@@ -1,0 +1,61 @@
+"""Where measurements run: in this process, or on every machine of a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from ard.errors import ArdError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Runs one function over items and hands back each result as soon as it is there."""
+
+    def run(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Result]]:
+        """Pairs of item and result, in any order."""
+        ...
+
+
+class SerialExecutor:
+    """One after another, in this process."""
+
+    def run(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result]]:
+        """Pairs of item and result, in order."""
+        for item in items:
+            yield item, function(item)
+
+
+class RayExecutor:
+    """On the workers of a Ray cluster; the function travels to them once."""
+
+    def __init__(self, num_cpus_per_task: float = 1, num_gpus_per_task: float = 0) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise ArdError('RayExecutor needs Ray: pip install "ard-gan[ray]"') from error
+        self._ray = ray
+        self._resources = {"num_cpus": num_cpus_per_task, "num_gpus": num_gpus_per_task}
+
+    def run(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Result]]:
+        """Pairs of item and result, in the order in which they finish."""
+        if not items:
+            return
+        shared = self._ray.put(function)
+        call = self._ray.remote(**self._resources)(_call)
+        pending = {call.remote(shared, item): item for item in items}
+        while pending:
+            [done], _ = self._ray.wait(list(pending), num_returns=1)
+            yield pending.pop(done), self._ray.get(done)
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)

@@ -1,0 +1,154 @@
+"""Which layer is replaced by which factorization, as a value."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ard.errors import PlanError
+
+Method = Literal["tucker2", "cp", "svd", "spatial_svd"]
+METHODS: tuple[Method, ...] = get_args(Method)
+# Tucker-2 has a rank for the output and one for the input channels; the others have one rank.
+RANK_LENGTH: dict[Method, int] = {"tucker2": 2, "cp": 1, "svd": 1, "spatial_svd": 1}
+FORMAT = 1
+
+
+@dataclass(frozen=True, order=True)
+class Factorization:
+    """A method and its rank: `(r_out, r_in)` for `tucker2`, `(r,)` for the other methods.
+
+    >>> print(Factorization("tucker2", (64, 32)))
+    tucker2(64, 32)
+    >>> Factorization.parse("svd(8)").rank
+    (8,)
+
+    Raises:
+        PlanError: the method is not known, or the rank is not that many positive integers.
+    """
+
+    method: Method
+    rank: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise PlanError(f"method {self.method!r} is not known; use one of {', '.join(METHODS)}")
+        object.__setattr__(self, "rank", tuple(self.rank))
+        if not all(type(r) is int and r > 0 for r in self.rank):
+            raise PlanError(f"a rank is made of positive integers; got {self.method}{self.rank}")
+        if len(self.rank) != RANK_LENGTH[self.method]:
+            raise PlanError(f"{self.method} takes {RANK_LENGTH[self.method]} rank(s); got {self}")
+
+    def __str__(self) -> str:
+        return f"{self.method}({', '.join(map(str, self.rank))})"
+
+    @staticmethod
+    def parse(text: str) -> Factorization:
+        """Read what `str` writes; spaces do not matter."""
+        match = re.fullmatch(r"\s*(\w+)\s*\(\s*(\d+(?:\s*,\s*\d+)*)\s*\)\s*", text, re.ASCII)
+        if match is None:
+            raise PlanError(f"not a factorization: {text!r}; write for example tucker2(64, 64)")
+        method, ranks = match.groups()
+        if method not in METHODS:
+            raise PlanError(f"method {method!r} is not known; use one of {', '.join(METHODS)}")
+        return Factorization(method, tuple(int(r) for r in ranks.split(",")))
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class RankPlan(Mapping[str, Factorization]):
+    """Layer name -> `Factorization`; a layer that is absent stays dense.
+
+    Immutable and hashable. Layers are kept sorted by name, so that equal plans have equal JSON.
+
+    >>> plan = RankPlan({"l1": Factorization("svd", (8,))})
+    >>> print(plan.with_layer("cell1", Factorization.parse("tucker2(4, 4)")))
+    cell1: tucker2(4, 4), l1: svd(8)
+    >>> plan.without_layer("l1") == DENSE
+    True
+    >>> RankPlan.from_json(plan.to_json()) == plan
+    True
+    """
+
+    layers: tuple[tuple[str, Factorization], ...]
+
+    def __init__(self, layers: Mapping[str, Factorization] | None = None) -> None:
+        object.__setattr__(self, "layers", tuple(sorted((layers or {}).items())))
+
+    def __getitem__(self, name: str) -> Factorization:
+        for layer, choice in self.layers:
+            if layer == name:
+                return choice
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __eq__(self, other: object) -> bool:
+        return self.layers == other.layers if isinstance(other, RankPlan) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.layers)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}: {choice}" for name, choice in self.layers) or "dense"
+
+    def __repr__(self) -> str:
+        return f"RankPlan({self})"
+
+    def with_layer(self, name: str, choice: Factorization) -> RankPlan:
+        """This plan with `name` factorized by `choice`, whatever was there before."""
+        return RankPlan({**self, name: choice})
+
+    def without_layer(self, name: str) -> RankPlan:
+        """This plan with `name` dense.
+
+        Raises:
+            PlanError: the layer is not in the plan.
+        """
+        if name not in self:
+            raise PlanError(
+                f"layer {name!r} is not in the plan; it holds {', '.join(self) or 'none'}"
+            )
+        return RankPlan({layer: choice for layer, choice in self.layers if layer != name})
+
+    def to_json(self) -> str:
+        """A readable object `{"format": 1, "layers": {"l1": "svd(8)"}}`."""
+        layers = {name: str(choice) for name, choice in self.layers}
+        return json.dumps({"format": FORMAT, "layers": layers}, indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> RankPlan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanError: the text is not JSON, has another format number, or holds a bad layer.
+        """
+        try:
+            data: Any = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"not a plan: {error}") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise PlanError(f'not a plan: expected "format": {FORMAT}; found {found!r}')
+        layers = data.get("layers")
+        if not isinstance(layers, dict):
+            raise PlanError(
+                f'not a plan: expected an object "layers"; found {type(layers).__name__}'
+            )
+        return RankPlan({name: _parse_named(name, choice) for name, choice in layers.items()})
+
+
+def _parse_named(name: str, text: Any) -> Factorization:
+    try:
+        return Factorization.parse(str(text))
+    except PlanError as error:
+        raise PlanError(f"{name}: {error}") from error
+
+
+DENSE = RankPlan()

@@ -1,0 +1,130 @@
+"""A checkpoint loaded for measuring: its generator, its features, its reference statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ard.errors import ArdError
+from ard.evaluate import FidEvaluator
+from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
+from nas_gan.data import iterate_uint8, load_dataset
+from nas_gan.metrics.features import FeatureExtractor, FeatureName, make_extractor
+from nas_gan.metrics.frechet import FeatureStatistics, FrechetReference, PairedFid
+from nas_gan.metrics.reference import find_reference
+from nas_gan.metrics.sampling import extract_features, latent_bank
+
+# Seeds of the dense net's own samples lie apart from those of every bank of latents.
+REFERENCE_SEED_OFFSET = 1000
+
+
+@dataclass(frozen=True)
+class MeasuringConfig:
+    """How quality is measured; shared by every command that measures."""
+
+    samples: int = 5000
+    """Images behind the scores of whole plans."""
+    sweep_samples: int = 1000
+    """Images behind the score of one layer alone."""
+    features: FeatureName = "auto"
+    """auto takes Inception where its weights are on disk, else EfficientNet-Lite0."""
+    inception_weights: Path | None = None
+    """pytorch-fid's weights, if they are not in torch's cache."""
+    reference: str = "auto"
+    """Reference statistics: auto, dense, or an .npz file with mu and sigma."""
+    data_root: Path | None = None
+    """Folder of the data set, for reference statistics that are not shipped."""
+    model: str | None = None
+    """package.module:build for a state dict of another network."""
+    seed: int = 0
+    batch_size: int = 64
+    device: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A dense generator on its device, and everything that scores it.
+
+    `reference` says where `statistics` came from.
+    """
+
+    checkpoint: Checkpoint
+    generator: nn.Module
+    latent_dim: int
+    extractor: FeatureExtractor
+    statistics: FeatureStatistics
+    reference: str
+
+
+def load_setting(path: Path, config: MeasuringConfig) -> Setting:
+    """Read the checkpoint and find features and reference statistics for it.
+
+    Raises:
+        NasGanError: the file, its network, or the reference statistics cannot be used.
+    """
+    checkpoint = load_checkpoint(path)
+    build = import_builder(config.model) if config.model else None
+    generator = build_generator(checkpoint, build).to(config.device).requires_grad_(False)
+    latent_dim = getattr(generator, "latent_dim", None)
+    if not isinstance(latent_dim, int):
+        raise ArdError(
+            f"{type(generator).__name__} has no latent_dim; set that attribute to the length of "
+            "its latents, so that they can be drawn"
+        )
+    extractor = make_extractor(
+        config.features,
+        inception_weights=config.inception_weights,
+        device=config.device,
+        threads=config.threads,
+    )
+    dataset = checkpoint.provenance.get("dataset")
+    with torch.inference_mode():
+        resolution = generator(torch.zeros(2, latent_dim, device=config.device)).shape[-1]
+    statistics, source = find_reference(
+        config.reference,
+        extractor,
+        dataset=dataset,
+        resolution=resolution,
+        images=_dataset_images(dataset, resolution, config.data_root),
+        generator=generator,
+        samples=max(config.samples, 2 * extractor.dim),
+        seed=config.seed + REFERENCE_SEED_OFFSET,
+        device=config.device,
+    )
+    return Setting(checkpoint, generator, latent_dim, extractor, statistics, source)
+
+
+def _dataset_images(
+    dataset: str | None, resolution: int, root: Path | None
+) -> Callable[[], Iterable[Tensor]] | None:
+    if dataset is None:
+        return None
+    name = dataset
+    return lambda: iterate_uint8(load_dataset(name, size=resolution, root=root))
+
+
+def make_evaluator(
+    setting: Setting, config: MeasuringConfig, *, n: int, seed: int, bootstrap: bool = False
+) -> FidEvaluator:
+    """A ΔFID evaluator on its own bank of `n` latents; scores the dense generator once."""
+    latents = latent_bank(n, setting.latent_dim, seed)
+    features = extract_features(
+        setting.generator,
+        latents,
+        setting.extractor,
+        batch_size=config.batch_size,
+        device=config.device,
+    )  # (n, dim)
+    return FidEvaluator(
+        PairedFid(FrechetReference(setting.statistics), features, seed=seed),
+        latents,
+        setting.extractor,
+        bootstrap=bootstrap,
+        batch_size=config.batch_size,
+        device=config.device,
+    )

@@ -1,0 +1,8 @@
+"""Latency, throughput and energy of exported generators, on the device that will run them.
+
+Needs numpy and a runtime (ONNX Runtime or TensorRT), and nothing else of this repository.
+"""
+
+from edge_bench.pipeline import benchmark as benchmark
+from edge_bench.report import BenchReport as BenchReport
+from edge_bench.timing import TimingPlan as TimingPlan

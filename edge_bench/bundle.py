@@ -1,0 +1,183 @@
+"""What is measured: a bundle folder, a bare `.onnx` file or a bare TensorRT engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edge_bench.errors import BundleError
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+FORMAT = 1
+ENGINE_SUFFIXES = (".engine", ".plan")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Where the files are and what the manifest says of them; `None` where nobody says."""
+
+    name: str
+    path: Path
+    model: Path | None
+    engine: Path | None
+    model_sha256: str | None
+    engine_sha256: str | None
+    precision: str | None = None
+    params: int | None = None
+    macs: int | None = None
+    dense: Path | None = None
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle folder (`manifest.json` and its model), an `.onnx` file or an engine file.
+
+    A bundle is called after its folder or file. An engine that was built on the device is found by
+    its suffix, `.engine` or `.plan`, beside the model. Engines that the manifest lists were built
+    elsewhere, for another runtime, and are not for this one.
+
+    Raises:
+        BundleError: nothing is there, a key is missing, or a file is not the one that was exported.
+    """
+    if path.is_dir():
+        return _load_folder(path)
+    if not path.exists():
+        raise BundleError(
+            f"{path}: no such bundle; make one with `python -m export RUN_OR_CKPT --out {path}`"
+        )
+    if path.suffix == ".onnx":
+        return Bundle(path.stem, path, path, None, _sha256_of_file(path), None)
+    if path.suffix in ENGINE_SUFFIXES:
+        return Bundle(path.stem, path, None, path, None, _sha256_of_file(path))
+    raise BundleError(
+        f"{path}: not a bundle folder, an .onnx file or a TensorRT engine "
+        f"({', '.join(ENGINE_SUFFIXES)})"
+    )
+
+
+def load_bundles(paths: Sequence[Path]) -> tuple[Bundle, ...]:
+    """Read several bundles, in their order, with names that tell them apart.
+
+    One bundle alone that holds its dense counterpart is two: the dense one comes first.
+    """
+    bundles = [load_bundle(path) for path in paths]
+    if len(bundles) == 1 and bundles[0].dense is not None:
+        bundles = [load_bundle(bundles[0].dense), *bundles]
+    names = _distinct_names(bundles)
+    return tuple(replace(bundle, name=name) for bundle, name in zip(bundles, names, strict=True))
+
+
+def _distinct_names(bundles: Sequence[Bundle]) -> list[str]:
+    """Names with as many parent folders as it takes, then with numbers."""
+    names = [bundle.name for bundle in bundles]
+    parents = [bundle.path.resolve().parent.parts[1:] for bundle in bundles]
+    for depth in range(1, max(map(len, parents), default=0) + 1):
+        if len(set(names)) == len(names):
+            return names
+        names = [
+            "/".join((*above[-depth:], bundle.name))
+            for bundle, above in zip(bundles, parents, strict=True)
+        ]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{bundle.name} ({number})" for number, bundle in enumerate(bundles, start=1)]
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _load_folder(folder: Path) -> Bundle:
+    path = folder / MANIFEST
+    manifest = _read_manifest(path)
+    model = _inside(folder, str(manifest.get("onnx", MODEL)))
+    expected = _get(manifest, path, "files", model.name, "sha256")
+    digest = _sha256_of_file(model)
+    # A copy that broke off still has a name and often still loads; only its hash tells.
+    if digest != expected:
+        raise BundleError(
+            f"{model}: sha256 is {digest[:12]}…, the manifest says {str(expected)[:12]}…; "
+            "copy or export the bundle again"
+        )
+    dense = manifest.get("dense")
+    engine = _engine_built_here(folder, _get(manifest, path, "files"))
+    return Bundle(
+        name=folder.resolve().name,
+        path=folder,
+        model=model,
+        engine=engine,
+        model_sha256=digest,
+        engine_sha256=None if engine is None else _sha256_of_file(engine),
+        precision=manifest.get("precision"),
+        params=manifest.get("params"),
+        macs=manifest.get("macs"),
+        dense=None if dense is None else _inside(folder, str(dense)),
+    )
+
+
+def _engine_built_here(folder: Path, listed: Collection[str]) -> Path | None:
+    engines = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix in ENGINE_SUFFIXES and file.name not in listed
+    )
+    if len(engines) > 1:
+        names = ", ".join(engine.name for engine in engines)
+        raise BundleError(f"{folder}: several engines ({names}); give the file that you mean")
+    return engines[0] if engines else None
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """`folder / name`; a manifest from elsewhere does not choose other folders of this machine."""
+    if Path(name).name != name or name == "..":
+        raise BundleError(
+            f"{folder / MANIFEST}: {name!r} is not a name inside the bundle; export it again"
+        )
+    return folder / name
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path.parent}: no {MANIFEST} in this folder; give a bundle that "
+            "`python -m export` wrote, or an .onnx file"
+        ) from None
+    except ValueError as error:
+        raise BundleError(f"{path}: not JSON ({error}); export the bundle again") from None
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{path}: a JSON object is expected; export the bundle again")
+    if _get(manifest, path, "format") != FORMAT:
+        raise BundleError(
+            f"{path}: format {manifest['format']!r}, this program reads format {FORMAT}; "
+            "export the bundle with the same version of the toolkit"
+        )
+    return manifest
+
+
+def _get(manifest: dict[str, Any], path: Path, *keys: str) -> Any:
+    value: Any = manifest
+    for depth, key in enumerate(keys, start=1):
+        if not isinstance(value, dict) or key not in value:
+            missing = " / ".join(keys[:depth])
+            raise BundleError(f"{path}: the key {missing!r} is missing; export the bundle again")
+        value = value[key]
+    return value
+
+
+def _sha256_of_file(path: Path) -> str:
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file; copy or export the bundle again")
+    if path.stat().st_size == 0:
+        raise BundleError(f"{path}: the file is empty; copy or export the bundle again")
+    return sha256(path)

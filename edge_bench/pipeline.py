@@ -1,0 +1,206 @@
+"""The story of a benchmark: open, warm up, take turns, weigh, compare."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_bench.bundle import Bundle, load_bundles
+from edge_bench.device import (
+    DeviceDescription,
+    DeviceState,
+    describe_device,
+    read_state,
+    throttled,
+)
+from edge_bench.errors import InvalidValueError, RunnerError
+from edge_bench.power import Energy, PowerMeter, PowerReading, energy_per_image, find_power_meter
+from edge_bench.report import BenchReport, BenchRow
+from edge_bench.runners import Runner, TensorRTRunner, open_runners
+from edge_bench.statistics import (
+    disturbance,
+    images_per_second,
+    instability,
+    ratio_of_medians,
+    summarize,
+)
+from edge_bench.timing import Clock, Timing, TimingPlan, measure, run_for
+
+FindMeter = Callable[[bool], PowerMeter | None]
+
+
+def benchmark(
+    bundles: Sequence[Path],
+    batches: Sequence[int] = (1,),
+    *,
+    plan: TimingPlan | None = None,
+    threads: int = 1,
+    runner: str = "auto",
+    seed: int = 0,
+    clock: Clock = time.perf_counter_ns,
+    find_meter: FindMeter = find_power_meter,
+    advance: Callable[[float], None] = lambda fraction: None,
+) -> BenchReport:
+    """Measure bundles, interleaved, at every batch size.
+
+    All bundles are open at once and take turns; each is compared with the first. Where the device
+    has a power sensor, each bundle then runs alone for `plan.duration_s`, since a sensor is too
+    slow to tell models apart that change places every few milliseconds.
+
+    `advance` is told the finished fraction, 0 to 1.
+
+    Raises:
+        InvalidValueError: no bundle, or a batch size or number of threads below 1.
+        BundleError: a path holds nothing that can be measured.
+        RunnerError: the runtime is missing, or refused a model.
+    """
+    plan = plan or TimingPlan()
+    _check(bundles, batches, threads)
+    loaded = load_bundles(bundles)
+    rng = np.random.default_rng(seed)
+    with contextlib.ExitStack() as opened:
+        state_at_start = read_state()
+        runners = [
+            opened.enter_context(runner_) for runner_ in open_runners(loaded, runner, threads)
+        ]
+        latents = _latents(runners, batches, seed)
+        _check_images(loaded, runners, latents)
+
+        meter = find_meter(any(isinstance(runner_, TensorRTRunner) for runner_ in runners))
+        timed = 1.0 if meter is None else 0.5
+        idle = _idle_power(meter, plan)
+        timings = measure(
+            runners, latents, batches, clock, plan, lambda fraction: advance(timed * fraction)
+        )
+        powers: list[tuple[PowerReading | None, Energy | None]] = []
+        for t in timings:
+            x = latents[t.runner][: t.batch]
+            powers.append(_power(meter, runners[t.runner], x, clock, plan, idle))
+            advance(timed + (1 - timed) * len(powers) / len(timings))
+        runtimes = tuple(runner_.runtime for runner_ in runners)
+        state_at_end = read_state()
+
+    device = describe_device()
+    return BenchReport(
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        bundles=loaded,
+        runtimes=runtimes,
+        plan=plan,
+        threads=threads,
+        seed=seed,
+        device=device,
+        state_at_start=state_at_start,
+        state_at_end=state_at_end,
+        throttled=throttled(state_at_start, state_at_end),
+        idle=idle,
+        rows=_rows(loaded, timings, powers, rng),
+        warnings=_warnings(device, state_at_start, threads),
+    )
+
+
+def _check(bundles: Sequence[Path], batches: Sequence[int], threads: int) -> None:
+    if not bundles:
+        raise InvalidValueError("no bundle to measure; give at least one")
+    if not batches or min(batches) < 1:
+        raise InvalidValueError(f"batch sizes must be at least 1, found {list(batches)}")
+    if len(set(batches)) != len(batches):
+        raise InvalidValueError(f"every batch size once, found {list(batches)}")
+    if threads < 1:
+        raise InvalidValueError(f"threads must be at least 1, found {threads}")
+
+
+def _latents(
+    runners: Sequence[Runner], batches: Sequence[int], seed: int
+) -> list[NDArray[np.generic]]:
+    """A bank of latents for each runner; equal inputs get equal numbers."""
+    for runner in runners:
+        for batch in batches:
+            runner.input.latents(batch, np.random.default_rng(seed))
+    return [runner.input.latents(max(batches), np.random.default_rng(seed)) for runner in runners]
+
+
+def _check_images(
+    bundles: Sequence[Bundle], runners: Sequence[Runner], latents: Sequence[NDArray[np.generic]]
+) -> None:
+    """Run each model once: times of a model that computes NaN are times of something else."""
+    for bundle, runner, bank in zip(bundles, runners, latents, strict=True):
+        if not np.isfinite(runner.infer(bank)).all():
+            raise RunnerError(
+                f"{bundle.path}: the images are not finite numbers; export the model again, "
+                "in fp32 if this precision overflows"
+            )
+
+
+def _idle_power(meter: PowerMeter | None, plan: TimingPlan) -> PowerReading | None:
+    if meter is None:
+        return None
+    with meter:
+        time.sleep(plan.duration_s)
+    return meter.result()
+
+
+def _power(
+    meter: PowerMeter | None,
+    runner: Runner,
+    latents: NDArray[np.generic],
+    clock: Clock,
+    plan: TimingPlan,
+    idle: PowerReading | None,
+) -> tuple[PowerReading | None, Energy | None]:
+    if meter is None:
+        return None, None
+    with meter:
+        images, duration_s = run_for(runner, latents, clock, plan.duration_s)
+    reading = meter.result()
+    if reading is None:
+        return None, None
+    idle_w = None if idle is None else idle.mean_w
+    return reading, energy_per_image(reading.mean_w, duration_s, images, idle_w)
+
+
+def _rows(
+    bundles: Sequence[Bundle],
+    timings: Sequence[Timing],
+    powers: Sequence[tuple[PowerReading | None, Energy | None]],
+    rng: np.random.Generator,
+) -> tuple[BenchRow, ...]:
+    rows: list[BenchRow] = []
+    # (rounds, block) for each row
+    times_us = [timing.times_ns / 1e3 for timing in timings]
+    first_us = {t.batch: us for t, us in zip(timings, times_us, strict=True) if t.runner == 0}
+    for timing, us, (power, energy) in zip(timings, times_us, powers, strict=True):
+        latency = summarize(us)
+        speedup = ratio_of_medians(first_us[timing.batch], us, rng) if timing.runner else None
+        rows.append(
+            BenchRow(
+                bundle=bundles[timing.runner].name,
+                batch=timing.batch,
+                latency=latency,
+                images_per_second=images_per_second(latency, timing.batch),
+                speedup=speedup,
+                power=power,
+                energy=energy,
+                warmup_runs=timing.warmup_runs,
+                settled=timing.settled,
+                warnings=instability(us) + (disturbance(speedup) if speedup else ()),
+                samples_us=tuple(tuple(block) for block in us.tolist()),
+            )
+        )
+    return tuple(rows)
+
+
+def _warnings(device: DeviceDescription, state: DeviceState, threads: int) -> tuple[str, ...]:
+    found = []
+    if threads > device.usable_cores:
+        found.append(f"{threads} threads on {device.usable_cores} usable cores wait for each other")
+    if state.load_1min is not None and state.load_1min + threads > device.logical_cores + 0.5:
+        found.append(
+            f"the machine was busy before the run (load {state.load_1min:.1f} on "
+            f"{device.logical_cores} cores); times and their tails are too high"
+        )
+    return tuple(found)

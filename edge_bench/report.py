@@ -1,0 +1,238 @@
+"""What a benchmark found: a value, its JSON file and its table.
+
+Units are part of the names: `_us` microseconds, `_w` watts, `_j_per_image` joules per image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_bench.bundle import Bundle
+from edge_bench.device import DeviceDescription, DeviceState
+from edge_bench.errors import InvalidValueError
+from edge_bench.power import Energy, PowerReading
+from edge_bench.statistics import LatencyStatistics, Ratio
+from edge_bench.timing import TimingPlan
+
+FORMAT = 1
+FILE = "bench.json"
+NO_POWER = "power: not available on this device"
+REMEDY = (
+    "what steadies times: no other program, locked clocks (jetson_clocks on a Jetson), "
+    "a longer --warmup, more --runs"
+)
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One bundle at one batch size.
+
+    `samples_us` is `(rounds, runs)`, in the order taken. `speedup` is the first bundle's median
+    over this one's, `None` for the first. `power` and `energy` are `None` where nothing measures.
+    """
+
+    bundle: str
+    batch: int
+    latency: LatencyStatistics
+    images_per_second: float
+    speedup: Ratio | None
+    power: PowerReading | None
+    energy: Energy | None
+    warmup_runs: int
+    settled: bool
+    warnings: tuple[str, ...]
+    samples_us: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Everything that one run of the benchmark measured, and where."""
+
+    created: str
+    bundles: tuple[Bundle, ...]
+    runtimes: tuple[str, ...]
+    plan: TimingPlan
+    threads: int
+    seed: int
+    device: DeviceDescription
+    state_at_start: DeviceState
+    state_at_end: DeviceState
+    throttled: bool | None
+    idle: PowerReading | None
+    rows: tuple[BenchRow, ...]
+    warnings: tuple[str, ...]
+
+    def row(self, bundle: str, batch: int) -> BenchRow:
+        """The row of a bundle, by its name, at a batch size.
+
+        Raises:
+            InvalidValueError: that was not measured.
+        """
+        for row in self.rows:
+            if (row.bundle, row.batch) == (bundle, batch):
+                return row
+        measured = ", ".join(f"{row.bundle} at {row.batch}" for row in self.rows)
+        raise InvalidValueError(f"{bundle!r} at batch {batch} was not measured, only {measured}")
+
+
+def to_json(report: BenchReport) -> dict[str, Any]:
+    """The report as plain values, raw samples included."""
+    value: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(report)}
+    for bundle in value["bundles"]:
+        for key in ("path", "model", "engine", "dense"):
+            bundle[key] = None if bundle[key] is None else str(bundle[key])
+    # Two decimals are ten nanoseconds, finer than the clock of any board.
+    for row in value["rows"]:
+        row["samples_us"] = [[round(time, 2) for time in block] for block in row["samples_us"]]
+    readings = [(report.idle, value["idle"])]
+    readings += [(row.power, item["power"]) for row, item in zip(report.rows, value["rows"],
+                                                                 strict=True)]  # fmt: skip
+    for reading, item in readings:
+        if reading is not None:
+            item["sample_rate_hz"] = reading.sample_rate_hz
+    return value
+
+
+def write_report(report: BenchReport, folder: Path) -> Path:
+    """Write `bench.json` into `folder`, whole or not at all; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    text = json.dumps(to_json(report), allow_nan=False) + "\n"
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".bench-", suffix=".json")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cells: tuple[str, ...]
+    # Where a table is too wide, columns leave from the highest rank down; 0 always stays.
+    rank: int
+
+    @property
+    def width(self) -> int:
+        return max(len(self.title), *(len(cell) for cell in self.cells))
+
+
+def table(report: BenchReport, width: int | None = None) -> str:
+    """The rows as text, and below them what a reader must know to believe them.
+
+    With a `width`, columns that say least are left out, then names are cut, until it fits.
+    """
+    rows = report.rows
+    several = len(report.bundles) > 1
+    columns = [
+        _Column("bundle", tuple(row.bundle for row in rows), 0),
+        _Column("batch", tuple(str(row.batch) for row in rows), 0),
+        _Column("mean ms", _milliseconds(row.latency.mean_us for row in rows), 2),
+        _Column("p50 ms", _milliseconds(row.latency.p50_us for row in rows), 0),
+        _Column("p90 ms", _milliseconds(row.latency.p90_us for row in rows), 4),
+        _Column("p95 ms", _milliseconds(row.latency.p95_us for row in rows), 3),
+        _Column("p99 ms", _milliseconds(row.latency.p99_us for row in rows), 1),
+        _Column("images/s", tuple(_short(row.images_per_second) for row in rows), 0),
+    ]
+    if several:
+        columns.append(_Column("ratio", tuple(_ratio(row) for row in rows), 0))
+    if any(row.energy for row in rows):
+        columns.append(_Column("J/image", tuple(_joules(row) for row in rows), 0))
+    return "\n".join([*_lines(columns, width), "", *_notes(report)])
+
+
+def _lines(columns: list[_Column], width: int | None) -> list[str]:
+    hidden: list[str] = []
+    while width is not None and _total(columns) > width:
+        leaving = max(columns, key=lambda column: column.rank)
+        if leaving.rank == 0:
+            break
+        columns = [column for column in columns if column is not leaving]
+        hidden.append(leaving.title.removesuffix(" ms"))
+    if width is not None and (excess := _total(columns) - width) > 0:
+        first, *others = columns
+        room = max(8, first.width - excess)
+        cells = tuple(c if len(c) <= room else c[: room - 1] + "…" for c in first.cells)
+        columns = [_Column(first.title, cells, 0), *others]
+    titles = [column.title for column in columns]
+    lines = [
+        _line(columns, titles),
+        "  ".join("-" * column.width for column in columns),
+        *(_line(columns, list(cells)) for cells in zip(*(c.cells for c in columns), strict=True)),
+    ]
+    if hidden:
+        lines.append(f"({', '.join(sorted(hidden))}: see {FILE}, or widen the terminal)")
+    return lines
+
+
+def _line(columns: list[_Column], cells: list[str]) -> str:
+    first, *others = zip(columns, cells, strict=True)
+    texts = [first[1].ljust(first[0].width), *(cell.rjust(c.width) for c, cell in others)]
+    return "  ".join(texts)
+
+
+def _total(columns: list[_Column]) -> int:
+    return sum(column.width for column in columns) + 2 * (len(columns) - 1)
+
+
+def _milliseconds(times_us: Iterable[float]) -> tuple[str, ...]:
+    return tuple(_short(time / 1e3) for time in times_us)
+
+
+def _short(value: float) -> str:
+    """About four significant digits, plain notation."""
+    if value >= 1000:
+        return f"{value:.0f}"
+    digits = 4 if value < 0.1 else 3 if value < 10 else 2 if value < 100 else 1
+    return f"{value:.{digits}f}"
+
+
+def _ratio(row: BenchRow) -> str:
+    return "1" if row.speedup is None else f"{row.speedup.value:.2f}×"
+
+
+def _joules(row: BenchRow) -> str:
+    return "-" if row.energy is None else f"{row.energy.gross_j_per_image:.3g}"
+
+
+def _notes(report: BenchReport) -> list[str]:
+    notes = []
+    first = report.bundles[0].name
+    for row in report.rows:
+        if row.speedup is not None:
+            ratio = row.speedup
+            notes.append(
+                f"{row.bundle}, batch {row.batch}: {ratio.value:.2f}× the speed of {first} "
+                f"({ratio.confidence:.0%} interval {ratio.low:.2f} to {ratio.high:.2f})"
+            )
+    notes.append(f"runtime: {', '.join(dict.fromkeys(report.runtimes))}")
+    powers = [row.power for row in report.rows if row.power is not None]
+    if powers:
+        idle = "not measured" if report.idle is None else f"{report.idle.mean_w:.2f} W"
+        rails = " + ".join(powers[0].rails_in_total)
+        notes.append(f"power: {powers[0].method} ({rails}), idle {idle}; J/image is gross")
+    else:
+        notes.append(NO_POWER)
+    if report.throttled:
+        notes.append("warning: the machine throttled during the run; these are not its best times")
+    notes += [f"warning: {warning}" for warning in report.warnings]
+    for row in report.rows:
+        if row.warnings:
+            notes.append(f"warning: {row.bundle}, batch {row.batch}: {'; '.join(row.warnings)}")
+    if any(row.warnings for row in report.rows):
+        notes.append(REMEDY)
+    return notes

@@ -1,0 +1,1 @@
+"""A generator as files that run without torch: ONNX, TensorRT engines, a manifest."""

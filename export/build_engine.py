@@ -1,0 +1,372 @@
+#!/usr/bin/env python3
+"""Build the TensorRT engine of this bundle on the device that will run it.
+
+An engine fits one TensorRT version and one kind of GPU, so it is built on the device itself. This
+file stands on its own: it needs Python 3.10, the `tensorrt` package (part of JetPack) and the
+bundle that it lies in. It writes NAME.engine and engine.json beside itself, and does nothing when
+they are there already and were built from this ONNX file, for this device, by this TensorRT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import importlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# What a build takes beside its workspace: the libraries, a CUDA context and copies of the weights.
+BASE_MIB, COPIES_OF_WEIGHTS = 768, 4
+# CUdevice_attribute of cuda.h.
+COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
+
+
+class BuildError(Exception):
+    """The engine cannot be built; the message is one line and says what to do."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Parse, build, report; 0 when the engine is there, 1 with one line on stderr when not."""
+    options = parse(args)
+    try:
+        return run(options)
+    except BuildError as error:
+        sys.stderr.write(f"error: {error}\n")
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename or ''}: {error.strerror or error}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing was written; run the same command again\n")
+        return 130
+    return 1
+
+
+def parse(args: list[str] | None) -> argparse.Namespace:
+    """The command line; its defaults come from the manifest when it has been read."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--bundle", type=Path, default=Path(__file__).absolute().parent, help="default: this folder"
+    )
+    parser.add_argument(
+        "--workspace-mib", type=_positive, default=512, help="cap on scratch memory (default: 512)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=_positive,
+        nargs=3,
+        metavar=("MIN", "OPT", "MAX"),
+        help="batch sizes accepted, and the one tuned for (default: the manifest's)",
+    )
+    parser.add_argument(
+        "--no-tf32", action="store_true", help="multiply float32 in full, not in TF32 (slower)"
+    )
+    parser.add_argument("--force", action="store_true", help="build even when the engine fits")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the bundle, say what would be done, and stop"
+    )
+    parser.add_argument(
+        "--module",
+        choices=("tensorrt", "tensorrt_rtx"),
+        default="tensorrt",
+        help="which TensorRT to build with (default: tensorrt)",
+    )
+    options = parser.parse_args(args)
+    if options.batch and not options.batch[0] <= options.batch[1] <= options.batch[2]:
+        parser.error("--batch: MIN <= OPT <= MAX")
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Everything that `main` does, with errors as exceptions."""
+    bundle: Path = options.bundle
+    manifest = read_manifest(bundle)
+    onnx = read_onnx(bundle, manifest)
+    batch = tuple(options.batch or (manifest["batch"][key] for key in ("min", "opt", "max")))
+    engine_path = bundle / f"{manifest['name']}.engine"
+    if options.dry_run:
+        sys.stdout.write(
+            f"would build {engine_path.name} from {manifest['onnx']} ({manifest['precision']}, "
+            f"batch {batch[0]} to {batch[2]}, tuned for {batch[1]}, workspace "
+            f"{options.workspace_mib} MiB, {_mib(available_bytes())} MiB of memory available)\n"
+            f"the same by trtexec: {trtexec_line(manifest, batch, options.workspace_mib)}\n"
+        )
+        return 0
+    trt = import_tensorrt(options.module)
+    wanted = {
+        "onnx_sha256": manifest["files"][manifest["onnx"]]["sha256"],
+        "tensorrt": {"module": options.module, "version": trt.__version__},
+        **describe_device(),
+        "batch": list(batch),
+        "tf32": not options.no_tf32,
+    }
+    if not options.force and is_current(engine_path, wanted):
+        sys.stdout.write(f"{engine_path} fits this device and this bundle; nothing to do\n")
+        return 0
+    check_memory(len(onnx), options.workspace_mib, available_bytes())
+    sys.stderr.write(
+        f"building with {options.module} {trt.__version__}; this takes minutes on a Jetson\n"
+    )
+    start = time.perf_counter()
+    engine = build(
+        trt, onnx, manifest, batch, workspace_mib=options.workspace_mib, tf32=not options.no_tf32
+    )
+    seconds = time.perf_counter() - start
+    record = {
+        "format": 1,
+        "engine": engine_path.name,
+        "sha256": hashlib.sha256(engine).hexdigest(),
+        "bytes": len(engine),
+        **wanted,
+        "workspace_mib": options.workspace_mib,
+        "seconds": round(seconds, 3),
+    }
+    # The record comes last and holds the engine's hash: after a crash in between, it does not fit.
+    write_atomically(engine_path, engine)
+    write_atomically(record_path(engine_path), (json.dumps(record, indent=2) + "\n").encode())
+    sys.stdout.write(f"{engine_path}: {len(engine):,} bytes in {seconds:.1f} s\n")
+    return 0
+
+
+def read_manifest(bundle: Path) -> dict[str, Any]:
+    """The bundle's manifest, which must be of format 1."""
+    path = bundle / "manifest.json"
+    if not path.is_file():
+        raise BuildError(f"{path}: no such file; --bundle names the folder that holds it")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BuildError(f"{path}: not JSON ({error}); copy the bundle again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != 1:
+        raise BuildError(f"{path}: not a manifest of format 1; export the bundle again")
+    return manifest
+
+
+def read_onnx(bundle: Path, manifest: dict[str, Any]) -> bytes:
+    """The ONNX file, which must have the hash that the manifest states."""
+    path = bundle / manifest["onnx"]
+    data = path.read_bytes()
+    found, stated = hashlib.sha256(data).hexdigest(), manifest["files"][manifest["onnx"]]["sha256"]
+    if found != stated:
+        raise BuildError(
+            f"{path}: sha256 {found[:12]}, the manifest says {stated[:12]}; copy the bundle again"
+        )
+    return data
+
+
+def import_tensorrt(module: str) -> Any:
+    """The TensorRT package named `module`."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BuildError(
+            f"cannot import {module} ({error}); on a Jetson it is part of JetPack: "
+            "sudo apt install python3-libnvinfer, and make a virtual environment with "
+            "--system-site-packages"
+        ) from error
+
+
+def trtexec_line(manifest: dict[str, Any], batch: tuple[int, ...], workspace_mib: int) -> str:
+    """The command that builds the same engine by NVIDIA's own tool.
+
+    The types stand in the graph, so there is no precision flag: --fp16 and --stronglyTyped exclude
+    one another.
+    """
+    latents = manifest["inputs"][0]
+    tail = "x".join(str(size) for size in latents["shape"][1:])
+    shapes = " ".join(
+        f"--{which}Shapes={latents['name']}:{n}x{tail}"
+        for which, n in zip(("min", "opt", "max"), batch, strict=True)
+    )
+    return (
+        f"trtexec --onnx={manifest['onnx']} --saveEngine={manifest['name']}.engine --stronglyTyped "
+        f"{shapes} --memPoolSize=workspace:{workspace_mib}"
+    )
+
+
+def build(
+    trt: Any,
+    onnx: bytes,
+    manifest: dict[str, Any],
+    batch: tuple[int, ...],
+    *,
+    workspace_mib: int,
+    tf32: bool = True,
+) -> bytes:
+    """A serialized engine; `trt` is the `tensorrt` module or one with the same interface."""
+    errors: list[str] = []
+    logger = make_logger(trt, errors)
+    builder = trt.Builder(logger)
+    network = builder.create_network(strongly_typed_flag(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        errors += [parser.get_error(place).desc() for place in range(parser.num_errors)]
+        raise BuildError(f"TensorRT {trt.__version__} cannot read the graph: {_first(errors)}")
+    check_network(network, manifest)
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
+    if not tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    profile = builder.create_optimization_profile()
+    latents = manifest["inputs"][0]
+    profile.set_shape(latents["name"], *((n, *latents["shape"][1:]) for n in batch))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise BuildError(f"TensorRT {trt.__version__} built no engine: {_first(errors)}")
+    return bytes(engine)
+
+
+def make_logger(trt: Any, errors: list[str]) -> Any:
+    """A logger that appends errors to `errors` and shows warnings on stderr."""
+
+    class Logger(trt.ILogger):  # the base is known at run time only
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                errors.append(message)
+            elif severity == trt.ILogger.Severity.WARNING:
+                sys.stderr.write(f"tensorrt: {message}\n")
+
+    return Logger()
+
+
+def strongly_typed_flag(trt: Any) -> int:
+    """The creation flags that make a network take its types from the graph.
+
+    TensorRT 10 has the flag; where there is none, a network is either always strongly typed
+    (11 and later, known by their lack of an FP16 builder flag) or never (before 9).
+    """
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if flag is not None:
+        return 1 << int(flag)
+    if hasattr(trt.BuilderFlag, "FP16"):
+        raise BuildError(
+            f"TensorRT {trt.__version__} knows no strongly typed networks; it takes 10.0 or later "
+            "(JetPack 6.1 or later)"
+        )
+    return 0
+
+
+def check_network(network: Any, manifest: dict[str, Any]) -> None:
+    """The parsed network must have the inputs and outputs that the manifest lists."""
+    found = [network.get_input(place) for place in range(network.num_inputs)]
+    found += [network.get_output(place) for place in range(network.num_outputs)]
+    listed = manifest["inputs"] + manifest["outputs"]
+    names = [(tensor.name, *list(tensor.shape)[1:]) for tensor in found]
+    expected = [(tensor["name"], *tensor["shape"][1:]) for tensor in listed]
+    if names != expected:
+        raise BuildError(f"the network has {names}; the manifest lists {expected}; export again")
+
+
+def available_bytes() -> int | None:
+    """Memory that a new process can have without swapping; None where Linux does not say."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="ascii"))
+    return int(found[1]) * 1024 if found else None
+
+
+def check_memory(onnx_bytes: int, workspace_mib: int, available: int | None) -> None:
+    """Refuse a build that would end with the kernel killing it, as small boards do."""
+    needed = workspace_mib + BASE_MIB + (COPIES_OF_WEIGHTS * onnx_bytes >> 20)
+    if available is not None and available >> 20 < needed:
+        raise BuildError(
+            f"{available >> 20} MiB of memory are free and the build may take {needed}; lower "
+            "--workspace-mib, stop the desktop (sudo systemctl isolate multi-user) or add swap"
+        )
+
+
+def describe_device() -> dict[str, str | None]:
+    """What an engine is bound to: device name, compute capability, and L4T release if a Jetson."""
+    name, capability = _cuda_device()
+    model = Path("/proc/device-tree/model")
+    if model.is_file():
+        name = model.read_bytes().rstrip(b"\0").decode(errors="replace")
+    release = Path("/etc/nv_tegra_release")
+    l4t = parse_l4t(release.read_text(encoding="utf-8")) if release.is_file() else None
+    return {"device": name, "compute_capability": capability, "l4t": l4t}
+
+
+def parse_l4t(text: str) -> str:
+    """`36.4.3` from the first line of /etc/nv_tegra_release, or that line if it is another kind."""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{found[1]}.{found[2]}" if found else text.strip().splitlines()[0]
+
+
+def _cuda_device() -> tuple[str | None, str | None]:
+    """Name and compute capability of the first GPU, asked of its driver; None without one."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None, None
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0):
+        return None, None
+    cuda.cuDeviceGetName(name, len(name), device)
+    parts = []
+    for attribute in (COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR):
+        value = ctypes.c_int()
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        parts.append(str(value.value))
+    return name.value.decode(errors="replace"), ".".join(parts)
+
+
+def record_path(engine_path: Path) -> Path:
+    """Where the record of a build lies: beside the engine."""
+    return engine_path.with_name("engine.json")
+
+
+def is_current(engine_path: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the engine on disk is whole and its record has every value of `wanted`."""
+    try:
+        record = json.loads(record_path(engine_path).read_text(encoding="utf-8"))
+        digest = hashlib.sha256(engine_path.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return False
+    expected = {**wanted, "sha256": digest}
+    return isinstance(record, dict) and expected == {key: record.get(key) for key in expected}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` beside `path` under another name, then rename."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more; got {value}")
+    return value
+
+
+def _mib(count: int | None) -> str:
+    return "unknown" if count is None else str(count >> 20)
+
+
+def _first(errors: list[str]) -> str:
+    return " ".join(errors[0].split()) if errors else "it gave no reason"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

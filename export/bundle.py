@@ -1,0 +1,301 @@
+"""A bundle: one folder with everything that it takes to run a generator without torch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from nas_gan.metrics.sampling import latent_bank
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from export import build_engine
+from export.errors import BundleError, ExportError
+from export.manifest import (
+    MANIFEST,
+    BatchRange,
+    FileEntry,
+    Manifest,
+    TensorSpec,
+    read_manifest,
+    write_manifest,
+)
+from export.parity import check_parity
+from export.precision import Precision
+from export.to_onnx import BATCH, DEFAULT_OPSET, INPUT, OUTPUT, write_onnx
+from export.to_tensorrt import COMPUTE_CAPABILITIES, RtxChoice, build_rtx_engines, rtx_available
+from nas_gan.files import write_text
+
+LATENTS, DENSE, BUILD_SCRIPT, README = "latents.npy", "dense", "build_engine.py", "README.md"
+TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "tensorrt-rtx", "polygraphy")
+WORKSPACE_MIB = 512
+
+
+def write_bundle(
+    generator: nn.Module,
+    out: Path,
+    *,
+    name: str = "model",
+    precision: Precision = "fp32",
+    opset: int = DEFAULT_OPSET,
+    seed: int = 0,
+    samples: int = 64,
+    provenance: Mapping[str, Any] | None = None,
+    macs: int | None = None,
+    dense: nn.Module | None = None,
+    tensorrt_rtx: RtxChoice = "auto",
+    batch: BatchRange | None = None,
+    compute_capabilities: Sequence[str] = COMPUTE_CAPABILITIES,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Manifest:
+    """Export `generator` into the folder `out`, which appears when it is complete.
+
+    `generator` has `latent_dim` and `image_shape` `(c, h, w)`; it is not changed. The first
+    `samples` latents of the bank of `seed` go into the bundle, and its images are compared on them.
+    `dense`, the generator before compression, becomes a bundle of its own in `out/dense`. `macs` is
+    counted where it is not given. `advance(1)` follows each of the `count_steps` steps.
+
+    A bundle that `out` held before is replaced; other files in it stay.
+
+    Raises:
+        BundleError: `out` is something else than a bundle or an empty folder.
+        ExportError: the export or the parity check fails; `out` is as it was.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ExportError(f"--name takes letters, digits, dot, dash and underscore; got {name!r}")
+    if samples < 1:
+        raise ExportError(f"--samples must be 1 or more; got {samples}")
+    with _complete_folder(out) as folder:
+        settings = dict(
+            precision=precision,
+            opset=opset,
+            seed=seed,
+            samples=samples,
+            # Through JSON now: a value that it cannot hold becomes text before anything is built.
+            provenance=json.loads(json.dumps(dict(provenance or {}), default=str)),
+            tensorrt_rtx=tensorrt_rtx,
+            batch=batch or BatchRange(),
+            compute_capabilities=compute_capabilities,
+            advance=advance,
+        )
+        inside = None
+        if dense is not None:
+            (folder / DENSE).mkdir()
+            _fill(dense, folder / DENSE, name=DENSE, macs=None, dense=None, **settings)
+            inside = DENSE
+        return _fill(generator, folder, name=name, macs=macs, dense=inside, **settings)
+
+
+def count_steps(
+    *,
+    dense: bool,
+    tensorrt_rtx: RtxChoice,
+    compute_capabilities: Sequence[str] = COMPUTE_CAPABILITIES,
+) -> int:
+    """How often `write_bundle` calls `advance`: the graph, its parity and every engine."""
+    engines = 0 if tensorrt_rtx == "off" or not rtx_available() else len(compute_capabilities)
+    return (2 + engines) * (2 if dense else 1)
+
+
+def _fill(
+    generator: nn.Module,
+    folder: Path,
+    *,
+    name: str,
+    precision: Precision,
+    opset: int,
+    seed: int,
+    samples: int,
+    provenance: Mapping[str, Any],
+    macs: int | None,
+    dense: str | None,
+    tensorrt_rtx: RtxChoice,
+    batch: BatchRange,
+    compute_capabilities: Sequence[str],
+    advance: Callable[[int], None],
+) -> Manifest:
+    latent_dim, image_shape = _shapes(generator)
+    onnx_path = folder / f"{name}.onnx"
+    latents = latent_bank(samples, latent_dim, seed)
+    summary = write_onnx(generator, onnx_path, precision=precision, opset=opset)
+    advance(1)
+    parity = check_parity(generator, onnx_path, latents, precision=precision)
+    advance(1)
+    inputs = (TensorSpec(INPUT, "float32", (BATCH, latent_dim)),)
+    outputs = (TensorSpec(OUTPUT, "float32", (BATCH, *image_shape)),)
+    built = build_rtx_engines(
+        onnx_path,
+        tensors=(*inputs, *outputs),
+        choice=tensorrt_rtx,
+        batch=batch,
+        compute_capabilities=compute_capabilities,
+        advance=advance,
+    )
+    np.save(folder / LATENTS, latents.numpy().astype(np.float32))
+    shutil.copyfile(build_engine.__file__, folder / BUILD_SCRIPT)
+    (folder / BUILD_SCRIPT).chmod(0o755)
+
+    def manifest() -> Manifest:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        return Manifest(
+            name=name,
+            onnx=onnx_path.name,
+            files={path.name: FileEntry.of(path) for path in files},
+            inputs=inputs,
+            outputs=outputs,
+            opset=summary.opset,
+            precision=precision,
+            batch=batch,
+            tools=_tool_versions(),
+            latents={"file": LATENTS, "seed": seed, "samples": samples},
+            parity=parity.to_dict(),
+            params=sum(parameter.numel() for parameter in generator.parameters()),
+            macs=count_macs(generator) if macs is None else macs,
+            engines=built.engines,
+            not_built=built.not_built,
+            dense=dense,
+            provenance=provenance,
+        )
+
+    write_text(folder / README, readme(manifest()))
+    complete = manifest()  # now with the README among its files
+    write_manifest(complete, folder)
+    return complete
+
+
+def count_macs(generator: nn.Module) -> int:
+    """Multiply-adds of the convolutions and matrix products for one image."""
+    measured = copy.deepcopy(generator).eval().cpu()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        measured(torch.zeros(1, cast(int, measured.latent_dim)))
+    return counter.get_total_flops() // 2  # the counter takes a multiply-add for two
+
+
+def readme(manifest: Manifest) -> str:
+    """What a person who finds the bundle needs to know, as Markdown."""
+    data = manifest.to_dict()
+    batch = manifest.batch
+    line = build_engine.trtexec_line(data, (batch.min, batch.opt, batch.max), WORKSPACE_MIB)
+    shape = " x ".join(str(size) for size in manifest.outputs[0].shape[1:])
+    engines = "".join(
+        f"- `{engine.file}`: compute capability {engine.compute_capability}, {engine.tool}; it "
+        "loads in this version of TensorRT-RTX only\n"
+        for engine in manifest.engines
+    )
+    return f"""# {manifest.name}: a generator, {manifest.precision}
+
+`{manifest.onnx}` maps `{INPUT}` (batch, {manifest.inputs[0].shape[1]}), standard normal, to
+`{OUTPUT}` (batch, {shape}) in [-1, 1]. Both are float32, the batch is free; opset {manifest.opset}.
+`manifest.json` lists every file with its hash. `{LATENTS}` holds {manifest.latents["samples"]}
+latents to try it with:
+
+```python
+import numpy, onnxruntime
+
+session = onnxruntime.InferenceSession("{manifest.onnx}", providers=["CPUExecutionProvider"])
+[images] = session.run(["{OUTPUT}"], {{"{INPUT}": numpy.load("{LATENTS}")}})
+```
+
+## On a Jetson
+
+Copy this folder to the device and build there; an engine fits one TensorRT and one kind of GPU.
+
+```sh
+python3 build_engine.py            # --help: workspace, batch sizes, --dry-run
+```
+
+It checks the files and the free memory, writes `{manifest.name}.engine` and `engine.json`, and does
+nothing when both are there and fit. The same by NVIDIA's tool, which JetPack puts into
+`/usr/src/tensorrt/bin`:
+
+```sh
+{line}
+```
+
+Precision is in the graph. Do not add `--fp16`: it contradicts `--stronglyTyped`. From TensorRT 11
+on every network is strongly typed and the flag may be left out.
+{"## Engines built ahead of time" if engines else ""}
+{engines}"""
+
+
+def _shapes(generator: nn.Module) -> tuple[int, tuple[int, ...]]:
+    for key, tensor in generator.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"{key}: holds NaN or infinite values; nothing useful can be exported"
+            )
+    latent_dim = getattr(generator, "latent_dim", None)
+    image_shape = getattr(generator, "image_shape", None)
+    if not isinstance(latent_dim, int) or not isinstance(image_shape, tuple):
+        raise ExportError(
+            f"{type(generator).__name__} needs latent_dim: int and image_shape: (c, h, w) to be "
+            f"exported; got {latent_dim!r} and {image_shape!r}"
+        )
+    return latent_dim, image_shape
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {}
+    for package in TOOLS:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+@contextmanager
+def _complete_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block succeeds."""
+    out = out.resolve()
+    kept = _foreign_files(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    replaced = temporary.with_name(f"{temporary.name}-replaced")
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        for path in kept:
+            if path.is_dir():
+                shutil.copytree(path, temporary / path.name)
+            else:
+                shutil.copy2(path, temporary / path.name)
+        if out.exists():
+            out.rename(replaced)
+        try:
+            temporary.rename(out)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(out)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _foreign_files(out: Path) -> list[Path]:
+    """What lies in the bundle `out` and is not of it: benchmark results, a person's notes.
+
+    An engine that was built on a device from the bundle is of it: it does not fit the next one.
+    """
+    if not out.exists() and not out.is_symlink():
+        return []
+    if not out.is_dir():
+        raise BundleError(f"{out}: a file, not a folder; choose another --out")
+    if not any(out.iterdir()):
+        return []
+    if not (out / MANIFEST).is_file():
+        raise BundleError(f"{out}: not empty and not a bundle; choose another --out or empty it")
+    old = read_manifest(out)
+    own = {MANIFEST, *old.files, old.dense, f"{old.name}.engine", "engine.json"}
+    return sorted(path for path in out.iterdir() if path.name not in own)

@@ -1,0 +1,208 @@
+"""What is in a bundle: `manifest.json`, the one file that a reader of a bundle needs to know.
+
+Nothing here needs torch. A program without this package reads the JSON itself; format 1 is:
+
+    format        1
+    name          "model": the stem of the ONNX file and of the engines
+    onnx          "model.onnx"
+    files         {"model.onnx": {"sha256": hex, "bytes": n}, ...}: every file but the manifest
+    inputs        [{"name": "latents", "dtype": "float32", "shape": ["batch", 120]}]
+    outputs       [{"name": "images", "dtype": "float32", "shape": ["batch", 3, 32, 32]}]
+                  images are in [-1, 1]; a text among the dimensions is a dynamic one
+    opset         18
+    precision     "fp32" or "fp16": how it computes; inputs and outputs are float32 at both
+    batch         {"min": 1, "opt": 8, "max": 64}: the optimisation profile of every engine
+    engines       [{"file": "model.sm86.engine", "target": "tensorrt-rtx",
+                    "compute_capability": "8.6", "tool": "tensorrt-rtx 1.7.1.116"}]
+    not_built     [{"target": ..., "compute_capability": ..., "reason": one line}]
+    tools         {"torch": version, "onnx": version, ...}: what wrote the bundle
+    latents       {"file": "latents.npy", "seed": 0, "samples": 64}: float32 (samples, latent_dim)
+    parity        {"max_abs": 1.2e-6, "psnr_db": 134.1, "samples": 64} of ONNX Runtime against torch
+                  on these latents; psnr_db is null where all pixels are equal
+    params, macs  counted with bias; multiply-adds for one image; macs may be null
+    dense         null, or the folder inside this one that holds the uncompressed generator's bundle
+    provenance    where the generator came from, as its maker wrote it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from export.errors import BundleError
+from nas_gan.files import sha256, write_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Content hash and size of one file of a bundle."""
+
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The entry for the file at `path`."""
+        return cls(sha256(path), path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type and shape of an input or output; a text in `shape` is a dynamic size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """The batch sizes that an engine accepts, and the one it is tuned for."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 64
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise BundleError(
+                "batch sizes must be 1 <= min <= opt <= max; "
+                f"got {self.min}, {self.opt}, {self.max}"
+            )
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine file and what it runs on."""
+
+    file: str
+    target: str
+    compute_capability: str
+    tool: str
+
+
+@dataclass(frozen=True)
+class NotBuilt:
+    """An engine that was asked for, and the first line of what kept it from being built."""
+
+    target: str
+    compute_capability: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A bundle as a value; the module's docstring explains each field."""
+
+    name: str
+    onnx: str
+    files: Mapping[str, FileEntry]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    precision: str
+    batch: BatchRange
+    tools: Mapping[str, str]
+    latents: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    params: int
+    macs: int | None = None
+    engines: tuple[Engine, ...] = ()
+    not_built: tuple[NotBuilt, ...] = ()
+    dense: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the file."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave; keys that this version does not know are ignored."""
+        return cls(
+            name=data["name"],
+            onnx=data["onnx"],
+            files={name: FileEntry(**entry) for name, entry in data["files"].items()},
+            inputs=tuple(_tensor(spec) for spec in data["inputs"]),
+            outputs=tuple(_tensor(spec) for spec in data["outputs"]),
+            opset=data["opset"],
+            precision=data["precision"],
+            batch=BatchRange(**data["batch"]),
+            tools=data["tools"],
+            latents=data["latents"],
+            parity=data["parity"],
+            params=data["params"],
+            macs=data["macs"],
+            engines=tuple(Engine(**engine) for engine in data["engines"]),
+            not_built=tuple(NotBuilt(**entry) for entry in data["not_built"]),
+            dense=data["dense"],
+            provenance=data["provenance"],
+        )
+
+
+def _tensor(spec: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"]))
+
+
+def write_manifest(manifest: Manifest, bundle: Path) -> None:
+    """Write `manifest.json` into the folder `bundle`."""
+    write_json(bundle / MANIFEST, manifest.to_dict())
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a bundle folder, or the one in the file `path`.
+
+    Raises:
+        BundleError: there is none, or it is not of format 1.
+    """
+    path = path / MANIFEST if path.is_dir() else path
+    if not path.is_file():
+        raise BundleError(
+            f"{path}: no such file; a bundle is a folder that `python -m export` wrote"
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path}: not JSON ({error}); export the bundle again") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise BundleError(f"{path}: format {found!r} is not known; this version reads {FORMAT}")
+    try:
+        return Manifest.from_dict(data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path}: missing or unusable entry {error}; export again") from error
+
+
+def verify(bundle: Path) -> Manifest:
+    """The manifest of `bundle`, after every file it lists was read and found to have its hash.
+
+    Raises:
+        BundleError: a file is missing or differs; the message names it.
+    """
+    manifest = read_manifest(bundle)
+    for name in (*manifest.files, *([manifest.dense] if manifest.dense else [])):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise BundleError(
+                f"{bundle}: the manifest lists {name!r}, which is outside of the bundle"
+            )
+    for name, entry in manifest.files.items():
+        path = bundle / name
+        if not path.is_file():
+            raise BundleError(
+                f"{path}: listed in the manifest and missing; export the bundle again"
+            )
+        found = FileEntry.of(path)
+        if found != entry:
+            raise BundleError(
+                f"{path}: {found.bytes} bytes with sha256 {found.sha256[:12]}; the manifest says "
+                f"{entry.bytes} bytes with {entry.sha256[:12]}; copy or export the bundle again"
+            )
+    if manifest.dense is not None:
+        verify(bundle / manifest.dense)
+    return manifest

@@ -1,0 +1,138 @@
+"""Does the exported graph draw the same images as the generator it came from?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.errors import ExportError, MissingPackageError
+from export.precision import Precision
+
+# Images are in [-1, 1].
+IMAGE_RANGE = 2.0
+BATCH_SIZES = (1, 5)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far images of ONNX Runtime are from torch's on the same `n` latents.
+
+    `max_abs` is the largest difference of a pixel; `psnr_db` is over a range of 2 and infinite when
+    all pixels are equal.
+    """
+
+    max_abs: float
+    psnr_db: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; JSON has no infinity, so equal images have `psnr_db` null."""
+        psnr = self.psnr_db if math.isfinite(self.psnr_db) else None
+        return {"max_abs": self.max_abs, "psnr_db": psnr, "samples": self.n}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest `max_abs` and the smallest `psnr_db` that pass."""
+
+    max_abs: float
+    psnr_db: float
+
+
+# A grey level is 2/255 = 7.8e-3. fp32: an eighth of one; right graphs measure 1e-7 to 6e-6, a wrong
+# interpolation mode is far above. fp16: right graphs measure 60 to 75 dB; at 40 dB the error
+# is 2.5 grey levels. ONNX Runtime computes much of a float16 graph on a CPU in float32, so this
+# judges the graph and its weights; the rounding of a device is measured on the device.
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(max_abs=1e-3, psnr_db=60.0),
+    "fp16": Tolerance(max_abs=0.5, psnr_db=40.0),
+}
+
+
+def compare(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> Parity:
+    """The distance of two image arrays `(n, c, h, w)` in [-1, 1]; NaN anywhere gives NaN."""
+    if expected.shape != found.shape:
+        raise ExportError(f"images have shape {found.shape}; torch gives {expected.shape}")
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    mean_square = float(np.mean(difference**2))
+    psnr = 10 * math.log10(IMAGE_RANGE**2 / mean_square) if mean_square > 0 else math.inf
+    psnr = math.nan if math.isnan(mean_square) else psnr
+    return Parity(float(np.abs(difference).max()), psnr, len(expected))
+
+
+def check_parity(
+    generator: nn.Module,
+    onnx_path: Path,
+    latents: Tensor,
+    *,
+    precision: Precision = "fp32",
+    batch_size: int = 16,
+) -> Parity:
+    """Compare `generator` with the graph at `onnx_path` on `latents` `(n, latent_dim)`.
+
+    The graph also runs on 1 and on 5 latents: a batch that the export took for a constant fails.
+
+    Raises:
+        ExportError: the images differ by more than `TOLERANCES` allows, or the graph does not run.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    expected = _torch_images(generator, latents, batch_size)
+    found = _onnx_images(onnx_path, latents.numpy(), batch_size)
+    parity = compare(expected, found)
+    tolerance = TOLERANCES[precision]
+    # Written so that NaN fails.
+    if not (parity.max_abs <= tolerance.max_abs and parity.psnr_db >= tolerance.psnr_db):
+        raise ExportError(
+            f"{onnx_path.name} does not draw the generator's images: on {parity.n} latents the "
+            f"largest difference is {parity.max_abs:.3g} (at most {tolerance.max_abs:g}) and the "
+            f"PSNR {parity.psnr_db:.1f} dB (at least {tolerance.psnr_db:g}) at {precision}"
+        )
+    return parity
+
+
+def _torch_images(
+    generator: nn.Module, latents: Tensor, batch_size: int
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    reference = copy.deepcopy(generator).eval().cpu().float()
+    with torch.no_grad():
+        return torch.cat([reference(z) for z in latents.split(batch_size)]).numpy()
+
+
+def _onnx_images(
+    path: Path, latents: np.ndarray[Any, Any], batch_size: int
+) -> np.ndarray[Any, Any]:
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as status
+    except ImportError as error:
+        raise MissingPackageError(
+            "the parity check needs onnxruntime, which is not installed: pip install onnxruntime"
+        ) from error
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: a command's stderr belongs to its progress
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        for n in BATCH_SIZES:
+            session.run(None, {"latents": np.resize(latents, (n, latents.shape[1]))})
+        batches = np.split(latents, range(batch_size, len(latents), batch_size))
+        return np.concatenate([session.run(None, {"latents": batch})[0] for batch in batches])
+    except (
+        status.Fail,
+        status.InvalidArgument,
+        status.InvalidGraph,
+        status.InvalidProtobuf,
+        status.NotImplemented,
+        status.RuntimeException,
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(f"{path.name} does not run in ONNX Runtime: {reason}") from error

@@ -1,0 +1,222 @@
+"""A generator as one ONNX file with a dynamic batch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.errors import ExportError, MissingPackageError
+from export.precision import Precision, to_fp16
+from nas_gan.files import write_bytes
+
+if TYPE_CHECKING:
+    import onnx
+
+INPUT, OUTPUT, BATCH = "latents", "images", "batch"
+# The opset for which torch's exporter has its own translations, and one that the TensorRT 10.3 of
+# JetPack 6 reads. 17 is derived from it here, newer ones are left to the exporter.
+DEFAULT_OPSET = 18
+MIN_OPSET, MAX_OPSET = 17, 24
+# What opset 18 added to operators that 17 has: attributes whose value is the behaviour of 17.
+NEW_IN_18 = {"Split": {"num_outputs"}, "Resize": {"antialias", "keep_aspect_ratio_policy"}}
+
+
+@dataclass(frozen=True)
+class OnnxSummary:
+    """What is in a written ONNX file: its opset and how many nodes of each operator it has."""
+
+    opset: int
+    operators: Mapping[str, int]
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes of the graph."""
+        return sum(self.operators.values())
+
+
+def write_onnx(
+    generator: nn.Module,
+    path: Path,
+    *,
+    precision: Precision = "fp32",
+    opset: int = DEFAULT_OPSET,
+) -> OnnxSummary:
+    """Write `generator`, which maps `(n, latent_dim)` to `(n, c, h, w)`, to `path`.
+
+    The graph has the input `latents` and the output `images`, both float32 with a dynamic first
+    dimension. The same weights give the same bytes.
+
+    Raises:
+        ExportError: the generator cannot be expressed in this opset or precision.
+        MissingPackageError: onnx, onnxscript or onnxsim is not installed.
+    """
+    model = build_model(generator, opset=opset)
+    if precision == "fp16":
+        model = to_fp16(model)
+    _check(model, generator)
+    write_bytes(path, model.SerializeToString(deterministic=True))
+    return OnnxSummary(opset, dict(Counter(node.op_type for node in model.graph.node)))
+
+
+def build_model(generator: nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """`generator` as a simplified float32 graph; it is left as it is, also its training mode."""
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f"--opset must be {MIN_OPSET} to {MAX_OPSET}; got {opset}")
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch's exporter imports it; asked for here to say so early
+        import onnxsim
+    except ImportError as error:
+        raise MissingPackageError(
+            f"ONNX export needs {error.name}, which is not installed: "
+            "pip install onnx onnxscript onnxsim"
+        ) from error
+
+    model = _trace(generator, max(opset, DEFAULT_OPSET))
+    if opset < DEFAULT_OPSET:
+        _lower_to_17_(model)
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    _resize_by_scales_(model)
+    try:
+        model, _ = onnxsim.simplify(model)
+    except RuntimeError as error:
+        raise _invalid(opset, error) from error
+    _strip_metadata_(model)
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
+    generator = copy.deepcopy(generator).eval().cpu()
+    # Two rows: an example batch of 1 would be taken for a constant.
+    latents = torch.zeros(2, cast(int, generator.latent_dim))
+    batch = torch.export.Dim(BATCH, min=1)
+    try:
+        # The exporter reports its progress on stdout and warns about its own deprecations.
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                generator,
+                (latents,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=opset,
+                dynamic_shapes=({0: batch},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = error.__cause__ or error
+        raise ExportError(
+            f"torch cannot export this generator to opset {opset}: {_one_line(reason)}"
+        ) from error
+    assert program is not None  # it is None only where a file is asked for without dynamo
+    return cast("onnx.ModelProto", program.model_proto)
+
+
+def _lower_to_17_(model: onnx.ModelProto) -> None:
+    """Relabel an opset 18 graph as 17, in place.
+
+    onnx has no converter for Split from 18 to 17. The attributes that go say what 17 does anyway;
+    operators that 17 lacks are found by the checker afterwards.
+    """
+    for opset in model.opset_import:
+        if opset.domain == "":
+            opset.version = 17
+    for node in model.graph.node:
+        new = NEW_IN_18.get(node.op_type, set())
+        kept = [attribute for attribute in node.attribute if attribute.name not in new]
+        node.ClearField("attribute")
+        node.attribute.extend(kept)
+
+
+def _resize_by_scales_(model: onnx.ModelProto) -> None:
+    """Give each Resize constant scales in place of an output size computed at run time, in place.
+
+    With a dynamic batch the exporter writes the size as Concat(Shape(x)[:2], (h, w)). As constants
+    the shape arithmetic disappears, and TensorRT sees a plain upsampling. Only where the scale is
+    exact in float32 (2 and 4 in these nets), so that no pixel is sampled elsewhere than before.
+    """
+    import onnx
+
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    }
+    for number, node in enumerate(model.graph.node):
+        if node.op_type != "Resize" or len(node.input) < 4:
+            continue
+        before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
+        if len(before) != 4 or len(after) != 4 or before[1] != after[1]:
+            continue
+        spatial = [*before[2:], *after[2:]]
+        scales = np.ones(4, np.float32)
+        if 0 in spatial:  # a dynamic height or width
+            continue
+        scales[2:] = after[2] / before[2], after[3] / before[3]
+        if not np.array_equal(scales[2:] * before[2:], after[2:]):
+            continue
+        name = f"resize_scales_{number}"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(scales, name))
+        node.input[:] = [node.input[0], "", name]
+
+
+def _strip_metadata_(model: onnx.ModelProto) -> None:
+    """Remove stack traces and module paths, which name the exporting machine, in place."""
+    model.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    graph = model.graph
+    for part in (
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def _check(model: onnx.ModelProto, generator: nn.Module) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise _invalid(model.opset_import[0].version, error) from error
+    for value, name, shape in (
+        (model.graph.input[0], INPUT, (cast(int, generator.latent_dim),)),
+        (model.graph.output[0], OUTPUT, cast("tuple[int, ...]", generator.image_shape)),
+    ):
+        dims = value.type.tensor_type.shape.dim
+        found = tuple(dim.dim_param or dim.dim_value for dim in dims)
+        expected = (BATCH, *shape)
+        if (value.name, found) != (name, expected):
+            raise ExportError(
+                f"the exported graph has {value.name} {found}; expected {name} {expected}"
+            )
+
+
+def _invalid(opset: int, error: Exception) -> ExportError:
+    advice = "; try --opset 18" if opset < DEFAULT_OPSET else ""
+    return ExportError(f"the graph is not valid in opset {opset}: {_one_line(error)}{advice}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

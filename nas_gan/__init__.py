@@ -1,0 +1,1 @@
+"""Generators: search, train, sample and score them."""

@@ -1,0 +1,355 @@
+"""Checkpoints: architecture as data, weights, and where they come from.
+
+Nothing is unpickled beyond what `torch.load(weights_only=True)` allows, so a checkpoint cannot
+run code. Four kinds of file are read: the native `.pt`, the same content as `.safetensors`, the
+published MMD-NAS checkpoints, and a bare state dict for a generator that the caller builds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas_gan.errors import CheckpointError, InvalidValueError
+from nas_gan.files import atomic_path
+from nas_gan.genotype import MMD_NAS, Genotype
+from nas_gan.networks import (
+    Discriminator,
+    DiscriminatorConfig,
+    Generator,
+    GeneratorConfig,
+    build_discriminator,
+)
+
+FORMAT = "ard-gan checkpoint 1"
+MMD_NAS_KIND = "mmd-nas"
+EXTERNAL_KIND = "external"
+# Published checkpoints keep their best scores as numpy scalars. Those classes only hold numbers.
+_NUMPY_SCALARS = [
+    np.dtype,
+    np.float64,
+    np.float32,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+    type(np.dtype(np.int64)),
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        architecture: `{"kind": "mmd-nas", ...GeneratorConfig}` or `{"kind": "external", ...}`.
+        generator: averaged weights.
+        discriminator: weights of the net that trained it, if the file has them.
+        discriminator_config: how to build that net.
+        provenance: plain values: dataset, resolution, steps, seed and the like.
+        structure: layer name to the plain layers that replace it; empty for a dense generator.
+    """
+
+    architecture: dict[str, Any]
+    generator: dict[str, Tensor]
+    discriminator: dict[str, Tensor] | None = None
+    discriminator_config: dict[str, Any] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    structure: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a native file, `.pt` or `.safetensors` by the suffix, whole or not at all."""
+    if path.suffix == ".safetensors":
+        _save_safetensors(checkpoint, path)
+        return
+    content = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in _FIELDS}}
+    with atomic_path(path) as temporary:
+        _torch_save(content, temporary)
+
+
+_FIELDS = (
+    "architecture",
+    "generator",
+    "discriminator",
+    "discriminator_config",
+    "provenance",
+    "structure",
+)
+
+
+def _torch_save(content: Mapping[str, Any], path: Path) -> None:
+    # torch reports a failed write as RuntimeError without the cause; a file object of our own
+    # raises the OSError that says "no space left".
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
+def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
+    from safetensors.torch import save
+
+    tensors = {f"generator.{name}": tensor for name, tensor in checkpoint.generator.items()}
+    for name, tensor in (checkpoint.discriminator or {}).items():
+        tensors[f"discriminator.{name}"] = tensor
+    described = {name: getattr(checkpoint, name) for name in _FIELDS if "generator" != name}
+    described.pop("discriminator")
+    metadata = {"format": FORMAT, "description": json.dumps(described)}
+    data = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_checkpoint(
+    path: Path, *, genotype: Genotype = MMD_NAS, activation: str | None = None
+) -> Checkpoint:
+    """Read any of the files named above; `genotype` and `activation` serve the published ones.
+
+    Raises:
+        CheckpointError: the path is not a file, is empty, damaged, holds code, or its weights
+            are not finite.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; give the path of a .pt or .safetensors file")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory; give the path of a .pt or .safetensors file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty; copy or train it again")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if isinstance(content, Mapping) and content.get("format") == FORMAT:
+        checkpoint = _native(content, path)
+    elif isinstance(content, Mapping):
+        checkpoint = _foreign(content, path, genotype, activation)
+    else:
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+    check_finite(checkpoint.generator, path)
+    return checkpoint
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch names the class that it refused in the first sentence of a long message.
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            reason = "it holds Python objects that could run code, and is not loaded"
+        else:
+            reason = "it is damaged or not a PyTorch file"
+        raise CheckpointError(f"{path}: {reason}; save a state dict of plain tensors") from error
+    except (
+        RuntimeError,
+        EOFError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        IndexError,
+    ) as error:
+        raise CheckpointError(f"{path}: damaged or cut short; copy or train it again") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: damaged or not a safetensors file; copy it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        return tensors
+    parts = {
+        part: {
+            name.removeprefix(f"{part}."): t
+            for name, t in tensors.items()
+            if name.startswith(f"{part}.")
+        }
+        for part in ("generator", "discriminator")
+    }
+    try:
+        described = json.loads(metadata["description"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: its description is missing or damaged") from error
+    return {
+        "format": FORMAT,
+        **described,
+        "generator": parts["generator"],
+        "discriminator": parts["discriminator"] or None,
+    }
+
+
+def _native(content: Mapping[str, Any], path: Path) -> Checkpoint:
+    missing = [name for name in _FIELDS if name not in content]
+    if missing:
+        raise CheckpointError(f"{path}: incomplete checkpoint, {', '.join(missing)} missing")
+    checkpoint = Checkpoint(**{name: content[name] for name in _FIELDS})
+    floats = {
+        name: t.float() if t.is_floating_point() else t for name, t in checkpoint.generator.items()
+    }
+    return replace(checkpoint, generator=floats)
+
+
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that hold a NaN or an infinity.
+
+    Raises:
+        CheckpointError: naming the first such tensor.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise CheckpointError(
+                f"{path}: {name} has {bad} NaN or infinite values of {tensor.numel()}; "
+                "the training run diverged, use an earlier checkpoint"
+            )
+
+
+def _foreign(
+    content: Mapping[str, Any], path: Path, genotype: Genotype, activation: str | None
+) -> Checkpoint:
+    """A checkpoint of the published MMD-NAS code, or a bare state dict."""
+    state = content.get("avg_gen_state_dict") or content.get("gen_state_dict") or content
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(
+            f"{path}: neither a checkpoint of this project nor a state dict of tensors"
+        )
+    weights = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
+    if "l1.weight" not in weights or "to_rgb.0.weight" not in weights:
+        return Checkpoint({"kind": EXTERNAL_KIND}, dict(state), provenance={"source": path.name})
+    learned = any(name.endswith("activation_fn.beta") for name in weights)
+    weights = {name.replace(".activation_fn.", "."): t for name, t in weights.items()}
+    config = _infer_config(weights, genotype, activation or ("pmish" if learned else "relu"))
+    if config.latent_parts == 2:
+        # One published state of the code built a third input layer that it never used.
+        weights = {name: t for name, t in weights.items() if not name.startswith("l3.")}
+    weights = {name: t.reshape(1) if name.endswith(".beta") else t for name, t in weights.items()}
+    provenance = {"source": path.name, "averaged": "avg_gen_state_dict" in content}
+    for name in ("epoch", "best_fid"):
+        if name in content and content[name] is not None and np.isscalar(content[name]):
+            provenance[name] = float(content[name])
+    return Checkpoint({"kind": MMD_NAS_KIND, **config.to_dict()}, weights, provenance=provenance)
+
+
+def _infer_config(
+    weights: Mapping[str, Tensor], genotype: Genotype, activation: str
+) -> GeneratorConfig:
+    channels = weights["to_rgb.0.weight"].numel()
+    features, part = weights["l1.weight"].shape
+    # Whole latents are 120 wide; a third of that means the three-way split of the CIFAR-10 net.
+    parts = (
+        3 if "l3.weight" in weights and weights["l3.weight"].shape[1] == part and part != 60 else 2
+    )
+    return GeneratorConfig(
+        genotype=genotype,
+        bottom_width=math.isqrt(features // channels),
+        latent_dim=part * parts,
+        latent_parts=parts,
+        gf_dim=channels,
+        activation=activation,
+        image_channels=weights["to_rgb.2.weight"].shape[0],
+    )
+
+
+def build_generator(
+    checkpoint: Checkpoint, build: Callable[[], nn.Module] | None = None
+) -> nn.Module:
+    """The generator of a checkpoint in eval mode, dense or compressed.
+
+    It has `latent_dim` (int) and `image_shape` `(3, h, w)`. `build` makes the bare network of a
+    checkpoint whose architecture is external.
+
+    Raises:
+        CheckpointError: the architecture is unknown, or the weights do not fit it.
+    """
+    kind = checkpoint.architecture.get("kind")
+    if build is not None:
+        generator = build()
+    elif kind == MMD_NAS_KIND:
+        data = {name: v for name, v in checkpoint.architecture.items() if name != "kind"}
+        try:
+            generator = Generator(GeneratorConfig.from_dict(data))
+        except (KeyError, TypeError, InvalidValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint's architecture cannot be built: {error}"
+            ) from error
+    else:
+        raise CheckpointError(
+            "the file is a state dict without an architecture; say how to build its network with "
+            "--model package.module:build"
+        )
+    if checkpoint.structure:
+        from nas_gan.structure import build_layer, replace_modules
+
+        generator = replace_modules(
+            generator,
+            {
+                name: nn.Sequential(*(build_layer(spec) for spec in specs))
+                for name, specs in checkpoint.structure.items()
+            },
+        )
+    load_weights(generator, checkpoint.generator)
+    return generator.eval()
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Fill `module` in place; every tensor must be there and have its shape.
+
+    Raises:
+        CheckpointError: the first differences, by name.
+    """
+    expected = module.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is not in the network" for name in state if name not in expected]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, the network needs {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"the weights do not fit the network: {'; '.join(problems[:3])}{more}"
+        )
+    module.load_state_dict(dict(state))
+
+
+def build_saved_discriminator(checkpoint: Checkpoint) -> Discriminator | None:
+    """The discriminator that trained the generator, or None if the file has none."""
+    if checkpoint.discriminator is None or checkpoint.discriminator_config is None:
+        return None
+    discriminator = build_discriminator(DiscriminatorConfig(**checkpoint.discriminator_config))
+    load_weights(discriminator, checkpoint.discriminator)
+    return discriminator.eval()
+
+
+def import_builder(reference: str) -> Callable[[], nn.Module]:
+    """The callable that `package.module:name` points at.
+
+    Raises:
+        InvalidValueError: the text has no colon, or nothing importable is there.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not attribute:
+        raise InvalidValueError(f"--model takes package.module:build; got {reference!r}")
+    try:
+        builder = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InvalidValueError(f"--model {reference}: {error}") from error
+    if not callable(builder):
+        raise InvalidValueError(
+            f"--model {reference}: not callable; give a function that returns a module"
+        )
+    return builder

@@ -1,0 +1,90 @@
+"""The skin of every command line: parse, call, one line for an error, an exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from nas_gan.errors import NasGanError
+
+Config = TypeVar("Config")
+
+DONE, ERROR, USAGE, BUDGET_MISSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def run(
+    main: Callable[[Config], int | None],
+    config_type: type[Config],
+    *,
+    prog: str,
+    description: str | None,
+    args: Sequence[str] | None = None,
+    default: Callable[[], Config] | None = None,
+) -> int:
+    """Parse the command line into `config_type`, call `main`, and return an exit code.
+
+    0 done, 1 our error (one line on stderr), 2 usage, 130 interrupted; `main` may return another.
+    `default` makes the settings that the command line overrides.
+    """
+    logging.captureWarnings(True)
+    try:
+        settings = {} if default is None else {"default": default()}
+        config = tyro.cli(config_type, prog=prog, description=description, args=args, **settings)
+        return main(config) or DONE
+    except SystemExit as exit_:  # tyro's way to say usage or help
+        return exit_.code if isinstance(exit_.code, int) else USAGE
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again to go on from here\n")
+        return INTERRUPTED
+    except NasGanError as error:
+        sys.stderr.write(f"error: {_one_line(error)}\n")
+        return ERROR
+    except MemoryError:
+        sys.stderr.write("error: out of memory; use a smaller --batch-size or fewer --samples\n")
+        return ERROR
+    except OSError as error:
+        sys.stderr.write(f"error: {_describe(error)}\n")
+        return ERROR
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _describe(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}no space left on device; free some, then run the same command again"
+    return f"{where}{error.strerror or _one_line(error)}"
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the remaining time on stderr; yields `advance(n)`."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda n: bar.advance(task, n)

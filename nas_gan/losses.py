@@ -1,0 +1,159 @@
+"""Adversarial losses as pure functions of discriminator scores.
+
+Scores are `(m, d)`; `k(a, b) = exp(-||a - b||^2 / (2 sigma^2))` is the kernel on them. Sources:
+MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019) and MMD-PMish-NAS (IEEE Access 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nas_gan.errors import InvalidValueError
+
+LOWER_BOUND = 0.25
+UPPER_BOUND = 4.0
+# Below this the square root of an MMD has a slope too steep to train with.
+SQRT_FLOOR = 1e-10
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """`||a_i - b_j||^2` for every pair, `(m, d)` and `(n, d)` to `(m, n)`.
+
+    Taken from differences: expanding the square cancels for scores far from the origin.
+    """
+    return (a[:, None, :] - b[None, :, :]).square().sum(dim=-1)
+
+
+def off_diagonal_mean(pairs: Tensor) -> Tensor:
+    """Mean of an `(m, m)` matrix without its diagonal, a scalar."""
+    m = pairs.shape[0]
+    return (pairs.sum() - pairs.diagonal().sum()) / (m * (m - 1))
+
+
+def gaussian(squared: Tensor, sigma: float = 1.0) -> Tensor:
+    """The Gaussian kernel of squared distances, elementwise."""
+    return torch.exp(-squared / (2 * sigma**2))
+
+
+def mmd2(real: Tensor, fake: Tensor, sigma: float = 1.0) -> Tensor:
+    """Squared maximum mean discrepancy, a scalar; the cross term keeps its diagonal.
+
+    It can be slightly negative, since only the within-set terms drop theirs.
+    """
+    real, fake = paired(real, fake)
+    within_real = off_diagonal_mean(gaussian(squared_distances(real, real), sigma))
+    within_fake = off_diagonal_mean(gaussian(squared_distances(fake, fake), sigma))
+    return within_real + within_fake - 2 * gaussian(squared_distances(real, fake), sigma).mean()
+
+
+def attractive_loss(real: Tensor, fake: Tensor, sigma: float = 1.0) -> Tensor:
+    """Discriminator loss of the original MMD-GAN: minus the squared discrepancy."""
+    return -mmd2(real, fake, sigma)
+
+
+def bounded_repulsive_loss(
+    real: Tensor,
+    fake: Tensor,
+    *,
+    lower: float = LOWER_BOUND,
+    upper: float = UPPER_BOUND,
+    sigma: float = 1.0,
+) -> Tensor:
+    """Discriminator loss that pushes real scores apart and fake ones together, a scalar.
+
+    Real distances are capped at `upper`, fake ones floored at `lower`: beyond those the kernel
+    gives no gradient worth having. Lies in `[exp(-upper/2) - exp(-lower/2), 1]` for `sigma` 1.
+    """
+    real, fake = paired(real, fake)
+    real_kernel = gaussian(squared_distances(real, real).clamp(max=upper), sigma)
+    fake_kernel = gaussian(squared_distances(fake, fake).clamp(min=lower), sigma)
+    return off_diagonal_mean(real_kernel) - off_diagonal_mean(fake_kernel)
+
+
+def paired(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Real scores, and as many of the fake ones.
+
+    Raises:
+        InvalidValueError: fewer than two real scores (a kernel mean without its diagonal needs
+            a pair), or fewer fake than real ones.
+    """
+    m = real.shape[0]
+    if m < 2:
+        raise InvalidValueError(f"an MMD loss needs a batch of at least 2; got {m}")
+    if fake.shape[0] < m:
+        raise InvalidValueError(
+            f"an MMD loss needs as many fakes as reals ({m}); got {fake.shape[0]}"
+        )
+    return real, fake[:m]
+
+
+@dataclass(frozen=True)
+class RepulsiveMMD:
+    """The bounded repulsive pair with the kick-start term that keeps fake scores in reach.
+
+    Attributes:
+        g_transform: what the generator minimises: the squared discrepancy (`none`), its positive
+            part (`clamp`), or the root of that (`sqrt`).
+        extra: form of the kick-start term on fake scores: mean of floored squared distances with
+            the diagonal (`sq_l2_mean`), or off-diagonal mean of the root of floored L1 distances
+            (`sqrt_l1_offdiag`).
+        extra_weight: its factor.
+        extra_epochs: in how many first epochs it acts; None is all.
+    """
+
+    g_transform: Literal["none", "clamp", "sqrt"] = "none"
+    extra: Literal["sq_l2_mean", "sqrt_l1_offdiag"] = "sqrt_l1_offdiag"
+    extra_weight: float = 1e-4
+    extra_epochs: int | None = None
+    lower: float = LOWER_BOUND
+    sigma: float = 1.0
+
+    def discriminator(
+        self, real: Tensor, fake: Tensor, *, upper: float = UPPER_BOUND, epoch: int = 0
+    ) -> Tensor:
+        """Loss of the discriminator on `(m, d)` scores, a scalar."""
+        real, fake = paired(real, fake)
+        loss = bounded_repulsive_loss(real, fake, lower=self.lower, upper=upper, sigma=self.sigma)
+        if self.extra_weight and (self.extra_epochs is None or epoch < self.extra_epochs):
+            loss = loss + self.extra_weight * self._kick_start(fake)
+        return loss
+
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Loss of the generator on `(m, d)` scores, a scalar; it never uses the bounds."""
+        value = mmd2(real, fake, self.sigma)
+        if self.g_transform == "none":
+            return value
+        if self.g_transform == "clamp":
+            return value.clamp(min=0)
+        # The floor inside the root keeps the slope finite where the discrepancy is not positive;
+        # the root of a bare clamp there is 0 times infinity.
+        return value.clamp(min=SQRT_FLOOR).sqrt()
+
+    def _kick_start(self, fake: Tensor) -> Tensor:
+        if self.extra == "sq_l2_mean":
+            return squared_distances(fake, fake).clamp(min=self.lower).mean()
+        l1 = (fake[:, None, :] - fake[None, :, :]).abs().sum(dim=-1)
+        return off_diagonal_mean(l1.clamp(min=self.lower).sqrt())
+
+
+LOSSES: dict[str, RepulsiveMMD] = {
+    # July 2024: what the published compression results were trained with.
+    "published": RepulsiveMMD("sqrt", "sq_l2_mean", 1e-3, 1),
+    # October 2024, the newest published state.
+    "latest": RepulsiveMMD("none", "sqrt_l1_offdiag", 1e-4, None),
+}
+
+
+def make_loss(name: str) -> RepulsiveMMD:
+    """A loss preset by its name.
+
+    Raises:
+        InvalidValueError: the name is not in `LOSSES`.
+    """
+    if name not in LOSSES:
+        raise InvalidValueError(f"loss {name!r} is not known; choose one of {', '.join(LOSSES)}")
+    return LOSSES[name]

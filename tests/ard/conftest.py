@@ -1,0 +1,133 @@
+"""A report made of hand numbers, as large as a real one."""
+
+from __future__ import annotations
+
+import pytest
+
+from ard.evaluate import Evaluation
+from ard.plan import Factorization, RankPlan
+from ard.report import CompressionReport, LatencyRow, LayerRow, Totals, Trial
+from ard.sensitivity import Row, SensitivityTable
+
+FEATURES = "efficientnet-lite0@96"
+# name, weight shape, output positions, rise in FD when half of the layer is kept
+LAYERS = (
+    ("l1", (2048, 40), 1, 0.4),
+    ("l2", (512, 40), 1, -0.2),
+    ("l3", (2048, 40), 1, 0.1),
+    *(
+        (f"cell{cell}.{edge}.ops.0.op.1", (128, 128, size, size), (4 << cell) ** 2, rise)
+        for cell, rises in ((1, (9, 4, 2)), (2, (3, 1.5, 0.8)), (3, (6, 2.2, 14)))
+        for (edge, size), rise in zip((("c0", 3), ("c1", 5), ("c3", 3)), rises, strict=True)
+    ),
+    *((f"cell{cell}.c4.ops.0.op.1", (128, 128, 1, 1), (4 << cell) ** 2, 0.6) for cell in (1, 2, 3)),
+    ("to_rgb.0", (64, 128, 3, 3), 1024, 31.0),
+)
+SHARES = (0.1, 0.25, 0.5, 0.75)
+
+
+def evaluation(delta: float, half: float = 0.5, n: int = 2000) -> Evaluation:
+    return Evaluation(446.0 + delta, delta, delta - half, delta + half, n, FEATURES)
+
+
+def _rows() -> tuple[Row, ...]:
+    rows = []
+    for name, shape, positions, rise in LAYERS:
+        dense = _params(shape)
+        methods = ("svd",) if len(shape) == 2 or shape[2] == 1 else ("tucker2", "spatial_svd", "cp")
+        for method, factor in zip(methods, (1.0, 0.55, 2.5), strict=False):
+            for share in SHARES:
+                rank = max(1, round(shape[0] * share))
+                choice = Factorization(method, (rank, rank) if method == "tucker2" else (rank,))
+                delta = rise * factor * (1 - share) ** 2 / share / 0.5
+                kind = "linear" if len(shape) == 2 else "conv2d"
+                params = round(dense * share)
+                score = evaluation(delta - 0.1, 0.3 + 0.1 * abs(delta))
+                rows.append(Row(name, kind, choice, params, params * positions, score))
+    return tuple(rows)
+
+
+def _params(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total + shape[0]
+
+
+def _layer(index: int, table: SensitivityTable, plan: RankPlan) -> LayerRow:
+    name, shape, positions, _ = LAYERS[index]
+    dense = _params(shape)
+    kind = "linear" if len(shape) == 2 else "conv2d"
+    params = dense
+    if name in plan:
+        [params] = [row.params for row in table.of_layer(name) if row.choice == plan[name]]
+    choice = str(plan[name]) if name in plan else "dense"
+    return LayerRow(
+        name, kind, shape, choice, dense, params, dense * positions, params * positions
+    )
+
+
+def example_report() -> CompressionReport:
+    """Three times smaller, 2.4 times fewer MACs, 12.5 of 22.3 allowed."""
+    table = SensitivityTable(evaluation(0.0, 0.0), _rows())
+    plan = RankPlan(
+        {
+            name: [row.choice for row in table.of_layer(name) if row.evaluation.delta_fid < 4][0]
+            for name, *_ in LAYERS[:-1]
+        }
+    )
+    trials = tuple(
+        Trial(
+            plan.without_layer("l1") if i else plan,
+            round(1_230_000 / ratio),
+            round(45_600_000 / (1 + 0.7 * (ratio - 1))),
+            evaluation(delta, half),
+            delta + half <= 22.3,
+        )
+        for i, (ratio, delta, half) in enumerate(
+            (
+                (3.0, 12.1, 3.9),
+                (1.6, -1.2, 1.1),
+                (2.1, 3.4, 2.0),
+                (2.6, 7.9, 3.0),
+                (3.3, 19.8, 4.4),
+                (3.9, 48.0, 6.0),
+                (5.2, 171.0, 13.0),
+            )
+        )
+    )
+    return CompressionReport(
+        checkpoint="fashion_mnist.pt",
+        dataset="fashion-mnist",
+        objective="params",
+        budget=22.3,
+        budget_text="5%",
+        budget_met=True,
+        extractor=FEATURES,
+        comparable=False,
+        reference="statistics shipped with the checkpoint (fashion-mnist, 32 x 32, 60,000 images)",
+        plan=plan,
+        layers=tuple(_layer(i, table, plan) for i in range(len(LAYERS))),
+        skipped=(
+            ("to_rgb.2", "too thin to factorize (64 -> 3 channels)"),
+            ("cell1.up0.ops.0.op.1", "called 2 times in one pass"),
+        ),
+        dense=Totals(1_230_000, 45_600_000, 4_920_000),
+        compressed=Totals(410_000, 19_000_000, 1_640_000),
+        fid_dense=446.0,
+        factorized=evaluation(118.0, 9.0, 4000),
+        recovered=evaluation(12.5, 3.6, 4000),
+        trials=trials,
+        table=table,
+        latency=(
+            LatencyRow("onnxruntime-cpu", 1, 4.2, 2.0, 2.1, 2.02, 2.2),
+            LatencyRow("onnxruntime-cpu", 64, 212.0, 88.3, 2.4, 2.31, 2.48),
+        ),
+        timings={"dense scores": 21.5, "sweep": 193.0, "search and recovery": 141.2, "report": 0.4},
+        environment={"python": "3.11.2", "torch": "2.15.0", "machine": "Linux x86_64", "seed": "0"},
+    )
+
+
+@pytest.fixture(scope="session")
+def report() -> CompressionReport:
+    return example_report()

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from tensorly.decomposition import parafac
+
+from ard.errors import RankError
+from ard.factorization import cp as module
+from ard.factorization.cp import cp, spread_norms
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def rebuild(factors):
+    return torch.einsum("or,ir,hr,wr->oihw", *factors)
+
+
+def error(weight, factors):
+    return float((weight - rebuild(factors)).norm() / weight.norm())
+
+
+def test_spreading_the_norms_of_two_factors_keeps_a_matrix():
+    # The published code took the fourth root here as well, which loses most of the matrix.
+    a, b = random(64, 32), random(32, 32, seed=1)
+    left, right = spread_norms([a, b])
+    assert torch.allclose(left @ right.T, a @ b.T, atol=1e-12)
+    assert torch.allclose(left.norm(dim=0), right.norm(dim=0))
+
+
+def test_spreading_the_norms_of_four_factors_keeps_a_kernel():
+    factors = [random(n, 5, seed=n) * 10.0 ** (n - 4) for n in (7, 6, 3, 4)]
+    even = spread_norms(factors)
+    assert torch.allclose(rebuild(even), rebuild(factors), rtol=1e-12)
+    lengths = torch.stack([factor.norm(dim=0) for factor in even])
+    assert torch.allclose(lengths, lengths[0].expand(4, 5))
+
+
+def test_a_term_of_zero_stays_zero():
+    factors = spread_norms([torch.zeros(3, 1), torch.ones(2, 1)])
+    assert all(float(factor.abs().max()) == 0 for factor in factors)
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 3, 2), (3, 8, 2, 3), (2, 2, 5, 3), (4, 4, 3, 3)])
+def test_every_kernel_is_exact_at_the_largest_rank(shape):
+    weight = random(*shape)
+    rank = weight.numel() // max(shape)
+    factors = cp(weight, rank)
+    assert [f.shape for f in factors] == [(n, rank) for n in shape]
+    assert torch.allclose(rebuild(factors), weight, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_kernel_made_of_few_terms_is_found_again(rank):
+    weight = rebuild([random(n, rank, seed=n) for n in (9, 8, 3, 5)])
+    assert error(weight, cp(weight, rank, n_iter_max=500)) < 1e-3  # ALS creeps at the end
+
+
+def test_more_terms_than_needed_do_not_break_it():
+    weight = rebuild([random(n, 1, seed=n) for n in (9, 8, 3, 5)])
+    factors = cp(weight, 6)
+    assert error(weight, factors) < 1e-5
+    assert [f.shape[1] for f in factors] == [6] * 4
+
+
+def test_more_terms_leave_less_error():
+    weight = random(8, 8, 3, 3)
+    errors = [error(weight, cp(weight, rank)) for rank in (2, 6, 18, 54)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_the_same_kernel_gives_the_same_factors():
+    weight = random(8, 8, 3, 3)
+    assert all(torch.equal(a, b) for a, b in zip(cp(weight, 5), cp(weight, 5), strict=True))
+
+
+def test_whitening_lowers_the_error_of_the_outputs():
+    weight, inputs = random(8, 8, 3, 3), random(8, 100, seed=1)
+    inputs = inputs * torch.logspace(0, -3, 8, dtype=torch.float64)[:, None]
+
+    def outputs(kernel):
+        return torch.einsum("oihw,in->ohwn", kernel, inputs)
+
+    plain, whitened = cp(weight, 6), cp(weight, 6, inputs @ inputs.T / 100)
+    errors = [float(outputs(weight - rebuild(f)).norm()) for f in (whitened, plain)]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_a_zero_kernel_gives_zero_factors():
+    assert float(rebuild(cp(torch.zeros(4, 4, 3, 3), 3)).abs().max()) == 0
+
+
+@pytest.mark.parametrize("rank", [0, 73])
+def test_a_rank_that_does_not_fit_is_refused(rank):
+    with pytest.raises(RankError, match="does not fit"):
+        cp(random(8, 8, 3, 3), rank)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_fit_that_breaks_down_is_an_error_and_not_another_rank(value):
+    weight = random(8, 8, 3, 3)
+    weight[0, 0, 0, 0] = value
+    with pytest.raises(RankError, match=r"cp\(5\) of a \(8, 8, 3, 3\) kernel"):
+        cp(weight, 5)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3, 5), (6, 8, 5, 3)])
+def test_the_sweeps_are_those_of_tensorly(shape):
+    weight = random(*shape)
+    weight = weight / weight.norm()
+    start = [random(n, 4, seed=n + i) for i, n in enumerate(shape)]
+    _, expected = parafac(
+        weight.numpy(),
+        *(4, 7),
+        init=(None, [factor.numpy() for factor in start]),
+        tol=None,
+        l2_reg=module.RIDGE,
+    )
+    found = module._als(weight, start, 7)
+    # Equal up to rounding, which seven ill-conditioned solves have made larger.
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, torch.from_numpy(b), rtol=1e-6)

@@ -1,0 +1,70 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ard.errors import RankError
+from ard.factorization.ranks import (
+    check_rank,
+    factor_sizes,
+    max_rank,
+    rank_for_fraction,
+    snap,
+)
+from ard.plan import METHODS
+
+sizes = st.integers(1, 64)
+shapes = st.tuples(sizes, sizes, st.sampled_from([1, 3, 5]), st.sampled_from([1, 3, 5]))
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "expected"),
+    [
+        ("tucker2", (5, 7), (20 * 7, 7 * 5 * 15, 5 * 30)),
+        ("cp", (4,), (20 * 4, 4 * 3, 4 * 5, 4 * 30)),
+        ("svd", (6,), (20 * 15 * 6, 6 * 30)),
+        ("spatial_svd", (6,), (20 * 3 * 6, 6 * 5 * 30)),
+    ],
+)
+def test_factor_sizes_by_hand(method, rank, expected):
+    assert factor_sizes(method, rank, (30, 20, 3, 5)) == expected
+
+
+@settings(max_examples=200, derandomize=True)
+@given(
+    st.sampled_from(METHODS),
+    shapes,
+    st.floats(0.01, 2.0),
+    st.sampled_from([1, 4, 8, 32]),
+)
+def test_a_rank_for_a_fraction_always_fits(method, shape, fraction, multiple_of):
+    rank = rank_for_fraction(method, shape, fraction, multiple_of)
+    check_rank(method, rank, shape)
+    for r, largest in zip(rank, max_rank(method, shape), strict=True):
+        assert r % multiple_of == 0 or largest < multiple_of
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.75])
+def test_a_rank_for_a_fraction_comes_near_it(method, fraction):
+    shape = (256, 128, 1, 1) if method == "svd" else (256, 128, 5, 5)
+    rank = rank_for_fraction(method, shape, fraction)
+    assert sum(factor_sizes(method, rank, shape)) == pytest.approx(
+        fraction * math.prod(shape), rel=0.06
+    )
+
+
+def test_snap_rounds_to_the_nearest_multiple_within_the_dimension():
+    assert [snap(r, 100, 8) for r in (1, 11, 13, 97, 500)] == [8, 8, 16, 96, 96]
+    assert snap(0.2, 100) == 1
+
+
+def test_cp_needs_no_more_terms_than_fibres():
+    assert max_rank("cp", (8, 16, 3, 5)) == (8 * 3 * 5,)
+
+
+@pytest.mark.parametrize("rank", [(300, 1), (0, 1), (1,), (1, 1, 1)])
+def test_a_rank_that_does_not_fit_says_what_would(rank):
+    with pytest.raises(RankError, match=r"does not fit a weight of shape .* up to \(256, 256\)"):
+        check_rank("tucker2", rank, (256, 256, 3, 3))

@@ -1,0 +1,215 @@
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ard.errors import NonFiniteError, NothingToFactorizeError, RankError
+from ard.layers import LayerProfile, profile_layers
+from ard.plan import Factorization
+from nas_gan.networks import Generator, GeneratorConfig
+
+# The numbering that every published table uses (layers 1 to 13, kernel side).
+PUBLISHED = {
+    **{"cell1.c0": 3, "cell1.c1": 5, "cell1.c2": 5, "cell1.c3": 5},
+    **{"cell2.c0": 5, "cell2.c2": 3, "cell2.c3": 3, "cell2.c4": 3},
+    **{"cell3.c0": 5, "cell3.c1": 3, "cell3.c2": 5, "cell3.c3": 5, "cell3.c4": 5},
+}
+
+
+@functools.cache
+def on_meta(dataset, gf_dim):
+    with torch.device("meta"):
+        generator = Generator(GeneratorConfig.for_dataset(dataset, gf_dim=gf_dim))
+        return profile_layers(generator, torch.empty(1, generator.latent_dim))
+
+
+def conv(c_out=256, c_in=256, k=3, **fields):
+    return LayerProfile("conv", "conv2d", (c_out, c_in, k, k), **fields)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rank", "reduction"),
+    [
+        *[(3, 128, 88.72), (3, 256, 77.48), (3, 512, 55.01), (3, 768, 32.54), (3, 680, 40.26)],
+        *[(5, 128, 95.91), (5, 256, 91.83), (5, 512, 83.67), (5, 768, 75.52), (5, 2048, 34.74)],
+    ],
+)
+def test_cp_reductions_of_the_published_sweep(kernel, rank, reduction):
+    layer = conv(k=kernel)
+    params = layer.params(Factorization("cp", (rank,)))
+    assert params == rank * (256 + 256 + 2 * kernel) + 256
+    assert 100 * (1 - params / layer.params()) == pytest.approx(reduction, abs=0.006)
+
+
+def test_linear_params_by_hand():
+    layer = LayerProfile("l3", "linear", (65536, 40))
+    assert layer.params() == 65536 * 40 + 65536
+    assert layer.params(Factorization("svd", (2,))) == 2 * (40 + 65536) + 65536
+    assert LayerProfile("l3", "linear", (10, 4), bias=False).params() == 40
+
+
+def test_the_thirteen_published_kernels_and_three_linear_layers_are_found():
+    layers = on_meta("cifar10", 256).layers
+    kernels = {layer.name: layer.shape[2] for layer in layers if layer.shape[2] > 1}
+    assert kernels == {f"{name}.ops.0.op.1": k for name, k in PUBLISHED.items()}
+    linear = {layer.name: layer.weight_shape for layer in layers if layer.kind == "linear"}
+    assert linear == {"l1": (4096, 40), "l2": (16384, 40), "l3": (65536, 40)}
+    assert sum(layer.methods() == ("svd",) for layer in layers) == 3 + 6 + 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "gf_dim", "params", "mmacs"),
+    [
+        ("cifar10", 128, 5_931_415, 2223.45),
+        ("cifar10", 256, 20_185_879, 8880.28),
+        ("cifar100", 128, 4_792_727, 2222.31),
+        ("stl10", 128, 5_573_527, 5000.21),
+        ("celeba64", 128, 6_666_647, 8889.26),
+    ],
+)
+def test_totals_of_the_published_nets(dataset, gf_dim, params, mmacs):
+    profile = on_meta(dataset, gf_dim)
+    assert profile.total_params == params
+    # The published figure counts one more operation for every output of a layer with bias.
+    width = GeneratorConfig.for_dataset(dataset).bottom_width
+    outputs = sum(layer.shape[0] * layer.positions for layer in profile.layers)
+    outputs += 3 * (8 * width) ** 2  # the skipped to_rgb
+    assert (profile.total_macs + outputs) / 1e6 == pytest.approx(mmacs, abs=0.005)
+
+
+def test_the_image_layer_is_left_out_with_a_reason():
+    profile = on_meta("cifar10", 128)
+    assert profile.skipped == (("to_rgb.2", "too thin to factorize (128 -> 3 channels)"),)
+    assert profile.fixed_params == (128 * 3 * 9 + 3) + 2 * 128 + 20  # with norm and 20 betas
+    assert profile.fixed_macs == 128 * 3 * 9 * 32 * 32
+
+
+def test_layers_come_in_the_order_in_which_they_run():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, z):
+            return self.last(self.first(z))
+
+    layers = profile_layers(Backwards(), torch.ones(2, 8)).layers
+    assert [layer.name for layer in layers] == ["first", "last"]
+
+
+class Odd(nn.Module):
+    """One layer of every kind that must stay dense, and one that need not."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine = nn.Linear(8, 8)
+        self.twice = nn.Linear(8, 8)
+        self.tied, self.owner = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.tied.weight = self.owner.weight
+        self.normed = spectral_norm(nn.Linear(8, 8))
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.unused = nn.Linear(8, 8)
+
+    def forward(self, z):
+        z = self.owner(self.tied(self.twice(self.twice(self.fine(z)))))
+        return self.grouped(self.normed(z)[:, :, None, None])
+
+
+def test_what_cannot_be_replaced_safely_stays_dense_with_a_reason():
+    profile = profile_layers(Odd(), torch.ones(2, 8))
+    assert [layer.name for layer in profile.layers] == ["fine"]
+    assert dict(profile.skipped) == {
+        "twice": "called 2 times in one pass",
+        "tied": "shares a parameter with another layer",
+        "owner": "shares a parameter with another layer",
+        "normed": "ParametrizedLinear is a subclass and may compute something else",
+        "grouped": "grouped convolution (8 groups)",
+        "unused": "never called",
+    }
+    # fine, twice (two calls), tied, owner, normed: 64 each; grouped: 8 weights of 9.
+    assert profile.total_macs == 6 * 64 + 72
+    assert profile.total_params == sum(p.numel() for p in Odd().parameters())
+
+
+def test_a_generator_without_layers_says_why():
+    with pytest.raises(NothingToFactorizeError, match=r"0: too thin .* \(2 -> 3 channels\)"):
+        profile_layers(nn.Sequential(nn.Linear(2, 3)), torch.ones(1, 2))
+    with pytest.raises(NothingToFactorizeError, match="no conv"):
+        profile_layers(nn.Sequential(nn.Tanh()), torch.ones(1, 2))
+
+
+def test_a_generator_of_nan_names_the_layer():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    net[1].bias.data[3] = torch.nan
+    with pytest.raises(NonFiniteError, match="1: the output of this layer is NaN"):
+        profile_layers(net, torch.ones(1, 8))
+
+
+def test_profiling_leaves_the_generator_as_it_was():
+    net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+    profile_layers(net, torch.randn(4, 8))
+    assert net[1].training
+    assert torch.equal(net[1].running_mean, torch.zeros(8))
+    assert not net[0]._forward_hooks
+
+
+@pytest.mark.parametrize("multiple_of", [1, 8])
+@pytest.mark.parametrize("method", ["tucker2", "spatial_svd", "cp"])
+def test_a_rank_grid_holds_smaller_choices_near_the_fractions(method, multiple_of):
+    layer = conv(64, 48, 5)
+    grid = layer.rank_grid(method, (0.1, 0.25, 0.5, 0.75), multiple_of)
+    shares = [layer.params(choice) / layer.params() for choice in grid]
+    assert shares == pytest.approx([0.1, 0.25, 0.5, 0.75], rel=0.35 if multiple_of > 1 else 0.03)
+    assert all(r % multiple_of == 0 for choice in grid for r in choice.rank)
+
+
+def test_a_rank_grid_has_no_duplicates_and_nothing_larger_than_dense():
+    layer = conv(8, 8, 3)
+    grid = layer.rank_grid("spatial_svd", (0.01, 0.02, 0.5, 0.5, 1.0, 3.0))
+    assert [choice.rank for choice in grid] == [(1,), (6,)]
+    assert layer.rank_grid("svd", (0.5,)) == []  # not a method for this kernel
+
+
+def test_a_layer_too_narrow_for_a_multiple_still_has_a_grid():
+    assert conv(6, 6, 3).rank_grid("tucker2", (0.5,), multiple_of=8) == [
+        Factorization("tucker2", (4, 4))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "groups", "methods"),
+    [
+        ("linear", (8, 8), 1, ("svd",)),
+        ("conv2d", (8, 8, 1, 1), 1, ("svd",)),
+        ("conv2d", (8, 8, 1, 3), 1, ("tucker2", "spatial_svd", "cp")),
+        ("conv_transpose2d", (8, 8, 4, 4), 1, ("tucker2",)),
+        ("conv2d", (8, 1, 3, 3), 8, ()),
+    ],
+)
+def test_which_methods_fit_which_layer(kind, shape, groups, methods):
+    assert LayerProfile("x", kind, shape, groups=groups).methods() == methods
+
+
+def test_a_choice_that_does_not_fit_is_refused():
+    with pytest.raises(RankError, match="methods that do: tucker2, spatial_svd, cp"):
+        conv().params(Factorization("svd", (3,)))
+    with pytest.raises(RankError, match=r"rank \(300, 1\) does not fit a weight of shape"):
+        conv().macs(Factorization("tucker2", (300, 1)))
+
+
+def test_positions_default_to_those_of_the_output():
+    layer = conv(8, 4, 3, positions=100)
+    assert layer.macs() == 100 * 8 * 4 * 9
+    assert layer.macs(Factorization("cp", (2,))) == 100 * 2 * (4 + 3 + 3 + 8)
+
+
+def test_a_transposed_convolution_counts_its_input_positions():
+    net = nn.Sequential(nn.ConvTranspose2d(8, 6, 4, stride=2, padding=1))
+    profile = profile_layers(net, torch.ones(3, 8, 5, 5))
+    layer = profile["0"]
+    assert (layer.shape, layer.input_positions, layer.positions) == ((6, 8, 4, 4), 25, 100)
+    assert profile.total_macs == math.prod((8, 6, 4, 4)) * 25
+    assert layer.macs(Factorization("tucker2", (3, 4))) == 25 * 8 * 4 + 25 * 12 * 16 + 100 * 18

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from edge_bench.bundle import load_bundle, load_bundles
+from edge_bench.errors import BundleError
+
+
+def test_a_folder_gives_its_model_and_what_the_manifest_says(make_bundle):
+    folder = make_bundle("compressed", width=2)
+    bundle = load_bundle(folder)
+    assert (bundle.name, bundle.precision, bundle.params) == ("compressed", "fp32", 80)
+    assert bundle.model == folder / "model.onnx"
+    assert bundle.model_sha256 == hashlib.sha256(bundle.model.read_bytes()).hexdigest()
+
+
+def test_a_bare_model_is_a_bundle_that_says_nothing_of_itself(make_model):
+    bundle = load_bundle(make_model("wide.onnx"))
+    assert (bundle.name, bundle.engine, bundle.params) == ("wide", None, None)
+
+
+def test_a_bare_engine_is_a_bundle_without_a_model(tmp_path):
+    (tmp_path / "orin.engine").write_bytes(b"plan")
+    bundle = load_bundle(tmp_path / "orin.engine")
+    assert (bundle.name, bundle.model) == ("orin", None)
+    assert bundle.engine_sha256 == hashlib.sha256(b"plan").hexdigest()
+
+
+def test_an_engine_built_on_the_device_is_found_and_a_shipped_one_is_not(make_bundle):
+    folder = make_bundle()
+    (folder / "model.engine").write_bytes(b"built here")
+    assert load_bundle(folder).engine == folder / "model.engine"
+    manifest = folder / "manifest.json"
+    listed = '"files": {"model.engine": {}, '
+    manifest.write_text(manifest.read_text().replace('"files": {', listed))
+    assert load_bundle(folder).engine is None
+
+
+def test_two_engines_ask_which_one_is_meant(make_bundle):
+    folder = make_bundle()
+    for name in ("fp16.engine", "int8.plan"):
+        (folder / name).write_bytes(b"plan")
+    with pytest.raises(BundleError, match=r"fp16\.engine, int8\.plan"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": None}, "the key 'files' is missing"),
+        ({"files": {}}, "the key 'files / model.onnx' is missing"),
+        ({"files": {"model.onnx": {"bytes": 1}}}, "'files / model.onnx / sha256' is missing"),
+        ({"format": None}, "the key 'format' is missing"),
+        ({"format": 2}, "format 2, this program reads format 1"),
+        ({"onnx": "../other.onnx"}, "not a name inside the bundle"),
+        ({"dense": ".."}, "not a name inside the bundle"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_says_what_is_wrong(make_bundle, changes, message):
+    with pytest.raises(BundleError, match=message) as caught:
+        load_bundle(make_bundle(changes=changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_model_is_told_by_its_hash(make_bundle):
+    model = make_bundle() / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="copy or export the bundle again"):
+        load_bundle(model.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_manifest_that_is_no_json_object_is_refused(make_bundle, content):
+    folder = make_bundle()
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match="export the bundle again"):
+        load_bundle(folder)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "empty.onnx").touch()
+    for name in ("absent", "notes.txt", "empty.onnx", "."):
+        with pytest.raises(BundleError, match=str(tmp_path)):
+            load_bundle(tmp_path / name)
+
+
+def test_a_bundle_that_holds_its_dense_counterpart_is_two_dense_first(make_bundle):
+    folder = make_bundle("bundle", changes={"dense": "dense"})
+    make_bundle("bundle/dense")
+    assert [bundle.name for bundle in load_bundles([folder])] == ["dense", "bundle"]
+    assert len(load_bundles([folder, folder / "dense"])) == 2
+
+
+def test_equal_names_are_told_apart_by_their_folders_then_by_a_number(make_bundle):
+    a, b = make_bundle("a/bundle"), make_bundle("b/bundle")
+    assert [bundle.name for bundle in load_bundles([a, b])] == ["a/bundle", "b/bundle"]
+    assert [bundle.name for bundle in load_bundles([a, a])] == ["bundle (1)", "bundle (2)"]
+
+
+def test_a_folder_given_as_a_dot_has_its_own_name(make_bundle, monkeypatch):
+    monkeypatch.chdir(make_bundle("generator"))
+    assert load_bundle(Path()).name == "generator"

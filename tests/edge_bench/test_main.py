@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from edge_bench.__main__ import WIPE, main, progress
+
+QUICK = ["--runs", "20", "--warmup", "2", "--duration", "0"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_two_bundles_give_a_table_a_file_and_exit_code_0(make_bundle, tmp_path, capsys):
+    bundles = [str(make_bundle("dense", width=64)), str(make_bundle("compressed"))]
+    assert main([*bundles, "--batch", "1", "4", *QUICK, "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[:2] for line in out.splitlines()[2:6]] == [
+        ["dense", "1"], ["compressed", "1"], ["dense", "4"], ["compressed", "4"],
+    ]  # fmt: skip
+    assert out.splitlines()[-1] == f"wrote {tmp_path / 'out' / 'bench.json'}"
+    value = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [len(row["samples_us"]) for row in value["rows"]] == [2] * 4
+
+
+def test_the_command_runs_as_a_module(make_model, tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "edge_bench", str(make_model()), *QUICK]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "images/s" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["absent"], ["MODEL", "--runner", "tensorrt"], ["MODEL", "--out", "/dev/null/x"]],
+    ids=["no bundle", "no engine", "no folder"],
+)
+def test_our_errors_are_one_line_and_exit_code_1(make_model, capsys, arguments, tmp_path):
+    model = str(make_model())
+    line = [model if argument == "MODEL" else argument for argument in arguments]
+    assert main(["--out", str(tmp_path), *line]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_batch_that_no_memory_holds_is_one_line(make_model, capsys, tmp_path):
+    assert main([str(make_model()), "--batch", str(10**14), "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: out of memory; use a smaller --batch\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["m.onnx", "--batch", "0"],
+        ["m.onnx", "--batch", "one"],
+        ["m.onnx", "--duration", "nan"],
+        ["m.onnx", "--duration", "-1"],
+        ["m.onnx", "--runner", "tflite"],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors_are_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m edge_bench" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_exit_code_130_and_writes_nothing(make_model, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "edge_bench", str(make_model()), "--runs", "100000000"]
+    with subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE) as process:
+        while not out.exists():
+            time.sleep(0.02)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.decode().strip().startswith("interrupted")
+    assert list(out.iterdir()) == []
+
+
+def test_a_terminal_gets_one_line_with_the_time_left_that_is_wiped_in_the_end():
+    stream, clock = Terminal(), iter([0.0, 0.1, 3.0, 3.1])
+    with progress(stream, clock.__next__) as advance:
+        advance(0.0)
+        advance(0.25)
+        advance(0.26)  # too soon to draw again
+    # A quarter took 3 s: three quarters take 9.
+    assert stream.getvalue().split(WIPE) == [
+        "", "measuring: warming up", "measuring:  25%, 9 s left", "",
+    ]  # fmt: skip
+
+
+def test_a_log_file_gets_a_line_every_few_seconds():
+    stream, clock = io.StringIO(), iter([0.0, 4.0, 5.0, 6.0])
+    with progress(stream, clock.__next__) as advance:
+        for fraction in (0.4, 0.5, 0.6):
+            advance(fraction)
+    assert stream.getvalue() == "measuring:  50%, 5 s left\n"

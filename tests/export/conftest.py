@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas_gan.networks import Generator, GeneratorConfig
+
+
+class Upsampler(nn.Module):
+    """A generator with every way that the nets have to double a feature map; 8x8 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent_dim, self.image_shape = 6, (3, 8, 8)
+        self.l1, self.l2 = nn.Linear(3, 64), nn.Linear(3, 64)
+        self.transposed = nn.ConvTranspose2d(
+            4, 4, 3, stride=2, padding=1, output_padding=1, groups=4, bias=False
+        )
+        self.to_rgb = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        z1, z2 = z.split(3, dim=1)
+        x, y = self.l1(z1).view(-1, 4, 4, 4), self.l2(z2).view(-1, 4, 4, 4)
+        h = self.transposed(x) + F.interpolate(y, size=(8, 8), mode="nearest")
+        h = h + F.interpolate(x, size=(8, 8), mode="bilinear", align_corners=False)
+        h = h + F.interpolate(y, size=(8, 8), mode="bicubic", align_corners=False)
+        return torch.tanh(self.to_rgb(h))
+
+
+def seeded(build: type[Upsampler], seed: int) -> Upsampler:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build().eval()
+
+
+@pytest.fixture(scope="session")
+def upsampler() -> Upsampler:
+    return seeded(Upsampler, 0)
+
+
+@pytest.fixture(scope="session")
+def other_upsampler() -> Upsampler:
+    return seeded(Upsampler, 1)
+
+
+@pytest.fixture(scope="session")
+def generator() -> Generator:
+    """A small published net whose images use the whole range, as those of a trained one do."""
+    rng = torch.Generator().manual_seed(0)
+    net = Generator(GeneratorConfig(gf_dim=8))
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=rng)
+    for name, parameter in net.named_parameters():
+        if name.endswith("beta"):
+            nn.init.uniform_(parameter, 0.3, 2.0, generator=rng)
+    net.to_rgb[0].momentum = None  # running statistics become those of the next batch
+    with torch.no_grad():
+        net.train()(torch.randn(64, net.latent_dim, generator=rng))
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def generator_onnx(generator: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxsim", reason="onnxsim is not installed")
+    from export.to_onnx import write_onnx
+
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    write_onnx(generator, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def upsampler_onnx(upsampler: Upsampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxsim", reason="onnxsim is not installed")
+    from export.to_onnx import write_onnx
+
+    path = tmp_path_factory.mktemp("onnx") / "up.onnx"
+    write_onnx(upsampler, path)
+    return path

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from export import build_engine
+from export.build_engine import BuildError
+from export.manifest import (
+    BatchRange,
+    FileEntry,
+    Manifest,
+    TensorSpec,
+    write_manifest,
+)
+
+
+@pytest.fixture
+def bundle(generator_onnx: Path, tmp_path: Path) -> Path:
+    """What the script needs of a bundle, with the script in it."""
+    shutil.copy(generator_onnx, tmp_path / "model.onnx")
+    shutil.copy(build_engine.__file__, tmp_path / "build_engine.py")
+    manifest = Manifest(
+        name="model",
+        onnx="model.onnx",
+        files={"model.onnx": FileEntry.of(tmp_path / "model.onnx")},
+        inputs=(TensorSpec("latents", "float32", ("batch", 120)),),
+        outputs=(TensorSpec("images", "float32", ("batch", 3, 32, 32)),),
+        opset=18,
+        precision="fp32",
+        batch=BatchRange(1, 8, 64),
+        tools={},
+        latents={},
+        parity={},
+        params=0,
+    )
+    write_manifest(manifest, tmp_path)
+    return tmp_path
+
+
+def script(bundle: Path, *args: str, bare: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the bundle's own copy; `bare` hides our packages and everything that pip installed."""
+    flags = ["-I", "-S"] if bare else ["-I"]
+    command = [sys.executable, *flags, str(bundle / "build_engine.py"), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=bundle)
+
+
+def test_help_needs_nothing_but_python(bundle):
+    done = script(bundle, "--help")
+    assert done.returncode == 0
+    assert "--workspace-mib" in done.stdout
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(bundle):
+    before = sorted(bundle.iterdir())
+    done = script(bundle, "--dry-run", "--batch", "1", "2", "4", "--workspace-mib", "256")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "would build model.engine from model.onnx (fp32, batch 1 to 4" in done.stdout
+    assert (
+        "trtexec --onnx=model.onnx --saveEngine=model.engine --stronglyTyped "
+        "--minShapes=latents:1x120 --optShapes=latents:2x120 --maxShapes=latents:4x120 "
+        "--memPoolSize=workspace:256\n"
+    ) in done.stdout
+    assert "--fp16" not in done.stdout
+    assert sorted(bundle.iterdir()) == before
+
+
+def test_without_tensorrt_one_line_says_where_it_comes_from(bundle):
+    done = script(bundle)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot import tensorrt")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_changed_graph_is_refused(bundle):
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    done = script(bundle, "--dry-run")
+    assert done.returncode == 1
+    assert "model.onnx: sha256" in done.stderr
+
+
+@pytest.mark.parametrize("args", [["--batch", "4", "2", "8"], ["--workspace-mib", "0"]])
+def test_wrong_usage_exits_with_2(bundle, args):
+    assert script(bundle, *args).returncode == 2
+
+
+@pytest.mark.tensorrt
+def test_it_builds_an_engine_once_and_again_when_the_engine_does_not_fit(bundle):
+    # TensorRT-RTX has the interface of TensorRT and builds without a GPU.
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    args = ["--module", "tensorrt_rtx", "--batch", "1", "2", "4", "--no-tf32"]
+    first = script(bundle, *args, bare=False)
+    assert first.returncode == 0, first.stderr
+    engine, record = bundle / "model.engine", json.loads((bundle / "engine.json").read_text())
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert record["bytes"] == engine.stat().st_size > 100_000
+    assert record["onnx_sha256"] == manifest["files"]["model.onnx"]["sha256"]
+    assert record["tensorrt"]["module"] == "tensorrt_rtx"
+    assert "nothing to do" in script(bundle, *args, bare=False).stdout
+    engine.write_bytes(b"cut off")
+    assert script(bundle, *args, bare=False).returncode == 0
+    assert engine.stat().st_size == record["bytes"]
+
+
+@pytest.mark.parametrize("key", ["onnx_sha256", "tensorrt", "device", "l4t", "batch"])
+def test_an_engine_of_another_device_or_graph_is_not_current(tmp_path, key):
+    engine = tmp_path / "model.engine"
+    engine.write_bytes(b"engine")
+    wanted = dict(onnx_sha256="a", tensorrt="10.3", device="Orin", l4t="36.4.3", batch=[1, 8, 64])
+    digest = FileEntry.of(engine).sha256
+    (tmp_path / "engine.json").write_text(json.dumps({**wanted, "sha256": digest}))
+    assert build_engine.is_current(engine, wanted)
+    assert not build_engine.is_current(engine, {**wanted, key: "other"})
+
+
+# The flags that these releases have, as far as the choice depends on them.
+TENSORRT_10 = SimpleNamespace(
+    NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1),
+    BuilderFlag=SimpleNamespace(FP16=0, TF32=7),
+    __version__="10.3.0",
+)
+WITHOUT_FLAG = SimpleNamespace(
+    NetworkDefinitionCreationFlag=SimpleNamespace(),
+    BuilderFlag=SimpleNamespace(TF32=7),
+    __version__="12.0",
+)
+TENSORRT_8 = SimpleNamespace(
+    NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0),
+    BuilderFlag=SimpleNamespace(FP16=0, TF32=7),
+    __version__="8.5.2",
+)
+
+
+def test_strong_typing_is_asked_for_where_it_is_a_choice():
+    assert build_engine.strongly_typed_flag(TENSORRT_10) == 0b10
+    assert build_engine.strongly_typed_flag(WITHOUT_FLAG) == 0
+    with pytest.raises(BuildError, match=r"8\.5\.2 knows no strongly typed networks"):
+        build_engine.strongly_typed_flag(TENSORRT_8)
+
+
+def test_a_build_that_memory_does_not_allow_is_refused_before_it_starts():
+    mib = 1 << 20
+    needed = 512 + build_engine.BASE_MIB + 4 * 10
+    build_engine.check_memory(10 * mib, 512, needed * mib)
+    build_engine.check_memory(10 * mib, 512, None)
+    with pytest.raises(BuildError, match=rf"the build may take {needed}; lower --workspace-mib"):
+        build_engine.check_memory(10 * mib, 512, needed * mib - 1)
+
+
+def test_the_l4t_release_is_read_from_its_file():
+    text = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n# K\n"
+    assert build_engine.parse_l4t(text) == "36.4.3"
+    assert build_engine.parse_l4t("something else\n") == "something else"

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from export.errors import BundleError
+from export.manifest import (
+    BatchRange,
+    Engine,
+    FileEntry,
+    Manifest,
+    NotBuilt,
+    TensorSpec,
+    read_manifest,
+    verify,
+    write_manifest,
+)
+
+CONTENT = b"graph"
+MANIFEST = Manifest(
+    name="model",
+    onnx="model.onnx",
+    files={"model.onnx": FileEntry(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))},
+    inputs=(TensorSpec("latents", "float32", ("batch", 120)),),
+    outputs=(TensorSpec("images", "float32", ("batch", 3, 32, 32)),),
+    opset=18,
+    precision="fp16",
+    batch=BatchRange(1, 8, 64),
+    tools={"onnx": "1.17"},
+    latents={"file": "latents.npy", "seed": 3, "samples": 64},
+    parity={"max_abs": 0.0, "psnr_db": None, "samples": 64},
+    params=10,
+    engines=(Engine("model.sm86.engine", "tensorrt-rtx", "8.6", "tensorrt-rtx 1.7"),),
+    not_built=(NotBuilt("tensorrt-rtx", "7.5", "FP32 GEMM is not supported"),),
+    provenance={"dataset": "fashion_mnist"},
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    (tmp_path / "model.onnx").write_bytes(CONTENT)
+    write_manifest(MANIFEST, tmp_path)
+    return tmp_path
+
+
+def test_what_is_written_is_read_back(bundle):
+    assert read_manifest(bundle) == MANIFEST
+    assert read_manifest(bundle / "manifest.json") == MANIFEST
+    assert verify(bundle) == MANIFEST
+
+
+def test_the_file_has_the_keys_that_other_programs_read(bundle):
+    data = json.loads((bundle / "manifest.json").read_text())
+    assert data["format"] == 1
+    assert data["inputs"] == [{"name": "latents", "dtype": "float32", "shape": ["batch", 120]}]
+    assert data["files"]["model.onnx"]["bytes"] == 5
+    assert data["batch"] == {"min": 1, "opt": 8, "max": 64}
+    assert data["engines"][0]["compute_capability"] == "8.6"
+    assert set(data) == {
+        *("format", "name", "onnx", "files", "inputs", "outputs", "opset", "precision", "batch"),
+        *("engines", "not_built", "tools", "latents", "parity", "params", "macs", "dense"),
+        "provenance",
+    }
+
+
+def test_a_key_of_a_later_version_is_ignored(bundle):
+    data = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**data, "later": 1}))
+    assert read_manifest(bundle) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "format None is not known"),
+        ('{"format": 2}', "format 2 is not known; this version reads 1"),
+        ('{"format": 1}', "missing or unusable entry 'name'"),
+    ],
+)
+def test_another_file_is_refused(bundle, text, message):
+    (bundle / "manifest.json").write_text(text)
+    with pytest.raises(BundleError, match=message):
+        read_manifest(bundle)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
+    with pytest.raises(BundleError, match=r"manifest\.json: no such file"):
+        read_manifest(tmp_path)
+
+
+def test_one_changed_byte_is_found(bundle):
+    (bundle / "model.onnx").write_bytes(b"gRaph")
+    with pytest.raises(BundleError, match=r"model\.onnx: 5 bytes with sha256"):
+        verify(bundle)
+
+
+def test_a_missing_file_is_found(bundle):
+    (bundle / "model.onnx").unlink()
+    with pytest.raises(BundleError, match=r"model\.onnx: listed in the manifest and missing"):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname"])
+def test_a_manifest_cannot_point_out_of_its_bundle(bundle, name):
+    write_manifest(replace(MANIFEST, files={name: FileEntry("0", 0)}), bundle)
+    with pytest.raises(BundleError, match="outside of the bundle"):
+        verify(bundle)
+    write_manifest(replace(MANIFEST, dense=name), bundle)
+    with pytest.raises(BundleError, match="outside of the bundle"):
+        verify(bundle)
+
+
+def test_the_bundle_inside_is_verified_too(bundle):
+    (bundle / "dense").mkdir()
+    write_manifest(MANIFEST, bundle / "dense")
+    write_manifest(replace(MANIFEST, dense="dense"), bundle)
+    with pytest.raises(BundleError, match=r"dense/model\.onnx: listed in the manifest and missing"):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 2), (4, 2, 8), (1, 9, 8)])
+def test_batch_sizes_out_of_order_are_refused(sizes):
+    with pytest.raises(BundleError, match="min <= opt <= max"):
+        BatchRange(*sizes)
