@@ -55,6 +55,9 @@ def allocate(layers: Sequence[Sequence[Option]], allowed: float) -> list[Option]
     """
     if allowed < 0:
         raise ValueError(f"allowed damage must not be negative; got {allowed}")
+    cheapest = [min(options, key=lambda o: (o.cost, o.damage)) for options in layers]
+    if sum(option.damage for option in cheapest) <= allowed:  # rounding up could miss it
+        return cheapest
     width = allowed / N_BINS if allowed > 0 else 1.0
     best = np.zeros(N_BINS + 1)  # least cost so far, by damage spent
     picks: list[np.ndarray] = []

@@ -24,10 +24,10 @@ from ard.cost import Objective, make_cost
 from ard.delivery import compare_latency, export_bundle
 from ard.errors import ArdError, BudgetError
 from ard.journal import FileJournal
-from ard.pipeline import METHODS, CompressionResult, Evaluators, compress_generator
+from ard.pipeline import FRACTIONS, METHODS, CompressionResult, Evaluators, compress_generator
 from ard.plan import Method
 from ard.recovery import Recovery, recover
-from ard.report import CompressionReport, LatencyRow, to_json, to_text
+from ard.report import CompressionReport, LatencyRow, distance_name, to_json, to_text
 from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
 from ard.store import RecoveredStore, compressed_checkpoint
 from ard.summary import make_report
@@ -54,6 +54,8 @@ class CompressConfig(MeasuringConfig):
     """What to make small."""
     methods: tuple[Method, ...] = METHODS
     """Factorizations that compete on every layer."""
+    fractions: tuple[float, ...] = FRACTIONS
+    """Shares of a layer's weights that its factorizations aim at."""
     recover_steps: int = 300
     """Distillation updates after factorizing; 0 leaves them out."""
     recover_batch: int = 32
@@ -78,6 +80,8 @@ def check(config: CompressConfig) -> FidBudget:
         if getattr(config, name) < minimum:
             flag = f"--{name.replace('_', '-')}"
             raise BudgetError(f"{flag} must be at least {minimum}; got {getattr(config, name)}")
+    if not config.fractions or not all(0 < fraction < 1 for fraction in config.fractions):
+        raise BudgetError(f"--fractions must lie between 0 and 1; got {config.fractions}")
     return budget
 
 
@@ -99,7 +103,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     fid_dense = evaluators.final.paired.fid_dense
     allowed = budget.absolute(fid_dense)
     console.print(budget.explain(fid_dense, setting.extractor.name), highlight=False)
-    if not setting.extractor.comparable and not budget.relative:
+    if not setting.comparable and not budget.relative:
         console.print(
             f"hint: a distance in {setting.extractor.name} features is on another scale than a "
             f"published FID; {budget.text} says the same here as --fid-budget "
@@ -116,6 +120,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         recover=store,
         journal=journal,
         methods=config.methods,
+        fractions=config.fractions,
         max_trials=config.max_trials,
         progress=progress,
     )
@@ -124,7 +129,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     latency: tuple[LatencyRow, ...] = ()
     if config.bundle:
         started = time.monotonic()
-        latency = deliver(run_dir)
+        latency = deliver(run_dir, config.model)
         seconds["export and timing"] = time.monotonic() - started
     report = make_report(
         result,
@@ -136,7 +141,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         fid_dense=fid_dense,
         latency=latency,
         timings={**seconds, **result.timings},
-        environment=environment(),
+        environment={**environment(), "seed": str(config.seed)},
     )
     picture = evaluators.final.latents[:N_PICTURE].to(config.device)
     write_report(report, setting.generator, result.generator, picture, run_dir)
@@ -206,7 +211,7 @@ def environment() -> dict[str, str]:
     """Versions and the machine that the run depended on."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": str(torch.get_num_threads()),
     }
@@ -221,10 +226,10 @@ def save_result(setting: Setting, result: CompressionResult, run_dir: Path) -> N
         save_checkpoint(checkpoint, run_dir / f"compressed{suffix}")
 
 
-def deliver(run_dir: Path) -> tuple[LatencyRow, ...]:
+def deliver(run_dir: Path, model: str | None) -> tuple[LatencyRow, ...]:
     """Export the bundle and time it against the dense generator."""
     with progress("exporting and timing", 2) as advance:
-        export_bundle(run_dir, run_dir / "bundle")
+        export_bundle(run_dir, run_dir / "bundle", model)
         advance(1)
         latency = compare_latency(
             run_dir / "bundle",
@@ -247,7 +252,14 @@ def write_report(
         pictures = samples_figure(dense(latents).cpu(), small(latents).cpu())
     save_figure(pictures, run_dir / "samples.png")
     save_figure(pareto_figure(report), run_dir / "pareto.png")
-    save_figure(sensitivity_figure(report.table), run_dir / "sensitivity.png")
+    sensitivity = sensitivity_figure(
+        report.table,
+        report.layers,
+        budget=report.budget,
+        plan=report.plan,
+        distance=distance_name(report),
+    )
+    save_figure(sensitivity, run_dir / "sensitivity.png")
     write_text(run_dir / "report.json", to_json(report))
     html = to_html(report, samples_png=(run_dir / "samples.png").read_bytes())
     write_text(run_dir / "report.html", html)

@@ -15,13 +15,16 @@ from ard.errors import DeliveryError
 from ard.report import LatencyRow
 
 
-def export_bundle(run_dir: Path, bundle: Path) -> None:
+def export_bundle(run_dir: Path, bundle: Path, model: str | None = None) -> None:
     """Run `python -m export` on a run directory: the compressed model, and the dense one beside it.
+
+    `model` names the builder of a network that the checkpoint does not describe.
 
     Raises:
         DeliveryError: the command failed; the message is its own.
     """
-    _run(["export", str(run_dir), "--out", str(bundle)])
+    builder = ["--model", model] if model else []
+    _run(["export", str(run_dir), "--out", str(bundle), *builder])
 
 
 def compare_latency(

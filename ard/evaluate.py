@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from nas_gan.metrics.sampling import extract_features
 from torch import Tensor, nn
 
 from ard.errors import ArdError
 from ard.plan import RankPlan
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import PairedFid
+from nas_gan.metrics.sampling import extract_features
 
 
 @dataclass(frozen=True)
@@ -106,4 +106,4 @@ class TableEvaluator:
         try:
             return self.recorded[candidate.plan]
         except KeyError:
-            raise ArdError(f"no recorded evaluation of plan {candidate.plan.to_json()}") from None
+            raise ArdError(f"no recorded evaluation of the plan {candidate.plan}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ard.errors import ArdError
 
@@ -41,7 +41,7 @@ class RayExecutor:
         except ImportError as error:
             raise ArdError('RayExecutor needs Ray: pip install "ard-gan[ray]"') from error
         self._ray = ray
-        self._resources = {"num_cpus": num_cpus_per_task, "num_gpus": num_gpus_per_task}
+        self._num_cpus, self._num_gpus = num_cpus_per_task, num_gpus_per_task
 
     def run(
         self, function: Callable[[Item], Result], items: Sequence[Item]
@@ -50,8 +50,8 @@ class RayExecutor:
         if not items:
             return
         shared = self._ray.put(function)
-        call = self._ray.remote(**self._resources)(_call)
-        pending = {call.remote(shared, item): item for item in items}
+        task: Any = self._ray.remote(num_cpus=self._num_cpus, num_gpus=self._num_gpus)(_call)
+        pending = {task.remote(shared, item): item for item in items}
         while pending:
             [done], _ = self._ray.wait(list(pending), num_returns=1)
             yield pending.pop(done), self._ray.get(done)

@@ -110,7 +110,7 @@ def _measurement(path: Path, number: int, line: bytes) -> Measurement:
     try:
         plan = RankPlan({n: Factorization.parse(text) for n, text in value["plan"].items()})
         return Measurement(value["stage"], plan, Evaluation(**value["evaluation"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise JournalError(f"{path}: line {number}: {error}; use another --run-dir") from error
 
 

@@ -18,7 +18,7 @@ from ard.factorization.statistics import input_covariances
 from ard.journal import Journal
 from ard.layers import LayerProfile, Profile, profile_layers
 from ard.plan import DENSE, Method, RankPlan
-from ard.recovery import reestimate_batchnorm
+from ard.recovery import correct_batchnorm
 from ard.sensitivity import (
     Measure,
     Measurement,
@@ -28,7 +28,7 @@ from ard.sensitivity import (
 )
 from ard.surgery import apply_plan
 
-FRACTIONS = (0.6, 0.35, 0.2, 0.1, 0.05)
+FRACTIONS = (0.5, 0.25, 0.12, 0.06)
 METHODS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd")
 # A layer below this share of the objective is left dense: measuring it costs more than it holds.
 MIN_SHARE = 0.004
@@ -117,8 +117,9 @@ def compress_generator(
         )
 
     def factorized(plan: RankPlan) -> nn.Module:
-        changed = apply_plan(generator, plan, statistics) if plan else generator
-        return reestimate_batchnorm(changed, latents) if plan else generator
+        if plan == DENSE:
+            return generator
+        return correct_batchnorm(apply_plan(generator, plan, statistics), generator, latents)
 
     # How much does each layer hurt, alone?
     plans = [DENSE, *single_layer_plans(choices)]

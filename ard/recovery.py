@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ard.errors import NonFiniteError
 from nas_gan.steps import DistillationStep, StepLatents
+from nas_gan.structure import evaluating
 from nas_gan.training import Every, run_training
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How to recover; `n_steps` 0 leaves it at the batch statistics."""
+    """How to recover; `n_steps` 0 leaves the student as it is."""
 
     n_steps: int = 300
     batch_size: int = 32
@@ -25,29 +28,66 @@ class Recovery:
     seed: int = 0
 
 
-def reestimate_batchnorm(generator: nn.Module, latents: Tensor, batch_size: int = 64) -> nn.Module:
-    """A copy whose batch statistics are those of its own activations on `latents`.
+def correct_batchnorm(
+    factorized: nn.Module, dense: nn.Module, latents: Tensor, batch_size: int = 64
+) -> nn.Module:
+    """A copy of `factorized` whose batch statistics follow what factorizing did to its activations.
 
-    Means and variances of the batches are averaged with equal weight, as in precise batch
-    normalisation (Wu and Johnson, 2021). A net without batch normalisation is just copied.
+    Both nets run on the same latents. A mean moves by the difference that is found, a variance is
+    scaled by the ratio. Statistics measured afresh would also change a net that was not factorized
+    at all: a trained net's are those of its training, often of other weights than the averaged
+    ones, and the dense net that it is compared with keeps them.
     """
-    generator = copy.deepcopy(generator).eval()
-    norms = [m for m in generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [m for m in norms if m.track_running_stats]
-    if not norms:
-        return generator
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a cumulative average
-        norm.train()
-    with torch.no_grad():
-        for batch in latents.split(batch_size):
-            generator(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-    return generator
+    corrected = copy.deepcopy(factorized).eval()
+    before = _batch_moments(dense, latents, batch_size)
+    for name, (dense_mean, dense_variance) in before.items():
+        # One at a time, in execution order: correcting a norm changes what enters the next.
+        mean, variance = _batch_moments(corrected, latents, batch_size, only=name)[name]
+        norm = cast(nn.modules.batchnorm._BatchNorm, corrected.get_submodule(name))
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean += mean - dense_mean
+        norm.running_var *= variance / dense_variance.clamp(min=norm.eps)
+    return corrected
+
+
+def _batch_moments(
+    generator: nn.Module, latents: Tensor, batch_size: int, only: str | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance `(c,)` of what enters each batch normalisation, over all of `latents`.
+
+    In execution order; `only` names the one to look at.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (c, n h w)
+            n = torch.full_like(x[:, 0], x.shape[1])
+            moments = torch.stack([n, x.sum(dim=1), x.square().sum(dim=1)])
+            sums[name] = sums[name] + moments if name in sums else moments
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(hook_for(name))
+        for name, module in generator.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.track_running_stats
+        and only in (None, name)
+    ]
+    try:
+        with evaluating(generator):
+            for batch in latents.split(batch_size) if handles else ():
+                generator(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    moments = {}
+    for name, (n, total, squares) in sums.items():
+        mean = total / n
+        moments[name] = (mean.float(), (squares / n - mean.square()).clamp(min=0).float())
+    return moments
 
 
 def recover(
@@ -67,15 +107,21 @@ def recover(
     also hurt. All factors and all other weights share one learning rate with a cosine decay.
 
     Raises:
-        NonFiniteError: the distillation diverged at its first updates.
+        NonFiniteError: the student's images are NaN or infinite before the first update.
     """
     selection = selection.to(device)
-    student = reestimate_batchnorm(student.to(device), selection)
+    student = copy.deepcopy(student).to(device).eval()
     if settings.n_steps == 0:
         return student
+    teacher = copy.deepcopy(teacher).to(device).eval()
     with torch.no_grad():
         target = torch.cat([teacher(z) for z in selection.split(64)])
     best_error = _image_error(student, selection, target)
+    if not math.isfinite(best_error):
+        raise NonFiniteError(
+            "recovery: the factorized generator's images are NaN or infinite before the first "
+            "update; check the checkpoint's weights"
+        )
     best = _snapshot(student)
 
     def check(index: int, scalars: Mapping[str, float]) -> None:
@@ -87,7 +133,7 @@ def recover(
     student.requires_grad_(True)
     optimizer = torch.optim.Adam(student.parameters(), settings.lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_steps)
-    result = run_training(
+    run_training(  # one that diverges just ends early: the best state is from before
         DistillationStep(
             student,
             teacher,
@@ -102,8 +148,6 @@ def recover(
             Every(max(settings.n_steps // settings.n_checks, 1), check, settings.n_steps),
         ],
     )
-    if result.status == "diverged" and result.step == 0:
-        raise NonFiniteError(f"recovery: {result.message}; use a smaller --recover-lr")
     student.load_state_dict(best)
     return student.requires_grad_(False)
 

@@ -134,7 +134,7 @@ def _plain_plan(plan: RankPlan) -> dict[str, str]:
 
 def to_json(report: CompressionReport) -> str:
     """The report as indented JSON."""
-    return json.dumps(report.to_dict(), indent=2) + "\n"
+    return json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
 def engineering(value: float, unit: str = "") -> str:
@@ -148,6 +148,19 @@ def engineering(value: float, unit: str = "") -> str:
         if abs(rounded) >= factor:
             return f"{rounded / factor:#.3g}".rstrip(".") + f" {prefix}{unit}"
     return f"{rounded:g} {unit}".rstrip()
+
+
+def plain_number(value: float) -> str:
+    """Four significant digits without an exponent: a budget may be 0.0005 as well as 446.
+
+    >>> plain_number(0.0005), plain_number(446.04), plain_number(12345.6)
+    ('0.0005', '446', '12346')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if digits else text
 
 
 def distance_name(report: CompressionReport) -> str:
@@ -183,7 +196,7 @@ def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
         for name, before, after, unit in (
             ("params", dense.params, small.params, ""),
             ("MACs per image", dense.macs, small.macs, ""),
-            ("size of the weights", dense.size_bytes, small.size_bytes, "B"),
+            ("size", dense.size_bytes, small.size_bytes, "B"),
         )
     ]
     name = distance_label(report)
@@ -191,8 +204,8 @@ def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
     rows.append((f"Δ{distance_name(report)}", "0", delta_text(report, report.recovered), ""))
     for row in report.latency:
         speedup = f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}]"
-        times = (f"{row.dense_ms:.3g} ms", f"{row.compressed_ms:.3g} ms")
-        rows.append((f"latency, {row.runtime}, batch {row.batch}", *times, speedup))
+        times = (_milliseconds(row.dense_ms), _milliseconds(row.compressed_ms))
+        rows.append((f"latency, batch {row.batch} ({row.runtime})", *times, speedup))
     return rows
 
 
@@ -201,20 +214,19 @@ def budget_note(report: CompressionReport) -> str:
     name = distance_name(report)
     share = ""
     if report.fid_dense > 0:
-        percent = _four_digits(100 * report.budget / report.fid_dense)
+        percent = plain_number(100 * report.budget / report.fid_dense)
         share = f", {percent} % of the dense {name}"
-    top = f"{report.recovered.ci_high:+z.{distance_digits(report)}f}"
+    top = report.recovered.ci_high
+    end = f"{'+' if top > 0 else ''}{plain_number(top)}"
     met = "met" if report.budget_met else "NOT met"
-    return f"Δ{name} up to +{_four_digits(report.budget)}{share}: {met} (upper end {top})"
+    return f"Δ{name} up to +{plain_number(report.budget)}{share}: {met} (95 % upper end {end})"
 
 
 def features_note(report: CompressionReport) -> str:
     """Which features the distance was measured in, and whether papers' numbers compare."""
     if report.comparable:
         return f"Fréchet distance in {report.extractor} features, as in published FIDs"
-    return (
-        f"Fréchet distance in {report.extractor} features; not comparable with a published FID"
-    )
+    return f"Fréchet distance in {report.extractor} features; not comparable with a published FID"
 
 
 def notes(report: CompressionReport) -> list[tuple[str, str]]:
@@ -259,13 +271,8 @@ def to_markdown(report: CompressionReport) -> str:
     return "\n".join([head, "|:--|--:|--:|--:|", *body, "", *listed]) + "\n"
 
 
-def _four_digits(value: float) -> str:
-    """Four significant digits without an exponent: a budget may be 0.0005 as well as 446."""
-    if value == 0:
-        return "0"
-    digits = max(0, 3 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if digits else text
+def _milliseconds(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".") + " ms" if value < 1000 else f"{value:.0f} ms"
 
 
 def _plain_markdown(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -146,42 +146,67 @@ class SensitivityTable:
                 f"the table has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}"
             )
         dense: Evaluation | None = None
-        rows: list[Row] = []
-        for line, cells in enumerate(reader, start=2):
+        rows: dict[tuple[str, Factorization], Row] = {}
+        for cells in reader:
             try:
                 evaluation = _read_scores(cells)
                 if cells["method"] == "dense":
+                    if dense is not None:
+                        raise ValueError("the dense generator comes twice")
                     dense = evaluation
                     continue
-                rank = tuple(int(r) for r in cells["rank"].split("x"))
-                choice = Factorization(cells["method"], rank)  # type: ignore[arg-type]  # checked inside
-                row = Row(
-                    cells["layer"],
-                    cells["kind"],
-                    choice,
-                    int(cells["params"]),
-                    int(cells["macs"]),
-                    evaluation,
-                )
-            except (ValueError, TypeError) as error:
-                raise TableError(f"line {line}: {error}") from error
-            if any(r.layer == row.layer and r.choice == row.choice for r in rows):
-                raise TableError(f"line {line}: {row.layer} {row.choice} comes twice")
-            rows.append(row)
+                row = _read_row(cells, evaluation)
+                if rows.setdefault((row.layer, row.choice), row) is not row:
+                    raise ValueError(f"{row.layer} {row.choice} comes twice")
+            except ValueError as error:
+                raise TableError(f"line {reader.line_num}: {error}") from error
         if dense is None:
             raise TableError("the table has no row for the dense generator (method 'dense')")
-        return SensitivityTable(dense, tuple(rows))
+        return SensitivityTable(dense, tuple(rows.values()))
 
 
 def _scores(e: Evaluation) -> list[float]:
     return [e.fid, e.delta_fid, e.ci_low, e.ci_high]
 
 
-def _read_scores(cells: dict[str, str]) -> Evaluation:
-    fid, delta, low, high = (float(cells[name]) for name in COLUMNS[-4:])
-    if not all(map(math.isfinite, (fid, delta, low, high))):
-        raise ValueError(f"fid {fid}, delta_fid {delta} [{low}, {high}] are not all finite")
+Cells = Mapping[str, str | None]
+
+
+def _read_scores(cells: Cells) -> Evaluation:
+    fid, delta, low, high = (_read_number(cells, name) for name in COLUMNS[-4:])
     return Evaluation(fid, delta, low, high, 0, "")
+
+
+def _read_row(cells: Cells, evaluation: Evaluation) -> Row:
+    layer, kind, method = (_read_text(cells, name) for name in ("layer", "kind", "method"))
+    rank = tuple(_read_int(cells, "rank", part) for part in (cells["rank"] or "").split("x"))
+    choice = Factorization(method, rank)  # type: ignore[arg-type]  # checked inside
+    params, macs = (_read_int(cells, name, cells[name]) for name in ("params", "macs"))
+    return Row(layer, kind, choice, params, macs, evaluation)
+
+
+def _read_text(cells: Cells, name: str) -> str:
+    text = cells[name]
+    if not text:
+        raise ValueError(f"{name} is empty")
+    return text
+
+
+def _read_int(cells: Cells, name: str, text: str | None) -> int:
+    if text is None or not text.isdecimal():
+        raise ValueError(f"{name} is {cells[name]!r}, not made of whole numbers")
+    return int(text)
+
+
+def _read_number(cells: Cells, name: str) -> float:
+    text = _read_text(cells, name)
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}, not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {number}, not finite")
+    return number
 
 
 def single_layer_plans(choices: Iterable[tuple[str, Factorization]]) -> list[RankPlan]:

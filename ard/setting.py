@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ard.errors import ArdError
 from ard.evaluate import FidEvaluator
 from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
-from nas_gan.data import iterate_uint8, load_dataset
-from nas_gan.metrics.features import FeatureExtractor, FeatureName, make_extractor
+from nas_gan.data import Images, load_dataset
+from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.metrics.frechet import FeatureStatistics, FrechetReference, PairedFid
-from nas_gan.metrics.reference import find_reference
+from nas_gan.metrics.reference import DENSE_SOURCE, cache_dir, dense_images, find_reference
 from nas_gan.metrics.sampling import extract_features, latent_bank
-
-# Seeds of the dense net's own samples lie apart from those of every bank of latents.
-REFERENCE_SEED_OFFSET = 1000
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class MeasuringConfig:
     """Images behind the scores of whole plans."""
     sweep_samples: int = 1000
     """Images behind the score of one layer alone."""
-    features: FeatureName = "auto"
+    features: ExtractorName = "auto"
     """auto takes Inception where its weights are on disk, else EfficientNet-Lite0."""
     inception_weights: Path | None = None
     """pytorch-fid's weights, if they are not in torch's cache."""
@@ -59,6 +56,11 @@ class Setting:
     extractor: FeatureExtractor
     statistics: FeatureStatistics
     reference: str
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a distance here compares with published FIDs: Inception, and real images."""
+        return self.extractor.comparable and self.reference != DENSE_SOURCE
 
 
 def load_setting(path: Path, config: MeasuringConfig) -> Setting:
@@ -90,22 +92,27 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
         extractor,
         dataset=dataset,
         resolution=resolution,
-        images=_dataset_images(dataset, resolution, config.data_root),
-        generator=generator,
-        samples=max(config.samples, 2 * extractor.dim),
-        seed=config.seed + REFERENCE_SEED_OFFSET,
-        device=config.device,
+        data=_data_loader(dataset, resolution, config.data_root),
+        dense=lambda: dense_images(
+            generator,
+            latent_dim,
+            max(config.samples, 2 * extractor.dim),
+            config.seed,
+            batch_size=config.batch_size,
+            device=config.device,
+        ),
+        cache=cache_dir(),
     )
     return Setting(checkpoint, generator, latent_dim, extractor, statistics, source)
 
 
-def _dataset_images(
+def _data_loader(
     dataset: str | None, resolution: int, root: Path | None
-) -> Callable[[], Iterable[Tensor]] | None:
+) -> Callable[[], Images] | None:
     if dataset is None:
         return None
     name = dataset
-    return lambda: iterate_uint8(load_dataset(name, size=resolution, root=root))
+    return lambda: load_dataset(name, size=resolution, root=root)
 
 
 def make_evaluator(

@@ -82,7 +82,7 @@ def make_report(
         budget_text=budget_text,
         budget_met=result.budget_met,
         extractor=setting.extractor.name,
-        comparable=setting.extractor.comparable,
+        comparable=setting.comparable,
         reference=setting.reference,
         plan=result.plan,
         layers=layer_rows(profile, result.plan),

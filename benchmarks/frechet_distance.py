@@ -90,9 +90,10 @@ def compare(name: str, n: int, d: int, repeats: int) -> dict[str, Any]:
         "relative_error_frechet_distance": abs(value - exact) / exact,
     }
     print(
-        f"{name:>16}: pytorch-fid {row['pytorch_fid_s']:7.2f} s   ours {row['frechet_distance_s']:.2f} s"
-        f" ({row['ratio']:.1f}x)   cached {row['cached_reference_s']:.2f} s"
-        f" ({row['ratio_cached']:.1f}x)   difference {row['relative_difference']:.1e}"
+        f"{name:>16}: pytorch-fid {row['pytorch_fid_s']:6.2f} s"
+        f"   ours {row['frechet_distance_s']:.2f} s ({row['ratio']:.1f}x)"
+        f"   cached {row['cached_reference_s']:.2f} s ({row['ratio_cached']:.1f}x)"
+        f"   difference {row['relative_difference']:.1e}"
         f"   errors {row['relative_error_pytorch_fid']:.0e}"
         f" and {row['relative_error_frechet_distance']:.0e}"
     )

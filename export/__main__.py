@@ -15,6 +15,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from export.bundle import DENSE, count_steps, write_bundle
@@ -23,9 +24,11 @@ from export.manifest import MANIFEST, BatchRange, Manifest, read_manifest
 from export.precision import Precision
 from export.to_onnx import DEFAULT_OPSET
 from export.to_tensorrt import INSTALL, RtxChoice, rtx_available
-from nas_gan.checkpoint import build_generator, load_checkpoint
+from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.files import sha256
+
+LABELS = ("params", "MACs", "ONNX bytes", "largest difference", "PSNR dB", "engines for")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Config:
     """Stem of the ONNX file and the engines."""
     dense: bool = True
     """Of a run directory, export the uncompressed generator too, into OUT/dense."""
+    model: str | None = None
+    """`package.module:build`, for a checkpoint that is a bare state dict of another network."""
     samples: int = 64
     """Latents in the bundle, on which ONNX Runtime is compared with torch."""
     seed: int = 0
@@ -59,11 +64,12 @@ def main(config: Config) -> None:
     batch = BatchRange(*config.batch)
     source, dense_source = _sources(config.run_or_checkpoint, config.dense)
     checkpoint = load_checkpoint(source)
-    dense = build_generator(load_checkpoint(dense_source)) if dense_source else None
+    build = import_builder(config.model) if config.model else None
+    dense = build_generator(load_checkpoint(dense_source), build) if dense_source else None
     steps = count_steps(dense=dense is not None, tensorrt_rtx=config.tensorrt_rtx)
     with progress("exporting", steps) as advance:
         manifest = write_bundle(
-            build_generator(checkpoint),
+            build_generator(checkpoint, build),
             config.out,
             name=config.name,
             precision=config.precision,
@@ -110,14 +116,17 @@ def _sources(given: Path, with_dense: bool) -> tuple[Path, Path | None]:
 
 def _print(manifest: Manifest, config: Config) -> None:
     console = Console()
-    table = Table(title=f"{config.out} ({manifest.precision}, opset {manifest.opset})")
-    table.add_column("model")
-    for column in ("params", "MACs", "ONNX bytes", "max abs", "PSNR dB", "engines"):
-        table.add_column(column, justify="right")
-    for row in _rows(manifest, config.out):
-        table.add_row(*row)
+    table = Table(
+        "", title=f"{escape(str(config.out))} ({manifest.precision}, opset {manifest.opset})"
+    )
+    columns = list(_columns(manifest, config.out))
+    for column in columns:
+        table.add_column(column[0], justify="right")
+    for label, *values in zip(LABELS, *(column[1:] for column in columns), strict=True):
+        table.add_row(label, *values)
     console.print(table)
-    for entry in manifest.not_built:
+    inside = read_manifest(config.out / manifest.dense).not_built if manifest.dense else ()
+    for entry in dict.fromkeys((*manifest.not_built, *inside)):
         console.print(
             f"not built for {entry.target} {entry.compute_capability}: {entry.reason}", markup=False
         )
@@ -126,7 +135,7 @@ def _print(manifest: Manifest, config: Config) -> None:
     console.print(f"{config.out / MANIFEST}", markup=False, soft_wrap=True)
 
 
-def _rows(manifest: Manifest, folder: Path) -> Iterator[tuple[str, ...]]:
+def _columns(manifest: Manifest, folder: Path) -> Iterator[tuple[str, ...]]:
     psnr = manifest.parity["psnr_db"]
     yield (
         manifest.onnx,
@@ -135,10 +144,10 @@ def _rows(manifest: Manifest, folder: Path) -> Iterator[tuple[str, ...]]:
         f"{manifest.files[manifest.onnx].bytes:,}",
         f"{manifest.parity['max_abs']:.2g}",
         "equal" if psnr is None else f"{psnr:.1f}",
-        ", ".join(f"sm{engine.compute_capability}" for engine in manifest.engines) or "none",
+        ", ".join(engine.compute_capability for engine in manifest.engines) or "none",
     )
     if manifest.dense is not None:
-        yield from _rows(read_manifest(folder / DENSE), folder / DENSE)
+        yield from _columns(read_manifest(folder / DENSE), folder / DENSE)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from nas_gan.metrics.sampling import latent_bank
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,6 +34,7 @@ from export.precision import Precision
 from export.to_onnx import BATCH, DEFAULT_OPSET, INPUT, OUTPUT, write_onnx
 from export.to_tensorrt import COMPUTE_CAPABILITIES, RtxChoice, build_rtx_engines, rtx_available
 from nas_gan.files import write_text
+from nas_gan.metrics.sampling import latent_bank
 
 LATENTS, DENSE, BUILD_SCRIPT, README = "latents.npy", "dense", "build_engine.py", "README.md"
 TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "tensorrt-rtx", "polygraphy")
@@ -186,11 +186,17 @@ def readme(manifest: Manifest) -> str:
     data = manifest.to_dict()
     batch = manifest.batch
     line = build_engine.trtexec_line(data, (batch.min, batch.opt, batch.max), WORKSPACE_MIB)
-    shape = " x ".join(str(size) for size in manifest.outputs[0].shape[1:])
+    shape = ", ".join(str(size) for size in manifest.outputs[0].shape[1:])
     engines = "".join(
         f"- `{engine.file}`: compute capability {engine.compute_capability}, {engine.tool}; it "
         "loads in this version of TensorRT-RTX only\n"
         for engine in manifest.engines
+    )
+    ahead = f"\n## Engines built ahead of time\n\n{engines}" if engines else ""
+    inside = (
+        f"`{manifest.dense}/` is a bundle like this one: the generator before compression.\n"
+        if manifest.dense
+        else ""
     )
     return f"""# {manifest.name}: a generator, {manifest.precision}
 
@@ -198,7 +204,7 @@ def readme(manifest: Manifest) -> str:
 `{OUTPUT}` (batch, {shape}) in [-1, 1]. Both are float32, the batch is free; opset {manifest.opset}.
 `manifest.json` lists every file with its hash. `{LATENTS}` holds {manifest.latents["samples"]}
 latents to try it with:
-
+{inside}
 ```python
 import numpy, onnxruntime
 
@@ -224,8 +230,7 @@ nothing when both are there and fit. The same by NVIDIA's tool, which JetPack pu
 
 Precision is in the graph. Do not add `--fp16`: it contradicts `--stronglyTyped`. From TensorRT 11
 on every network is strongly typed and the flag may be left out.
-{"## Engines built ahead of time" if engines else ""}
-{engines}"""
+{ahead}"""
 
 
 def _shapes(generator: nn.Module) -> tuple[int, tuple[int, ...]]:

@@ -28,6 +28,7 @@ def away_from_zero(beta: Tensor, minimum: float = BETA_MIN) -> Tensor:
     """Move `beta` to at least `minimum` in magnitude, keeping its sign and its gradient.
 
     The gradient passes straight through: a clamped scalar that received none could never leave.
+    It is small there, since PMish hardly differs from the identity, and comes from large inputs.
     """
     sign = torch.where(beta < 0, -1.0, 1.0).to(beta.dtype)
     clamped = torch.where(beta.abs() < minimum, sign * minimum, beta)

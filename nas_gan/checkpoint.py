@@ -8,9 +8,11 @@ published MMD-NAS checkpoints, and a bare state dict for a generator that the ca
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import pickle
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,20 +32,25 @@ from nas_gan.networks import (
     GeneratorConfig,
     build_discriminator,
 )
+from nas_gan.structure import apply_structure
 
 FORMAT = "ard-gan checkpoint 1"
 MMD_NAS_KIND = "mmd-nas"
 EXTERNAL_KIND = "external"
+_DESCRIPTIVE = ("architecture", "discriminator_config", "provenance", "structure")
+_FIELDS = ("generator", "discriminator", *_DESCRIPTIVE)
 # Published checkpoints keep their best scores as numpy scalars. Those classes only hold numbers.
-_NUMPY_SCALARS = [
+# numpy 1 and 2 pickle them by different names of one function, which a scalar hands out itself.
+_numpy_scalar = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS: list[Any] = [
     np.dtype,
     np.float64,
     np.float32,
     type(np.dtype(np.float64)),
     type(np.dtype(np.float32)),
     type(np.dtype(np.int64)),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
 ]
 
 
@@ -70,29 +77,24 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a native file, `.pt` or `.safetensors` by the suffix, whole or not at all."""
+    # Through JSON, so that nothing but plain values can get into a file: a str subclass such as
+    # torch.__version__ would make it unreadable under weights_only.
+    described = {name: getattr(checkpoint, name) for name in _DESCRIPTIVE}
+    checkpoint = replace(checkpoint, **json.loads(json.dumps(described)))
     if path.suffix == ".safetensors":
         _save_safetensors(checkpoint, path)
         return
-    content = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in _FIELDS}}
+    save_torch({"format": FORMAT, **{name: getattr(checkpoint, name) for name in _FIELDS}}, path)
+
+
+def save_torch(content: Mapping[str, Any], path: Path) -> None:
+    """Write what `torch.load` reads back, whole or not at all."""
+    # By way of memory: on a disk that fills up halfway torch raises a RuntimeError about offsets,
+    # a write of our own the OSError that says "no space left".
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with atomic_path(path) as temporary:
-        _torch_save(content, temporary)
-
-
-_FIELDS = (
-    "architecture",
-    "generator",
-    "discriminator",
-    "discriminator_config",
-    "provenance",
-    "structure",
-)
-
-
-def _torch_save(content: Mapping[str, Any], path: Path) -> None:
-    # torch reports a failed write as RuntimeError without the cause; a file object of our own
-    # raises the OSError that says "no space left".
-    with path.open("wb") as file:
-        torch.save(content, file)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
@@ -101,8 +103,7 @@ def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     tensors = {f"generator.{name}": tensor for name, tensor in checkpoint.generator.items()}
     for name, tensor in (checkpoint.discriminator or {}).items():
         tensors[f"discriminator.{name}"] = tensor
-    described = {name: getattr(checkpoint, name) for name in _FIELDS if "generator" != name}
-    described.pop("discriminator")
+    described = {name: getattr(checkpoint, name) for name in _DESCRIPTIVE}
     metadata = {"format": FORMAT, "description": json.dumps(described)}
     data = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
     with atomic_path(path) as temporary:
@@ -124,7 +125,7 @@ def load_checkpoint(
         raise CheckpointError(f"{path} is a directory; give the path of a .pt or .safetensors file")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or train it again")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
         checkpoint = _native(content, path)
     elif isinstance(content, Mapping):
@@ -132,29 +133,41 @@ def load_checkpoint(
     else:
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     check_finite(checkpoint.generator, path)
+    check_finite(checkpoint.discriminator or {}, path)
     return checkpoint
 
 
-def _read_torch(path: Path) -> Any:
+# What torch.load raises over files that were cut or altered at random, besides UnpicklingError.
+_DAMAGED = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    AssertionError,
+    OverflowError,
+    struct.error,
+)
+_REFUSED = ("unsupported global", "unsupported class", "unrecognized function", "allowlisted")
+
+
+def load_torch(path: Path) -> Any:
+    """What `save_torch` or anybody's `torch.save` wrote, on the CPU; no code of the file runs.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds more than plain values and tensors.
+    """
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch names the class that it refused in the first sentence of a long message.
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        if any(words in str(error).lower() for words in _REFUSED):
             reason = "it holds Python objects that could run code, and is not loaded"
         else:
             reason = "it is damaged or not a PyTorch file"
         raise CheckpointError(f"{path}: {reason}; save a state dict of plain tensors") from error
-    except (
-        RuntimeError,
-        EOFError,
-        KeyError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: damaged or cut short; copy or train it again") from error
 
 
@@ -195,11 +208,26 @@ def _native(content: Mapping[str, Any], path: Path) -> Checkpoint:
     missing = [name for name in _FIELDS if name not in content]
     if missing:
         raise CheckpointError(f"{path}: incomplete checkpoint, {', '.join(missing)} missing")
-    checkpoint = Checkpoint(**{name: content[name] for name in _FIELDS})
-    floats = {
-        name: t.float() if t.is_floating_point() else t for name, t in checkpoint.generator.items()
-    }
-    return replace(checkpoint, generator=floats)
+    for name in _FIELDS:
+        optional = name.startswith("discriminator")
+        if not isinstance(content[name], Mapping) and not (optional and content[name] is None):
+            found = type(content[name]).__name__
+            raise CheckpointError(f"{path}: {name} should be a dict, found {found}; train it again")
+    discriminator = content["discriminator"]
+    return Checkpoint(
+        generator=_as_floats(content["generator"], path),
+        discriminator=None if discriminator is None else _as_floats(discriminator, path),
+        **{name: content[name] for name in _DESCRIPTIVE},
+    )
+
+
+def _as_floats(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, those of any floating-point type as float32."""
+    if not state or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()):
+        raise CheckpointError(
+            f"{path}: neither a checkpoint of this project nor a state dict of tensors"
+        )
+    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
 
 def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
@@ -221,17 +249,24 @@ def _foreign(
     content: Mapping[str, Any], path: Path, genotype: Genotype, activation: str | None
 ) -> Checkpoint:
     """A checkpoint of the published MMD-NAS code, or a bare state dict."""
-    state = content.get("avg_gen_state_dict") or content.get("gen_state_dict") or content
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(
-            f"{path}: neither a checkpoint of this project nor a state dict of tensors"
-        )
-    weights = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
-    if "l1.weight" not in weights or "to_rgb.0.weight" not in weights:
-        return Checkpoint({"kind": EXTERNAL_KIND}, dict(state), provenance={"source": path.name})
+    state: Any = content
+    for name in ("avg_gen_state_dict", "gen_state_dict"):
+        if isinstance(content.get(name), Mapping):
+            state = content[name]
+            break
+    state = _as_floats(state, path)
+    weights = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if not weights.keys() >= {"l1.weight", "to_rgb.0.weight", "to_rgb.2.weight"}:
+        return Checkpoint({"kind": EXTERNAL_KIND}, state, provenance={"source": path.name})
     learned = any(name.endswith("activation_fn.beta") for name in weights)
     weights = {name.replace(".activation_fn.", "."): t for name, t in weights.items()}
-    config = _infer_config(weights, genotype, activation or ("pmish" if learned else "relu"))
+    try:
+        config = _infer_config(weights, genotype, activation or ("pmish" if learned else "relu"))
+    except (InvalidValueError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{path}: its layers are named as in the published net, but their shapes are not "
+            f"those of one ({error})"
+        ) from error
     if config.latent_parts == 2:
         # One published state of the code built a third input layer that it never used.
         weights = {name: t for name, t in weights.items() if not name.startswith("l3.")}
@@ -268,15 +303,21 @@ def build_generator(
 ) -> nn.Module:
     """The generator of a checkpoint in eval mode, dense or compressed.
 
-    It has `latent_dim` (int) and `image_shape` `(3, h, w)`. `build` makes the bare network of a
-    checkpoint whose architecture is external.
+    It has `latent_dim` (int), and ours have `image_shape` `(3, h, w)`. `build` makes the bare
+    network of a checkpoint whose architecture is external.
 
     Raises:
-        CheckpointError: the architecture is unknown, or the weights do not fit it.
+        CheckpointError: the architecture is unknown, the weights do not fit it, or what `build`
+            returns is not a module with a `latent_dim`.
     """
     kind = checkpoint.architecture.get("kind")
     if build is not None:
         generator = build()
+        if not isinstance(getattr(generator, "latent_dim", None), int):
+            raise CheckpointError(
+                f"--model returns a {type(generator).__name__} without latent_dim; set that "
+                "attribute to the length of its latents, so that they can be drawn"
+            )
     elif kind == MMD_NAS_KIND:
         data = {name: v for name, v in checkpoint.architecture.items() if name != "kind"}
         try:
@@ -291,15 +332,7 @@ def build_generator(
             "--model package.module:build"
         )
     if checkpoint.structure:
-        from nas_gan.structure import build_layer, replace_modules
-
-        generator = replace_modules(
-            generator,
-            {
-                name: nn.Sequential(*(build_layer(spec) for spec in specs))
-                for name, specs in checkpoint.structure.items()
-            },
-        )
+        generator = apply_structure(generator, checkpoint.structure)
     load_weights(generator, checkpoint.generator)
     return generator.eval()
 
@@ -327,10 +360,18 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def build_saved_discriminator(checkpoint: Checkpoint) -> Discriminator | None:
-    """The discriminator that trained the generator, or None if the file has none."""
+    """The discriminator that trained the generator, or None if the file has none.
+
+    Raises:
+        CheckpointError: its configuration is unknown, or its weights do not fit it.
+    """
     if checkpoint.discriminator is None or checkpoint.discriminator_config is None:
         return None
-    discriminator = build_discriminator(DiscriminatorConfig(**checkpoint.discriminator_config))
+    try:
+        config = DiscriminatorConfig(**checkpoint.discriminator_config)
+    except (TypeError, InvalidValueError) as error:
+        raise CheckpointError(f"the checkpoint's discriminator cannot be built: {error}") from error
+    discriminator = build_discriminator(config)
     load_weights(discriminator, checkpoint.discriminator)
     return discriminator.eval()
 
@@ -342,7 +383,7 @@ def import_builder(reference: str) -> Callable[[], nn.Module]:
         InvalidValueError: the text has no colon, or nothing importable is there.
     """
     module_name, _, attribute = reference.partition(":")
-    if not attribute:
+    if not module_name or not attribute:
         raise InvalidValueError(f"--model takes package.module:build; got {reference!r}")
     try:
         builder = getattr(importlib.import_module(module_name), attribute)

@@ -43,8 +43,13 @@ def run(
     """
     logging.captureWarnings(True)
     try:
-        settings = {} if default is None else {"default": default()}
-        config = tyro.cli(config_type, prog=prog, description=description, args=args, **settings)
+        config = tyro.cli(
+            config_type,
+            prog=prog,
+            description=description,
+            args=args,
+            default=tyro.MISSING_NONPROP if default is None else default(),
+        )
         return main(config) or DONE
     except SystemExit as exit_:  # tyro's way to say usage or help
         return exit_.code if isinstance(exit_.code, int) else USAGE

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -79,12 +81,12 @@ def read_image(path: Path, size: int) -> Tensor:
     Raises:
         MissingDataError: the file is not an image that Pillow reads.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MissingDataError(
             f"{path}: not a readable image ({error}); remove or replace it"
         ) from error
@@ -92,15 +94,21 @@ def read_image(path: Path, size: int) -> Tensor:
 
 
 def read_idx_images(path: Path) -> Tensor:
-    """A gzipped IDX file of the MNIST family as uint8 `(n, 1, 28, 28)`."""
+    """A gzipped IDX file of the MNIST family as uint8 `(n, 1, h, w)`.
+
+    Raises:
+        MissingDataError: the file is not gzip, not IDX, or damaged.
+    """
     try:
         with gzip.open(path) as file:
             data = file.read()
-    except (OSError, EOFError) as error:
-        raise MissingDataError(f"{path}: not a readable gzip file ({error})") from error
-    magic, n, rows, columns = np.frombuffer(data[:16], dtype=">i4")
+    except (OSError, EOFError, zlib.error) as error:
+        raise MissingDataError(
+            f"{path}: not a readable gzip file ({error}); get it again"
+        ) from error
+    magic, n, rows, columns = struct.unpack(">4i", data[:16].ljust(16, b"\0"))
     if magic != 2051 or len(data) != 16 + n * rows * columns:
-        raise MissingDataError(f"{path}: not an IDX image file, or cut short")
+        raise MissingDataError(f"{path}: not an IDX image file, or cut short; get it again")
     pixels = np.frombuffer(data, dtype=np.uint8, offset=16).reshape(n, 1, rows, columns)
     return torch.from_numpy(pixels.copy())
 
@@ -185,9 +193,10 @@ def _torchvision(name: str, root: Path, size: int) -> Images:
     except (RuntimeError, FileNotFoundError) as error:
         classes = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
         cls = classes.get(name, "CelebA")
+        command = f"from torchvision.datasets import {cls}; {cls}({str(root)!r}, download=True)"
         raise MissingDataError(
-            f"{name} is not in {root.resolve()} (set --data-root or NAS_GAN_DATA). Get it with: "
-            f"python -c \"from torchvision.datasets import {cls}; {cls}('{root}', download=True)\""
+            f"{name} is not in {root.resolve()} (set --data-root or NAS_GAN_DATA). "
+            f'Get it with: python -c "{command}"'
         ) from error
 
 
@@ -230,8 +239,8 @@ class ShuffledBatches:
     def __call__(self, index: int) -> Tensor:
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self._epoch:
-            rng = torch.Generator().manual_seed((self.seed << 32) + epoch)
-            self._order = torch.randperm(len(self.images), generator=rng)
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
+            self._order = torch.from_numpy(order)
             self._epoch = epoch
         start = position * self.batch_size
         return to_float(self.images[self._order[start : start + self.batch_size]])

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.files import atomic_path
 
 Table = Literal["mmd-nas", "adversarial-nas"]
 
@@ -44,7 +45,7 @@ class Genotype:
     table: Table = "mmd-nas"
 
     def __post_init__(self) -> None:
-        if self.table not in UP:
+        if not isinstance(self.table, str) or self.table not in UP:
             raise InvalidValueError(
                 f"genotype table must be one of {', '.join(UP)}; got {self.table!r}"
             )
@@ -56,9 +57,9 @@ class Genotype:
         for cell, row in enumerate(self.rows, start=1):
             for edge, index in zip(EDGES, row, strict=True):
                 size = len(UP[self.table] if edge.startswith("up") else NORMAL)
-                if not 0 <= index < size:
+                if not isinstance(index, int) or not 0 <= index < size:
                     raise InvalidValueError(
-                        f"cell{cell}.{edge}: operation {index} does not exist; "
+                        f"cell{cell}.{edge}: operation {index!r} does not exist; "
                         f"table {self.table!r} has 0..{size - 1}"
                     )
 
@@ -76,15 +77,15 @@ class Genotype:
         """Read what `to_json` wrote."""
         try:
             data = json.loads(text)
-            return Genotype(
-                tuple(tuple(int(i) for i in row) for row in data["rows"]), data["table"]
-            )
+            rows, table = tuple(tuple(row) for row in data["rows"]), data["table"]
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise InvalidValueError(f"not a genotype: {error!r}") from error
+        return Genotype(rows, table)
 
     def to_npy(self, path: Path) -> None:
         """Write the `(3, 7)` uint8 array of the published code."""
-        np.save(path, np.array(self.rows, dtype=np.uint8))
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.array(self.rows, dtype=np.uint8))
 
     @staticmethod
     def from_npy(path: Path, table: Table = "mmd-nas") -> Genotype:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nas_gan.errors import InvalidValueError
 from nas_gan.files import atomic_path
 
 
@@ -17,8 +18,14 @@ def grid_image(images: Tensor, columns: int = 8) -> Tensor:
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
-    """Write `grid_image` as a PNG, whole or not at all."""
+    """Write `grid_image` as a picture, whole or not at all.
+
+    Raises:
+        InvalidValueError: the suffix names no picture format that is written without loss.
+    """
     from torchvision.utils import save_image
 
+    if path.suffix.lower() not in (".png", ".bmp", ".ppm"):
+        raise InvalidValueError(f"{path}: a grid is a .png file; change its suffix")
     with atomic_path(path) as temporary:
         save_image(grid_image(images, columns), temporary)

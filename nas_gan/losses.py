@@ -112,6 +112,13 @@ class RepulsiveMMD:
     lower: float = LOWER_BOUND
     sigma: float = 1.0
 
+    def __post_init__(self) -> None:
+        # A floor of 0 would put the root of the kick-start term where its slope is infinite.
+        if not (self.lower > 0 and self.sigma > 0):
+            raise InvalidValueError(
+                f"lower and sigma must be above 0; got {self.lower} and {self.sigma}"
+            )
+
     def discriminator(
         self, real: Tensor, fake: Tensor, *, upper: float = UPPER_BOUND, epoch: int = 0
     ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -30,7 +30,7 @@ InitName = Literal["normal", "orth", "xavier_uniform"]
 class GeneratorConfig:
     """What it takes to build a `Generator`. The image is `8 * bottom_width` pixels wide."""
 
-    genotype: Genotype = field(default=MMD_NAS)
+    genotype: Genotype = MMD_NAS
     bottom_width: int = 4
     latent_dim: int = 120
     latent_parts: int = 3
@@ -39,6 +39,9 @@ class GeneratorConfig:
     image_channels: int = 3
 
     def __post_init__(self) -> None:
+        for name in ("bottom_width", "latent_dim", "gf_dim", "image_channels"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.latent_parts not in (2, 3):
             raise InvalidValueError(f"latent_parts must be 2 or 3; got {self.latent_parts}")
         if self.latent_dim % self.latent_parts:
@@ -100,7 +103,8 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         width, channels = self.config.bottom_width, self.config.gf_dim
-        z1, z2, *z3 = z.split(self.part, dim=1)  # each (n, latent_dim / parts)
+        # Sizes are spelled out so that torch refuses latents of any other width.
+        z1, z2, *z3 = z.split([self.part] * self.config.latent_parts, dim=1)
         h = self.l1(z1).view(-1, channels, width, width)
         skip1, h = self.cell1(h)  # (n, c, 2w, 2w)
         h = h + self.l2(z2).view(-1, channels, 2 * width, 2 * width)
@@ -126,6 +130,9 @@ class DiscriminatorConfig:
     image_channels: int = 3
 
     def __post_init__(self) -> None:
+        for name in ("df_dim", "n_outputs", "image_channels"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 2 <= self.downsampling <= 4:
             raise InvalidValueError(f"downsampling must be 2, 3 or 4; got {self.downsampling}")
 

@@ -24,7 +24,7 @@ SKIP_MODE = {1: "nearest", 2: "bilinear", 3: "nearest"}
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Interpolate `(n, c, h, w)` to `(n, c, *size)`; smooth modes align pixel areas, not corners."""
+    """Interpolate `(n, c, h, w)` to `(n, c, *size)`; smooth ones align areas, not corners."""
     return F.interpolate(
         x, size=size, mode=mode, align_corners=None if mode == "nearest" else False
     )
@@ -126,6 +126,14 @@ class Cell(nn.Module):
         InvalidValueError: the genotype leaves node 2 or node 3 without any input.
     """
 
+    up0: UpEdge
+    up1: UpEdge
+    c0: Edge | None
+    c1: Edge | None
+    c2: Edge | None
+    c3: Edge | None
+    c4: Edge | None
+
     def __init__(self, genotype: Genotype, number: int, channels: int, activation: str) -> None:
         super().__init__()
         for edge in EDGES[:2]:
@@ -137,7 +145,8 @@ class Cell(nn.Module):
         for node, inputs in ((2, ("c0", "c1")), (3, ("c2", "c3", "c4"))):
             if all(getattr(self, edge) is None for edge in inputs):
                 raise InvalidValueError(
-                    f"cell{number}: node {node} has no input; one of {', '.join(inputs)} must not be none"
+                    f"cell{number}: node {node} has no input; "
+                    f"one of {', '.join(inputs)} must not be none"
                 )
         self.skip_mode = SKIP_MODE[number]
         self.skip_in_ops = nn.ModuleList(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import tyro
 
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import run
+from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.grid import save_grid
 from nas_gan.metrics.sampling import latent_bank
@@ -39,10 +40,11 @@ def main(config: SampleConfig) -> int:
         )
     checkpoint = load_checkpoint(config.checkpoint)
     build = import_builder(config.model) if config.model else None
-    generator = build_generator(checkpoint, build).to(config.device)
-    latents = latent_bank(config.n, int(generator.latent_dim), config.seed)
+    device = check_device(config.device)
+    generator = build_generator(checkpoint, build).to(device)
+    latents = latent_bank(config.n, cast(int, generator.latent_dim), config.seed)
     with torch.inference_mode():
-        images = torch.cat([generator(z.to(config.device)).cpu() for z in latents.split(64)])
+        images = torch.cat([generator(z.to(device)).cpu() for z in latents.split(64)])
     if not images.isfinite().all():
         raise DivergedError(f"{config.checkpoint}: the generator returns NaN or infinite pixels")
     save_grid(images, config.out, config.columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +26,9 @@ class StepLatents:
         self.seed, self.shape = seed, (batch_size, latent_dim)
 
     def __call__(self, index: int) -> Tensor:
-        rng = torch.Generator().manual_seed((self.seed << 32) + index)
-        return torch.randn(self.shape, generator=rng)
+        # Not a torch.Generator: on the CPU it looks at the low 32 bits of its seed only.
+        rng = np.random.default_rng([self.seed, index])
+        return torch.from_numpy(rng.standard_normal(self.shape, np.float32))
 
 
 class AdversarialStep:

@@ -12,19 +12,21 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from nas_gan.averaging import ExponentialMovingAverage
-from nas_gan.checkpoint import Checkpoint, save_checkpoint
+from nas_gan.checkpoint import Checkpoint, load_torch, save_checkpoint, save_torch
 from nas_gan.cli import progress, run
-from nas_gan.data import Images, ShuffledBatches, iterate_uint8, load_dataset
+from nas_gan.data import Images, ShuffledBatches, load_dataset
+from nas_gan.devices import check_device
 from nas_gan.errors import CheckpointError, DivergedError, InvalidValueError
-from nas_gan.files import atomic_path, write_json, write_text
+from nas_gan.files import write_json, write_text
 from nas_gan.genotype import MMD_NAS, Genotype
 from nas_gan.grid import grid_image, save_grid
 from nas_gan.losses import make_loss
@@ -91,9 +93,23 @@ class TrainConfig:
     features: Literal["auto", "inception", "efficientnet-lite0"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "gf_dim", "df_dim", "n_critic"):
+        for name in ("steps", "batch_size", "gf_dim", "df_dim", "n_critic", "save_every"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise InvalidValueError("batch_size must be at least 2: the MMD losses need pairs")
+        if self.seed < 0 or (self.threads is not None and self.threads < 1):
+            raise InvalidValueError(
+                f"seed must be at least 0 and threads 1; got {self.seed} and {self.threads}"
+            )
+        if not (self.g_lr > 0 and self.d_lr > 0):
+            raise InvalidValueError(
+                f"g_lr and d_lr must be above 0; got {self.g_lr} and {self.d_lr}"
+            )
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise InvalidValueError(
+                f"beta1 and beta2 must be in [0, 1); got {self.beta1} and {self.beta2}"
+            )
 
 
 def load_preset(path: Path) -> TrainConfig:
@@ -110,10 +126,23 @@ def load_preset(path: Path) -> TrainConfig:
         raise InvalidValueError(
             f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
         )
-    for name in ("run_dir", "data_root", "genotype"):
-        if name in data:
-            data[name] = Path(data[name])
-    return TrainConfig(**data)
+    types = get_type_hints(TrainConfig)
+    return TrainConfig(**{k: _typed(f"{path}: {k}", v, types[k]) for k, v in data.items()})
+
+
+def _typed(where: str, value: Any, expected: Any) -> Any:
+    """A TOML value as the type of its field, which TOML has no word for if it is a path."""
+    choices = get_args(expected)
+    if get_origin(expected) is Literal:
+        if value not in choices:
+            raise InvalidValueError(f"{where} must be one of {', '.join(choices)}; got {value!r}")
+        return value
+    if choices:  # X | None, where TOML can only say X
+        (expected,) = (choice for choice in choices if choice is not type(None))
+    written = {Path: (str,), float: (float, int)}.get(expected, (expected,))
+    if type(value) not in written:
+        raise InvalidValueError(f"{where} must be {expected.__name__}; got {value!r}")
+    return expected(value)
 
 
 @dataclass(frozen=True)
@@ -143,9 +172,8 @@ def build_networks(config: TrainConfig) -> Networks:
     # The power iteration of spectral norm starts from the global generator.
     torch.manual_seed(config.seed)
     discriminator = build_discriminator(d_config, config.init, rng)
-    layout = torch.channels_last
-    generator = generator.to(config.device, memory_format=layout)
-    discriminator = discriminator.to(config.device, memory_format=layout)
+    for network in (generator, discriminator):
+        network.to(config.device).to(memory_format=torch.channels_last)
     average = ExponentialMovingAverage(generator, config.ema_decay)
     return Networks(generator, discriminator, average, g_config, d_config)
 
@@ -155,9 +183,12 @@ def _read_genotype(path: Path | None) -> Genotype:
         return MMD_NAS
     if not path.is_file():
         raise InvalidValueError(f"{path}: no such genotype file (.json or .npy)")
-    return (
-        Genotype.from_npy(path) if path.suffix == ".npy" else Genotype.from_json(path.read_text())
-    )
+    if path.suffix == ".npy":
+        return Genotype.from_npy(path)
+    try:
+        return Genotype.from_json(path.read_text())
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(f"{path}: not a text file; a genotype is .json or .npy") from error
 
 
 def build_step(config: TrainConfig, networks: Networks, images: Images) -> AdversarialStep:
@@ -205,7 +236,7 @@ def make_checkpoint(
             "seed": config.seed,
             "loss": config.loss,
             "upper_bound": config.upper_bound,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         },
     )
 
@@ -219,41 +250,51 @@ _FREE = ("run_dir", "data_root", "device", "threads", "log_every", "sample_every
          "snapshot_every", "eval_every", "eval_samples", "reference", "features")  # fmt: skip
 
 
-def resume(config: TrainConfig, step: AdversarialStep) -> int:
+def resume(config: TrainConfig, step: AdversarialStep, images: Images) -> int:
     """Load the state of an unfinished run, if there is one; returns the next index.
 
     Raises:
-        CheckpointError: the directory belongs to a run with other settings.
+        CheckpointError: the directory belongs to a run with other settings or data, or its state
+            is damaged.
     """
     path = config.run_dir / "state.pt"
     if not path.exists():
         return 0
+    state = load_torch(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        ours, theirs = _fingerprint(config), state["config"]
+        ours, theirs = _fingerprint(config, images), dict(state["config"])
         step_state, first = state["step_state"], int(state["step"])
-    except (RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged training state; use another --run-dir") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a training state; use another --run-dir") from error
     differing = [name for name in ours if theirs.get(name) != ours[name]]
     if differing:
         name = differing[0]
         raise CheckpointError(
-            f"{config.run_dir} holds a run with {name} = {theirs.get(name)}, asked for {ours[name]}; "
-            "use another --run-dir"
+            f"{config.run_dir} holds a run with {name} = {theirs.get(name)}, "
+            f"asked for {ours[name]}; use another --run-dir"
         )
-    step.load_state_dict(step_state)
+    try:
+        step.load_state_dict(step_state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: damaged training state; use another --run-dir") from error
     return first
 
 
-def _fingerprint(config: TrainConfig) -> dict[str, Any]:
-    return {k: str(v) for k, v in asdict(config).items() if k not in _FREE}
+def _fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:
+    settings = {k: str(v) for k, v in asdict(config).items() if k not in _FREE}
+    # By content, since a file keeps its name when somebody edits it.
+    settings["genotype"] = _read_genotype(config.genotype).to_json()
+    return settings | {"data_sha256": images.digest}
 
 
-def save_state(config: TrainConfig, step: AdversarialStep, done: int) -> None:
+def save_state(config: TrainConfig, step: AdversarialStep, images: Images, done: int) -> None:
     """Write everything that a continuation from `done` finished updates needs."""
-    state = {"config": _fingerprint(config), "step": done, "step_state": step.state_dict()}
-    with atomic_path(config.run_dir / "state.pt") as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
+    state = {
+        "config": _fingerprint(config, images),
+        "step": done,
+        "step_state": step.state_dict(),
+    }
+    save_torch(state, config.run_dir / "state.pt")
 
 
 class RunLog:
@@ -266,7 +307,7 @@ class RunLog:
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= first]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
-        self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=first)
+        self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=first + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         with self.path.open("a") as file:
@@ -276,6 +317,9 @@ class RunLog:
 
     def image(self, step: int, image: Tensor) -> None:
         self.writer.add_image("samples", image, step)
+
+    def close(self) -> None:
+        self.writer.close()
 
 
 def _step_of(line: str) -> float:
@@ -298,7 +342,7 @@ def train(
     """
     networks = build_networks(config)
     step = build_step(config, networks, images)
-    first = resume(config, step)
+    first = resume(config, step, images)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_json(config.run_dir / "config.json", {k: _plain(v) for k, v in asdict(config).items()})
     log = RunLog(config.run_dir, first)
@@ -308,7 +352,7 @@ def train(
     def save(index: int, scalars: Mapping[str, float]) -> None:
         checkpoint = make_checkpoint(config, networks, images, index + 1)
         save_checkpoint(checkpoint, config.run_dir / "ckpt.pt")
-        save_state(config, step, index + 1)
+        save_state(config, step, images, index + 1)
 
     def snapshot(index: int, scalars: Mapping[str, float]) -> None:
         checkpoint = make_checkpoint(config, networks, images, index + 1)
@@ -326,19 +370,20 @@ def train(
             step.upper_bound.validated(fid)
             log.scalars(index + 1, {"fid": fid})
 
-    return run_training(
-        step,
-        n_steps=config.steps,
-        first=first,
-        callbacks=[
-            lambda index, scalars: on_update(1),
-            Every(config.log_every, lambda i, s: log.scalars(i + 1, s), config.steps),
-            Every(config.sample_every, sample, config.steps),
-            Every(config.eval_every, evaluate, config.steps),
-            Every(config.snapshot_every, snapshot),
-            Every(config.save_every, save, config.steps),
-        ],
-    )
+    with closing(log):
+        return run_training(
+            step,
+            n_steps=config.steps,
+            first=first,
+            callbacks=[
+                lambda index, scalars: on_update(1),
+                Every(config.log_every, lambda i, s: log.scalars(i + 1, s), config.steps),
+                Every(config.sample_every, sample, config.steps),
+                Every(config.eval_every, evaluate, config.steps),
+                Every(config.snapshot_every, snapshot),
+                Every(config.save_every, save, config.steps),
+            ],
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -351,7 +396,7 @@ def fid_measure(config: TrainConfig, images: Images) -> Callable[[nn.Module], fl
         return None
     from nas_gan.metrics.features import make_extractor
     from nas_gan.metrics.frechet import FrechetReference, StreamingStatistics
-    from nas_gan.metrics.reference import find_reference
+    from nas_gan.metrics.reference import cache_dir, find_reference
     from nas_gan.metrics.sampling import extract_features, latent_bank
 
     extractor = make_extractor(config.features, device=config.device)
@@ -360,21 +405,23 @@ def fid_measure(config: TrainConfig, images: Images) -> Callable[[nn.Module], fl
         extractor,
         dataset=config.dataset,
         resolution=images[torch.zeros(1, dtype=torch.long)].shape[-1],
-        images=lambda: iterate_uint8(images),
+        data=lambda: images,
+        cache=cache_dir(),
     )
     reference = FrechetReference(statistics)
     latents = latent_bank(config.eval_samples, config.latent_dim, config.seed + 4)
 
     def measure(generator: nn.Module) -> float:
         streaming = StreamingStatistics(extractor.dim)
-        streaming.update(extract_features(generator, latents, extractor))
+        streaming.update(extract_features(generator, latents, extractor, device=config.device))
         return reference.distance(streaming.result())
 
     return measure
 
 
 def main(config: TrainConfig) -> int:
-    if config.threads:
+    check_device(config.device)
+    if config.threads is not None:
         torch.set_num_threads(config.threads)
     images = load_dataset(
         config.dataset,
@@ -391,11 +438,11 @@ def main(config: TrainConfig) -> int:
 
 
 def _preset_from_arguments() -> TrainConfig:
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     known, rest = parser.parse_known_args()
     sys.argv[1:] = rest
-    return replace(load_preset(known.config)) if known.config else TrainConfig()
+    return load_preset(known.config) if known.config else TrainConfig()
 
 
 if __name__ == "__main__":

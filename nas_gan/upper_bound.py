@@ -34,6 +34,12 @@ class UpperBoundSchedule:
             raise InvalidValueError(
                 f"upper bound must rise from above 0; got {self.start} to {self.end}"
             )
+        smallest = 1 if self.procedure == "saturate" else 0
+        if self.procedure.startswith("saturate") and not self.increase > smallest:
+            raise InvalidValueError(
+                f"{self.procedure} raises the bound by an increase above {smallest}; "
+                f"got {self.increase}"
+            )
         self.value = self.start
         self.counter = self.patience
 

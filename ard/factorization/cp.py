@@ -87,8 +87,8 @@ def _als(weight: Tensor, factors: list[Tensor], n_iter_max: int) -> list[Tensor]
 
     Written out because `parafac` forms the Khatri-Rao product of three modes, up to
     `(c_out c_in k, r)`, once for each mode of each sweep. Contracting the long channel mode first
-    and sharing the result takes two products `(c k_h k_w, c) x (c, r)` a sweep: thirty times less
-    time and memory at 128 channels, on whichever device the kernel is.
+    and sharing the result takes two products `(c k_h k_w, c) x (c, r)` a sweep, which was 24 to 33
+    times faster at 128 channels and a 5 x 5 kernel, and runs on whichever device the kernel is.
     """
     a, b, u, v = factors
     error = None

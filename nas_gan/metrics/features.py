@@ -384,7 +384,9 @@ def _build_inception(weights: Mapping[str, Tensor]) -> nn.Module:
         parts.Conv2d_3b_1x1,
         parts.Conv2d_4a_3x3,
         nn.MaxPool2d(kernel_size=3, stride=2),
-        *(getattr(parts, f"Mixed_{name}") for name in "5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c".split()),
+        *(getattr(parts, f"Mixed_5{letter}") for letter in "bcd"),
+        *(getattr(parts, f"Mixed_6{letter}") for letter in "abcde"),
+        *(getattr(parts, f"Mixed_7{letter}") for letter in "abc"),
         nn.AdaptiveAvgPool2d(1),
     )
     return network.eval().requires_grad_(False)

@@ -6,12 +6,15 @@ the data set on disk; or, when asked for, images of the dense generator itself.
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from nas_gan.data import Images, iterate_uint8
@@ -21,7 +24,11 @@ from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
 from nas_gan.metrics.sampling import generate_uint8, latent_bank
 
-Progress = Callable[[int], None]
+# Given a description and a total, a context in which to report how many more are done.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+# What `find_reference` calls statistics of the dense generator's samples.
+DENSE_SOURCE = "dense generator's own images"
 
 
 def save_statistics(
@@ -63,7 +70,8 @@ def load_statistics(
             given, or of other data than `data_sha256`.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: where numpy finds the file broken it leaves its own handle open.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             content = {key: file[key] for key in file.files}
     except FileNotFoundError as error:
         raise MissingDataError(f"{path}: no such file of reference statistics") from error
@@ -122,27 +130,63 @@ def statistics_name(dataset: str, resolution: int, extractor: str) -> str:
 
 
 def statistics_of_images(
-    batches: Iterable[Tensor], extractor: FeatureExtractor, progress: Progress | None = None
+    images: Images, extractor: FeatureExtractor, progress: Progress | None = None
 ) -> FeatureStatistics:
-    """Statistics of uint8 image batches `(b, 3, h, w)`, one batch in memory at a time."""
+    """Statistics of all images of a data set, a batch at a time; `progress` makes a bar."""
     streaming = StreamingStatistics(extractor.dim)
-    for images in batches:
-        streaming.update(extractor(images))
-        if progress is not None:
-            progress(len(images))
+    with progress("reference", len(images)) if progress else nullcontext() as advance:
+        for batch in iterate_uint8(images):
+            streaming.update(extractor(batch))
+            if advance is not None:
+                advance(len(batch))
     return streaming.result()
 
 
+class GeneratedImages:
+    """What a generator makes of latents `(n, latent_dim)`, as a data set."""
+
+    digest = ""
+
+    def __init__(
+        self,
+        name: str,
+        generator: nn.Module,
+        latents: Tensor,
+        *,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ) -> None:
+        self.name, self.generator, self.latents = name, generator, latents
+        self.batch_size, self.device = batch_size, device
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        batches = generate_uint8(
+            self.generator, self.latents[indices], batch_size=self.batch_size, device=self.device
+        )
+        return torch.cat(list(batches))
+
+
 def dense_images(
-    generator: nn.Module, n: int, seed: int, *, batch_size: int = 64, device: str = "cpu"
-) -> Iterable[Tensor]:
-    """uint8 batches of the dense generator for use as a reference.
+    generator: nn.Module,
+    latent_dim: int,
+    n: int,
+    seed: int,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> GeneratedImages:
+    """Images of the dense generator, to be a reference where there is no data.
 
     The latents are not those of `latent_bank(n, latent_dim, seed)` that candidates are measured on:
     against its own images the dense generator would score 0 and any other the bias of n.
     """
-    latents = latent_bank(n, int(generator.latent_dim), seed + 0x5EED_0000)
-    return generate_uint8(generator, latents, batch_size=batch_size, device=device)
+    latents = latent_bank(n, latent_dim, seed + 0x5EED_0000)
+    return GeneratedImages(
+        "the dense generator", generator, latents, batch_size=batch_size, device=device
+    )
 
 
 def find_reference(
@@ -152,7 +196,7 @@ def find_reference(
     dataset: str | None,
     resolution: int,
     data: Callable[[], Images] | None = None,
-    dense: Callable[[], Iterable[Tensor]] | None = None,
+    dense: Callable[[], Images] | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[FeatureStatistics, str]:
@@ -160,8 +204,8 @@ def find_reference(
 
     `choice` is `auto`, `dense` or the path of a file. `auto` takes the statistics shipped for
     (dataset, resolution, extractor) and else those of the data set that `data` loads, which are
-    kept in the folder `cache`. `dense` yields the uint8 images behind the choice of that name: see
-    `dense_images`.
+    kept in the folder `cache`. `dense` gives the images behind the choice of that name:
+    see `dense_images`. `progress` makes a bar where images must be gone through.
 
     Raises:
         MissingDataError: there is nothing to compare with; the message says what was looked for.
@@ -170,7 +214,9 @@ def find_reference(
     if choice == "dense":
         if dense is None:
             raise InvalidValueError("a reference of dense images needs the dense generator")
-        return statistics_of_images(dense(), extractor, progress), "dense generator's own images"
+        images = dense()
+        statistics = statistics_of_images(images, extractor, progress)
+        return statistics, f"{len(images)} images of {images.name}"
     if choice != "auto":
         return load_statistics(Path(choice), extractor), choice
     if dataset is None:
@@ -212,7 +258,7 @@ def _statistics_of_data(
             return load_statistics(cached, extractor, images.digest)
         except InvalidValueError:
             pass  # other data under the same name, or a broken file: made again and written over
-    statistics = statistics_of_images(iterate_uint8(images), extractor, progress)
+    statistics = statistics_of_images(images, extractor, progress)
     if cached is not None:
         save_statistics(
             cached,
@@ -223,3 +269,8 @@ def _statistics_of_data(
             data_sha256=images.digest,
         )
     return statistics
+
+
+def cache_dir() -> Path:
+    """Where statistics made of data sets are kept: `ard-gan` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ard-gan"

@@ -20,8 +20,9 @@ LAYERS = (
         for cell, rises in ((1, (9, 4, 2)), (2, (3, 1.5, 0.8)), (3, (6, 2.2, 14)))
         for (edge, size), rise in zip((("c0", 3), ("c1", 5), ("c3", 3)), rises, strict=True)
     ),
-    *((f"cell{cell}.c4.ops.0.op.1", (128, 128, 1, 1), (4 << cell) ** 2, 0.6) for cell in (1, 2, 3)),
-    ("to_rgb.0", (64, 128, 3, 3), 1024, 31.0),
+    *((f"cell{cell}.up0.ups.0.c.1", (128, 128, 1, 1), (4 << cell) ** 2, 0.6) for cell in (1, 2, 3)),
+    ("cell3.skip_in_ops.1", (128, 128, 1, 1), 1024, 0.9),
+    ("cell3.c4.ops.0.op.1", (128, 128, 5, 5), 1024, 31.0),
 )
 SHARES = (0.1, 0.25, 0.5, 0.75)
 
@@ -62,9 +63,7 @@ def _layer(index: int, table: SensitivityTable, plan: RankPlan) -> LayerRow:
     if name in plan:
         [params] = [row.params for row in table.of_layer(name) if row.choice == plan[name]]
     choice = str(plan[name]) if name in plan else "dense"
-    return LayerRow(
-        name, kind, shape, choice, dense, params, dense * positions, params * positions
-    )
+    return LayerRow(name, kind, shape, choice, dense, params, dense * positions, params * positions)
 
 
 def example_report() -> CompressionReport:
@@ -72,7 +71,7 @@ def example_report() -> CompressionReport:
     table = SensitivityTable(evaluation(0.0, 0.0), _rows())
     plan = RankPlan(
         {
-            name: [row.choice for row in table.of_layer(name) if row.evaluation.delta_fid < 4][0]
+            name: next(row.choice for row in table.of_layer(name) if row.evaluation.delta_fid < 4)
             for name, *_ in LAYERS[:-1]
         }
     )
@@ -109,8 +108,8 @@ def example_report() -> CompressionReport:
         plan=plan,
         layers=tuple(_layer(i, table, plan) for i in range(len(LAYERS))),
         skipped=(
-            ("to_rgb.2", "too thin to factorize (64 -> 3 channels)"),
-            ("cell1.up0.ops.0.op.1", "called 2 times in one pass"),
+            ("to_rgb.2", "too thin to factorize (128 -> 3 channels)"),
+            ("cell1.up1.ups.0.c.1", "called 2 times in one pass"),
         ),
         dense=Totals(1_230_000, 45_600_000, 4_920_000),
         compressed=Totals(410_000, 19_000_000, 1_640_000),

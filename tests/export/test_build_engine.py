@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
@@ -48,6 +49,17 @@ def script(bundle: Path, *args: str, bare: bool = True) -> subprocess.CompletedP
     flags = ["-I", "-S"] if bare else ["-I"]
     command = [sys.executable, *flags, str(bundle / "build_engine.py"), *args]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=bundle)
+
+
+def test_the_script_is_python_3_10_and_imports_only_the_standard_library():
+    tree = ast.parse(Path(build_engine.__file__).read_text(), feature_version=(3, 10))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {
+        node.module if isinstance(node, ast.ImportFrom) else alias.name
+        for node in imports
+        for alias in node.names
+    }
+    assert names <= sys.stdlib_module_names
 
 
 def test_help_needs_nothing_but_python(bundle):

@@ -1,0 +1,106 @@
+"""What every implementation of a seam must do, written once and subclassed for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from ard.errors import ArdError
+from ard.evaluate import Candidate, Evaluation, Evaluator
+from ard.executors import Executor
+from ard.journal import Journal
+from ard.plan import DENSE, Factorization, RankPlan
+from ard.sensitivity import Measurement
+
+
+def scored(delta: float, half: float = 0.1) -> Evaluation:
+    """A rise of `delta` over a dense distance of 40, with an interval of `half` to either side."""
+    return Evaluation(40.0 + delta, float(delta), delta - half, delta + half, 1000, "made up")
+
+
+class ExecutorContract:
+    """A subclass gives the fixture `executor`."""
+
+    def test_every_item_comes_back_once_with_its_own_result(self, executor: Executor) -> None:
+        results = list(executor.run(lambda item: item * item, [3, 1, 2]))
+        assert sorted(results) == [(1, 1), (2, 4), (3, 9)]
+
+    def test_no_items_give_no_results(self, executor: Executor) -> None:
+        assert list(executor.run(lambda item: item, [])) == []
+
+    def test_plans_and_evaluations_survive_the_way_there_and_back(self, executor: Executor) -> None:
+        plan, evaluation = RankPlan({"l1": Factorization("svd", (8,))}), scored(1)
+        [(item, result)] = executor.run(lambda plan: (evaluation, plan["l1"]), [plan])
+        assert (item, result) == (plan, (evaluation, plan["l1"]))
+
+    def test_what_the_function_closes_over_goes_with_it(self, executor: Executor) -> None:
+        weight = torch.arange(3.0)
+        results = dict(executor.run(lambda k: (weight * k).sum().item(), [1, 2]))
+        assert results == {1: 3.0, 2: 6.0}
+
+    def test_an_error_of_the_function_keeps_its_type_and_its_message(
+        self, executor: Executor
+    ) -> None:
+        def refuse(item: int) -> int:
+            raise ArdError(f"cannot do {item}")
+
+        with pytest.raises(ArdError, match="cannot do 7"):
+            list(executor.run(refuse, [7]))
+
+
+class JournalContract:
+    """A subclass gives the fixture `journal`, empty."""
+
+    def test_a_new_journal_is_empty(self, journal: Journal) -> None:
+        assert list(journal.measurements()) == []
+
+    def test_measurements_come_back_in_the_order_in_which_they_were_made(
+        self, journal: Journal
+    ) -> None:
+        plan = RankPlan({"b": Factorization("tucker2", (4, 2)), "a": Factorization("svd", (1,))})
+        made = [
+            Measurement("single", DENSE, scored(0)),
+            Measurement("recovered", plan, scored(0.1 + 0.2)),
+            Measurement("single", plan, scored(1 / 3)),
+        ]
+        for measurement in made:
+            journal.append(measurement)
+        assert list(journal.measurements()) == made
+
+    def test_appending_while_reading_does_not_disturb_the_reader(self, journal: Journal) -> None:
+        journal.append(Measurement("single", DENSE, scored(0)))
+        reader: Iterator[Measurement] = journal.measurements()
+        journal.append(Measurement("final", DENSE, scored(1)))
+        assert len(list(reader)) == 1
+
+
+class EvaluatorContract:
+    """A subclass gives `evaluator`, the `dense` generator, and a `candidate` unlike it."""
+
+    def test_the_dense_generator_rises_by_nothing(
+        self, evaluator: Evaluator, dense: nn.Module
+    ) -> None:
+        evaluation = evaluator(Candidate(DENSE, lambda plan: dense))
+        assert (evaluation.delta_fid, evaluation.ci_low, evaluation.ci_high) == (0, 0, 0)
+
+    def test_the_rise_lies_inside_its_interval(
+        self, evaluator: Evaluator, candidate: Candidate
+    ) -> None:
+        evaluation = evaluator(candidate)
+        assert evaluation.ci_low <= evaluation.delta_fid <= evaluation.ci_high
+        assert evaluation.ci_low < evaluation.ci_high
+
+    def test_the_same_candidate_scores_the_same_twice(
+        self, evaluator: Evaluator, candidate: Candidate
+    ) -> None:
+        assert evaluator(candidate) == evaluator(Candidate(candidate.plan, candidate.build))
+
+    def test_the_score_says_how_many_images_and_whose_features(
+        self, evaluator: Evaluator, candidate: Candidate
+    ) -> None:
+        evaluation = evaluator(candidate)
+        assert evaluation.n_samples > 1
+        assert evaluation.extractor

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pytorch_fid.fid_score import calculate_frechet_distance
+
+from nas_gan.errors import InvalidValueError
+from nas_gan.metrics.frechet import (
+    FeatureStatistics,
+    FrechetReference,
+    PairedFid,
+    StreamingStatistics,
+    frechet_distance,
+    statistics_of,
+)
+
+
+def draw(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    rotation = np.random.default_rng(0).standard_normal((d, d)) / d**0.5
+    noise = np.random.default_rng(seed).standard_normal((n, d))
+    return (noise / np.sqrt(np.arange(1, d + 1))) @ rotation + shift
+
+
+def candidate_of(features: np.ndarray, size: float = 0.1) -> np.ndarray:
+    """A small smooth change of each row, as compression makes."""
+    d = features.shape[1]
+    mix = np.random.default_rng(9).standard_normal((d, d)) / d**0.5
+    return features + size * np.tanh(3 * features @ mix)
+
+
+def test_commuting_gaussians_give_the_sum_of_squared_differences():
+    a = FeatureStatistics(np.array([0.0, 1.0]), np.diag([4.0, 9.0]))
+    b = FeatureStatistics(np.array([3.0, 1.0]), np.diag([1.0, 25.0]))
+    assert frechet_distance(a, b) == pytest.approx(3**2 + (2 - 1) ** 2 + (3 - 5) ** 2, rel=1e-14)
+
+
+def test_singular_gaussians_follow_the_same_rule():
+    a = FeatureStatistics(np.zeros(3), np.diag([4.0, 0.0, 0.0]))
+    b = FeatureStatistics(np.zeros(3), np.diag([0.0, 9.0, 0.0]))
+    assert frechet_distance(a, b) == pytest.approx(4 + 9, rel=1e-14)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-14)
+
+
+def test_a_reference_without_any_spread_leaves_the_traces():
+    point = FeatureStatistics(np.ones(2), np.zeros((2, 2)))
+    assert frechet_distance(statistics_of(np.eye(2)), point) == pytest.approx(0.5 + 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("n_a", "n_b"),
+    [(400, 300), (40, 300), (300, 40), (50, 40)],
+    ids=["full rank", "a singular", "b singular", "both singular"],
+)
+def test_the_distance_is_that_of_pytorch_fid(n_a: int, n_b: int):
+    # 1e-6 is the accuracy of pytorch-fid's square root where a covariance is singular.
+    a, b = statistics_of(draw(n_a, 96, 1)), statistics_of(draw(n_b, 96, 2, 0.1) * 1.2)
+    theirs = calculate_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [400, 40], ids=["full rank", "singular"])
+def test_small_eigenvalues_keep_their_digits(n: int):
+    # The oracle takes singular values of the features, whose spectrum is never squared.
+    scale = np.arange(1.0, 97) ** -3  # covariance eigenvalues over 12 decades
+    x, y = draw(n, 96, 1) * scale, draw(n, 96, 2) * scale
+    roots = [np.linalg.qr(z - z.mean(0), mode="r") / (n - 1) ** 0.5 for z in (x, y)]
+    shift = x.mean(0) - y.mean(0)
+    traces = sum((root**2).sum() for root in roots)
+    nuclear = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    expected = shift @ shift + traces - 2 * nuclear
+    assert frechet_distance(statistics_of(x), statistics_of(y)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_distance_is_symmetric():
+    a, b = statistics_of(draw(60, 32, 1)), statistics_of(draw(20, 32, 2) * 2)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_streamed_statistics_are_those_of_numpy_for_every_batch_size(batch: int):
+    features = draw(100, 8, 3, shift=1e4)  # a large mean shows lost digits
+    streaming = StreamingStatistics(8)
+    for start in range(0, 100, batch):
+        streaming.update(features[start : start + batch])
+    result = streaming.result()
+    np.testing.assert_allclose(result.mean, features.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(result.covariance, np.cov(features.T), rtol=1e-9, atol=1e-12)
+    assert result.n == 100
+
+
+def test_streamed_statistics_refuse_what_they_cannot_use():
+    streaming = StreamingStatistics(4)
+    with pytest.raises(InvalidValueError, match=r"\(n, 4\); got shape \(2, 3\)"):
+        streaming.update(np.zeros((2, 3)))
+    with pytest.raises(InvalidValueError, match="NaN"):
+        streaming.update(np.full((2, 4), np.nan))
+    with pytest.raises(InvalidValueError, match="2 images or more; got 0"):
+        streaming.result()
+
+
+def test_statistics_of_another_dimension_are_refused():
+    reference = FrechetReference(statistics_of(draw(20, 8, 1)))
+    with pytest.raises(InvalidValueError, match="4 features do not compare with a reference of 8"):
+        reference.distance(statistics_of(draw(20, 4, 1)))
+    with pytest.raises(InvalidValueError, match="length 4"):
+        PairedFid(reference, draw(20, 4, 1))
+
+
+@pytest.mark.parametrize("n", [300, 20], ids=["more images than features", "fewer"])
+def test_the_paired_fids_are_the_distances(n: int):
+    reference = FrechetReference(statistics_of(draw(500, 32, 1)))
+    dense = draw(n, 32, 2).astype(np.float32)
+    candidate = candidate_of(dense).astype(np.float32)
+    result = PairedFid(reference, dense).compare(candidate)
+    # Features are projected in float32.
+    assert result.fid_dense == pytest.approx(reference.distance(statistics_of(dense)), rel=1e-6)
+    assert result.fid == pytest.approx(reference.distance(statistics_of(candidate)), rel=1e-6)
+    assert result.delta == result.fid - result.fid_dense
+    assert result.ci_low < result.delta < result.ci_high
+
+
+@pytest.mark.parametrize("bootstrap", [False, True], ids=["influence", "bootstrap"])
+def test_the_dense_generator_differs_from_itself_by_nothing(bootstrap: bool):
+    dense = draw(100, 16, 2)
+    paired = PairedFid(FrechetReference(statistics_of(draw(200, 16, 1))), dense)
+    result = paired.compare(dense.copy(), bootstrap=bootstrap)
+    assert (result.delta, result.ci_low, result.ci_high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("n", [120, 1500])
+def test_influence_and_bootstrap_agree_on_the_width(n: int):
+    # 200 resamples know a deviation to 5 %, 40 to 11 %.
+    reference = FrechetReference(statistics_of(draw(3000, 32, 1)))
+    dense = draw(n, 32, 2, 0.05)
+    paired = PairedFid(reference, dense, resamples=200)
+    influence = paired.compare(candidate_of(dense))
+    bootstrap = paired.compare(candidate_of(dense), bootstrap=True)
+    ratio = (bootstrap.ci_high - bootstrap.ci_low) / (influence.ci_high - influence.ci_low)
+    assert bootstrap.delta == influence.delta
+    assert 0.75 < ratio < 1.25
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    reference = FrechetReference(statistics_of(draw(3000, 16, 1)))
+    many = draw(100_000, 16, 2)
+    truth = PairedFid(reference, many).compare(candidate_of(many)).delta
+    covered = 0
+    for dense in many[:60_000].reshape(100, 600, 16):
+        result = PairedFid(reference, dense).compare(candidate_of(dense))
+        covered += result.ci_low <= truth <= result.ci_high
+    assert 88 <= covered <= 100  # 95 expected, deviation 2.2
+
+
+def test_the_influence_of_a_sample_is_what_a_little_more_weight_does():
+    reference = FrechetReference(statistics_of(draw(200, 6, 1)))
+    dense = draw(80, 6, 2)
+    paired = PairedFid(reference, dense)
+
+    def distance(weights: np.ndarray) -> float:
+        covariance = np.cov(dense.T, aweights=weights, ddof=0) * 80 / 79
+        mean = np.average(dense, axis=0, weights=weights)
+        return reference.distance(FeatureStatistics(mean, covariance))
+
+    step = 1e-5
+    more = np.full(80, (1 - step) / 80)
+    more[7] += step
+    slope = (distance(more) - distance(np.full(80, 1 / 80))) / step
+    # float32 projections, and n - 1 in place of n
+    assert paired.dense_influence[7] == pytest.approx(slope, rel=0.02)
+    assert paired.dense_influence.sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_pairing_narrows_the_interval():
+    reference = FrechetReference(statistics_of(draw(500, 16, 1)))
+    dense = draw(400, 16, 2)
+    paired = PairedFid(reference, dense)
+    same = paired.compare(candidate_of(dense, 0.02))
+    other = paired.compare(candidate_of(draw(400, 16, 3), 0.02))
+    assert same.ci_high - same.ci_low < 0.2 * (other.ci_high - other.ci_low)
+
+
+def test_more_confidence_widens_the_interval_and_the_seed_fixes_it():
+    reference = FrechetReference(statistics_of(draw(200, 8, 1)))
+    dense = draw(100, 8, 2)
+    narrow, again, wide = (
+        PairedFid(reference, dense, confidence=c).compare(candidate_of(dense), bootstrap=True)
+        for c in (0.8, 0.8, 0.99)
+    )
+    assert narrow == again
+    assert wide.ci_low < narrow.ci_low < narrow.ci_high < wide.ci_high
+
+
+def test_features_that_do_not_pair_are_refused():
+    reference = FrechetReference(statistics_of(draw(50, 8, 1)))
+    with pytest.raises(InvalidValueError, match="use the same latents"):
+        PairedFid(reference, draw(40, 8, 1)).compare(draw(39, 8, 1))
+    with pytest.raises(InvalidValueError, match="confidence"):
+        PairedFid(reference, draw(40, 8, 1), confidence=1)
+    with pytest.raises(InvalidValueError, match="2 resamples or more; got 1"):
+        PairedFid(reference, draw(40, 8, 1), resamples=1)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nas_gan.errors import DivergedError, InvalidValueError
+from nas_gan.metrics.features import to_uint8
+from nas_gan.metrics.sampling import extract_features, generate_uint8, latent_bank
+
+
+class ToyGenerator(nn.Module):
+    """Latents `(n, 12)` to images `(n, channels, 4, 4)` through a batch normalisation."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.channels = channels
+        self.linear = nn.Linear(12, channels * 16)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.norm(self.linear(z).view(-1, self.channels, 4, 4)))
+
+
+class MeanColour:
+    name, dim, comparable = "mean-colour", 3, False
+
+    def __call__(self, images):
+        return images.float().mean(dim=(2, 3)).numpy()
+
+
+@pytest.fixture
+def generator() -> ToyGenerator:
+    torch.manual_seed(0)
+    return ToyGenerator()
+
+
+@pytest.mark.parametrize("k", [1, 1000, 1024, 1500])
+def test_the_first_rows_of_a_bank_are_the_smaller_bank(k: int):
+    assert torch.equal(latent_bank(2500, 8, seed=3)[:k], latent_bank(k, 8, seed=3))
+
+
+def test_a_bank_is_standard_normal_and_its_blocks_and_seeds_differ():
+    bank = latent_bank(4096, 8, seed=0)
+    assert bank.dtype == torch.float32
+    assert abs(bank.mean().item()) < 0.02
+    assert abs(bank.std().item() - 1) < 0.02
+    assert not torch.equal(bank[:1024], bank[1024:2048])
+    assert not torch.equal(bank, latent_bank(4096, 8, seed=1))
+
+
+def test_a_bank_leaves_the_global_random_state_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    latent_bank(10, 4, seed=5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_impossible_bank_is_refused():
+    with pytest.raises(InvalidValueError, match="got n 0"):
+        latent_bank(0, 4, seed=1)
+
+
+def test_bytes_are_truncated_and_clipped():
+    images = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 2.0])
+    assert to_uint8(images).tolist() == [0, 0, 127, 254, 255, 255]
+
+
+def test_images_come_as_bytes_in_batches(generator: ToyGenerator):
+    batches = list(generate_uint8(generator, latent_bank(10, 12, 0), batch_size=4))
+    assert [tuple(batch.shape) for batch in batches] == [(4, 3, 4, 4), (4, 3, 4, 4), (2, 3, 4, 4)]
+    assert all(batch.dtype == torch.uint8 for batch in batches)
+
+
+def test_sampling_leaves_every_module_in_its_own_mode(generator: ToyGenerator):
+    generator.train()
+    generator.norm.eval()
+    before = generator.norm.running_mean.clone()
+    for _ in generate_uint8(generator, latent_bank(4, 12, 0), batch_size=2):
+        assert generator.training
+        assert torch.is_grad_enabled()
+    assert not generator.norm.training
+    assert torch.equal(generator.norm.running_mean, before)
+
+
+def test_grey_images_are_repeated_to_three_channels():
+    [images] = generate_uint8(ToyGenerator(channels=1), latent_bank(2, 12, 0))
+    assert images.shape == (2, 3, 4, 4)
+    assert torch.equal(images[:, 0], images[:, 2])
+
+
+def test_a_diverged_generator_names_the_batch(generator: ToyGenerator):
+    latents = latent_bank(8, 12, 0)
+    latents[5] = torch.nan
+    with pytest.raises(DivergedError, match="batch 1 \\(latents 4 to 7\\)"):
+        list(generate_uint8(generator, latents, batch_size=4))
+
+
+def test_features_do_not_depend_on_the_batch_size(generator: ToyGenerator):
+    latents, seen = latent_bank(10, 12, 0), []
+    one = extract_features(generator, latents, MeanColour(), 1)
+    many = extract_features(generator, latents, MeanColour(), 7, progress=seen.append)
+    # Another batch size may round a pixel across the edge of a byte: 1 of 16 in a mean.
+    np.testing.assert_allclose(one, many, atol=1 / 16 + 1e-6)
+    assert seen == [7, 3]

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from torch import nn
+
+from nas_gan.averaging import ExponentialMovingAverage
+from nas_gan.errors import InvalidValueError
+
+
+def filled(net, value):
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.fill_(value)
+    return net
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_the_average_approaches_a_constant_model_geometrically(n):
+    start, constant = 3.0, -1.0
+    net = filled(nn.Linear(2, 2).double(), start)
+    average = ExponentialMovingAverage(net, 0.999)
+    filled(net, constant)
+    for _ in range(n):
+        average.update(net)
+    expected = constant + (start - constant) * 0.999**n
+    for parameter in average.average.parameters():
+        torch.testing.assert_close(
+            parameter, torch.full_like(parameter, expected), atol=0, rtol=1e-12
+        )
+
+
+def test_float_buffers_are_averaged_and_integers_copied():
+    net = nn.BatchNorm1d(2)
+    average = ExponentialMovingAverage(net, 0.75)
+    filled(net, 5)
+    average.update(net)
+    assert average.average.running_mean.tolist() == [1.25, 1.25]  # 0.75 * 0 + 0.25 * 5
+    assert average.average.running_var.tolist() == [2, 2]  # 0.75 * 1 + 0.25 * 5
+    assert average.average.num_batches_tracked == 5
+
+
+def test_the_average_is_a_copy_for_evaluation():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
+    average = ExponentialMovingAverage(net).average
+    assert not any(module.training for module in average.modules())
+    assert not any(p.requires_grad for p in average.parameters())
+    filled(net, 7)
+    assert all((p != 7).all() for p in average.parameters())
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
+def test_a_decay_that_would_not_average_is_refused(decay):
+    with pytest.raises(InvalidValueError, match="must be in"):
+        ExponentialMovingAverage(nn.Linear(1, 1), decay)

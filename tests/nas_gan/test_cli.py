@@ -1,0 +1,109 @@
+import errno
+from dataclasses import dataclass
+
+import pytest
+
+from nas_gan.cli import progress, run
+from nas_gan.errors import CheckpointError, InvalidValueError
+
+
+@dataclass(frozen=True)
+class Config:
+    """A setting."""
+
+    n: int = 3
+
+
+def call(main, *args, **options):
+    return run(main, Config, prog="prog", description="Does a thing.", args=args, **options)
+
+
+def raising(error):
+    def main(config):
+        raise error
+
+    return main
+
+
+def test_settings_arrive_and_the_code_is_what_main_returns():
+    seen = []
+    assert call(seen.append, "--n", "5") == 0
+    assert seen == [Config(5)]
+    assert call(lambda config: 3) == 3
+
+
+def test_the_command_line_overrides_the_default():
+    seen = []
+    assert call(seen.append, default=lambda: Config(7)) == 0
+    assert call(seen.append, "--n", "1", default=lambda: Config(7)) == 0
+    assert seen == [Config(7), Config(1)]
+
+
+@pytest.mark.parametrize("args", [["--n", "many"], ["--m", "1"], ["stray"]])
+def test_a_wrong_command_line_is_usage(args, capsys):
+    assert call(raising(AssertionError("was called")), *args) == 2
+    assert capsys.readouterr().err
+
+
+def test_help_shows_the_description_and_the_settings(capsys):
+    assert call(raising(AssertionError("was called")), "--help") == 0
+    shown = capsys.readouterr().out
+    assert "Does a thing." in shown
+    assert "--n" in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InvalidValueError("n must\n  be 4; got 3"), "error: n must be 4; got 3\n"),
+        (CheckpointError("a.pt is empty"), "error: a.pt is empty\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.pt"), "error: a.pt: No such file\n"),
+        (OSError("odd"), "error: odd\n"),
+    ],
+)
+def test_an_error_of_ours_is_one_line_and_code_1(error, line, capsys):
+    assert call(raising(error)) == 1
+    assert capsys.readouterr().err == line
+
+
+def test_a_full_disk_is_one_line_that_says_so(capsys):
+    def main(config):
+        with open("/dev/full", "w") as file:  # noqa: PTH123
+            file.write("x")
+
+    assert call(main) == 1
+    expected = "error: no space left on device; free some, then run the same command again\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_memory_that_runs_out_is_one_line(capsys):
+    assert call(raising(MemoryError())) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory;")
+
+
+def test_ctrl_c_is_code_130_and_says_how_to_go_on(capsys):
+    assert call(raising(KeyboardInterrupt())) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        call(lambda config: 1 // 0)
+
+
+def test_a_default_that_fails_is_an_error_of_ours(capsys):
+    def default():
+        raise InvalidValueError("preset.toml: no such preset")
+
+    assert call(lambda config: 0, default=default) == 1
+    assert capsys.readouterr().err == "error: preset.toml: no such preset\n"
+
+
+def test_progress_goes_to_stderr_alone(capsys):
+    with progress("measuring", 10) as advance:
+        advance(4)
+        advance(6)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "measuring" in err
+    assert "10/10" in err

@@ -1,0 +1,72 @@
+import errno
+import hashlib
+import json
+import resource
+import stat
+
+import pytest
+
+from nas_gan.files import atomic_path, sha256, write_bytes, write_json, write_text
+
+
+@pytest.fixture
+def full_disk():
+    """Refuses to let any file grow beyond 4 kB, which is how a full disk looks to a writer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_and_its_folders_appear(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    write_text(path, "grüße")
+    assert path.read_bytes() == "grüße".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_temporary_file_keeps_folder_and_suffix(tmp_path):
+    with atomic_path(tmp_path / "a.npz") as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".npz"
+        assert not (tmp_path / "a.npz").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_write_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012
+        temporary.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, full_disk):
+    path = tmp_path / "a.bin"
+    write_bytes(path, b"old")
+    with pytest.raises(OSError, match="File too large") as caught:
+        write_bytes(path, bytes(10_000))
+    assert caught.value.errno == errno.EFBIG
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_the_way_is_an_os_error_and_leaves_nothing(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_text(tmp_path / "a", "text")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_json_reads_back(tmp_path):
+    value = {"a": [1, 2.5, None], "b": "Δ"}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text()) == value
+
+
+def test_the_digest_is_that_of_the_content(tmp_path):
+    write_bytes(tmp_path / "a", b"abc")
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()

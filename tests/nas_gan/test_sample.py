@@ -1,0 +1,100 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from nas_gan.checkpoint import Checkpoint, save_checkpoint
+from nas_gan.cli import run
+from nas_gan.errors import InvalidValueError
+from nas_gan.grid import grid_image, save_grid
+from nas_gan.sample import SampleConfig, main
+
+
+@pytest.fixture
+def checkpoint(tiny_generator, tmp_path):
+    path = tmp_path / "ckpt.pt"
+    architecture = {"kind": "mmd-nas", **tiny_generator.config.to_dict()}
+    save_checkpoint(Checkpoint(architecture, tiny_generator.state_dict()), path)
+    return path
+
+
+def sample(*args):
+    return run(main, SampleConfig, prog="sample", description=None, args=[str(a) for a in args])
+
+
+def test_a_grid_is_row_by_row_with_a_pixel_between():
+    images = torch.stack([torch.full((3, 2, 2), level) for level in (-1.0, 0.0, 1.0)])
+    picture = grid_image(images, columns=2)
+    assert picture.shape == (3, 7, 7)  # two rows and columns of 2 px, three lines of 1 px
+    assert [picture[0, 1, 1], picture[0, 1, 4], picture[0, 4, 1]] == [0, 0.5, 1]
+
+
+def test_a_grid_needs_the_suffix_of_a_picture(tmp_path):
+    with pytest.raises(InvalidValueError, match=r"grid\.xyz: a grid is a \.png file"):
+        save_grid(torch.zeros(1, 3, 2, 2), tmp_path / "grid.xyz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_a_picture_of_all_samples(checkpoint, tmp_path):
+    out = tmp_path / "grid.png"
+    done = subprocess.run(
+        [sys.executable, "-m", "nas_gan.sample", checkpoint, "--out", out, "--n", "6",
+         "--columns", "3"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}\n"
+    assert done.stderr == ""
+    with Image.open(out) as picture:
+        assert picture.size == (3 * 33 + 1, 2 * 33 + 1)  # 32 px each, lines of 1 px
+
+
+def test_the_seed_decides_the_picture(checkpoint, tmp_path):
+    names = {"a": 0, "b": 0, "c": 1}
+    for name, seed in names.items():
+        assert sample(checkpoint, "--out", tmp_path / f"{name}.png", "--n", 2, "--seed", seed) == 0
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in names)
+    assert a == b != c
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--n", 0], "--n and --columns must be at least 1; got 0 and 8"),
+        (["--columns", -1], "--n and --columns must be at least 1"),
+        (["--device", "abacus"], "device 'abacus' cannot be used"),
+        (["--model", "nothing"], "--model takes package.module:build"),
+        (["--out", "grid.txt"], "grid.txt: a grid is a .png file"),
+        (["--seed", -1], "seed"),
+    ],
+)
+def test_a_request_that_cannot_be_is_one_line(checkpoint, args, message, capsys):
+    assert sample(checkpoint, *args) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path, capsys):
+    assert sample(tmp_path / "none.pt") == 1
+    expected = f"error: {tmp_path / 'none.pt'}: no such file; give the path of a .pt or"
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_pixels_that_are_not_finite_are_refused(tiny_generator, tmp_path, capsys):
+    state = tiny_generator.state_dict()
+    state["to_rgb.0.running_var"].fill_(-1)  # finite, but its root is not
+    architecture = {"kind": "mmd-nas", **tiny_generator.config.to_dict()}
+    save_checkpoint(Checkpoint(architecture, state), tmp_path / "a.pt")
+    assert sample(tmp_path / "a.pt", "--out", tmp_path / "grid.png") == 1
+    assert "returns NaN or infinite pixels" in capsys.readouterr().err
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_usage_is_code_2(capsys):
+    assert sample() == 2
+    assert capsys.readouterr().err

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# package -> the packages of ours that it may import
+ALLOWED = {
+    "nas_gan": set(),
+    "ard": {"nas_gan"},
+    "export": {"nas_gan", "ard"},
+    "edge_bench": set(),
+}
+OPTIONAL = ("onnx", "onnxsim", "onnxscript", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "ray",
+            "plotly", "matplotlib", "polygraphy")  # fmt: skip
+# These draw, and do nothing else.
+PLOTTING = {"ard.plots", "ard.report_html"}
+
+HIDE = f"""
+import importlib, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {OPTIONAL!r}:
+            raise ModuleNotFoundError(name + " is hidden", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def modules_of(package: str) -> list[str]:
+    names = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names
+
+
+def imported_by(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports, at its head or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def python(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_between_packages_point_one_way(package):
+    forbidden = set(ALLOWED) - ALLOWED[package] - {package}
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    crossing = {str(path): imported_by(path) & forbidden for path in files}
+    assert {path: names for path, names in crossing.items() if names} == {}
+
+
+@pytest.mark.parametrize("package", ["nas_gan", "ard"])
+def test_every_module_imports_without_the_optional_packages(package):
+    names = [name for name in modules_of(package) if name not in PLOTTING]
+    python(HIDE + f"for name in {names!r}: importlib.import_module(name)")
+
+
+def test_the_packages_themselves_import_numpy_at_most():
+    python(
+        "import sys, ard, nas_gan, edge_bench\n"
+        "heavy = {'torch', 'scipy', 'onnxruntime', 'tyro', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_no_module_has_the_name_of_a_package_that_it_uses(package):
+    # `python export/__main__.py` puts its folder first on the path: a file onnx.py there would
+    # shadow the package.
+    uses = set().union(*(imported_by(path) for path in (ROOT / package).rglob("*.py")))
+    uses -= {*ALLOWED, *sys.stdlib_module_names}
+    assert not uses & {path.stem for path in (ROOT / package).rglob("*.py")}
