@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ard.competition import competing_choices
 from ard.controller import BudgetController
 from ard.cost import LayerCost
+from ard.errors import NothingToFactorizeError
 from ard.evaluate import Evaluation, Evaluator
 from ard.executors import Executor, SerialExecutor
 from ard.factorization.statistics import input_covariances
@@ -94,8 +95,12 @@ def compress_generator(
 
     `generator` maps `(n, latent_dim)` latents to images and is not changed. `latents` serve for
     activation statistics. `fid_budget` is an absolute rise; a plan meets it when the upper end of
-    the interval of its recovered ΔFID does. `recover(build, plan)` calls `build()` for the factorized generator and returns the recovered one.
+    the interval of its recovered ΔFID does. `recover(build, plan)` calls `build()` for the
+    factorized generator and returns the recovered one.
     The journal remembers every score, so a second call with the same one goes on.
+
+    Raises:
+        NothingToFactorizeError: none of `methods` makes any layer of the generator smaller.
     """
     executor = executor or SerialExecutor()
     timings = _Stopwatch(clock)
@@ -114,6 +119,11 @@ def compress_generator(
             methods=methods,
             fractions=fractions,
             on_layer=advance,
+        )
+    if not choices:
+        raise NothingToFactorizeError(
+            f"none of the methods ({', '.join(methods) or 'none given'}) makes a layer smaller; "
+            f"try {', '.join(METHODS)}"
         )
 
     def factorized(plan: RankPlan) -> nn.Module:

@@ -55,9 +55,9 @@ SMALL = {
     "nas_gan.train": "--dataset synthetic --steps 2 --gf-dim 8 --df-dim 8 --batch-size 8 "
     "--precision fp32",
     "nas_gan.sample": "--n 4",
+    "ard.compress": "--samples 32 --sweep-samples 16 --recover-steps 2 --max-trials 1 "
+    f"--methods svd --no-bundle --features efficientnet-lite0 --reference {TINY_REFERENCE}",
     "nas_gan.evaluate": f"--samples 32 --features efficientnet-lite0 --reference {TINY_REFERENCE}",
-    "ard.compress": "--samples 32 --sweep-samples 16 --recover-steps 2 --max-trials 1 --methods svd "
-    f"--no-bundle --features efficientnet-lite0 --reference {TINY_REFERENCE}",
     "export": "--samples 2 --tensorrt-rtx off",
     "edge_bench": "--runs 2 --warmup 1 --duration 0",
 }
@@ -142,7 +142,9 @@ def python_commands(text: str) -> Iterator[list[str]]:
             continue
         tokens = [token for token in shlex.split(line) if not re.fullmatch(r"\w+=\S*", token)]
         if Path(tokens[0]).name in ("python", "python3"):
-            yield tokens[2:] if tokens[1] == "-m" else tokens[1:]
+            command = tokens[2:] if tokens[1] == "-m" else tokens[1:]
+            if command:  # the prose also speaks of `python -m` as such
+                yield command
 
 
 def table_rows(text: str, heading: str) -> list[list[str]]:

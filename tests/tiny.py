@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ard.evaluate import FidEvaluator
-from nas_gan.checkpoint import Checkpoint, save_checkpoint
+from nas_gan.checkpoint import Checkpoint
 from nas_gan.metrics.frechet import FrechetReference, PairedFid, statistics_of
 from nas_gan.metrics.sampling import extract_features, latent_bank
 from nas_gan.networks import Generator, GeneratorConfig
@@ -53,25 +51,51 @@ def lively_generator(channels: int = 8, seed: int = 0) -> Generator:
     return net.eval().requires_grad_(False)
 
 
+class SmallNet(nn.Module):
+    """`(n, 8)` latents to `(n, 3, 16, 16)` images by layers that a few directions nearly make up."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.latent_dim, self.image_shape = 8, (3, 16, 16)
+        self.linear = nn.Linear(8, 16 * 16)
+        self.conv1 = nn.Conv2d(16, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.to_rgb = nn.Conv2d(16, 3, 3, padding=1)
+        rng = torch.Generator().manual_seed(seed)
+        for layer in (self.linear, self.conv1, self.conv2, self.to_rgb):
+            rows, columns = len(layer.weight), layer.weight[0].numel()
+            strong = torch.randn(rows, 3, generator=rng) @ torch.randn(3, columns, generator=rng)
+            weak = torch.randn(rows, columns, generator=rng)
+            weight = (strong / 3**0.5 + 0.1 * weak) / columns**0.5
+            nn.init.zeros_(layer.bias)
+            with torch.no_grad():
+                layer.weight.copy_(weight.view_as(layer.weight))
+        self.eval().requires_grad_(False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = torch.tanh(self.linear(z)).view(-1, 16, 4, 4)
+        h = F.interpolate(torch.tanh(self.conv1(h)), scale_factor=2.0)  # (n, 16, 8, 8)
+        h = F.interpolate(torch.tanh(self.conv2(h)), scale_factor=2.0)  # (n, 16, 16, 16)
+        return torch.tanh(self.to_rgb(self.norm(h)))
+
+
 def fid_evaluator(
-    generator: Generator, n: int, seed: int, *, bootstrap: bool = False
+    generator: Generator | SmallNet, n: int, seed: int, *, bootstrap: bool = False
 ) -> FidEvaluator:
     """ΔFID on `n` latents of its own; the reference is the dense generator on others still."""
     features = PixelFeatures()
-    others = extract_features(generator, latent_bank(256, generator.latent_dim, 99), features)
+    others = extract_features(generator, latent_bank(n, generator.latent_dim, 99), features)
     latents = latent_bank(n, generator.latent_dim, seed)
     dense = extract_features(generator, latents, features)
     paired = PairedFid(FrechetReference(statistics_of(others)), dense, seed=seed)
     return FidEvaluator(paired, latents, features, bootstrap=bootstrap)
 
 
-def save_tiny_checkpoint(path: Path, seed: int = 0) -> Path:
-    """A native checkpoint of `lively_generator`, 32 x 32 pixels."""
-    generator = lively_generator(seed=seed)
-    checkpoint = Checkpoint(
+def checkpoint_of(generator: Generator) -> Checkpoint:
+    """A checkpoint of a generator that claims to come from synthetic data."""
+    return Checkpoint(
         architecture={"kind": "mmd-nas", **generator.config.to_dict()},
         generator=dict(generator.state_dict()),
-        provenance={"dataset": "synthetic", "resolution": 32, "steps": 0, "seed": seed},
+        provenance={"dataset": "synthetic", "resolution": generator.image_shape[-1], "steps": 0},
     )
-    save_checkpoint(checkpoint, path)
-    return path

@@ -222,18 +222,15 @@ def test_the_batch_size_does_not_matter(batch_size: int) -> None:
     ]
 
 
-def test_the_images_of_a_convolution_are_counted_position_by_position() -> None:
-    conv = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
-    with torch.no_grad():
-        conv[0].weight.fill_(1.0)
-        conv[0].bias.fill_(0.0)
-    doubled = copy.deepcopy(conv)
-    with torch.no_grad():
-        doubled[0].weight.fill_(2.0)
-    images = torch.arange(8.0).view(2, 1, 2, 2)  # mean 3.5, variance 5.25
-    corrected = correct_batchnorm(doubled, conv, images)
-    assert corrected[1].running_mean.item() == pytest.approx(3.5)
-    assert corrected[1].running_var.item() == pytest.approx(4.0)
+def test_a_feature_map_counts_position_by_position() -> None:
+    def net(gain: float) -> nn.Module:
+        conv = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.constant_(conv.weight, gain)
+        return nn.Sequential(conv, nn.BatchNorm2d(1)).eval()
+
+    images = torch.arange(8.0).view(2, 1, 2, 2)  # mean 3.5, and its double's is 7
+    corrected = correct_batchnorm(net(2.0), net(1.0), images)
+    assert statistics(corrected) == [[pytest.approx(3.5)], [pytest.approx(4.0)]]
 
 
 def test_a_net_without_batch_normalisation_is_copied() -> None:

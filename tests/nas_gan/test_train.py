@@ -87,8 +87,7 @@ def state_of(config):
     return torch.load(config.run_dir / "state.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("n_critic", [1, 2])
-@pytest.mark.parametrize("stop", [3, 4])
+@pytest.mark.parametrize(("n_critic", "stop"), [(1, 3), (2, 4)])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(config, images, n_critic, stop):
     whole = replace(config, run_dir=config.run_dir / "whole", n_critic=n_critic)
     parts = replace(config, run_dir=config.run_dir / "parts", n_critic=n_critic)
