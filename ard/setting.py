@@ -13,6 +13,7 @@ from ard.errors import ArdError
 from ard.evaluate import FidEvaluator
 from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
 from nas_gan.data import Images, load_dataset
+from nas_gan.devices import check_device
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.metrics.frechet import FeatureStatistics, FrechetReference, PairedFid
 from nas_gan.metrics.reference import DENSE_SOURCE, cache_dir, dense_images, find_reference
@@ -69,6 +70,7 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
     Raises:
         NasGanError: the file, its network, or the reference statistics cannot be used.
     """
+    check_device(config.device)
     checkpoint = load_checkpoint(path)
     build = import_builder(config.model) if config.model else None
     generator = build_generator(checkpoint, build).to(config.device).requires_grad_(False)

@@ -47,6 +47,8 @@ from nas_gan.upper_bound import Procedure, UpperBoundSchedule
 class TrainConfig:
     """Every setting of a training run. A preset is a TOML file with these names."""
 
+    config: Path | None = None
+    """A preset (.toml) with any of these settings; flags override it."""
     run_dir: Path = Path("runs/train")
     """Where the run is kept; an unfinished one there is continued."""
     dataset: str = "fashion_mnist"
@@ -72,7 +74,8 @@ class TrainConfig:
     beta2: float = 0.9
     ema_decay: float = 0.999
     init: InitName = "xavier_uniform"
-    upper_bound: Procedure = "saturate"
+    upper_bound: Procedure = "geometric"
+    """How the bound rises; the saturate procedures follow the measured FID."""
     upper_bound_start: float = 4.0
     upper_bound_end: float = 64.0
     upper_bound_increase: float = 2.0
@@ -86,7 +89,7 @@ class TrainConfig:
     snapshot_every: int = 0
     """Keep ckpt-STEP.pt every so many steps; 0 keeps the newest only."""
     eval_every: int = 0
-    """Measure FID every so many steps; 0 never. The saturate procedures need it."""
+    """Measure FID every so many steps; 0 never."""
     eval_samples: int = 5000
     reference: str = "auto"
     """Reference statistics for FID: auto, dense or an .npz file."""
@@ -96,6 +99,10 @@ class TrainConfig:
         for name in ("steps", "batch_size", "gf_dim", "df_dim", "n_critic", "save_every"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.upper_bound.startswith("saturate") and not self.eval_every:
+            raise InvalidValueError(
+                f"upper_bound {self.upper_bound} follows the measured FID; set eval_every too"
+            )
         if self.batch_size < 2:
             raise InvalidValueError("batch_size must be at least 2: the MMD losses need pairs")
         if self.seed < 0 or (self.threads is not None and self.threads < 1):
@@ -120,7 +127,7 @@ def load_preset(path: Path) -> TrainConfig:
         data = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidValueError(f"{path}: not a TOML file ({error})") from error
-    known = {f.name for f in fields(TrainConfig)}
+    known = {f.name for f in fields(TrainConfig)} - {"config"}
     unknown = sorted(set(data) - known)
     if unknown:
         raise InvalidValueError(
@@ -246,7 +253,7 @@ def _cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 # Settings that may change between two parts of one run without changing what it computes.
-_FREE = ("run_dir", "data_root", "device", "threads", "log_every", "sample_every", "save_every",
+_FREE = ("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every", "save_every",
          "snapshot_every", "eval_every", "eval_samples", "reference", "features")  # fmt: skip
 
 
@@ -438,11 +445,11 @@ def main(config: TrainConfig) -> int:
 
 
 def _preset_from_arguments() -> TrainConfig:
+    """The preset that `--config` names: its values are the defaults of all other flags."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
-    known, rest = parser.parse_known_args()
-    sys.argv[1:] = rest
-    return load_preset(known.config) if known.config else TrainConfig()
+    preset = parser.parse_known_args()[0].config
+    return load_preset(preset) if preset else TrainConfig()
 
 
 if __name__ == "__main__":

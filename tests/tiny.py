@@ -52,23 +52,22 @@ def lively_generator(channels: int = 8, seed: int = 0) -> Generator:
 
 
 class SmallNet(nn.Module):
-    """`(n, 8)` latents to `(n, 3, 16, 16)` images by layers that a few directions nearly make up."""
+    """`(n, 8)` latents to `(n, 3, 16, 16)` images, by layers that are nearly of low rank."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.latent_dim, self.image_shape = 8, (3, 16, 16)
-        self.linear = nn.Linear(8, 16 * 16)
-        self.conv1 = nn.Conv2d(16, 16, 3, padding=1)
-        self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.linear = nn.Linear(8, 16 * 16, bias=False)
+        self.conv1 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(16)
-        self.to_rgb = nn.Conv2d(16, 3, 3, padding=1)
+        self.to_rgb = nn.Conv2d(16, 3, 3, padding=1, bias=False)
         rng = torch.Generator().manual_seed(seed)
         for layer in (self.linear, self.conv1, self.conv2, self.to_rgb):
             rows, columns = len(layer.weight), layer.weight[0].numel()
             strong = torch.randn(rows, 3, generator=rng) @ torch.randn(3, columns, generator=rng)
             weak = torch.randn(rows, columns, generator=rng)
             weight = (strong / 3**0.5 + 0.1 * weak) / columns**0.5
-            nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 layer.weight.copy_(weight.view_as(layer.weight))
         self.eval().requires_grad_(False)

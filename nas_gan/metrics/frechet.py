@@ -390,7 +390,7 @@ def _factor(covariance: Array, n: int | None) -> tuple[Array, npt.NDArray[np.int
     Cholesky with pivoting: a tenth of the time of an eigendecomposition, and it stops by itself
     where what is left of a singular matrix is rounding.
     """
-    lower, pivots, rank, _ = scipy.linalg.lapack.dpstrf(covariance, lower=1)
+    lower, pivots, rank, _ = scipy.linalg.lapack.dpstrf(covariance.T, lower=1)  # symmetric
     # A covariance that was stored in float32 has more than rounding in its null directions.
     rank = min(int(rank), _rank(len(covariance), n))
     factor = np.empty((len(covariance), rank))
