@@ -1,4 +1,4 @@
-"""The budget as the user writes it: `0.5` is a rise in FID, `5%` a rise relative to the dense net."""
+"""The budget as the user writes it: `0.5` is a rise in FID, `5%` one relative to the dense net."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ class FidBudget:
         share = absolute / fid_dense if fid_dense > 0 else math.inf
         return (
             f"budget {self.text}: a rise of {absolute:.4g} over {fid_dense:.4g}, "
-            f"{share:.3g} of the dense generator's ({100 * share:.3g} %), in {feature_space} features"
+            f"{100 * share:.3g} % of the dense generator's, in {feature_space} features"
         )

@@ -7,6 +7,7 @@ but it does not meet the budget.
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 from ard.budget import FidBudget
 from ard.cost import Objective, make_cost
 from ard.delivery import compare_latency, export_bundle
-from ard.errors import ArdError, BudgetError
+from ard.errors import ArdError
+from ard.evaluate import FidEvaluator
 from ard.journal import FileJournal
 from ard.pipeline import FRACTIONS, METHODS, CompressionResult, Evaluators, compress_generator
+from ard.plan import METHODS as ALL_METHODS
 from ard.plan import Method
 from ard.recovery import Recovery, recover
 from ard.report import CompressionReport, LatencyRow, distance_name, to_json, to_text
@@ -33,6 +36,8 @@ from ard.store import RecoveredStore, compressed_checkpoint
 from ard.summary import make_report
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
+from nas_gan.devices import check_device
+from nas_gan.errors import InvalidValueError
 from nas_gan.files import sha256, write_json, write_text
 from nas_gan.metrics.sampling import latent_bank
 
@@ -72,16 +77,23 @@ def check(config: CompressConfig) -> FidBudget:
     """The budget of a configuration, after everything else in it was found sensible.
 
     Raises:
-        BudgetError: a number is out of its range.
+        BudgetError: the budget cannot be read.
+        InvalidValueError: another setting is out of its range, or the device cannot be used.
     """
     budget = FidBudget.parse(config.fid_budget)
-    least = {"samples": 2, "sweep_samples": 2, "recover_batch": 1, "batch_size": 1}
-    for name, minimum in {**least, "max_trials": 1, "recover_steps": 0}.items():
-        if getattr(config, name) < minimum:
+    least = {"samples": 2, "sweep_samples": 2, "recover_batch": 1, "batch_size": 1, "threads": 1}
+    for name, minimum in {**least, "max_trials": 1, "recover_steps": 0, "seed": 0}.items():
+        value = getattr(config, name)
+        if value is not None and value < minimum:
             flag = f"--{name.replace('_', '-')}"
-            raise BudgetError(f"{flag} must be at least {minimum}; got {getattr(config, name)}")
+            raise InvalidValueError(f"{flag} must be at least {minimum}; got {value}")
+    if not (math.isfinite(config.recover_lr) and config.recover_lr > 0):
+        raise InvalidValueError(f"--recover-lr must be above 0; got {config.recover_lr}")
     if not config.fractions or not all(0 < fraction < 1 for fraction in config.fractions):
-        raise BudgetError(f"--fractions must lie between 0 and 1; got {config.fractions}")
+        raise InvalidValueError(f"--fractions must lie between 0 and 1; got {config.fractions}")
+    if not config.methods:
+        raise InvalidValueError(f"--methods needs at least one of {', '.join(ALL_METHODS)}")
+    check_device(config.device)
     return budget
 
 
@@ -98,12 +110,12 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     write_json(run_dir / "config.json", resolved_config(config, setting, run_dir))
 
     started = time.monotonic()
-    evaluators = make_evaluators(config, setting)
+    single, joint, final = make_evaluators(config, setting)
     seconds = {"dense scores": time.monotonic() - started}
-    fid_dense = evaluators.final.paired.fid_dense
+    fid_dense = final.paired.fid_dense
     allowed = budget.absolute(fid_dense)
     console.print(budget.explain(fid_dense, setting.extractor.name), highlight=False)
-    if not setting.comparable and not budget.relative:
+    if not setting.comparable and not budget.relative and fid_dense > 0:
         console.print(
             f"hint: a distance in {setting.extractor.name} features is on another scale than a "
             f"published FID; {budget.text} says the same here as --fid-budget "
@@ -115,7 +127,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         setting.generator,
         latent_bank(N_STATISTICS, setting.latent_dim, config.seed + 6).to(config.device),
         fid_budget=allowed,
-        evaluators=evaluators,
+        evaluators=Evaluators(single, joint, final),
         cost=make_cost(config.objective),
         recover=store,
         journal=journal,
@@ -125,7 +137,6 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         progress=progress,
     )
     save_result(setting, result, run_dir)
-    store.clear()
     latency: tuple[LatencyRow, ...] = ()
     if config.bundle:
         started = time.monotonic()
@@ -143,13 +154,16 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         timings={**seconds, **result.timings},
         environment={**environment(), "seed": str(config.seed)},
     )
-    picture = evaluators.final.latents[:N_PICTURE].to(config.device)
+    picture = final.latents[:N_PICTURE].to(config.device)
     write_report(report, setting.generator, result.generator, picture, run_dir)
+    store.clear()  # only now: a command that stopped while exporting need not recover again
     return report, run_dir
 
 
-def make_evaluators(config: CompressConfig, setting: Setting) -> Evaluators:
-    """Three looks at quality, on three banks of latents."""
+def make_evaluators(
+    config: CompressConfig, setting: Setting
+) -> tuple[FidEvaluator, FidEvaluator, FidEvaluator]:
+    """Looks at single layers, at whole plans and at the end, each on its own bank of latents."""
     with progress("scoring the dense generator", 3) as advance:
         single = make_evaluator(setting, config, n=config.sweep_samples, seed=config.seed + 1)
         advance(1)
@@ -159,7 +173,7 @@ def make_evaluators(config: CompressConfig, setting: Setting) -> Evaluators:
             setting, config, n=config.samples, seed=config.seed + 3, bootstrap=True
         )
         advance(1)
-    return Evaluators(single, joint, final)
+    return single, joint, final
 
 
 def make_store(config: CompressConfig, setting: Setting, run_dir: Path) -> RecoveredStore:

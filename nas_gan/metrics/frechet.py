@@ -340,20 +340,24 @@ class _Sample:
     def influence(self) -> Array:
         """First-order effect of each sample on the distance, `(n,)`; sums to zero."""
         n = len(self.features)
-        gram, rank = self._gram(np.ones(n), small=False)
+        gram, rank = self._gram(np.ones(n))
         values, vectors = scipy.linalg.eigh(
             gram / (n - 1), lower=True, check_finite=False, driver="evd"
         )
         kept = _above_rounding(values)
         kept[: len(values) - rank] = False
-        weighting = vectors[:, kept] * values[kept] ** -0.25
+        values, vectors = values[kept], vectors[:, kept]
         result = np.empty(n)
         for rows in _chunks(n):
-            quadratic = self.squares[rows] - ((self.projected[rows] @ weighting) ** 2).sum(axis=1)
+            if len(gram) == self.projected.shape[1]:
+                weighted = (self.projected[rows] @ (vectors * values**-0.25)) ** 2
+            else:  # the Gram matrix of the rows: y V = sqrt(n - 1) U S for y = sqrt(n - 1) U S V^T
+                weighted = (n - 1) * vectors[rows] ** 2 * np.sqrt(values)
+            quadratic = self.squares[rows] - weighted.sum(axis=1)
             result[rows] = 2 * ((self.features[rows] - self.mean) @ self.shift) + quadratic
         return result - result.mean()
 
-    def _gram(self, counts: Array, small: bool = True) -> tuple[Array, int]:
+    def _gram(self, counts: Array) -> tuple[Array, int]:
         """(n - 1) times `F^T Σ F`, or a smaller matrix of the same non-zero eigenvalues; its rank.
 
         Rows that a resample leaves out, more than a third, cost nothing.
@@ -362,7 +366,7 @@ class _Sample:
         drawn = np.flatnonzero(counts)
         mean = counts @ self.projected / counts.sum()  # (rank,)
         rank = _rank(width, len(drawn))
-        if small and len(drawn) < width:
+        if len(drawn) < width:
             rows = (self.projected[drawn] - mean) * np.sqrt(counts[drawn, None])
             return rows @ rows.T, rank
         gram = np.zeros((width, width))

@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import checkpoint_of, lively_generator
+
+from ard.compress import CompressConfig, main
+from ard.plan import RankPlan
+from ard.sensitivity import SensitivityTable
+from nas_gan.checkpoint import build_generator, load_checkpoint, save_checkpoint
+from nas_gan.cli import run
+from nas_gan.metrics.sampling import latent_bank
+
+Command = Callable[..., tuple[int, str, str]]
+# Only Linear and 1x1 layers are factorized by svd: a dozen plans instead of ninety.
+QUICK = (
+    *("--samples", "64", "--sweep-samples", "32", "--recover-steps", "2", "--max-trials", "2"),
+    *("--features", "efficientnet-lite0", "--threads", "1", "--methods", "svd"),
+)
+FILES = {
+    "config.json", "journal.jsonl", "sensitivity.csv", "plan.json", "compressed.pt",
+    "compressed.safetensors", "report.json", "report.html", "pareto.png", "sensitivity.png",
+    "samples.png",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_checkpoint(checkpoint_of(lively_generator()), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reference statistics of rank 16, which makes a score cheap; they describe no real images."""
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((1280, 16))
+    path = tmp_path_factory.mktemp("statistics") / "reference.npz"
+    np.savez(path, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T / 100, n=17)
+    return path
+
+
+def in_a_process(
+    *arguments: str | Path, module: str = "ard.compress", limit: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of our commands; `limit` is the largest file that it may write, in bytes."""
+
+    def lower_limit() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lower_limit,
+    )
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Run the command in this process; exit code, stdout and stderr."""
+    threads = torch.get_num_threads()
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        args = [str(argument) for argument in arguments]
+        code = run(main, CompressConfig, prog="python -m ard.compress", description="", args=args)
+        return code, *capsys.readouterr()
+
+    yield call
+    logging.captureWarnings(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A whole run with everything in it, by the shell."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    options = ("--fid-budget", "300%", "--reference", "dense", "--run-dir", run_dir)
+    return run_dir, in_a_process(checkpoint, *options, *QUICK)
+
+
+@pytest.fixture
+def copied(finished: tuple[Path, object], tmp_path: Path) -> Path:
+    """The finished run in a directory of its own, to be gone on with."""
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def goes_on(checkpoint: Path, run_dir: Path) -> tuple[str | Path, ...]:
+    return (checkpoint, "--reference", "dense", "--run-dir", run_dir, "--no-bundle", *QUICK)
+
+
+def journal(run_dir: Path) -> list[tuple[str, str]]:
+    """(stage, plan) of every measurement."""
+    lines = (run_dir / "journal.jsonl").read_text().splitlines()[1:]
+    records = [json.loads(line) for line in lines]
+    return [(record["stage"], json.dumps(record["plan"])) for record in records]
+
+
+def is_one_line(stderr: str) -> bool:
+    return stderr.startswith("error: ") and stderr.count("\n") == 1
+
+
+# -- a whole run
+
+
+def test_a_generous_budget_is_met(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    run_dir, done = finished
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    table, *_, last = done.stdout.strip().splitlines()
+    assert "dense" in table
+    assert "compressed" in table
+    assert last == str(run_dir / "report.html")
+
+
+def test_the_run_directory_holds_what_the_design_promises_and_nothing_else(
+    finished: tuple[Path, object],
+) -> None:
+    run_dir, _ = finished
+    found = {path.name for path in run_dir.iterdir()}
+    assert found == {*FILES, "bundle", "bench"}
+    bundle = {path.name for path in (run_dir / "bundle").iterdir()}
+    assert {"model.onnx", "manifest.json", "build_engine.py"} <= bundle
+
+
+def test_the_files_agree_with_one_another(finished: tuple[Path, object]) -> None:
+    run_dir, _ = finished
+    plan = RankPlan.from_json((run_dir / "plan.json").read_text())
+    table = SensitivityTable.from_csv((run_dir / "sensitivity.csv").read_text())
+    assert plan
+    assert all(choice in [r.choice for r in table.of_layer(n)] for n, choice in plan.items())
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["budget_met"]
+    config = json.loads((run_dir / "config.json").read_text())
+    assert (config["samples"], config["fid_budget"]) == (64, "300%")
+
+
+def test_both_compressed_files_make_the_same_smaller_generator(
+    finished: tuple[Path, object], checkpoint: Path
+) -> None:
+    run_dir, _ = finished
+    generators = [
+        build_generator(load_checkpoint(run_dir / f"compressed{suffix}"))
+        for suffix in (".pt", ".safetensors")
+    ]
+    latents = latent_bank(4, 120, 0)
+    with torch.inference_mode():
+        a, b = (generator(latents) for generator in generators)
+    assert torch.equal(a, b)
+    size = sum(p.numel() for p in generators[0].parameters())
+    assert size < sum(p.numel() for p in build_generator(load_checkpoint(checkpoint)).parameters())
+
+
+def test_no_plan_is_measured_twice(finished: tuple[Path, object]) -> None:
+    assert set(Counter(journal(finished[0])).values()) == {1}
+
+
+# -- going on with a finished run
+
+
+@pytest.fixture
+def strict(copied: Path, checkpoint: Path, command: Command) -> tuple[Path, int, str, str]:
+    """The finished run, gone on with by a budget that nothing meets."""
+    return copied, *command(*goes_on(checkpoint, copied), "--fid-budget", "1e-9")
+
+
+def test_a_budget_that_nothing_meets_exits_3_with_the_best_found_saved(
+    strict: tuple[Path, int, str, str], finished: tuple[Path, object], tmp_path: Path
+) -> None:
+    run_dir, code, out, err = strict
+    assert code == 3
+    assert "NOT met" in out
+    assert not json.loads((run_dir / "report.json").read_text())["budget_met"]
+    assert RankPlan.from_json((run_dir / "plan.json").read_text())
+    grid = tmp_path / "grid.png"
+    sampled = in_a_process(
+        run_dir / "compressed.pt", "--out", grid, "--n", "4", module="nas_gan.sample"
+    )
+    assert sampled.returncode == 0, sampled.stderr
+    assert grid.stat().st_size > 0
+    # An absolute budget in a feature space of another scale comes with its percentage.
+    hint = " ".join(err.split())
+    assert "hint: a distance in efficientnet-lite0@96 features is on another scale" in hint
+    assert "says the same here as --fid-budget" in hint
+    # The sweep of the first run is not measured again for another budget.
+    before, after = Counter(journal(finished[0])), Counter(journal(run_dir))
+    assert set(after.values()) == {1}
+    assert before <= after
+    assert all(stage != "single" for stage, _ in after - before)
+
+
+def test_the_same_command_again_measures_nothing(
+    copied: Path, checkpoint: Path, command: Command
+) -> None:
+    before = (copied / "journal.jsonl").read_bytes()
+    weights = load_checkpoint(copied / "compressed.pt").generator
+    code, _, _ = command(*goes_on(checkpoint, copied), "--fid-budget", "300%")
+    assert code == 0
+    assert (copied / "journal.jsonl").read_bytes() == before
+    again = load_checkpoint(copied / "compressed.pt").generator
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_full_disk_is_one_line_and_leaves_every_file_whole(
+    copied: Path, checkpoint: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
+    arguments = (*goes_on(checkpoint, copied), "--fid-budget", "300%")
+    done = in_a_process(*arguments, limit=60_000)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    after = {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
+    assert after.keys() == before.keys()
+    whole = ("compressed.pt", "compressed.safetensors", "journal.jsonl", "report.html")
+    assert all(after[name] == before[name] for name in whole)
+    assert not list(copied.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [("--samples", "65", "samples is 64 there, 65 here"), ("--seed", "1", "seed is 0 there")],
+)
+def test_a_run_directory_of_other_settings_is_refused(
+    copied: Path, checkpoint: Path, command: Command, option: str, value: str, named: str
+) -> None:
+    before = (copied / "config.json").read_bytes()
+    code, _, err = command(
+        *goes_on(checkpoint, copied), "--fid-budget", "300%", "--no-bundle", option, value
+    )
+    assert code == 1
+    assert named in err
+    assert is_one_line(err)
+    assert (copied / "config.json").read_bytes() == before
+
+
+def test_a_run_directory_of_another_checkpoint_is_refused(
+    copied: Path, tmp_path: Path, command: Command
+) -> None:
+    other = tmp_path / "other.pt"
+    save_checkpoint(checkpoint_of(lively_generator(seed=1)), other)
+    code, _, err = command(*goes_on(other, copied), "--fid-budget", "300%")
+    assert code == 1
+    assert is_one_line(err)
+    assert "belongs to another run: checkpoint is" in err
+    assert "--run-dir" in err
+
+
+# -- stopped in the middle
+
+
+def stop_during_the_sweep(arguments: tuple[str | Path, ...], path: Path, by: int) -> int:
+    """Start the command, send a signal once two more lines are in the journal; the exit code."""
+    at_start = path.read_bytes().count(b"\n") if path.exists() else 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ard.compress", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not path.exists() or path.read_bytes().count(b"\n") < at_start + 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, by)
+        return process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_and_kill_9_leave_a_run_that_the_same_command_finishes(
+    checkpoint: Path, statistics: Path, tmp_path: Path, command: Command
+) -> None:
+    run_dir = tmp_path / "run"
+    path = run_dir / "journal.jsonl"
+    options = ("--fid-budget", "300%", "--reference", statistics, "--run-dir", run_dir)
+    arguments = (checkpoint, *options, "--no-bundle", *QUICK)
+    assert stop_during_the_sweep(arguments, path, signal.SIGINT) == 130
+    interrupted = journal(run_dir)
+    assert stop_during_the_sweep(arguments, path, signal.SIGKILL) == -signal.SIGKILL
+    code, _, err = command(*arguments)
+    assert code == 0, err
+    made = journal(run_dir)
+    assert set(Counter(made).values()) == {1}
+    assert made[: len(interrupted)] == interrupted
+    assert {stage for stage, _ in made} == {"single", "recovered", "final", "factorized"}
+    assert {entry.name for entry in run_dir.iterdir()} == FILES
+
+
+# -- bad input
+
+
+class Dangerous:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return Path.touch, (Path("it-ran"),)  # type: ignore[return-value]
+
+
+def write_truncated(path: Path, good: Path) -> None:
+    path.write_bytes(good.read_bytes()[:-5000])
+
+
+def write_not_finite(path: Path, good: Path) -> None:
+    checkpoint = load_checkpoint(good)
+    checkpoint.generator["l1.weight"][0, 0] = float("nan")
+    save_checkpoint(checkpoint, path)
+
+
+def write_misfit(path: Path, good: Path) -> None:
+    checkpoint = load_checkpoint(good)
+    checkpoint.generator["l1.weight"] = torch.zeros(3, 3)
+    save_checkpoint(checkpoint, path)
+
+
+BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "missing": (lambda path, good: None, "no such file"),
+    "a directory": (lambda path, good: path.mkdir(), "is a directory"),
+    "empty": (lambda path, good: path.touch(), "is empty"),
+    "text": (lambda path, good: path.write_text("hello"), "damaged or not a PyTorch file"),
+    "truncated": (write_truncated, "damaged or cut short"),
+    "code": (lambda path, good: path.write_bytes(pickle.dumps(Dangerous())), "could run code"),
+    "code in torch": (lambda path, good: torch.save({"a": Dangerous()}, path), "could run code"),
+    "a list": (lambda path, good: torch.save([1, 2], path), "holds a list"),
+    "not finite": (write_not_finite, "l1.weight has 1 NaN or infinite values"),
+    "misfit": (write_misfit, "l1.weight is (3, 3), the network needs (128, 40)"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch's word about the pickle
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_a_bad_checkpoint_is_one_line_and_leaves_no_run_directory(
+    name: str, checkpoint: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write, message = BAD_CHECKPOINTS[name]
+    path = tmp_path / "bad.pt"
+    write(path, checkpoint)
+    code, out, err = command(path, "--fid-budget", "5%", *QUICK)
+    assert (code, out) == (1, "")
+    assert is_one_line(err)
+    assert "bad.pt" in err or name == "misfit"
+    assert message in err
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"bad.pt"}
+
+
+BAD_OPTIONS = {
+    "negative budget": ("--fid-budget=-1", "'-1' is not a budget"),
+    "nan budget": ("--fid-budget=nan", "'nan' is not a budget"),
+    "no budget": ("--fid-budget=abc", "'abc' is not a budget"),
+    "one sample": ("--samples=1", "--samples must be at least 2"),
+    "no trials": ("--max-trials=0", "--max-trials must be at least 1"),
+    "no batch": ("--batch-size=0", "--batch-size must be at least 1"),
+    "negative seed": ("--seed=-1", "--seed must be at least 0"),
+    "no threads": ("--threads=0", "--threads must be at least 1"),
+    "negative steps": ("--recover-steps=-1", "--recover-steps must be at least 0"),
+    "no rate": ("--recover-lr=0", "--recover-lr must be above 0"),
+    "nan rate": ("--recover-lr=nan", "--recover-lr must be above 0"),
+    "no device": ("--device=toaster", "'toaster' cannot be used"),
+    "no reference": ("--reference=nowhere.npz", "nowhere.npz: no such file"),
+    "no builder": ("--model=nowhere:build", "--model nowhere:build"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_a_bad_option_is_one_line_and_leaves_no_run_directory(
+    name: str, checkpoint: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    option, message = BAD_OPTIONS[name]
+    code, out, err = command(checkpoint, "--fid-budget", "5%", *QUICK, option)
+    assert (code, out) == (1, "")
+    assert is_one_line(err)
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["x.pt"], ["x.pt", "--fid-budget", "1", "--what"]])
+def test_wrong_usage_exits_2(arguments: list[str], command: Command) -> None:
+    code, out, _ = command(*arguments)
+    assert (code, out) == (2, "")
+
+
+@pytest.mark.parametrize("dataset", ["unheard-of", None])
+def test_a_checkpoint_of_unknown_data_without_a_reference_says_what_to_pass(
+    dataset: str | None, tmp_path: Path, command: Command
+) -> None:
+    known = checkpoint_of(lively_generator())
+    path = tmp_path / "unknown.pt"
+    save_checkpoint(replace(known, provenance={"dataset": dataset}), path)
+    options = ("--fid-budget", "5%", "--run-dir", tmp_path / "run", *QUICK)
+    code, _, err = command(path, *options)
+    assert code == 1
+    assert is_one_line(err)
+    assert (dataset or "names no data set") in err
+    assert "--reference" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_where_the_run_directory_should_be_is_one_line(
+    checkpoint: Path, statistics: Path, tmp_path: Path, command: Command
+) -> None:
+    path = tmp_path / "run"
+    path.write_text("mine")
+    options = ("--fid-budget", "5%", "--reference", statistics, "--run-dir", path, *QUICK)
+    code, _, err = command(checkpoint, *options)
+    assert code == 1
+    assert is_one_line(err)
+    assert path.read_text() == "mine"

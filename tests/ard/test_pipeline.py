@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from contracts import scored
+from tiny import SmallNet, fid_evaluator
+from torch import Tensor, nn
+
+from ard.cost import macs_cost, make_cost
+from ard.errors import NothingToFactorizeError
+from ard.evaluate import Candidate, Evaluation
+from ard.journal import Journal, MemoryJournal
+from ard.layers import LayerProfile, Profile
+from ard.pipeline import (
+    CompressionResult,
+    Evaluators,
+    compress_generator,
+    worthwhile_layers,
+)
+from ard.plan import DENSE, Method, RankPlan
+from ard.recovery import Recovery, recover
+from ard.sensitivity import Measurement
+from nas_gan.metrics.sampling import latent_bank
+
+BUDGET = 600.0  # of a distance of 162, in features of pixels
+
+
+@pytest.fixture(scope="module")
+def dense() -> SmallNet:
+    return SmallNet()
+
+
+@pytest.fixture(scope="module")
+def selection(dense: SmallNet) -> Tensor:
+    return latent_bank(16, dense.latent_dim, 5)
+
+
+class Counted:
+    """An evaluator that counts, in front of another."""
+
+    def __init__(self, evaluate: Callable[[Candidate], Evaluation]) -> None:
+        self.evaluate = evaluate
+        self.plans: list[RankPlan] = []
+
+    def __call__(self, candidate: Candidate) -> Evaluation:
+        self.plans.append(candidate.plan)
+        return self.evaluate(candidate)
+
+
+@dataclass
+class Run:
+    """Everything that a compression takes, and how often its evaluators were used."""
+
+    dense: SmallNet
+    selection: Tensor
+    journal: Journal
+    evaluators: Evaluators
+    counted: tuple[Counted, ...]
+    n_steps: int = 4
+
+    def recover(self, build: Callable[[], nn.Module], plan: RankPlan) -> nn.Module:
+        settings = Recovery(self.n_steps, batch_size=8, n_checks=2)
+        size = self.dense.latent_dim
+        return recover(build(), self.dense, settings, selection=self.selection, latent_dim=size)
+
+    def __call__(
+        self,
+        fid_budget: float,
+        methods: tuple[Method, ...] = ("tucker2", "svd"),
+        **options: Any,
+    ) -> CompressionResult:
+        return compress_generator(
+            self.dense,
+            latent_bank(32, self.dense.latent_dim, 6),
+            fid_budget=fid_budget,
+            evaluators=self.evaluators,
+            cost=make_cost("params"),
+            recover=self.recover,
+            journal=self.journal,
+            methods=methods,
+            fractions=(0.5, 0.2),
+            max_trials=3,
+            **options,
+        )
+
+    @property
+    def n_scored(self) -> int:
+        return sum(len(counted.plans) for counted in self.counted)
+
+
+@pytest.fixture(scope="module")
+def evaluators(dense: SmallNet) -> tuple[Callable[[Candidate], Evaluation], ...]:
+    return (
+        fid_evaluator(dense, 256, 1),
+        fid_evaluator(dense, 512, 2),
+        fid_evaluator(dense, 512, 3, bootstrap=True),
+    )
+
+
+def make_run(
+    dense: SmallNet,
+    selection: Tensor,
+    evaluators: tuple[Callable[[Candidate], Evaluation], ...],
+    journal: Journal,
+    n_steps: int = 4,
+) -> Run:
+    counted = tuple(Counted(evaluate) for evaluate in evaluators)
+    return Run(dense, selection, journal, Evaluators(*counted), counted, n_steps)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    dense: SmallNet,
+    selection: Tensor,
+    evaluators: tuple[Callable[[Candidate], Evaluation], ...],
+) -> tuple[Run, CompressionResult]:
+    """A compression with real scores and a budget that leaves something to decide."""
+    run = make_run(dense, selection, evaluators, MemoryJournal())
+    return run, run(BUDGET)
+
+
+def test_the_budget_is_met_by_a_plan_that_is_cheaper_than_dense(
+    finished: tuple[Run, CompressionResult],
+) -> None:
+    _, result = finished
+    assert result.budget_met
+    assert result.recovered.ci_high <= BUDGET
+    compressed = sum(p.numel() for p in result.generator.parameters())
+    assert compressed < 0.8 * result.profile.total_params
+    costs = [result.profile[name].params(choice) for name, choice in result.plan.items()]
+    dense_costs = [result.profile[name].params() for name in result.plan]
+    assert result.profile.total_params - compressed == sum(dense_costs) - sum(costs)
+
+
+def test_the_saved_generator_keeps_the_budget_on_latents_that_nothing_was_chosen_by(
+    finished: tuple[Run, CompressionResult], dense: SmallNet
+) -> None:
+    _, result = finished
+    fresh = fid_evaluator(dense, 512, 77)
+    assert fresh(Candidate(result.plan, lambda plan: result.generator)).delta_fid <= BUDGET
+
+
+def test_the_reported_scores_are_those_of_the_final_latents(
+    finished: tuple[Run, CompressionResult],
+) -> None:
+    run, result = finished
+    final = run.counted[2].evaluate
+    assert final(Candidate(result.plan, lambda plan: result.generator)) == result.recovered
+    stages = [m.stage for m in run.journal.measurements() if m.plan == result.plan]
+    assert {"recovered", "final", "factorized"} <= set(stages)
+
+
+def test_a_second_call_with_the_same_journal_measures_nothing_again(
+    finished: tuple[Run, CompressionResult],
+) -> None:
+    run, result = finished
+    before = run.n_scored
+    again = run(BUDGET)
+    assert run.n_scored == before
+    assert (again.plan, again.recovered, again.trials) == (
+        result.plan,
+        result.recovered,
+        result.trials,
+    )
+    for a, b in zip(again.generator.parameters(), result.generator.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_plan_is_scored_once_in_each_stage(finished: tuple[Run, CompressionResult]) -> None:
+    run, _ = finished
+    made = [(m.stage, m.plan) for m in run.journal.measurements()]
+    assert len(made) == len(set(made)) == run.n_scored
+
+
+def test_the_generator_is_not_changed(
+    finished: tuple[Run, CompressionResult], dense: SmallNet
+) -> None:
+    assert not any(module.training for module in dense.modules())
+    for name, tensor in SmallNet().state_dict().items():
+        assert torch.equal(dense.state_dict()[name], tensor)
+
+
+# -- with made-up scores
+
+
+def damage_of(plan: RankPlan) -> float:
+    """Four for a kept fifth, one for a kept half, as if every layer mattered the same."""
+    return sum(4.0 if choice.rank[-1] in (2, 6) else 1.0 for choice in plan.values())
+
+
+def made_up(dense: SmallNet, selection: Tensor, final: Callable[[float], float]) -> Run:
+    """Scores by the plan alone: `final` says what the last latents make of a damage."""
+    single = joint = lambda candidate: scored(damage_of(candidate.plan), half=0.1)
+    last = lambda candidate: scored(final(damage_of(candidate.plan)), half=0.1)  # noqa: E731
+    return make_run(dense, selection, (single, joint, last), MemoryJournal(), n_steps=0)
+
+
+def test_a_budget_that_nothing_meets_ends_at_the_closest_plan(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    result = made_up(dense, selection, lambda damage: damage)(0.5)
+    assert not result.budget_met
+    assert result.plan != DENSE
+    assert damage_of(result.plan) == 1.0
+    assert result.recovered.ci_high == 1.1
+
+
+def test_a_winner_that_does_not_hold_on_other_latents_gives_way_to_a_milder_plan(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    strict = made_up(dense, selection, lambda damage: 2 * damage)
+    result = strict(4.0)
+    assert result.budget_met
+    assert result.recovered.delta_fid == 2 * damage_of(result.plan) <= 4.0 - 0.1
+    finals = [m for m in strict.journal.measurements() if m.stage == "final"]
+    assert len(finals) > 1
+
+
+def test_a_winner_whose_every_successor_fails_ends_without_the_budget(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    result = made_up(dense, selection, lambda damage: 100 + damage)(9.0)
+    assert not result.budget_met
+    assert result.recovered.delta_fid > 100
+
+
+class Dying(MemoryJournal):
+    """Takes `n` measurements; the process dies before the next one is recorded."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def append(self, measurement: Measurement) -> None:
+        if len(list(self.measurements())) == self.n:
+            raise KeyboardInterrupt
+        super().append(measurement)
+
+
+@pytest.mark.parametrize("n", [0, 3, 7, 8, 9])
+def test_an_interrupted_compression_goes_on_where_it_stopped(
+    dense: SmallNet, selection: Tensor, n: int
+) -> None:
+    whole, run = (made_up(dense, selection, lambda damage: damage) for _ in range(2))
+    expected = whole(4.0)
+    run.journal = Dying(n)
+    with pytest.raises(KeyboardInterrupt):
+        run(4.0)
+    run.journal.n = 1000
+    result = run(4.0)
+    assert (result.plan, result.trials) == (expected.plan, expected.trials)
+    assert run.n_scored == whole.n_scored + 1  # the one that was lost
+
+
+# -- the doors
+
+
+def test_methods_that_fit_no_layer_are_an_error(dense: SmallNet, selection: Tensor) -> None:
+    run = made_up(dense, selection, lambda damage: damage)
+    with pytest.raises(NothingToFactorizeError, match=r"none of the methods \(none given\)"):
+        run(1.0, methods=())
+    assert run.n_scored == 0
+
+
+def test_seconds_are_those_of_the_clock_that_was_passed_in(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    ticks = itertools.count()
+    run = made_up(dense, selection, lambda damage: damage)
+    result = run(1e9, clock=lambda: float(next(ticks)))
+    assert set(result.timings.values()) == {1.0}
+    assert list(result.timings) == ["profile", "compete", "sweep", "joint plans", "report"]
+
+
+def test_bars_reach_their_totals(dense: SmallNet, selection: Tensor) -> None:
+    bars: dict[str, list[int]] = {}
+
+    @contextmanager
+    def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+        bars[description] = [total]
+        yield bars[description].append
+
+    made_up(dense, selection, lambda damage: damage)(4.0, progress=progress)
+    for total, *steps in list(bars.values())[:2]:
+        assert sum(steps) == total
+
+
+# -- which layers are worth it
+
+
+def layer(name: str, c: int) -> LayerProfile:
+    return LayerProfile(name, "conv2d", (c, c, 1, 1), bias=False, positions=1)
+
+
+def test_a_layer_below_the_share_is_left_out_with_the_reason() -> None:
+    profile = Profile((layer("large", 100), layer("small", 5)), (), 10025, 10025)
+    kept, left = worthwhile_layers(profile, macs_cost, min_share=0.01)
+    assert [k.name for k in kept] == ["large"]
+    assert left == (("small", "only 0.2% of the factorizable cost"),)
+
+
+def test_the_largest_layer_stays_however_many_there_are() -> None:
+    layers = (*(layer(f"l{i}", 4) for i in range(400)), layer("large", 5))
+    kept, _ = worthwhile_layers(Profile(layers, (), 0, 0), macs_cost)
+    assert [k.name for k in kept] == ["large"]
