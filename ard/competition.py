@@ -14,6 +14,9 @@ from ard.plan import Factorization, Method
 from ard.surgery import factorize_layer
 from nas_gan.structure import evaluating
 
+# A choice must be smaller than the next more accurate one by this share to be worth a measurement.
+MIN_SAVING = 0.1
+
 
 def capture_inputs(
     generator: nn.Module, latents: Tensor, names: Sequence[str]
@@ -75,10 +78,10 @@ def competing_choices(
                     continue
                 error = output_error(module, factors, inputs[layer.name])
                 entries.append((layer.params(choice), error, choice))
-        # From the most accurate down: keep what is smaller than everything more accurate.
+        # From the most accurate down: keep what is clearly smaller than everything more accurate.
         smallest = layer.params()
         for params, _, choice in sorted(entries, key=lambda entry: (entry[1], entry[0])):
-            if params < smallest:
+            if params < (1 - MIN_SAVING) * smallest:
                 smallest = params
                 chosen.append((layer.name, choice))
         on_layer(1)

@@ -14,6 +14,7 @@ from ard.evaluate import FidEvaluator
 from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
 from nas_gan.data import Images, load_dataset
 from nas_gan.devices import check_device
+from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.metrics.frechet import FeatureStatistics, FrechetReference, PairedFid
 from nas_gan.metrics.reference import DENSE_SOURCE, cache_dir, dense_images, find_reference
@@ -114,7 +115,14 @@ def _data_loader(
     if dataset is None:
         return None
     name = dataset
-    return lambda: load_dataset(name, size=resolution, root=root)
+
+    def load() -> Images:
+        try:
+            return load_dataset(name, size=resolution, root=root)
+        except InvalidValueError as error:  # a name of somebody else's: not there, like any other
+            raise MissingDataError(str(error)) from error
+
+    return load
 
 
 def make_evaluator(

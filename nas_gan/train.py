@@ -253,8 +253,10 @@ def _cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 # Settings that may change between two parts of one run without changing what it computes.
-_FREE = ("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every", "save_every",
-         "snapshot_every", "eval_every", "eval_samples", "reference", "features")  # fmt: skip
+_FREE = (
+    *("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every"),
+    *("save_every", "snapshot_every", "eval_every", "eval_samples", "reference", "features"),
+)
 
 
 def resume(config: TrainConfig, step: AdversarialStep, images: Images) -> int:
