@@ -43,8 +43,8 @@ DOCS = sorted(
                for part in path.relative_to(ROOT).parts)
 )  # fmt: skip
 PACKAGES = ("nas_gan", "ard", "export", "edge_bench")
-COMMANDS = ("nas_gan.train", "nas_gan.sample", "nas_gan.evaluate", "ard.compress", "export",
-            "edge_bench", "export.build_engine")  # fmt: skip
+COMMANDS = ("nas_gan.train", "nas_gan.sample", "nas_gan.evaluate", "ard.compress", "ard.select",
+            "export", "edge_bench", "export.build_engine")  # fmt: skip
 OTHER_MODULES = {"pip", "pytest", "venv"}
 # Options of NVIDIA's tools, of Python's venv and of jetson_clocks.
 FOREIGN_OPTIONS = {"--fp16", "--stronglyTyped", "--system-site-packages", "--show"}
@@ -57,6 +57,7 @@ SMALL = {
     "nas_gan.sample": "--n 4",
     "ard.compress": "--samples 32 --sweep-samples 16 --recover-steps 2 --max-trials 1 "
     f"--methods svd --no-bundle --features efficientnet-lite0 --reference {TINY_REFERENCE}",
+    "ard.select": "",
     "nas_gan.evaluate": f"--samples 32 --features efficientnet-lite0 --reference {TINY_REFERENCE}",
     "export": "--samples 2 --tensorrt-rtx off",
     "edge_bench": "--runs 2 --warmup 1 --duration 0",

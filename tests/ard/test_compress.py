@@ -28,10 +28,11 @@ from nas_gan.cli import run
 from nas_gan.metrics.sampling import latent_bank
 
 Command = Callable[..., tuple[int, str, str]]
-# Only Linear and 1x1 layers are factorized by svd: a dozen plans instead of ninety.
+# Only Linear and 1x1 layers are factorized by svd: half a dozen plans instead of ninety.
 QUICK = (
     *("--samples", "64", "--sweep-samples", "32", "--recover-steps", "2", "--max-trials", "2"),
-    *("--features", "efficientnet-lite0", "--threads", "1", "--methods", "svd"),
+    *("--features", "efficientnet-lite0", "--threads", "1"),
+    *("--methods", "svd", "--fractions", "0.5", "0.2"),
 )
 FILES = {
     "config.json", "journal.jsonl", "sensitivity.csv", "plan.json", "compressed.pt",
@@ -92,11 +93,11 @@ def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
 
 @pytest.fixture(scope="session")
 def finished(
-    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    checkpoint: Path, statistics: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A whole run with everything in it, by the shell."""
     run_dir = tmp_path_factory.mktemp("finished") / "run"
-    options = ("--fid-budget", "300%", "--reference", "dense", "--run-dir", run_dir)
+    options = ("--fid-budget", "300%", "--reference", statistics, "--run-dir", run_dir)
     return run_dir, in_a_process(checkpoint, *options, *QUICK)
 
 
@@ -106,8 +107,11 @@ def copied(finished: tuple[Path, object], tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished[0], tmp_path / "run"))
 
 
-def goes_on(checkpoint: Path, run_dir: Path) -> tuple[str | Path, ...]:
-    return (checkpoint, "--reference", "dense", "--run-dir", run_dir, "--no-bundle", *QUICK)
+@pytest.fixture
+def arguments(checkpoint: Path, statistics: Path, copied: Path) -> tuple[str | Path, ...]:
+    """What goes on with the copied run; another budget, or other settings, may follow."""
+    run_dir = ("--run-dir", copied, "--no-bundle")
+    return (checkpoint, "--reference", statistics, *run_dir, *QUICK, "--fid-budget", "300%")
 
 
 def journal(run_dir: Path) -> list[tuple[str, str]]:
@@ -180,9 +184,11 @@ def test_no_plan_is_measured_twice(finished: tuple[Path, object]) -> None:
 
 
 @pytest.fixture
-def strict(copied: Path, checkpoint: Path, command: Command) -> tuple[Path, int, str, str]:
+def strict(
+    copied: Path, arguments: tuple[str | Path, ...], command: Command
+) -> tuple[Path, int, str, str]:
     """The finished run, gone on with by a budget that nothing meets."""
-    return copied, *command(*goes_on(checkpoint, copied), "--fid-budget", "1e-9")
+    return copied, *command(*arguments, "--fid-budget", "1e-9")
 
 
 def test_a_budget_that_nothing_meets_exits_3_with_the_best_found_saved(
@@ -211,11 +217,11 @@ def test_a_budget_that_nothing_meets_exits_3_with_the_best_found_saved(
 
 
 def test_the_same_command_again_measures_nothing(
-    copied: Path, checkpoint: Path, command: Command
+    copied: Path, arguments: tuple[str | Path, ...], command: Command
 ) -> None:
     before = (copied / "journal.jsonl").read_bytes()
     weights = load_checkpoint(copied / "compressed.pt").generator
-    code, _, _ = command(*goes_on(checkpoint, copied), "--fid-budget", "300%")
+    code, _, _ = command(*arguments)
     assert code == 0
     assert (copied / "journal.jsonl").read_bytes() == before
     again = load_checkpoint(copied / "compressed.pt").generator
@@ -223,10 +229,9 @@ def test_the_same_command_again_measures_nothing(
 
 
 def test_a_full_disk_is_one_line_and_leaves_every_file_whole(
-    copied: Path, checkpoint: Path
+    copied: Path, arguments: tuple[str | Path, ...]
 ) -> None:
     before = {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
-    arguments = (*goes_on(checkpoint, copied), "--fid-budget", "300%")
     done = in_a_process(*arguments, limit=60_000)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
@@ -244,12 +249,15 @@ def test_a_full_disk_is_one_line_and_leaves_every_file_whole(
     [("--samples", "65", "samples is 64 there, 65 here"), ("--seed", "1", "seed is 0 there")],
 )
 def test_a_run_directory_of_other_settings_is_refused(
-    copied: Path, checkpoint: Path, command: Command, option: str, value: str, named: str
+    copied: Path,
+    arguments: tuple[str | Path, ...],
+    command: Command,
+    option: str,
+    value: str,
+    named: str,
 ) -> None:
     before = (copied / "config.json").read_bytes()
-    code, _, err = command(
-        *goes_on(checkpoint, copied), "--fid-budget", "300%", "--no-bundle", option, value
-    )
+    code, _, err = command(*arguments, option, value)
     assert code == 1
     assert named in err
     assert is_one_line(err)
@@ -257,15 +265,29 @@ def test_a_run_directory_of_other_settings_is_refused(
 
 
 def test_a_run_directory_of_another_checkpoint_is_refused(
-    copied: Path, tmp_path: Path, command: Command
+    arguments: tuple[str | Path, ...], tmp_path: Path, command: Command
 ) -> None:
     other = tmp_path / "other.pt"
     save_checkpoint(checkpoint_of(lively_generator(seed=1)), other)
-    code, _, err = command(*goes_on(other, copied), "--fid-budget", "300%")
+    code, _, err = command(other, *arguments[1:])
     assert code == 1
     assert is_one_line(err)
     assert "belongs to another run: checkpoint is" in err
     assert "--run-dir" in err
+
+
+def test_without_any_data_the_dense_generator_is_its_own_reference(
+    checkpoint: Path, tmp_path: Path, command: Command
+) -> None:
+    run_dir = tmp_path / "run"
+    options = ("--reference", "dense", "--run-dir", run_dir, "--fid-budget", "300%", "--no-bundle")
+    code, out, err = command(checkpoint, *options, *QUICK, "--fractions", "0.5")
+    assert code == 0, err
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["reference"] == "2560 images of the dense generator"
+    assert "2560 images of the dense generator" in out
+    # A few images against many of the same generator: the distance is small, and not 0.
+    assert 0 < report["fid_dense"] < 200
 
 
 # -- stopped in the middle

@@ -1,0 +1,55 @@
+"""The files that the demo stands on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nas_gan import zoo
+from nas_gan.checkpoint import build_generator, build_saved_discriminator, load_checkpoint
+from nas_gan.metrics.reference import load_statistics
+from nas_gan.metrics.sampling import latent_bank
+
+FOLDER = Path(zoo.__file__).parent
+CURVE = Path(__file__).parents[1] / "benchmarks" / "results" / "zoo_curve.json"
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return load_checkpoint(FOLDER / "fashion_mnist.pt")
+
+
+def test_the_checkpoint_is_small_and_holds_both_networks(checkpoint):
+    assert (FOLDER / "fashion_mnist.pt").stat().st_size <= 12e6
+    discriminator = build_saved_discriminator(checkpoint)
+    with torch.inference_mode():
+        assert discriminator(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
+
+
+def test_its_images_are_grey_clothes_on_black(checkpoint):
+    generator = build_generator(checkpoint)
+    with torch.inference_mode():
+        images = generator(latent_bank(64, generator.latent_dim, seed=0))
+    assert images.shape == (64, 3, 32, 32)
+    # Every training image repeats one grey channel and pads it by two black pixels.
+    assert (images - images.mean(dim=1, keepdim=True)).abs().mean() < 0.1
+    assert images[:, :, :2].mean() < -0.8
+
+
+def test_the_reference_statistics_are_of_the_data_it_was_trained_on(checkpoint):
+    path = FOLDER / "fashion_mnist_32_efficientnet-lite0-96.npz"
+    statistics = load_statistics(path)
+    assert statistics.n == 60_000
+    assert np.linalg.eigvalsh(statistics.covariance).min() > -1e-3
+    with np.load(path) as file:
+        assert str(file["data_sha256"]) == checkpoint.provenance["data_sha256"]
+
+
+def test_the_card_says_what_the_file_and_the_measured_curve_say(checkpoint):
+    card = (FOLDER / "fashion_mnist.md").read_text()
+    last = json.loads(CURVE.read_text())["curve"][-1]
+    assert last["step"] == checkpoint.provenance["steps"]
+    assert f"{last['step']:,} steps" in card
+    assert f"{last['fid']:.1f}" in card
