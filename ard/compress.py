@@ -11,7 +11,8 @@ import math
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,20 +115,14 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     seconds = {"dense scores": time.monotonic() - started}
     fid_dense = final.paired.fid_dense
     allowed = budget.absolute(fid_dense)
-    console.print(budget.explain(fid_dense, setting.extractor.name), highlight=False)
-    if not setting.comparable and not budget.relative and fid_dense > 0:
-        console.print(
-            f"hint: a distance in {setting.extractor.name} features is on another scale than a "
-            f"published FID; {budget.text} says the same here as --fid-budget "
-            f"{100 * allowed / fid_dense:.3g}%",
-            highlight=False,
-        )
+    for line in remarks(config, setting, budget, fid_dense):
+        console.print(line, highlight=False)
     store = make_store(config, setting, run_dir)
     result = compress_generator(
         setting.generator,
         latent_bank(N_STATISTICS, setting.latent_dim, config.seed + 6).to(config.device),
         fid_budget=allowed,
-        evaluators=Evaluators(single, joint, final),
+        evaluators=Evaluators(single, joint, final, factorized=replace(final, bootstrap=False)),
         cost=make_cost(config.objective),
         recover=store,
         journal=journal,
@@ -158,6 +153,25 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     write_report(report, setting.generator, result.generator, picture, run_dir)
     store.clear()  # only now: a command that stopped while exporting need not recover again
     return report, run_dir
+
+
+def remarks(
+    config: CompressConfig, setting: Setting, budget: FidBudget, fid_dense: float
+) -> Iterator[str]:
+    """What a user should know before the search starts."""
+    yield budget.explain(fid_dense, setting.extractor.name)
+    if not setting.comparable and not budget.relative and fid_dense > 0:
+        share = 100 * budget.absolute(fid_dense) / fid_dense
+        yield (
+            f"hint: a distance in {setting.extractor.name} features is on another scale than a "
+            f"published FID; {budget.text} says the same here as --fid-budget {share:.3g}%"
+        )
+    enough = 2 * setting.extractor.dim
+    if config.samples < enough:
+        yield (
+            f"hint: intervals from fewer than {enough} images (twice the features) are too "
+            f"narrow; --samples is {config.samples}"
+        )
 
 
 def make_evaluators(

@@ -56,26 +56,21 @@ class Evaluator(Protocol):
     def __call__(self, candidate: Candidate) -> Evaluation: ...
 
 
+@dataclass(frozen=True, eq=False)
 class FidEvaluator:
     """Paired ΔFID against the dense generator on one bank of latents.
 
     `paired` holds the dense generator's features on `latents` `(n, latent_dim)`. With `bootstrap`
     the interval is resampled, otherwise it comes from the influence function, which costs a
-    fraction of a second and agrees where the candidate is close to the dense net.
+    fraction of that and agrees where the candidate is close to the dense net.
     """
 
-    def __init__(
-        self,
-        paired: PairedFid,
-        latents: Tensor,
-        extractor: FeatureExtractor,
-        *,
-        bootstrap: bool = False,
-        batch_size: int = 64,
-        device: str = "cpu",
-    ) -> None:
-        self.paired, self.latents, self.extractor = paired, latents, extractor
-        self.bootstrap, self.batch_size, self.device = bootstrap, batch_size, device
+    paired: PairedFid
+    latents: Tensor
+    extractor: FeatureExtractor
+    bootstrap: bool = False
+    batch_size: int = 64
+    device: str = "cpu"
 
     def __call__(self, candidate: Candidate) -> Evaluation:
         features = extract_features(

@@ -43,12 +43,14 @@ class Evaluators:
     """The three looks at quality, each on its own latents.
 
     `single` scores single-layer plans, many and cheap; `joint` decides about whole plans; `final`
-    is for what is reported, and nothing was ever chosen by it before.
+    is for what is reported, and nothing was ever chosen by it before. `factorized` scores the
+    chosen plan before recovery, for the record; it is `final` if not given.
     """
 
     single: Evaluator
     joint: Evaluator
     final: Evaluator
+    factorized: Evaluator | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def compress_generator(
     with timings("report"):
         [before] = sweep(
             [chosen.plan],
-            Measure(factorized, evaluators.final),
+            Measure(factorized, evaluators.factorized or evaluators.final),
             executor,
             journal,
             stage="factorized",
