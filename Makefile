@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 .PHONY: demo test check slow clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m ard.compress nas_gan/zoo/fashion_mnist.pt --fid-budget 10% \
-		--samples 1500 --sweep-samples 400 --recover-steps 150 --max-trials 4 --run-dir runs/demo
+	$(BIN)/python -m ard.compress nas_gan/zoo/fashion_mnist.pt --fid-budget 20% --samples 2600 \
+		--sweep-samples 250 --fractions 0.4 0.15 0.06 --recover-steps 120 --recover-batch 16 \
+		--max-trials 3 --run-dir runs/demo
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

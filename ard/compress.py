@@ -65,7 +65,7 @@ class CompressConfig(MeasuringConfig):
     recover_steps: int = 300
     """Distillation updates after factorizing; 0 leaves them out."""
     recover_batch: int = 32
-    recover_lr: float = 1e-3
+    recover_lr: float = 3e-4
     max_trials: int = 6
     """Whole plans to recover and measure."""
     run_dir: Path | None = None

@@ -50,7 +50,7 @@ class BudgetController:
         if not (math.isfinite(fid_budget) and fid_budget >= 0):
             raise BudgetError(f"the FID budget must be 0 or more; got {fid_budget}")
         self.layers, self.cost, self.fid_budget = tuple(layers), cost, fid_budget
-        self.max_trials = max_trials
+        self.max_trials, self._most_trials = max_trials, 2 * max_trials
         self._options = [layer_options(layer, table.of_layer(layer.name), cost) for layer in layers]
         self._largest = sum(options[-1].damage for options in self._options)
         self._told: list[_Told] = []
@@ -104,7 +104,8 @@ class BudgetController:
             _Told(t.allowed, measurement, t.cost) if t.measurement.plan == measurement.plan else t
             for t in self._told
         ]
-        self.max_trials += 1
+        # One more trial for each plan that did not hold, up to twice what was asked for.
+        self.max_trials = min(self.max_trials + 1, self._most_trials)
 
     @property
     def trials(self) -> tuple[Measurement, ...]:

@@ -23,7 +23,7 @@ class Recovery:
 
     n_steps: int = 300
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 3e-4
     n_checks: int = 6
     seed: int = 0
 

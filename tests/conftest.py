@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,15 @@ CONVOLUTIONS = [
     ("cell3.c4", 5, 1),
 ]  # fmt: skip
 State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell without job control starts what runs in the background with Ctrl-C ignored.
+
+    A child inherits that, and the tests that send it would wait for ever.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

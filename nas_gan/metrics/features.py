@@ -85,6 +85,10 @@ class EfficientNetLite0:
         with torch.inference_mode():
             return self._network(images.to(self.device)).cpu().numpy()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings only: a worker on another machine opens a session of its own."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_session")}
+
     @cached_property
     def _network(self) -> _EfficientNetLite0:
         try:

@@ -106,7 +106,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(config, images, n_cri
 
 
 def test_validations_and_the_bound_are_resumed_too(config, images):
-    config = replace(config, eval_every=1, upper_bound_increase=2.0)
+    config = replace(config, upper_bound="saturate", eval_every=1, upper_bound_increase=2.0)
     fids = iter([9.0, *[10.0] * 5])
     with pytest.raises(KeyboardInterrupt):
         train(config, images, on_update=interrupt_after(3), measure_fid=lambda net: next(fids))

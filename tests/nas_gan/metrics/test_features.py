@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,14 @@ def test_onnx_runtime_and_torch_give_the_same_efficientnet_features(
         expected = efficientnet._network(images).numpy()
     assert features.shape == (3, efficientnet.dim)
     np.testing.assert_allclose(features, expected, atol=1e-4)
+
+
+@pytest.mark.weights
+@pytest.mark.onnx
+def test_an_extractor_that_was_used_travels_to_a_worker(efficientnet: EfficientNetLite0):
+    images = random_images(2)
+    here = efficientnet(images)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(efficientnet))(images), here)
 
 
 @pytest.mark.weights
