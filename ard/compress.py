@@ -25,11 +25,11 @@ from ard.budget import FidBudget
 from ard.cost import Objective, make_cost
 from ard.delivery import compare_latency, export_bundle
 from ard.errors import ArdError
-from ard.evaluate import FidEvaluator
+from ard.evaluate import Candidate, FidEvaluator
 from ard.journal import FileJournal
 from ard.pipeline import FRACTIONS, METHODS, CompressionResult, Evaluators, compress_generator
+from ard.plan import DENSE, Method
 from ard.plan import METHODS as ALL_METHODS
-from ard.plan import Method
 from ard.recovery import Recovery, recover
 from ard.report import CompressionReport, LatencyRow, distance_name, to_json, to_text
 from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
@@ -65,7 +65,7 @@ class CompressConfig(MeasuringConfig):
     recover_steps: int = 300
     """Distillation updates after factorizing; 0 leaves them out."""
     recover_batch: int = 32
-    recover_lr: float = 3e-4
+    recover_lr: float = 1e-4
     max_trials: int = 6
     """Whole plans to recover and measure."""
     run_dir: Path | None = None
@@ -117,7 +117,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     allowed = budget.absolute(fid_dense)
     for line in remarks(config, setting, budget, fid_dense):
         console.print(line, highlight=False)
-    store = make_store(config, setting, run_dir)
+    store = make_store(config, setting, run_dir, single)
     result = compress_generator(
         setting.generator,
         latent_bank(N_STATISTICS, setting.latent_dim, config.seed + 6).to(config.device),
@@ -190,8 +190,10 @@ def make_evaluators(
     return single, joint, final
 
 
-def make_store(config: CompressConfig, setting: Setting, run_dir: Path) -> RecoveredStore:
-    """The recovery of a run, remembered in its directory."""
+def make_store(
+    config: CompressConfig, setting: Setting, run_dir: Path, evaluate: FidEvaluator
+) -> RecoveredStore:
+    """The recovery of a run, remembered in its directory; `evaluate` picks its best state."""
     selection = latent_bank(N_SELECTION, setting.latent_dim, config.seed + 5)
     settings = Recovery(
         config.recover_steps, config.recover_batch, config.recover_lr, seed=config.seed + 4
@@ -204,6 +206,7 @@ def make_store(config: CompressConfig, setting: Setting, run_dir: Path) -> Recov
                 setting.generator,
                 settings,
                 selection=selection,
+                score=lambda network: evaluate(Candidate(DENSE, lambda _: network)).fid,
                 latent_dim=setting.latent_dim,
                 device=config.device,
                 on_update=advance,

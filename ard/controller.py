@@ -13,9 +13,13 @@ from ard.layers import LayerProfile
 from ard.plan import DENSE, RankPlan
 from ard.sensitivity import Measurement, Row, SensitivityTable
 
-# Of the damage that the single-layer scores add up to, this much is expected to be left after
-# recovery. Only the first plan depends on it; every measured plan replaces it by what it found.
-EXPECTED_REMAINDER = 0.5
+# Recovered plans lose about this many times what their layers lose alone: damages that are small
+# one by one interact, and their scores are noisy. Only the first plan depends on it; every
+# measured plan replaces it by what it found.
+EXPECTED_RATIO = 2.0
+# A plan that must get milder aims at this share of the budget: each trial costs a recovery, and one
+# that misses by a hair has bought nothing.
+AIM = 0.85
 # The search ends when nothing it could still find would be cheaper by more than this.
 WORTHWHILE = 0.02
 
@@ -54,7 +58,7 @@ class BudgetController:
         self._options = [layer_options(layer, table.of_layer(layer.name), cost) for layer in layers]
         self._largest = sum(options[-1].damage for options in self._options)
         self._told: list[_Told] = []
-        self._next = min(fid_budget / EXPECTED_REMAINDER, self._largest)
+        self._next = min(fid_budget / EXPECTED_RATIO, self._largest)
         self._asked: tuple[float, RankPlan] | None = None
 
     def plan_for(self, allowed: float) -> RankPlan:
@@ -148,12 +152,25 @@ class BudgetController:
         if within is None:
             if beyond.allowed <= self._smallest_step():
                 return None
-            upper = max(beyond.measurement.evaluation.ci_high, 1e-12)
-            factor = min(max(0.9 * self.fid_budget / upper, 0.1), 0.7)
-            return max(beyond.allowed * factor, self._smallest_step())
+            return max(self._milder(beyond), self._smallest_step())
         if self._cost_of(self.plan_for(beyond.allowed)) > (1 - WORTHWHILE) * within.cost:
             return None
         return self._between(within, beyond)
+
+    def _milder(self, beyond: _Told) -> float:
+        """A smaller allowance where no plan has met the budget: on the line through two outcomes.
+
+        With one outcome the line goes through the origin. The step is bounded both ways: the line
+        is a guess, and a step that is too small measures the same plan again.
+        """
+        allowed, upper = beyond.allowed, beyond.measurement.evaluation.ci_high
+        harsher = [t for t in self._told if t.allowed > allowed]
+        slope = upper / allowed
+        if harsher:
+            other = min(harsher, key=lambda t: t.allowed)
+            slope = (other.measurement.evaluation.ci_high - upper) / (other.allowed - allowed)
+        wanted = allowed - (upper - AIM * self.fid_budget) / slope if slope > 0 else 0.0
+        return min(max(wanted, 0.1 * allowed), 0.8 * allowed)
 
     def _growth(self, within: _Told) -> float:
         upper = within.measurement.evaluation.ci_high

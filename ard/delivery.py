@@ -48,7 +48,7 @@ def compare_latency(
         ratio = small["speedup"]
         rows.append(
             LatencyRow(
-                runtime=", ".join(report["runtimes"]),
+                runtime=", ".join(dict.fromkeys(report["runtimes"])),
                 batch=n,
                 dense_ms=dense["latency"]["p50_us"] / 1000,
                 compressed_ms=small["latency"]["p50_us"] / 1000,

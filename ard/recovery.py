@@ -23,8 +23,8 @@ class Recovery:
 
     n_steps: int = 300
     batch_size: int = 32
-    lr: float = 3e-4
-    n_checks: int = 6
+    lr: float = 1e-4
+    n_checks: int = 4
     seed: int = 0
 
 
@@ -97,14 +97,17 @@ def recover(
     *,
     selection: Tensor,
     latent_dim: int,
+    score: Callable[[nn.Module], float] | None = None,
     device: str = "cpu",
     on_update: Callable[[int], None] = lambda n: None,
 ) -> nn.Module:
     """A new generator: the student distilled from the teacher on fresh latents, best state kept.
 
-    Both see the same latents, so no data is needed. The state with the smallest image error on
-    the `selection` latents `(n, latent_dim)` wins, the untouched student included: tuning can
-    also hurt. All factors and all other weights share one learning rate with a cosine decay.
+    Both see the same latents, so no data is needed. The state with the smallest `score` wins, the
+    untouched student included: tuning can also hurt. Without a score it is the image error on the
+    `selection` latents `(n, latent_dim)`; that favours images that are smoother than the
+    teacher's, which an FID punishes, so give the FID where there is one. All factors and all
+    other weights share one learning rate with a cosine decay.
 
     Raises:
         NonFiniteError: the student's images are NaN or infinite before the first update.
@@ -116,17 +119,20 @@ def recover(
     teacher = copy.deepcopy(teacher).to(device).eval()
     with torch.no_grad():
         target = torch.cat([teacher(z) for z in selection.split(64)])
-    best_error = _image_error(student, selection, target)
-    if not math.isfinite(best_error):
+
+    def error_of(network: nn.Module) -> float:
+        return score(network) if score else _image_error(network, selection, target)
+
+    if not math.isfinite(_image_error(student, selection, target)):
         raise NonFiniteError(
             "recovery: the factorized generator's images are NaN or infinite before the first "
             "update; check the checkpoint's weights"
         )
-    best = _snapshot(student)
+    best_error, best = error_of(student), _snapshot(student)
 
     def check(index: int, scalars: Mapping[str, float]) -> None:
         nonlocal best_error, best
-        error = _image_error(student, selection, target)
+        error = error_of(student)
         if error < best_error:
             best_error, best = error, _snapshot(student)
 

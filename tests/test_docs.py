@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from ard.allocation import N_BINS
-from ard.controller import EXPECTED_REMAINDER, WORTHWHILE
+from ard.controller import EXPECTED_RATIO, WORTHWHILE
 from ard.factorization.statistics import MAX_POSITIONS
 from ard.factorization.svd import RIDGE
 from ard.pipeline import FRACTIONS, MIN_SHARE
@@ -374,7 +374,7 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"({', '.join(map(str, FRACTIONS[:-1]))} and {FRACTIONS[-1]}\nof",
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),
         f"{N_BINS:,} bins",
-        f"start at `A = {1 / EXPECTED_REMAINDER:g} B`",
+        f"start at `A = B / {EXPECTED_RATIO:g}`",
         f"cheaper by more than {WORTHWHILE:.0%}".replace("%", " %"),
         f"more than\n{MAX_POSITIONS} positions",
         f"ridge of {RIDGE:.0e}".replace("e-06", "e-6"),
