@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import tyro
@@ -78,10 +79,21 @@ def _describe(error: OSError) -> str:
     return f"{where}{error.strerror or _one_line(error)}"
 
 
+# Two live displays would draw over each other, so a bar inside a bar becomes its second line.
+_SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
+
+
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with the remaining time on stderr; yields `advance(n)`."""
-    console = Console(stderr=True)
+    shown = _SHOWN.get()
+    if shown is not None:
+        inner = shown.add_task(description, total=total)
+        try:
+            yield lambda n: shown.advance(inner, n)
+        finally:
+            shown.remove_task(inner)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -90,6 +102,10 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda n: bar.advance(task, n)
+        token = _SHOWN.set(bar)
+        try:
+            yield lambda n: bar.advance(task, n)
+        finally:
+            _SHOWN.reset(token)

@@ -107,3 +107,14 @@ def test_progress_goes_to_stderr_alone(capsys):
     assert out == ""
     assert "measuring" in err
     assert "10/10" in err
+
+
+def test_a_bar_inside_a_bar_leaves_the_outer_one_at_its_own_count(capsys):
+    with progress("outer", 2) as outer:
+        for _ in range(2):
+            with progress("inner", 5) as inner:
+                inner(5)
+            outer(1)
+    shown = capsys.readouterr().err
+    assert "2/2" in shown
+    assert "inner" not in shown.splitlines()[-1]
