@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nas_gan.metrics.sampling import latent_bank
 from torch import nn
 
 from export.bundle import count_macs, count_steps, write_bundle
 from export.errors import BundleError, ExportError
 from export.manifest import read_manifest, verify
+from nas_gan.metrics.sampling import latent_bank
 
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
