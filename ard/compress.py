@@ -37,7 +37,6 @@ from ard.store import RecoveredStore, compressed_checkpoint
 from ard.summary import make_report
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
-from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import sha256, write_json, write_text
 from nas_gan.metrics.sampling import latent_bank
@@ -79,7 +78,7 @@ def check(config: CompressConfig) -> FidBudget:
 
     Raises:
         BudgetError: the budget cannot be read.
-        InvalidValueError: another setting is out of its range, or the device cannot be used.
+        InvalidValueError: another setting is out of its range.
     """
     budget = FidBudget.parse(config.fid_budget)
     least = {"samples": 2, "sweep_samples": 2, "recover_batch": 1, "batch_size": 1, "threads": 1}
@@ -94,7 +93,6 @@ def check(config: CompressConfig) -> FidBudget:
         raise InvalidValueError(f"--fractions must lie between 0 and 1; got {config.fractions}")
     if not config.methods:
         raise InvalidValueError(f"--methods needs at least one of {', '.join(ALL_METHODS)}")
-    check_device(config.device)
     return budget
 
 

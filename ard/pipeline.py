@@ -19,7 +19,7 @@ from ard.factorization.statistics import input_covariances
 from ard.journal import Journal
 from ard.layers import LayerProfile, Profile, profile_layers
 from ard.plan import DENSE, Method, RankPlan
-from ard.recovery import correct_batchnorm
+from ard.recovery import batch_moments, correct_batchnorm
 from ard.sensitivity import (
     Measure,
     Measurement,
@@ -112,6 +112,7 @@ def compress_generator(
         profile = profile_layers(generator, latents[:2])
         layers, skipped = worthwhile_layers(profile, cost)
         statistics = input_covariances(generator, latents, [layer.name for layer in layers])
+        moments = batch_moments(generator, latents)
     with timings("compete"), progress("ranking methods", len(layers)) as advance:
         choices = competing_choices(
             generator,
@@ -131,7 +132,8 @@ def compress_generator(
     def factorized(plan: RankPlan) -> nn.Module:
         if plan == DENSE:
             return generator
-        return correct_batchnorm(apply_plan(generator, plan, statistics), generator, latents)
+        changed = apply_plan(generator, plan, statistics)
+        return correct_batchnorm(changed, generator, latents, dense_moments=moments)
 
     # How much does each layer hurt, alone?
     plans = [DENSE, *single_layer_plans(choices)]

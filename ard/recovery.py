@@ -28,21 +28,33 @@ class Recovery:
     seed: int = 0
 
 
+# Mean and variance `(c,)` of what enters each batch normalisation, by name, in execution order.
+BatchMoments = Mapping[str, tuple[Tensor, Tensor]]
+
+
 def correct_batchnorm(
-    factorized: nn.Module, dense: nn.Module, latents: Tensor, batch_size: int = 64
+    factorized: nn.Module,
+    dense: nn.Module,
+    latents: Tensor,
+    batch_size: int = 64,
+    *,
+    dense_moments: BatchMoments | None = None,
 ) -> nn.Module:
     """A copy of `factorized` whose batch statistics follow what factorizing did to its activations.
 
     Both nets run on the same latents. A mean moves by the difference that is found, a variance is
     scaled by the ratio. Statistics measured afresh would also change a net that was not factorized
     at all: a trained net's are those of its training, often of other weights than the averaged
-    ones, and the dense net that it is compared with keeps them.
+    ones, and the dense net that it is compared with keeps them. Who corrects many plans passes the
+    dense net's own `batch_moments` on the latents, so that it runs once.
     """
     corrected = copy.deepcopy(factorized).eval()
-    before = _batch_moments(dense, latents, batch_size)
+    before = dense_moments
+    if before is None:
+        before = batch_moments(dense, latents, batch_size)
     for name, (dense_mean, dense_variance) in before.items():
         # One at a time, in execution order: correcting a norm changes what enters the next.
-        mean, variance = _batch_moments(corrected, latents, batch_size, only=name)[name]
+        mean, variance = batch_moments(corrected, latents, batch_size, only=name)[name]
         norm = cast(nn.modules.batchnorm._BatchNorm, corrected.get_submodule(name))
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -51,13 +63,10 @@ def correct_batchnorm(
     return corrected
 
 
-def _batch_moments(
-    generator: nn.Module, latents: Tensor, batch_size: int, only: str | None = None
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance `(c,)` of what enters each batch normalisation, over all of `latents`.
-
-    In execution order; `only` names the one to look at.
-    """
+def batch_moments(
+    generator: nn.Module, latents: Tensor, batch_size: int = 64, only: str | None = None
+) -> BatchMoments:
+    """The `BatchMoments` of a generator over all of `latents`; `only` names the one to look at."""
     sums: dict[str, Tensor] = {}
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -58,6 +59,11 @@ class Setting:
     extractor: FeatureExtractor
     statistics: FeatureStatistics
     reference: str
+
+    @cached_property
+    def frechet(self) -> FrechetReference:
+        """The reference side of every distance, prepared once for all banks of latents."""
+        return FrechetReference(self.statistics)
 
     @property
     def comparable(self) -> bool:
@@ -138,7 +144,7 @@ def make_evaluator(
         device=config.device,
     )  # (n, dim)
     return FidEvaluator(
-        PairedFid(FrechetReference(setting.statistics), features, seed=seed),
+        PairedFid(setting.frechet, features, seed=seed),
         latents,
         setting.extractor,
         bootstrap=bootstrap,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ard.errors import NonFiniteError
 from ard.plan import Factorization, RankPlan
-from ard.recovery import Recovery, correct_batchnorm, recover
+from ard.recovery import Recovery, batch_moments, correct_batchnorm, recover
 from ard.surgery import apply_plan
 from nas_gan.metrics.sampling import latent_bank
 from nas_gan.networks import Generator
@@ -238,3 +238,10 @@ def test_a_net_without_batch_normalisation_is_copied() -> None:
     copied = correct_batchnorm(net, net, LATENTS)
     assert copied is not net
     assert same(state_of(copied), state_of(net))
+
+
+def test_moments_of_the_dense_net_taken_once_give_the_same_correction(dense, factorized):
+    latents = latent_bank(8, dense.latent_dim, seed=1)
+    moments = batch_moments(dense, latents)
+    given = correct_batchnorm(factorized, dense, latents, dense_moments=moments)
+    assert same(state_of(given), state_of(correct_batchnorm(factorized, dense, latents)))
