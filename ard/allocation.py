@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,10 +52,20 @@ def allocate(layers: Sequence[Sequence[Option]], allowed: float) -> list[Option]
 
     A multiple-choice knapsack, solved by dynamic programming over the damage in `N_BINS` bins.
     Damages are rounded up to whole bins, so the result is always within `allowed`; it is the
-    exact optimum for the rounded damages. Every layer needs an option with damage 0.
+    exact optimum for the rounded damages. Every layer needs an option with damage 0. Costs may be
+    counts or milliseconds: they are only added and compared, never rounded.
+
+    Raises:
+        ValueError: `allowed` is negative, a cost or a damage is not a finite number or a damage is
+            negative, or a layer has no option without damage.
     """
-    if allowed < 0:
+    if not allowed >= 0:
         raise ValueError(f"allowed damage must not be negative; got {allowed}")
+    for option in (option for options in layers for option in options):
+        if not (math.isfinite(option.cost) and 0 <= option.damage < math.inf):
+            raise ValueError(
+                f"cost and damage must be finite and the damage not negative; got {option}"
+            )
     cheapest = [min(options, key=lambda o: (o.cost, o.damage)) for options in layers]
     if sum(option.damage for option in cheapest) <= allowed:  # rounding up could miss it
         return cheapest

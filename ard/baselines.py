@@ -100,7 +100,7 @@ def penalty_plans(
 def uniform_rank(layers: Sequence[LayerProfile], rank: int, method: Method) -> RankPlan:
     """The same rank everywhere, at most the largest that a layer has.
 
-    A layer that `method` does not fit (a matrix, a transposed convolution) takes the one that does.
+    A layer that `method` does not fit (a matrix, a 1 x 1 convolution) takes the one that does.
 
     Raises:
         PlanError: the rank is below 1.
@@ -350,7 +350,9 @@ def _options(layer: LayerProfile, table: SensitivityTable, cost: LayerCost) -> l
 
 
 def _fitting(layer: LayerProfile, method: Method) -> Method | None:
-    """`method` where it fits, else the layer's only one; None for a layer that has none."""
+    """`method` where it fits, else the layer's first one; None for a grouped or depthwise layer."""
+    if layer.groups > 1:  # the published rules know one matrix a layer
+        return None
     methods = layer.methods()
     return method if method in methods else next(iter(methods), None)
 
@@ -371,7 +373,7 @@ def _unfoldings(layer: LayerProfile, weight: Tensor, method: Method) -> list[Mat
     array = weight.detach().cpu().double().numpy()
     if not np.isfinite(array).all():
         raise NonFiniteError(f"{layer.name}: the weight holds NaN or infinite values")
-    if layer.kind == "conv_transpose2d":
+    if layer.transposed:
         array = array.swapaxes(0, 1)
     kernel = array.reshape(layer.shape)
     c_out, c_in, k_h, k_w = kernel.shape

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ard.cost import LayerCost, params_cost
 from ard.errors import RankError
 from ard.factorization.statistics import LayerStatistics
+from ard.factorization.svd import covariance_root
 from ard.layers import LayerProfile
 from ard.plan import Factorization, Method
 from ard.surgery import factorize_layer
 from nas_gan.structure import evaluating
 
-# A choice must be smaller than the next more accurate one by this share to be worth a measurement.
+# A choice must be cheaper than the next more accurate one by this share to be worth a measurement.
 MIN_SAVING = 0.1
 
 
@@ -39,11 +41,19 @@ def capture_inputs(
     return captured
 
 
-def output_error(module: nn.Module, factors: nn.Module, inputs: Tensor) -> float:
-    """Relative error of the factors' outputs, `||y - y'|| / ||y||` over `inputs`."""
+def output_error(
+    module: nn.Module, factors: nn.Module, inputs: Tensor, root: Tensor | None = None
+) -> float:
+    """Relative error of the factors' outputs, `||(y - y') root|| / ||y root||` over `inputs`.
+
+    `root (c_out, c_out)` weighs channels, which stand second in maps and last in vectors.
+    """
     with torch.no_grad():
-        dense = module(inputs)
-        return ((factors(inputs) - dense).norm() / dense.norm().clamp(min=1e-12)).item()
+        dense, found = module(inputs), factors(inputs)
+    if root is not None:
+        axis = -1 if isinstance(module, nn.Linear) else 1
+        dense, found = (y.movedim(axis, -1) @ root.to(y) for y in (dense, found))
+    return ((found - dense).norm() / dense.norm().clamp(min=1e-12)).item()
 
 
 def competing_choices(
@@ -55,34 +65,38 @@ def competing_choices(
     methods: Sequence[Method],
     fractions: Sequence[float],
     multiple_of: int = 1,
+    cost: LayerCost = params_cost,
     on_layer: Callable[[int], None] = lambda n: None,
 ) -> list[tuple[str, Factorization]]:
-    """For every layer, the choices that no other of that layer beats in both size and error.
+    """For every layer, the choices that no other of that layer beats in both cost and error.
 
-    An error of one layer's output says little about the image, but it does rank the ways to
-    factorize the same layer, at a thousandth of the cost of scoring images. A method that breaks
+    The error is that of the layer's output, each direction weighed by what it is worth to the
+    image where the statistics say so. It ranks the ways to factorize the same layer, at a
+    thousandth of the cost of scoring images. A method that breaks
     down at some rank (CP can) drops out of the competition there.
     """
     inputs = capture_inputs(generator, latents, [layer.name for layer in layers])
     chosen: list[tuple[str, Factorization]] = []
     for layer in layers:
-        module = generator.get_submodule(layer.name)
-        entries: list[tuple[int, float, Factorization]] = []
+        module, known = generator.get_submodule(layer.name), statistics.get(layer.name)
+        worth = None if known is None else known.output
+        root = None if worth is None or not worth.any() else covariance_root(worth)
+        entries: list[tuple[float, float, Factorization]] = []
         for method in layer.methods():
             if method not in methods:
                 continue
             for choice in layer.rank_grid(method, fractions, multiple_of):
                 try:
-                    factors = factorize_layer(module, choice, statistics.get(layer.name))
+                    factors = factorize_layer(module, choice, known)
                 except RankError:
                     continue
-                error = output_error(module, factors, inputs[layer.name])
-                entries.append((layer.params(choice), error, choice))
+                error = output_error(module, factors, inputs[layer.name], root)
+                entries.append((cost(layer, choice), error, choice))
         # From the most accurate down: keep what is clearly smaller than everything more accurate.
-        smallest = layer.params()
-        for params, _, choice in sorted(entries, key=lambda entry: (entry[1], entry[0])):
-            if params < (1 - MIN_SAVING) * smallest:
-                smallest = params
+        smallest = cost(layer, None)
+        for price, _, choice in sorted(entries, key=lambda entry: (entry[1], entry[0])):
+            if price < (1 - MIN_SAVING) * smallest:
+                smallest = price
                 chosen.append((layer.name, choice))
         on_layer(1)
     return chosen

@@ -7,14 +7,10 @@ but it does not meet the budget.
 
 from __future__ import annotations
 
-import math
-import platform
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import torch
 import tyro
@@ -22,111 +18,91 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ard.budget import FidBudget
-from ard.cost import Objective, make_cost
 from ard.delivery import compare_latency, export_bundle
-from ard.errors import ArdError
-from ard.evaluate import Candidate, FidEvaluator
-from ard.journal import FileJournal
-from ard.pipeline import FRACTIONS, METHODS, CompressionResult, Evaluators, compress_generator
-from ard.plan import DENSE, Method
-from ard.plan import METHODS as ALL_METHODS
-from ard.recovery import Recovery, recover
+from ard.evaluate import FidEvaluator
+from ard.pipeline import CompressionResult, Prepared, compress_generator
+from ard.reachable import reachable_plans
+from ard.reachable import to_text as reachable_text
 from ard.report import CompressionReport, LatencyRow, distance_name, to_json, to_text
-from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
-from ard.store import RecoveredStore, compressed_checkpoint
+from ard.sensitivity import SensitivityTable
+from ard.session import (
+    SearchConfig,
+    check,
+    discriminator_of,
+    environment,
+    layer_cost,
+    make_store,
+    multiple_of,
+    open_journal,
+    remarks,
+    run_directory,
+    search_evaluators,
+    statistics_latents,
+)
+from ard.setting import Setting, load_setting
+from ard.store import compressed_checkpoint
 from ard.summary import make_report
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
-from nas_gan.errors import InvalidValueError
-from nas_gan.files import sha256, write_json, write_text
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.files import write_text
 
-N_STATISTICS = 128  # latents behind activation covariances and batch statistics
-N_SELECTION = 128  # latents on which recovery picks its best state
 N_PICTURE = 24
 LATENCY_BATCHES = (1, 64)
 
 
 @dataclass(frozen=True)
-class CompressConfig(MeasuringConfig):
+class CompressConfig(SearchConfig):
     """What to compress, how much quality it may cost, and how to measure that."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
-    """A .pt or .safetensors file, native or of the published code."""
     fid_budget: str = tyro.MISSING
     """Allowed rise: 0.5 is absolute, 5% is relative to the dense generator."""
-    objective: Objective = "params"
-    """What to make small."""
-    methods: tuple[Method, ...] = METHODS
-    """Factorizations that compete on every layer."""
-    fractions: tuple[float, ...] = FRACTIONS
-    """Shares of a layer's weights that its factorizations aim at."""
-    recover_steps: int = 300
-    """Distillation updates after factorizing; 0 leaves them out."""
-    recover_batch: int = 32
-    recover_lr: float = 1e-4
-    max_trials: int = 6
-    """Whole plans to recover and measure."""
-    run_dir: Path | None = None
-    """Where the run is kept; runs/NAME of the checkpoint if not given."""
     bundle: bool = True
     """Export an ONNX bundle and time it against the dense generator."""
 
 
-def check(config: CompressConfig) -> FidBudget:
-    """The budget of a configuration, after everything else in it was found sensible.
-
-    Raises:
-        BudgetError: the budget cannot be read.
-        InvalidValueError: another setting is out of its range.
-    """
-    budget = FidBudget.parse(config.fid_budget)
-    least = {"samples": 2, "sweep_samples": 2, "recover_batch": 1, "batch_size": 1, "threads": 1}
-    for name, minimum in {**least, "max_trials": 1, "recover_steps": 0, "seed": 0}.items():
-        value = getattr(config, name)
-        if value is not None and value < minimum:
-            flag = f"--{name.replace('_', '-')}"
-            raise InvalidValueError(f"{flag} must be at least {minimum}; got {value}")
-    if not (math.isfinite(config.recover_lr) and config.recover_lr > 0):
-        raise InvalidValueError(f"--recover-lr must be above 0; got {config.recover_lr}")
-    if not config.fractions or not all(0 < fraction < 1 for fraction in config.fractions):
-        raise InvalidValueError(f"--fractions must lie between 0 and 1; got {config.fractions}")
-    if not config.methods:
-        raise InvalidValueError(f"--methods needs at least one of {', '.join(ALL_METHODS)}")
-    return budget
-
-
 def compress(config: CompressConfig, console: Console) -> tuple[CompressionReport, Path]:
     """Run the whole command and write the run directory; returns the report and that directory."""
-    budget = check(config)
+    budget = FidBudget.parse(config.fid_budget)
+    check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     setting = load_setting(config.checkpoint, config)
-    run_dir = config.run_dir or Path("runs") / config.checkpoint.stem
-    if run_dir.exists() and not run_dir.is_dir():
-        raise ArdError(f"{run_dir} is a file; give another --run-dir")
-    journal = FileJournal(run_dir / "journal.jsonl", fingerprint(config, setting))
-    write_json(run_dir / "config.json", resolved_config(config, setting, run_dir))
+    discriminator_of(config, setting)  # refuses before anything is measured
+    run_dir = run_directory(config)
+    journal = open_journal(config, setting, run_dir)
 
     started = time.monotonic()
-    single, joint, final = make_evaluators(config, setting)
+    cost = layer_cost(config, setting, run_dir)
+    evaluators = search_evaluators(config, setting)
     seconds = {"dense scores": time.monotonic() - started}
+    single, final = evaluators.single, evaluators.final
+    assert isinstance(single, FidEvaluator)
+    assert isinstance(final, FidEvaluator)
     fid_dense = final.paired.fid_dense
     allowed = budget.absolute(fid_dense)
     for line in remarks(config, setting, budget, fid_dense):
         console.print(line, highlight=False)
+
+    def show_reachable(prepared: Prepared, table: SensitivityTable) -> None:
+        rows = reachable_plans(table, prepared.profile, prepared.layers, cost)
+        console.print(reachable_text(rows, prepared.profile, fid_dense), highlight=False)
+
     store = make_store(config, setting, run_dir, single)
     result = compress_generator(
         setting.generator,
-        latent_bank(N_STATISTICS, setting.latent_dim, config.seed + 6).to(config.device),
+        statistics_latents(config, setting),
         fid_budget=allowed,
-        evaluators=Evaluators(single, joint, final, factorized=replace(final, bootstrap=False)),
-        cost=make_cost(config.objective),
+        evaluators=evaluators,
+        cost=cost,
         recover=store,
         journal=journal,
         methods=config.methods,
         fractions=config.fractions,
+        multiple_of=multiple_of(config),
+        fit=config.closed_form,
+        anchors=config.anchors,
         max_trials=config.max_trials,
+        on_table=show_reachable,
         progress=progress,
     )
     save_result(setting, result, run_dir)
@@ -153,103 +129,13 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     return report, run_dir
 
 
-def remarks(
-    config: CompressConfig, setting: Setting, budget: FidBudget, fid_dense: float
-) -> Iterator[str]:
-    """What a user should know before the search starts."""
-    yield budget.explain(fid_dense, setting.extractor.name)
-    if not setting.comparable and not budget.relative and fid_dense > 0:
-        share = 100 * budget.absolute(fid_dense) / fid_dense
-        yield (
-            f"hint: a distance in {setting.extractor.name} features is on another scale than a "
-            f"published FID; {budget.text} says the same here as --fid-budget {share:.3g}%"
-        )
-    enough = 2 * setting.extractor.dim
-    if config.samples < enough:
-        yield (
-            f"hint: intervals from fewer than {enough} images (twice the features) are too "
-            f"narrow; --samples is {config.samples}"
-        )
-
-
-def make_evaluators(
-    config: CompressConfig, setting: Setting
-) -> tuple[FidEvaluator, FidEvaluator, FidEvaluator]:
-    """Looks at single layers, at whole plans and at the end, each on its own bank of latents."""
-    with progress("scoring the dense generator", 3) as advance:
-        single = make_evaluator(setting, config, n=config.sweep_samples, seed=config.seed + 1)
-        advance(1)
-        joint = make_evaluator(setting, config, n=config.samples, seed=config.seed + 2)
-        advance(1)
-        final = make_evaluator(
-            setting, config, n=config.samples, seed=config.seed + 3, bootstrap=True
-        )
-        advance(1)
-    return single, joint, final
-
-
-def make_store(
-    config: CompressConfig, setting: Setting, run_dir: Path, evaluate: FidEvaluator
-) -> RecoveredStore:
-    """The recovery of a run, remembered in its directory; `evaluate` picks its best state."""
-    selection = latent_bank(N_SELECTION, setting.latent_dim, config.seed + 5)
-    settings = Recovery(
-        config.recover_steps, config.recover_batch, config.recover_lr, seed=config.seed + 4
-    )
-
-    def recover_with_progress(factorized: nn.Module) -> nn.Module:
-        with progress("  recovering", config.recover_steps) as advance:
-            return recover(
-                factorized,
-                setting.generator,
-                settings,
-                selection=selection,
-                score=lambda network: evaluate(Candidate(DENSE, lambda _: network)).fid,
-                latent_dim=setting.latent_dim,
-                device=config.device,
-                on_update=advance,
-            )
-
-    folder = run_dir / "recovered"
-    return RecoveredStore(folder, setting.checkpoint, setting.generator, recover_with_progress)
-
-
-def fingerprint(config: CompressConfig, setting: Setting) -> dict[str, Any]:
-    """What a recorded measurement depends on; budget, objective and methods are not part of it."""
-    names = ("samples", "sweep_samples", "recover_steps", "recover_batch", "recover_lr", "seed")
-    return {
-        "checkpoint": sha256(config.checkpoint),
-        "extractor": setting.extractor.name,
-        "reference": setting.reference,
-        **{name: getattr(config, name) for name in names},
-    }
-
-
-def resolved_config(config: CompressConfig, setting: Setting, run_dir: Path) -> dict[str, Any]:
-    """Every setting after defaults, with what was found for the automatic ones."""
-    return {
-        **{k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-        "run_dir": str(run_dir),
-        "extractor": setting.extractor.name,
-        "reference_source": setting.reference,
-        "environment": environment(),
-    }
-
-
-def environment() -> dict[str, str]:
-    """Versions and the machine that the run depended on."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": str(torch.get_num_threads()),
-    }
-
-
 def save_result(setting: Setting, result: CompressionResult, run_dir: Path) -> None:
     """Write the sensitivity table, the plan and the compressed checkpoint."""
     result.table.save(run_dir / "sensitivity.csv")
-    write_text(run_dir / "plan.json", result.plan.to_json() + "\n")
+    plan = result.plan.with_shapes(
+        {layer.name: layer.weight_shape for layer in result.profile.layers}
+    )
+    write_text(run_dir / "plan.json", plan.to_json() + "\n")
     checkpoint = compressed_checkpoint(setting.checkpoint, result.generator, result.plan)
     for suffix in (".pt", ".safetensors"):
         save_checkpoint(checkpoint, run_dir / f"compressed{suffix}")

@@ -37,3 +37,7 @@ class TableError(ArdError, ValueError):
 
 class DeliveryError(ArdError, RuntimeError):
     """Exporting or timing a finished run failed."""
+
+
+class LatencyError(ArdError, ValueError):
+    """A latency table does not hold what is asked of it, or a layer that it names is none."""

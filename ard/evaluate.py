@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from ard.errors import ArdError
+from ard.errors import ArdError, NonFiniteError
 from ard.plan import RankPlan
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import PairedFid
 from nas_gan.metrics.sampling import extract_features
+from nas_gan.structure import evaluating
+
+Score = Callable[[nn.Module], Tensor | float]
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,47 @@ class FidEvaluator:
         return Evaluation(
             delta.fid, delta.delta, delta.ci_low, delta.ci_high, delta.n, self.extractor.name
         )
+
+
+class ScoreEvaluator:
+    """Any number that should not rise: an image error, a loss, one minus an accuracy.
+
+    `score(generator)` is one number, or a number for each sample `(n,)` of which the mean counts;
+    it is called in evaluation mode and without gradients. The samples must be the same for every
+    generator: the interval of the rise is that of paired differences, 1.96 standard errors to
+    either side. One number has no samples to tell its noise from, and an interval of no width.
+
+    >>> class Constant(nn.Module):
+    ...     def __init__(self, value: float) -> None:
+    ...         super().__init__()
+    ...         self.value = value
+    >>> score = lambda net: torch.tensor([net.value, net.value + 2.0])
+    >>> rise = ScoreEvaluator(score, Constant(1.0))(Candidate(RankPlan(), lambda _: Constant(4.0)))
+    >>> rise.fid, rise.delta_fid, rise.n_samples
+    (5.0, 3.0, 2)
+
+    Raises:
+        NonFiniteError: a score is NaN or infinite.
+    """
+
+    def __init__(self, score: Score, dense: nn.Module, name: str = "score") -> None:
+        self.score, self.name = score, name
+        self.dense = self._values(dense, "the dense generator")
+
+    def __call__(self, candidate: Candidate) -> Evaluation:
+        values = self._values(candidate.generator, f"the plan {candidate.plan}")
+        rises = values - self.dense  # (n,)
+        n, rise = len(rises), rises.mean().item()
+        half = 1.96 * rises.std().item() / n**0.5 if n > 1 else 0.0
+        return Evaluation(values.mean().item(), rise, rise - half, rise + half, n, self.name)
+
+    def _values(self, generator: nn.Module, whose: str) -> Tensor:
+        """`(n,)` in float64 on the CPU."""
+        with evaluating(generator):
+            values = torch.as_tensor(self.score(generator)).detach().double().cpu().flatten()
+        if not values.isfinite().all():
+            raise NonFiniteError(f"the score of {whose} is NaN or infinite")
+        return values
 
 
 class TableEvaluator:

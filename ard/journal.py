@@ -16,6 +16,9 @@ from ard.plan import RankPlan
 if TYPE_CHECKING:
     from ard.sensitivity import Measurement
 
+# What is measured with one layer replaced and nothing trained.
+SINGLE_STAGES = ("proxy", "single")
+
 
 class Journal(Protocol):
     """Remembers measurements in the order in which they were made."""
@@ -41,6 +44,10 @@ class MemoryJournal:
 class FileJournal:
     """JSON lines in a file; the first line is the fingerprint of checkpoint and settings.
 
+    A sweep of single layers depends on fewer settings than a search. What it wrote can be gone on
+    with by a search that agrees on those; the fuller fingerprint is then appended. The other way
+    round the shared settings must agree too.
+
     A line is flushed and synced before `append` returns. A last line that a crash cut short is
     dropped when the file is opened again.
 
@@ -57,13 +64,21 @@ class FileJournal:
             self._lines: list[Measurement] = []
             self._write({"fingerprint": wanted})
             return
-        found = _parse(path, 1, lines[0]).get("fingerprint")
-        if found != wanted:
+        records = [_parse(path, n, line) for n, line in enumerate(lines, start=1)]
+        prints = [r["fingerprint"] for r in records if isinstance(r.get("fingerprint"), dict)]
+        self._lines = [
+            _measurement(path, n, record)
+            for n, record in enumerate(records, start=1)
+            if n > 1 and "fingerprint" not in record
+        ]
+        found = prints[-1] if prints and "fingerprint" in records[0] else None
+        if found is None or not _agree(found, wanted, self._lines):
             raise JournalError(_difference(path.parent, found, wanted))
-        self._lines = [_measurement(path, n, line) for n, line in enumerate(lines[1:], start=2)]
         # Cut off what is not a whole line, so that the next append starts on a fresh one.
         with path.open("rb+") as file:
             file.truncate(sum(len(line) + 1 for line in lines))
+        if set(wanted) - set(found):
+            self._write({"fingerprint": wanted})
 
     def append(self, measurement: Measurement) -> None:
         """Record one measurement durably."""
@@ -102,11 +117,10 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return value
 
 
-def _measurement(path: Path, number: int, line: bytes) -> Measurement:
+def _measurement(path: Path, number: int, value: Mapping[str, Any]) -> Measurement:
     from ard.plan import Factorization
     from ard.sensitivity import Measurement
 
-    value = _parse(path, number, line)
     try:
         plan = RankPlan({n: Factorization.parse(text) for n, text in value["plan"].items()})
         return Measurement(value["stage"], plan, Evaluation(**value["evaluation"]))
@@ -114,10 +128,19 @@ def _measurement(path: Path, number: int, line: bytes) -> Measurement:
         raise JournalError(f"{path}: line {number}: {error}; use another --run-dir") from error
 
 
+def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any], lines: list[Measurement]) -> bool:
+    """Whether what was measured under one fingerprint holds under another."""
+    if any(found[name] != wanted[name] for name in found.keys() & wanted.keys()):
+        return False
+    more = wanted.keys() - found.keys()
+    return not more or all(m.stage in SINGLE_STAGES for m in lines)
+
+
 def _difference(run_dir: Path, found: Any, wanted: Mapping[str, Any]) -> str:
     if not isinstance(found, dict):
         return f"{run_dir}: journal.jsonl does not begin with a fingerprint; use another --run-dir"
-    name = next(n for n in [*wanted, *found] if found.get(n) != wanted.get(n))
+    shared = [n for n in wanted if n in found and found[n] != wanted[n]]
+    name = next(iter(shared or [n for n in wanted if n not in found]))
     return (
         f"{run_dir} belongs to another run: {name} is {found.get(name)} there, "
         f"{wanted.get(name)} here; use another --run-dir"

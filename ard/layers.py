@@ -7,9 +7,8 @@ one image; bias additions, activations and normalisation are not counted.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 from torch import Tensor, nn
@@ -19,19 +18,35 @@ from ard.factorization.ranks import (
     Shape,
     check_rank,
     factor_sizes,
+    group_shape,
     max_rank,
     rank_for_fraction,
 )
 from ard.plan import Factorization, Method
-from nas_gan.structure import evaluating
+from ard.signature import signature_of
+from nas_gan.structure import evaluating, weight_sharers
 
-Kind = Literal["conv2d", "conv_transpose2d", "linear"]
+Kind = Literal[
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "linear",
+]
 KINDS: dict[type[nn.Module], Kind] = {
+    nn.Conv1d: "conv1d",
     nn.Conv2d: "conv2d",
+    nn.Conv3d: "conv3d",
+    nn.ConvTranspose1d: "conv_transpose1d",
     nn.ConvTranspose2d: "conv_transpose2d",
+    nn.ConvTranspose3d: "conv_transpose3d",
     nn.Linear: "linear",
 }
-Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+Layer = Conv | Transposed | nn.Linear
 # Fewer channels than this on either side leave no rank between "nothing" and "all of it". The
 # image convolution with its three colours is the usual case.
 MIN_CHANNELS = 4
@@ -42,9 +57,14 @@ class LayerProfile:
     """One layer that can be factorized, as sizes only.
 
     `weight_shape` is the shape of the weight as torch stores it. Positions are counted for one
-    image: `positions` of the output, `input_positions` of the input, and `middle_positions` of what
-    lies between a vertical and a horizontal factor (output rows, input columns). The last two
-    default to `positions`, which is right whenever a layer keeps its height and width.
+    image, all calls of the layer together: `positions` of the output, `input_positions` of the
+    input, and `middle_positions` of what lies between a vertical and a horizontal factor (output
+    rows, input columns). The last two default to `positions`, which is right whenever a layer keeps
+    its height and width. `aliases` are other layers with the same weight: they are replaced
+    together with this one, their calls are counted here, and their bias, if they have their own, is
+    not. `signatures` say for each call what decides its speed, see `ard.signature`.
+
+    Ranks of a layer with groups are counted over all groups and are multiples of their number.
     """
 
     name: str
@@ -55,30 +75,43 @@ class LayerProfile:
     positions: int = 1
     input_positions: int | None = None
     middle_positions: int | None = None
+    aliases: tuple[str, ...] = ()
+    signatures: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the layer is a transposed convolution, which has its inputs first."""
+        return self.kind.startswith("conv_transpose")
 
     @property
     def shape(self) -> Shape:
-        """`(c_out, c_in, k_h, k_w)`, whatever order and dimension torch stores."""
-        if self.kind == "linear":
-            return (self.weight_shape[0], self.weight_shape[1], 1, 1)
-        first, second, k_h, k_w = self.weight_shape
-        if self.kind == "conv_transpose2d":
-            return (second * self.groups, first, k_h, k_w)
-        return (first, second * self.groups, k_h, k_w)
+        """`(c_out, c_in, k_h, k_w)`, whatever order and dimension torch stores.
+
+        All channels of all groups. A kernel along one axis has `k_w = 1`; one along three has its
+        depth and height in `k_h`.
+        """
+        first, second, *kernel = self.weight_shape
+        c_out, c_in = (second, first) if self.transposed else (first, second)
+        if self.transposed:
+            c_out *= self.groups
+        else:
+            c_in *= self.groups
+        rows = row_axes(len(kernel))
+        return (c_out, c_in, math.prod(kernel[:rows]), math.prod(kernel[rows:]))
 
     def methods(self) -> tuple[Method, ...]:
-        """The methods that can replace this layer; none for a grouped one."""
-        if self.groups > 1:
+        """The methods that can replace this layer; none for a depthwise one."""
+        if self.groups > 1 and 1 in group_shape(self.shape, self.groups)[:2]:
             return ()
-        if self.kind == "conv_transpose2d":
-            return ("tucker2",)
         if self.shape[2:] == (1, 1):
             return ("svd",)
-        return ("tucker2", "spatial_svd", "cp")
+        if self.kind in ("conv2d", "conv_transpose2d"):
+            return ("tucker2", "spatial_svd", "cp")
+        return ("tucker2", "spatial_svd")
 
     def max_rank(self, method: Method) -> tuple[int, ...]:
         """The rank at which `method` reproduces the layer exactly."""
-        return max_rank(method, self.shape)
+        return max_rank(method, self.shape, self.groups)
 
     def check(self, choice: Factorization) -> None:
         """Do nothing if `choice` can replace this layer.
@@ -92,7 +125,7 @@ class LayerProfile:
                 f"{choice} does not fit a {self.kind} weight of shape {self.weight_shape} with "
                 f"{self.groups} group(s); methods that do: {fitting}"
             )
-        check_rank(choice.method, choice.rank, self.shape)
+        check_rank(choice.method, choice.rank, self.shape, self.groups)
 
     def params(self, choice: Factorization | None = None) -> int:
         """Weights and biases, dense for `None`."""
@@ -100,28 +133,38 @@ class LayerProfile:
         if choice is None:
             return math.prod(self.weight_shape) + self.bias * c_out
         self.check(choice)
-        return sum(factor_sizes(choice.method, choice.rank, self.shape)) + self.bias * c_out
+        return sum(self._factor_sizes(choice)) + self.bias * c_out
+
+    def _factor_sizes(self, choice: Factorization) -> tuple[int, ...]:
+        return factor_sizes(choice.method, choice.rank, self.shape, self.groups)
 
     def macs(self, choice: Factorization | None = None) -> int:
         """Multiply-adds for one image, dense for `None`.
 
         A convolution uses each weight once at every output position, a transposed convolution once
-        at every input position.
+        at every input position. So do its factors: whichever does the moving costs what it reads.
         """
         before = self.positions if self.input_positions is None else self.input_positions
         middle = self.positions if self.middle_positions is None else self.middle_positions
         after = self.positions
-        transposed = self.kind == "conv_transpose2d"
         if choice is None:
-            return math.prod(self.weight_shape) * (before if transposed else after)
+            return math.prod(self.weight_shape) * (before if self.transposed else after)
         self.check(choice)
-        where = {
-            "tucker2": (before, before if transposed else after, after),
-            "svd": (after, after),
-            "spatial_svd": (middle, after),
-            "cp": (before, middle, after, after),
-        }[choice.method]
-        sizes = factor_sizes(choice.method, choice.rank, self.shape)
+        if self.transposed:
+            where = {
+                "tucker2": (before, before, after),
+                "svd": (before, before),
+                "spatial_svd": (before, middle),
+                "cp": (before, before, middle, after),
+            }[choice.method]
+        else:
+            where = {
+                "tucker2": (before, after, after),
+                "svd": (after, after),
+                "spatial_svd": (middle, after),
+                "cp": (before, middle, after, after),
+            }[choice.method]
+        sizes = self._factor_sizes(choice)
         return sum(size * positions for size, positions in zip(sizes, where, strict=True))
 
     def rank_grid(
@@ -135,10 +178,24 @@ class LayerProfile:
         if method not in self.methods():
             return []
         choices = (
-            Factorization(method, rank_for_fraction(method, self.shape, fraction, multiple_of))
+            Factorization(
+                method,
+                rank_for_fraction(method, self.shape, fraction, multiple_of, self.groups),
+            )
             for fraction in fractions
         )
         return [c for c in dict.fromkeys(choices) if self.params(c) < self.params()]
+
+
+def row_axes(n_axes: int) -> int:
+    """How many of a kernel's axes are its rows: all but the last, and the only one of a line.
+
+    Two-part factorizations move along the rows first, then along the rest.
+
+    >>> [row_axes(n) for n in (0, 1, 2, 3)]
+    [0, 1, 1, 2]
+    """
+    return max(min(n_axes, 1), n_axes - 1)
 
 
 @dataclass(frozen=True)
@@ -172,23 +229,27 @@ def describe_layer(
 ) -> LayerProfile:
     """The profile of one layer from the shapes of its input and output for one image.
 
-    Only their last entries matter: height and width of a convolution, and everything but the
+    Only their last entries matter: the axes along which a convolution moves, and everything but the
     features of a linear layer.
     """
     kind = next(kind for layer_type, kind in KINDS.items() if isinstance(module, layer_type))
     shape, bias = tuple(module.weight.shape), module.bias is not None
+    signatures = (str(signature_of(module, before)),)
     if isinstance(module, nn.Linear):
-        return LayerProfile(name, kind, shape, bias, positions=math.prod(after[:-1]))
-    (h_in, w_in), (h_out, w_out) = before[-2:], after[-2:]
+        positions = math.prod(after[:-1])
+        return LayerProfile(name, kind, shape, bias, positions=positions, signatures=signatures)
+    axes, rows = module.weight.ndim - 2, row_axes(module.weight.ndim - 2)
+    before, after = before[-axes:], after[-axes:]
     return LayerProfile(
         name,
         kind,
         shape,
         bias,
         module.groups,
-        positions=h_out * w_out,
-        input_positions=h_in * w_in,
-        middle_positions=h_out * w_in,
+        positions=math.prod(after),
+        input_positions=math.prod(before),
+        middle_positions=math.prod([*after[:rows], *before[rows:]]),
+        signatures=signatures,
     )
 
 
@@ -197,26 +258,30 @@ def profile_layers(
 ) -> Profile:
     """Run `generator(latents)` once and report what can be factorized.
 
-    Left dense, with the reason in `skipped`: layers that are grouped, too thin, never called or
-    called several times, that share a parameter with another layer, or whose class overrides the
-    plain one. On the meta device nothing is computed and the values are not checked.
+    Layers that share their weight are one layer, under the name of the one that runs first; its
+    multiply-adds are those of every call. Left dense, with the reason in `skipped`: layers that are
+    depthwise, too thin or never called, that share a parameter with something of another kind, or
+    whose class overrides the plain one. On the meta device nothing is computed and the values are
+    not checked.
 
     Raises:
         NothingToFactorizeError: no layer is left.
         NonFiniteError: an image or an activation is NaN or infinite.
     """
     calls = _record_calls(generator, latents)
-    owners = Counter(
-        id(p) for module in generator.modules() for p in module.parameters(recurse=False)
-    )
     modules = {n: m for n, m in generator.named_modules() if isinstance(m, Layer)}
     layers: list[LayerProfile] = []
     skipped: list[tuple[str, str]] = []
+    done: set[str] = set()
     for name in dict.fromkeys([*calls, *modules]):  # in execution order, the unused ones last
-        called = calls.get(name, [])
-        reason = _reason_to_skip(modules[name], called, owners, min_channels)
+        if name in done:
+            continue
+        aliases = [other for other in weight_sharers(generator, name) if other != name]
+        called = [call for member in (name, *aliases) for call in calls.get(member, [])]
+        reason = _reason_to_skip(generator, name, called, min_channels)
         if reason is None:
-            layers.append(called[0])
+            layers.append(_all_calls(called, tuple(aliases)))
+            done.update(aliases)
         else:
             skipped.append((name, reason))
     if not layers:
@@ -227,6 +292,23 @@ def profile_layers(
         skipped=tuple(skipped),
         total_params=sum(parameter.numel() for parameter in generator.parameters()),
         total_macs=sum(layer.macs() for called in calls.values() for layer in called),
+    )
+
+
+def _all_calls(called: Sequence[LayerProfile], aliases: tuple[str, ...]) -> LayerProfile:
+    """One profile for all calls of one weight."""
+
+    def total(counts: Sequence[int | None]) -> int | None:
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    return replace(
+        called[0],
+        positions=sum(call.positions for call in called),
+        input_positions=total([call.input_positions for call in called]),
+        middle_positions=total([call.middle_positions for call in called]),
+        signatures=tuple(s for call in called for s in call.signatures),
+        aliases=aliases,
     )
 
 
@@ -265,21 +347,33 @@ def _record_calls(generator: nn.Module, latents: Tensor) -> dict[str, list[Layer
 
 
 def _reason_to_skip(
-    module: Layer, called: list[LayerProfile], owners: Counter[int], min_channels: int
+    generator: nn.Module, name: str, called: Sequence[LayerProfile], min_channels: int
 ) -> str | None:
+    module = generator.get_submodule(name)
     if type(module) not in KINDS:
         return f"{type(module).__name__} is a subclass and may compute something else"
-    if len(called) != 1:
-        return f"called {len(called)} times in one pass" if called else "never called"
-    if any(owners[id(p)] > 1 for p in module.parameters()):
-        return "shares a parameter with another layer"
+    if not called:
+        return "never called"
+    if stranger := _shares_with(generator, name):
+        return f"shares a parameter with {stranger}, which is not replaced with it"
     layer = called[0]
-    if layer.groups > 1:
-        return f"grouped convolution ({layer.groups} groups)"
-    c_out, c_in = layer.shape[:2]
+    c_out, c_in = group_shape(layer.shape, layer.groups)[:2]
+    if layer.groups > 1 and 1 in (c_out, c_in):
+        return f"depthwise convolution ({layer.groups} groups)"
     if min(c_out, c_in) < min_channels:
-        return f"too thin to factorize ({c_in} -> {c_out} channels)"
-    smallest = [Factorization(m, (1,) * len(layer.max_rank(m))) for m in layer.methods()]
+        where = f" in each of {layer.groups} groups" if layer.groups > 1 else ""
+        return f"too thin to factorize ({c_in} -> {c_out} channels{where})"
+    smallest = [Factorization(m, (layer.groups,) * len(layer.max_rank(m))) for m in layer.methods()]
     if not any(layer.params(choice) < layer.params() for choice in smallest):
         return f"rank 1 has no fewer parameters than {layer.weight_shape}"
+    return None
+
+
+def _shares_with(generator: nn.Module, name: str) -> str | None:
+    """Another module that would be left with a parameter that a factorization takes away."""
+    partners = weight_sharers(generator, name)
+    own = {id(p) for member in partners for p in generator.get_submodule(member).parameters()}
+    for other, module in generator.named_modules():
+        if other not in partners and any(id(p) in own for p in module.parameters(recurse=False)):
+            return f"{other} ({type(module).__name__})"
     return None

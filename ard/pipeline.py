@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor, nn
 
+from ard.assembly import Assembler
+from ard.calibration import Fit
 from ard.competition import competing_choices
 from ard.controller import BudgetController
-from ard.cost import LayerCost
+from ard.cost import LayerCost, params_cost
 from ard.errors import NothingToFactorizeError
 from ard.evaluate import Evaluation, Evaluator
 from ard.executors import Executor, SerialExecutor
-from ard.factorization.statistics import input_covariances
-from ard.journal import Journal
+from ard.journal import Journal, MemoryJournal
 from ard.layers import LayerProfile, Profile, profile_layers
-from ard.plan import DENSE, Method, RankPlan
-from ard.recovery import batch_moments, correct_batchnorm
+from ard.plan import DENSE, Factorization, Method, RankPlan
+from ard.proxy import choose_anchors, estimate
 from ard.sensitivity import (
     Measure,
     Measurement,
@@ -27,38 +30,70 @@ from ard.sensitivity import (
     single_layer_plans,
     sweep,
 )
-from ard.surgery import apply_plan
 
-FRACTIONS = (0.5, 0.25, 0.12, 0.06)
-METHODS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd")
+FRACTIONS = (0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05)
+# CP is left to those who ask for it: at the same size whitened spatial SVD was better on every
+# layer that was tried (benchmarks/results/factorization.json), and takes a hundredth of the time.
+COMPETITORS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd")
 # A layer below this share of the objective is left dense: measuring it costs more than it holds.
 MIN_SHARE = 0.004
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-Recover = Callable[[Callable[[], nn.Module], RankPlan], nn.Module]
+
+
+class Build(Protocol):
+    """Builds the factorized generator of the plan in question, repaired in closed form."""
+
+    def __call__(self, part: RankPlan | None = None, base: nn.Module | None = None, /) -> nn.Module:
+        """With arguments: a part of the plan, on a generator that has the other parts already."""
+        ...
+
+
+Recover = Callable[[Build, RankPlan], nn.Module]
+
+
+def closed_form_only(build: Build, plan: RankPlan) -> nn.Module:
+    """The recovery that trains nothing."""
+    return build()
 
 
 @dataclass(frozen=True)
 class Evaluators:
-    """The three looks at quality, each on its own latents.
+    """The looks at quality, each on its own latents.
 
     `single` scores single-layer plans, many and cheap; `joint` decides about whole plans; `final`
     is for what is reported, and nothing was ever chosen by it before. `factorized` scores the
-    chosen plan before recovery, for the record; it is `final` if not given.
+    chosen plan before recovery, for the record; it is `final` if not given. With a `proxy` (see
+    `ard.proxy`) only some of the single-layer plans are scored, and it fills in the others.
     """
 
     single: Evaluator
     joint: Evaluator
     final: Evaluator
     factorized: Evaluator | None = None
+    proxy: Evaluator | None = None
 
 
 @dataclass(frozen=True)
-class CompressionResult:
-    """What the pipeline found.
+class Prepared:
+    """A generator taken apart: what can be replaced, by what, and how to build it.
+
+    `choices` are (layer, factorization) pairs that deserve a measurement.
+    """
+
+    profile: Profile
+    layers: tuple[LayerProfile, ...]
+    skipped: tuple[tuple[str, str], ...]
+    choices: tuple[tuple[str, Factorization], ...]
+    assemble: Assembler
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of a search under one budget.
 
     `plan` is the cheapest one within the budget, or the closest to it where `budget_met` is
-    false; `generator` is the recovered net with it. `timings` are seconds of this session.
+    false; `generator` is the recovered net with it.
     """
 
     plan: RankPlan
@@ -66,10 +101,16 @@ class CompressionResult:
     budget_met: bool
     factorized: Evaluation
     recovered: Evaluation
+    trials: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True)
+class CompressionResult(Found):
+    """What the pipeline found; `timings` are seconds of this session."""
+
     profile: Profile
     skipped: tuple[tuple[str, str], ...]
     table: SensitivityTable
-    trials: tuple[Measurement, ...]
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -82,14 +123,18 @@ def compress_generator(
     latents: Tensor,
     *,
     fid_budget: float,
-    evaluators: Evaluators,
-    cost: LayerCost,
-    recover: Recover,
-    journal: Journal,
+    evaluators: Evaluators | Evaluator,
+    cost: LayerCost = params_cost,
+    recover: Recover = closed_form_only,
+    journal: Journal | None = None,
     executor: Executor | None = None,
-    methods: Sequence[Method] = METHODS,
+    methods: Sequence[Method] = COMPETITORS,
     fractions: Sequence[float] = FRACTIONS,
+    multiple_of: int = 1,
+    fit: Fit = "none",
+    anchors: int = 0,
     max_trials: int = 6,
+    on_table: Callable[[Prepared, SensitivityTable], None] = lambda prepared, table: None,
     progress: Progress = _no_progress,
     clock: Callable[[], float] = time.monotonic,
 ) -> CompressionResult:
@@ -98,62 +143,174 @@ def compress_generator(
     `generator` maps `(n, latent_dim)` latents to images and is not changed. `latents` serve for
     activation statistics. `fid_budget` is an absolute rise; a plan meets it when the upper end of
     the interval of its recovered ΔFID does. `recover(build, plan)` calls `build()` for the
-    factorized generator and returns the recovered one.
+    factorized generator and returns the recovered one. One evaluator for everything is fine where
+    latents are plenty; `anchors` is how many single-layer plans it scores where there is a proxy
+    (0: all). `on_table` is told of the table before anything is spent on whole plans.
     The journal remembers every score, so a second call with the same one goes on.
 
     Raises:
         NothingToFactorizeError: none of `methods` makes any layer of the generator smaller.
     """
-    executor = executor or SerialExecutor()
-    timings = _Stopwatch(clock)
+    executor, journal = executor or SerialExecutor(), journal or MemoryJournal()
+    if not isinstance(evaluators, Evaluators):
+        evaluators = Evaluators(evaluators, evaluators, evaluators)
+    timings = Stopwatch(clock)
 
-    # What is there to factorize, and which ways to do it deserve a measurement?
-    with timings("profile"):
-        profile = profile_layers(generator, latents[:2])
-        layers, skipped = worthwhile_layers(profile, cost)
-        statistics = input_covariances(generator, latents, [layer.name for layer in layers])
-        moments = batch_moments(generator, latents)
-    with timings("compete"), progress("ranking methods", len(layers)) as advance:
+    with timings("profile and methods"):
+        prepared = prepare(
+            generator,
+            latents,
+            cost=cost,
+            methods=methods,
+            fractions=fractions,
+            multiple_of=multiple_of,
+            fit=fit,
+            progress=progress,
+        )
+    with timings("sweep"):
+        table = measure_sensitivities(
+            prepared, evaluators, executor, journal, anchors=anchors, progress=progress
+        )
+    on_table(prepared, table)
+    found = find_plan(
+        prepared,
+        table,
+        fid_budget=fid_budget,
+        cost=cost,
+        evaluators=evaluators,
+        recover=recover,
+        executor=executor,
+        journal=journal,
+        max_trials=max_trials,
+        progress=progress,
+        timings=timings,
+    )
+    return CompressionResult(
+        **vars(found),
+        profile=prepared.profile,
+        skipped=prepared.skipped,
+        table=table,
+        timings=timings.seconds,
+    )
+
+
+def prepare(
+    generator: nn.Module,
+    latents: Tensor,
+    *,
+    cost: LayerCost = params_cost,
+    methods: Sequence[Method] = COMPETITORS,
+    fractions: Sequence[float] = FRACTIONS,
+    multiple_of: int = 1,
+    fit: Fit = "none",
+    progress: Progress = _no_progress,
+) -> Prepared:
+    """What is there to factorize, and which ways to do it deserve a measurement?
+
+    Raises:
+        NothingToFactorizeError: none of `methods` makes any layer of the generator smaller.
+    """
+    profile = profile_layers(generator, latents[:2])
+    layers, left = worthwhile_layers(profile, cost)
+    assemble = Assembler.measure(generator, latents, layers, fit=fit)
+    with progress("ranking methods", len(layers)) as advance:
         choices = competing_choices(
             generator,
             layers,
             latents[:16],
-            statistics,
+            assemble.statistics,
             methods=methods,
             fractions=fractions,
+            multiple_of=multiple_of,
+            cost=cost,
             on_layer=advance,
         )
     if not choices:
         raise NothingToFactorizeError(
-            f"none of the methods ({', '.join(methods) or 'none given'}) makes a layer smaller; "
-            f"try {', '.join(METHODS)}"
+            f"none of the methods ({', '.join(methods) or 'none given'}) makes a layer cheaper; "
+            f"try {', '.join(COMPETITORS)}"
         )
+    return Prepared(profile, layers, (*profile.skipped, *left), tuple(choices), assemble)
 
-    def factorized(plan: RankPlan) -> nn.Module:
-        if plan == DENSE:
-            return generator
-        changed = apply_plan(generator, plan, statistics)
-        return correct_batchnorm(changed, generator, latents, dense_moments=moments)
 
-    # How much does each layer hurt, alone?
-    plans = [DENSE, *single_layer_plans(choices)]
-    with timings("sweep"), progress("one layer at a time", len(plans)) as advance:
+def measure_sensitivities(
+    prepared: Prepared,
+    evaluators: Evaluators,
+    executor: Executor,
+    journal: Journal,
+    *,
+    anchors: int = 0,
+    progress: Progress = _no_progress,
+) -> SensitivityTable:
+    """How much does each layer hurt, alone?
+
+    With a proxy every choice moves the images of a few latents, `anchors` choices are scored, and
+    those tell what a movement means. Without one, or with 0 anchors, every choice is scored.
+    """
+    choices = list(prepared.choices)
+    costs = {layer.name: layer.params() for layer in prepared.layers}
+    movements: dict[tuple[str, Factorization], float] = {}
+    scored = choices
+    if evaluators.proxy is not None and anchors:
+        plans = single_layer_plans(choices)
+        with progress("how far images move", len(plans)) as advance:
+            moved = sweep(
+                plans,
+                Measure(prepared.assemble, evaluators.proxy),
+                executor,
+                journal,
+                stage="proxy",
+                on_measured=advance,
+            )
+        # A choice that makes images of NaN is none.
+        movements = {
+            choice: measured.evaluation.fid
+            for choice, measured in zip(choices, moved, strict=True)
+            if math.isfinite(measured.evaluation.fid)
+        }
+        scored = choose_anchors(movements, costs, anchors)
+    plans = [DENSE, *single_layer_plans(scored)]
+    with progress("one layer at a time", len(plans)) as advance:
         dense, *singles = sweep(
             plans,
-            Measure(factorized, evaluators.single),
+            Measure(prepared.assemble, evaluators.single),
             executor,
             journal,
             on_measured=advance,
         )
-    table = SensitivityTable.from_measurements(dense, singles, layers)
+    measured = {c: m.evaluation for c, m in zip(scored, singles, strict=True)}
+    if movements:
+        measured = estimate(movements, measured)
+    return SensitivityTable.of(dense.evaluation, measured, prepared.layers)
 
-    # Which plan is the cheapest that the budget allows, measured as a whole and after recovery?
+
+def find_plan(
+    prepared: Prepared,
+    table: SensitivityTable,
+    *,
+    fid_budget: float,
+    cost: LayerCost,
+    evaluators: Evaluators,
+    recover: Recover,
+    executor: Executor,
+    journal: Journal,
+    max_trials: int,
+    progress: Progress = _no_progress,
+    timings: Stopwatch | None = None,
+) -> Found:
+    """Which plan is the cheapest that the budget allows, measured as a whole and after recovery?"""
+    timings = timings or Stopwatch(time.monotonic)
+    assemble = prepared.assemble
+
     def recovered(plan: RankPlan) -> nn.Module:
-        return recover(lambda: factorized(plan), plan)
+        def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
+            return assemble(plan if part is None else part, base)
+
+        return recover(build, plan)
 
     measure_joint = Measure(recovered, evaluators.joint)
     measure_final = Measure(recovered, evaluators.final)
-    controller = BudgetController(table, layers, cost, fid_budget, max_trials=max_trials)
+    controller = BudgetController(table, prepared.layers, cost, fid_budget, max_trials=max_trials)
     with timings("joint plans"), progress("joint plans, recovered", max_trials) as advance:
         while True:
             while (plan := controller.ask()) is not None:
@@ -173,22 +330,18 @@ def compress_generator(
     with timings("report"):
         [before] = sweep(
             [chosen.plan],
-            Measure(factorized, evaluators.factorized or evaluators.final),
+            Measure(assemble, evaluators.factorized or evaluators.final),
             executor,
             journal,
             stage="factorized",
         )
-    return CompressionResult(
+    return Found(
         plan=chosen.plan,
         generator=recovered(chosen.plan),
         budget_met=met,
         factorized=before.evaluation,
         recovered=final.evaluation,
-        profile=profile,
-        skipped=(*profile.skipped, *skipped),
-        table=table,
         trials=controller.trials,
-        timings=timings.seconds,
     )
 
 
@@ -211,7 +364,7 @@ def worthwhile_layers(
     return tuple(kept), tuple(left)
 
 
-class _Stopwatch:
+class Stopwatch:
     """Seconds spent under each name."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -223,7 +376,7 @@ class _Stopwatch:
 
 
 class _Lap(AbstractContextManager[None]):
-    def __init__(self, watch: _Stopwatch, name: str) -> None:
+    def __init__(self, watch: Stopwatch, name: str) -> None:
         self.watch, self.name = watch, name
 
     def __enter__(self) -> None:

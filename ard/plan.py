@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -61,7 +61,9 @@ class Factorization:
 class RankPlan(Mapping[str, Factorization]):
     """Layer name -> `Factorization`; a layer that is absent stays dense.
 
-    Immutable and hashable. Layers are kept sorted by name, so that equal plans have equal JSON.
+    Immutable and hashable. Layers are kept sorted by name, so that equal plans have equal JSON. A
+    plan may carry the shapes of the weights that it was made for, so that it can be refused by
+    another net; they are not part of what makes two plans equal.
 
     >>> plan = RankPlan({"l1": Factorization("svd", (8,))})
     >>> print(plan.with_layer("cell1", Factorization.parse("tucker2(4, 4)")))
@@ -73,9 +75,16 @@ class RankPlan(Mapping[str, Factorization]):
     """
 
     layers: tuple[tuple[str, Factorization], ...]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
-    def __init__(self, layers: Mapping[str, Factorization] | None = None) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, Factorization] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         object.__setattr__(self, "layers", tuple(sorted((layers or {}).items())))
+        known = {name: tuple(shape) for name, shape in (shapes or {}).items() if name in self}
+        object.__setattr__(self, "shapes", tuple(sorted(known.items())))
 
     def __getitem__(self, name: str) -> Factorization:
         for layer, choice in self.layers:
@@ -103,7 +112,11 @@ class RankPlan(Mapping[str, Factorization]):
 
     def with_layer(self, name: str, choice: Factorization) -> RankPlan:
         """This plan with `name` factorized by `choice`, whatever was there before."""
-        return RankPlan({**self, name: choice})
+        return RankPlan({**self, name: choice}, dict(self.shapes))
+
+    def with_shapes(self, shapes: Mapping[str, Sequence[int]]) -> RankPlan:
+        """This plan for weights of these shapes, as torch stores them; other names are ignored."""
+        return RankPlan(self, shapes)
 
     def without_layer(self, name: str) -> RankPlan:
         """This plan with `name` dense.
@@ -115,12 +128,17 @@ class RankPlan(Mapping[str, Factorization]):
             raise PlanError(
                 f"layer {name!r} is not in the plan; it holds {', '.join(self) or 'none'}"
             )
-        return RankPlan({layer: choice for layer, choice in self.layers if layer != name})
+        kept = {layer: choice for layer, choice in self.layers if layer != name}
+        return RankPlan(kept, dict(self.shapes))
 
     def to_json(self) -> str:
-        """A readable object `{"format": 1, "layers": {"l1": "svd(8)"}}`."""
+        """A readable object `{"format": 1, "layers": {"l1": "svd(8)"}}`.
+
+        With `"shapes": {"l1": [512, 40]}` where the plan carries them.
+        """
         layers = {name: str(choice) for name, choice in self.layers}
-        return json.dumps({"format": FORMAT, "layers": layers}, indent=2)
+        shapes = {"shapes": {name: list(s) for name, s in self.shapes}} if self.shapes else {}
+        return json.dumps({"format": FORMAT, "layers": layers, **shapes}, indent=2)
 
     @staticmethod
     def from_json(text: str) -> RankPlan:
@@ -141,7 +159,16 @@ class RankPlan(Mapping[str, Factorization]):
             raise PlanError(
                 f'not a plan: expected an object "layers"; found {type(layers).__name__}'
             )
-        return RankPlan({name: _parse_named(name, choice) for name, choice in layers.items()})
+        shapes = data.get("shapes", {})
+        if not isinstance(shapes, dict) or not all(map(_is_shape, shapes.values())):
+            raise PlanError('not a plan: "shapes" holds a list of sizes for each layer')
+        return RankPlan(
+            {name: _parse_named(name, choice) for name, choice in layers.items()}, shapes
+        )
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and size > 0 for size in value)
 
 
 def _parse_named(name: str, text: Any) -> Factorization:

@@ -120,7 +120,7 @@ def pareto_figure(report: CompressionReport) -> Figure:
         *(e for e in (report.recovered, report.factorized) if is_measured(e)),
     ]
     ends = [v for e in shown for v in (e.ci_low, e.ci_high)]
-    _apply_scale(axes, delta_scale(ends, report.budget), [*ends, 0.0, report.budget])
+    apply_scale(axes, delta_scale(ends, report.budget), [*ends, 0.0, report.budget])
 
     axes.axhline(0, color=MUTED, linewidth=1, zorder=1)
     axes.axhline(report.budget, color=INK, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1)
@@ -173,7 +173,7 @@ def pareto_figure(report: CompressionReport) -> Figure:
     axes.set_title("What was tried as a whole", loc="left", color=INK, fontsize=13, pad=10)
     axes.margins(x=0.08)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-    _style(axes)
+    apply_style(axes)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
     return figure
 
@@ -188,7 +188,8 @@ def sensitivity_figure(
 ) -> Figure:
     """One small panel a layer: rise in distance against what is kept of the layer's parameters.
 
-    All panels share both axes, so heights compare across layers. `layers` gives the dense sizes;
+    All panels share both axes, so heights compare across layers. A hollow marker is an estimate
+    (see `ard.proxy`). `layers` gives the dense sizes;
     without them the panels show parameters, each on its own axis. The choices of `plan` are ringed.
     """
     names = list(dict.fromkeys(row.layer for row in table.rows))
@@ -207,7 +208,7 @@ def sensitivity_figure(
     scale = delta_scale(values, budget)
     panels: list[Axes] = list(grid.flat)
     for axes, name in zip(panels, names, strict=False):
-        _apply_scale(axes, scale, [*values, 0.0, *([budget] if budget else [])])
+        apply_scale(axes, scale, [*values, 0.0, *([budget] if budget else [])])
         axes.axhline(0, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         if budget is not None:
             axes.axhline(budget, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.2, zorder=1)
@@ -215,7 +216,7 @@ def sensitivity_figure(
             rows = [r for r in measured if r.layer == name and r.choice.method == method]
             _curve(axes, rows, dense[name] if shares else None, style, plan)
         axes.set_title(_fit(name), fontsize=9, color=INK, loc="left", pad=4, parse_math=False)
-        _style(axes, size=8)
+        apply_style(axes, size=8)
         if shares:
             axes.set_xlim(0, 1)
             axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
@@ -304,7 +305,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=DPI, metadata={"Software": None})
 
 
-def _apply_scale(axes: Axes, scale: DeltaScale, values: Sequence[float]) -> None:
+def apply_scale(axes: Axes, scale: DeltaScale, values: Sequence[float]) -> None:
     """Set the y axis so that all `values` have some air around them."""
     if scale.width:
         axes.set_yscale("function", functions=(scale.forward, scale.inverse))
@@ -377,6 +378,17 @@ def _curve(
         linewidth=1.3,
         zorder=3,
     )
+    estimated = [i for i, row in enumerate(rows) if row.evaluation.n_samples == 0]
+    axes.plot(
+        [x[i] for i in estimated],
+        [y[i] for i in estimated],
+        linestyle="none",
+        marker=style.marker,
+        markersize=4.5,
+        markerfacecolor="white",
+        markeredgecolor=style.colour,
+        zorder=3,
+    )
     for row, position in zip(rows, x, strict=True):
         if plan is not None and plan.get(row.layer) == row.choice:
             axes.plot(
@@ -410,7 +422,8 @@ def _sensitivity_legend(
     return handles
 
 
-def _style(axes: Axes, size: float = 10) -> None:
+def apply_style(axes: Axes, size: float = 10) -> None:
+    """Quiet axes: a light grid, no frame on top and right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(colors=MUTED, labelsize=size, length=0, labelcolor=INK)

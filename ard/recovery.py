@@ -1,4 +1,4 @@
-"""Quality back after factorizing: batch statistics first, then distillation from the dense net."""
+"""Quality back by training: distillation from the dense net, on latents alone."""
 
 from __future__ import annotations
 
@@ -6,97 +6,32 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ard.errors import NonFiniteError
-from nas_gan.steps import DistillationStep, StepLatents
-from nas_gan.structure import evaluating
+from nas_gan.steps import DistillationStep, StepLatents, image_distance
 from nas_gan.training import Every, run_training
+
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How to recover; `n_steps` 0 leaves the student as it is."""
+    """How to recover; `n_steps` 0 leaves the student as it is.
+
+    All factors and all other weights share the one rate `lr`. The published recipe gives its
+    factors a rate of 1e-8, which amounts to freezing them; `factor_lr` is for comparing with it.
+    """
 
     n_steps: int = 300
     batch_size: int = 32
     lr: float = 1e-4
     n_checks: int = 4
     seed: int = 0
-
-
-# Mean and variance `(c,)` of what enters each batch normalisation, by name, in execution order.
-BatchMoments = Mapping[str, tuple[Tensor, Tensor]]
-
-
-def correct_batchnorm(
-    factorized: nn.Module,
-    dense: nn.Module,
-    latents: Tensor,
-    batch_size: int = 64,
-    *,
-    dense_moments: BatchMoments | None = None,
-) -> nn.Module:
-    """A copy of `factorized` whose batch statistics follow what factorizing did to its activations.
-
-    Both nets run on the same latents. A mean moves by the difference that is found, a variance is
-    scaled by the ratio. Statistics measured afresh would also change a net that was not factorized
-    at all: a trained net's are those of its training, often of other weights than the averaged
-    ones, and the dense net that it is compared with keeps them. Who corrects many plans passes the
-    dense net's own `batch_moments` on the latents, so that it runs once.
-    """
-    corrected = copy.deepcopy(factorized).eval()
-    before = dense_moments
-    if before is None:
-        before = batch_moments(dense, latents, batch_size)
-    for name, (dense_mean, dense_variance) in before.items():
-        # One at a time, in execution order: correcting a norm changes what enters the next.
-        mean, variance = batch_moments(corrected, latents, batch_size, only=name)[name]
-        norm = cast(nn.modules.batchnorm._BatchNorm, corrected.get_submodule(name))
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        norm.running_mean += mean - dense_mean
-        norm.running_var *= variance / dense_variance.clamp(min=norm.eps)
-    return corrected
-
-
-def batch_moments(
-    generator: nn.Module, latents: Tensor, batch_size: int = 64, only: str | None = None
-) -> BatchMoments:
-    """The `BatchMoments` of a generator over all of `latents`; `only` names the one to look at."""
-    sums: dict[str, Tensor] = {}
-
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (c, n h w)
-            n = torch.full_like(x[:, 0], x.shape[1])
-            moments = torch.stack([n, x.sum(dim=1), x.square().sum(dim=1)])
-            sums[name] = sums[name] + moments if name in sums else moments
-
-        return hook
-
-    handles = [
-        module.register_forward_pre_hook(hook_for(name))
-        for name, module in generator.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and module.track_running_stats
-        and only in (None, name)
-    ]
-    try:
-        with evaluating(generator):
-            for batch in latents.split(batch_size) if handles else ():
-                generator(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    moments = {}
-    for name, (n, total, squares) in sums.items():
-        mean = total / n
-        moments[name] = (mean.float(), (squares / n - mean.square()).clamp(min=0).float())
-    return moments
+    factor_lr: float | None = None
 
 
 def recover(
@@ -106,7 +41,9 @@ def recover(
     *,
     selection: Tensor,
     latent_dim: int,
+    n_classes: int = 0,
     score: Callable[[nn.Module], float] | None = None,
+    distance: Distance = image_distance,
     device: str = "cpu",
     on_update: Callable[[int], None] = lambda n: None,
 ) -> nn.Module:
@@ -115,8 +52,8 @@ def recover(
     Both see the same latents, so no data is needed. The state with the smallest `score` wins, the
     untouched student included: tuning can also hurt. Without a score it is the image error on the
     `selection` latents `(n, latent_dim)`; that favours images that are smoother than the
-    teacher's, which an FID punishes, so give the FID where there is one. All factors and all
-    other weights share one learning rate with a cosine decay.
+    teacher's, which an FID punishes, so give the FID where there is one. What training makes
+    smaller is `distance(images, target)`; the rate decays along a cosine.
 
     Raises:
         NonFiniteError: the student's images are NaN or infinite before the first update.
@@ -137,16 +74,9 @@ def recover(
             "recovery: the factorized generator's images are NaN or infinite before the first "
             "update; check the checkpoint's weights"
         )
-    best_error, best = error_of(student), _snapshot(student)
-
-    def check(index: int, scalars: Mapping[str, float]) -> None:
-        nonlocal best_error, best
-        error = error_of(student)
-        if error < best_error:
-            best_error, best = error, _snapshot(student)
-
+    best = KeepBest(student, error_of)
     student.requires_grad_(True)
-    optimizer = torch.optim.Adam(student.parameters(), settings.lr)
+    optimizer = torch.optim.Adam(parameter_groups(student, teacher, settings), settings.lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_steps)
     run_training(  # one that diverges just ends early: the best state is from before
         DistillationStep(
@@ -154,17 +84,81 @@ def recover(
             teacher,
             optimizer=optimizer,
             scheduler=scheduler,
-            latents=StepLatents(settings.seed, settings.batch_size, latent_dim),
+            latents=StepLatents(settings.seed, settings.batch_size, latent_dim, n_classes),
+            distance=distance,
             device=device,
         ),
         n_steps=settings.n_steps,
         callbacks=[
             lambda index, scalars: on_update(1),
-            Every(max(settings.n_steps // settings.n_checks, 1), check, settings.n_steps),
+            Every(max(settings.n_steps // settings.n_checks, 1), best, settings.n_steps),
         ],
     )
-    student.load_state_dict(best)
+    student.load_state_dict(best.state)
     return student.requires_grad_(False)
+
+
+class KeepBest:
+    """Remembers the state of `network` with the smallest `score`, the present one to begin with."""
+
+    def __init__(self, network: nn.Module, score: Callable[[nn.Module], float]) -> None:
+        self.network, self.score = network, score
+        self.error, self.state = score(network), snapshot(network)
+
+    def __call__(self, index: int, scalars: Mapping[str, float]) -> None:
+        """A callback of `run_training`."""
+        error = self.score(self.network)
+        if error < self.error:
+            self.error, self.state = error, snapshot(self.network)
+
+
+def feature_distance(discriminator: nn.Module, weight: float = 1.0) -> Distance:
+    """Image distance plus `weight` times that of the discriminator's feature maps.
+
+    The maps are what the direct parts of the discriminator put out, where that is a batch of maps;
+    each difference is taken as a share of the target's mean magnitude. The discriminator learned
+    what tells real images from generated ones, and needs no weights from elsewhere.
+    """
+    judge = copy.deepcopy(discriminator).eval().requires_grad_(False)
+    maps: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            maps.append(output)
+
+    for part in judge.children():
+        part.register_forward_hook(keep)
+
+    def maps_of(images: Tensor) -> list[Tensor]:
+        maps.clear()
+        judge(images)
+        return list(maps)
+
+    def distance(images: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = maps_of(target)
+        found = maps_of(images)
+        shares = [
+            (f - w).abs().mean() / w.abs().mean().clamp(min=1e-6)
+            for f, w in zip(found, wanted, strict=True)
+        ]
+        extra = torch.stack(shares).mean() if shares else images.new_zeros(())
+        return image_distance(images, target) + weight * extra
+
+    return distance
+
+
+def parameter_groups(
+    student: nn.Module, teacher: nn.Module, settings: Recovery
+) -> list[dict[str, Any]]:
+    """All parameters together, or those that the teacher does not have at a rate of their own."""
+    if settings.factor_lr is None:
+        return [{"params": list(student.parameters())}]
+    shapes = {name: p.shape for name, p in teacher.named_parameters()}
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in student.named_parameters():
+        groups[shapes.get(name) == parameter.shape].append(parameter)
+    return [{"params": groups[True]}, {"params": groups[False], "lr": settings.factor_lr}]
 
 
 def _image_error(student: nn.Module, latents: Tensor, target: Tensor) -> float:
@@ -173,5 +167,6 @@ def _image_error(student: nn.Module, latents: Tensor, target: Tensor) -> float:
     return (images - target).abs().mean().item()
 
 
-def _snapshot(module: nn.Module) -> dict[str, Tensor]:
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of a module's state."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

@@ -2,7 +2,8 @@
 
 Reads the `sensitivity.csv` of a sweep, or a plain table `layer,rank,fid,reduction_pct`. Prints
 `layer,choice` as CSV. With --penalty each layer is chosen by the published rule; with --fid-budget
-the cheapest choices whose single-layer rises in FID add up to no more than the budget.
+the cheapest choices whose single-layer rises in FID add up to no more than the budget. Cheap means
+few parameters, few multiply-adds, or little time by a table that `python -m ard.latency` measured.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ import tyro
 
 from ard.baselines import penalty_rule
 from ard.budget import FidBudget
-from ard.cost import Objective
+from ard.cost import Quantity, parse_quantity
 from ard.errors import BudgetError, TableError
+from ard.latency_table import LatencyTable
 from ard.plan import Factorization, RankPlan
+from ard.sensitivity import SensitivityTable
 from ard.tables import (
     ASSUMED_RATIO,
     DENSE_COLUMNS,
-    dense_sizes,
+    RecordedCosts,
+    counted_costs,
     is_sensitivity,
+    latency_costs,
     plan_within,
     ranks_within,
     read_plain,
@@ -38,6 +43,7 @@ from ard.tables import (
     scored_choices,
 )
 from nas_gan.cli import DONE, USAGE, run
+from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
 
 Choices = dict[str, int | Factorization | None]
@@ -55,8 +61,12 @@ class SelectConfig:
     """Allowed sum of rises: 0.5 is absolute, 5% is relative to the dense generator."""
     dense_fid: float | None = None
     """FID of the dense generator; needed for a plain table, which does not hold it."""
-    objective: Objective = "params"
-    """What to make small; reduction_pct of a plain table is taken for a reduction of it."""
+    objective: str = "params"
+    """What to make small: params, macs or latency; reduction_pct of a plain table is of it."""
+    latency_table: Path | None = None
+    """Times of layers, as `python -m ard.latency` measures them; for --objective latency."""
+    latency_batch: int | None = None
+    """Which batch size of that table counts, where it has several."""
     out: Path | None = None
     """Also write the choices here: a plan if the name ends in .json, else the printed CSV."""
 
@@ -82,22 +92,37 @@ def choose(config: SelectConfig) -> tuple[Choices, str, list[str]]:
     Raises:
         TableError: the table cannot be read.
         BudgetError: a number on the command line cannot be used.
+        InvalidValueError: the objective is not known, or lacks its table of times.
+        LatencyError: a layer was not timed.
     """
+    objective = parse_quantity(config.objective)
+    if (objective == "latency") != (config.latency_table is not None):
+        raise InvalidValueError(
+            "--objective latency and --latency-table FILE go together; got --objective "
+            f"{objective} and {config.latency_table or 'no table'}"
+        )
     if config.dense_fid is not None and not (
         math.isfinite(config.dense_fid) and config.dense_fid >= 0
     ):
         raise BudgetError(f"--dense-fid must be 0 or more; got {config.dense_fid}")
     text = read_text(config.table)
     if is_sensitivity(text):
-        choices, remarks = choose_from_sensitivity(config, text)
+        choices, remarks = choose_from_sensitivity(config, text, objective)
         return choices, "dense", remarks
-    choices, remarks = choose_from_plain(config, text)
+    choices, remarks = choose_from_plain(config, text, objective)
     return choices, "nc", remarks
 
 
-def choose_from_plain(config: SelectConfig, text: str) -> tuple[Choices, list[str]]:
+def choose_from_plain(
+    config: SelectConfig, text: str, objective: Quantity
+) -> tuple[Choices, list[str]]:
     """The choices from a table of bare ranks."""
     rows = read_plain(text)
+    if objective == "latency":
+        raise TableError(
+            f"{config.table}: a table of bare ranks does not say which layers and factorizations "
+            "they are of, so no time can be looked up; take --objective params or macs"
+        )
     if config.dense_fid is None:
         raise BudgetError(
             f"{config.table} does not hold the dense generator's FID; give it by --dense-fid"
@@ -107,13 +132,13 @@ def choose_from_plain(config: SelectConfig, text: str) -> tuple[Choices, list[st
         return {name: row.choice if row else None for name, row in chosen.items()}, []
     assert config.fid_budget is not None
     allowed = FidBudget.parse(config.fid_budget).absolute(config.dense_fid)
-    sizes = recorded_sizes(text, config.objective)
+    sizes = recorded_sizes(text, objective)
     remarks = []
     if missing := [name for name in dict.fromkeys(r.layer for r in rows) if name not in sizes]:
         # Sizes of some layers and shares of others do not add up.
         sizes = {}
         remarks.append(
-            f"no {DENSE_COLUMNS[config.objective]} for {_some(missing)}: "
+            f"no {DENSE_COLUMNS[objective]} for {_some(missing)}: "
             "a percent of any layer counts as much as of any other"
         )
     chosen = ranks_within(rows, config.dense_fid, allowed, sizes)
@@ -124,27 +149,40 @@ def choose_from_plain(config: SelectConfig, text: str) -> tuple[Choices, list[st
     ]
 
 
-def choose_from_sensitivity(config: SelectConfig, text: str) -> tuple[Choices, list[str]]:
+def choose_from_sensitivity(
+    config: SelectConfig, text: str, objective: Quantity
+) -> tuple[Choices, list[str]]:
     """The choices from the table of a sweep."""
     table = read_sensitivity(text)
     dense_fid = table.dense.fid if config.dense_fid is None else config.dense_fid
-    sizes, assumed = dense_sizes(text, table, config.objective)
+    costs = recorded_costs(config, text, table, objective)
     remarks = []
-    if assumed:
+    if costs.assumed and objective != "latency":
         remarks.append(
-            f"the dense size of {_some(assumed)} is not in the table and was taken for "
-            f"{ASSUMED_RATIO} times its largest row; a column {DENSE_COLUMNS[config.objective]} "
+            f"the dense size of {_some(costs.assumed)} is not in the table and was taken for "
+            f"{ASSUMED_RATIO} times its largest row; a column {DENSE_COLUMNS[objective]} "
             "would settle it"
         )
     if config.penalty is not None:
-        rows = scored_choices(table, sizes, config.objective)
+        rows = scored_choices(table, costs)
         picked = penalty_rule(rows, parse_penalty(config.penalty), dense_fid)
         return {name: row.choice if row else None for name, row in picked.items()}, remarks
     assert config.fid_budget is not None
     allowed = FidBudget.parse(config.fid_budget).absolute(dense_fid)
-    chosen = plan_within(table, allowed, sizes, config.objective)
+    chosen = plan_within(table, allowed, costs)
     remarks.append(_estimate(sum(option.damage for option in chosen.values()), allowed))
     return {name: option.choice for name, option in chosen.items()}, remarks
+
+
+def recorded_costs(
+    config: SelectConfig, text: str, table: SensitivityTable, objective: Quantity
+) -> RecordedCosts:
+    """What the layers of the table cost in the objective."""
+    if objective != "latency":
+        return counted_costs(text, table, objective)
+    assert config.latency_table is not None
+    times = LatencyTable.read(config.latency_table).at(config.latency_batch)
+    return latency_costs(text, table, times)
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,31 @@ from typing import Literal
 
 from torch import nn
 
+from ard.csv_cells import (
+    Cells,
+    at_line,
+    number_cell,
+    numbered_rows,
+    require_columns,
+    text_cell,
+    whole_cell,
+    whole_cells,
+)
 from ard.errors import TableError
 from ard.evaluate import Candidate, Evaluation, Evaluator
 from ard.executors import Executor
 from ard.journal import Journal
 from ard.layers import LayerProfile
 from ard.plan import Factorization, RankPlan
+from ard.signature import join_signatures
 from nas_gan.files import write_text
 
-Stage = Literal["single", "factorized", "recovered", "final"]
+Stage = Literal["proxy", "single", "factorized", "recovered", "final"]
 COLUMNS = (
     "layer", "kind", "method", "rank", "params", "macs", "fid", "delta_fid", "ci_low", "ci_high"
 )  # fmt: skip
+# Samples behind the score (0: estimated), what the layer cost before, and what decides its speed.
+MORE = ("samples", "dense_params", "dense_macs", "signature")
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,12 @@ def sweep(
 
 @dataclass(frozen=True)
 class Row:
-    """One layer under one choice, all other layers dense."""
+    """One layer under one choice, all other layers dense.
+
+    `dense_params` and `dense_macs` are those of the layer before, 0 where nobody wrote them down.
+    `signature` says what decides its speed (see `ard.signature`); it may be empty. An evaluation
+    of 0 samples is an estimate.
+    """
 
     layer: str
     kind: str
@@ -80,6 +97,9 @@ class Row:
     params: int
     macs: int
     evaluation: Evaluation
+    dense_params: int = 0
+    dense_macs: int = 0
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,14 +110,15 @@ class SensitivityTable:
     rows: tuple[Row, ...]
 
     @staticmethod
-    def from_measurements(
-        dense: Measurement, singles: Iterable[Measurement], layers: Sequence[LayerProfile]
+    def of(
+        dense: Evaluation,
+        scores: Mapping[tuple[str, Factorization], Evaluation],
+        layers: Sequence[LayerProfile],
     ) -> SensitivityTable:
-        """A table from the dense measurement and those of single-layer plans."""
+        """A table from the dense score and those of single layers under single choices."""
         profiles = {layer.name: layer for layer in layers}
         rows = []
-        for single in singles:
-            [(name, choice)] = single.plan.items()
+        for (name, choice), evaluation in scores.items():
             layer = profiles[name]
             rows.append(
                 Row(
@@ -106,26 +127,35 @@ class SensitivityTable:
                     choice,
                     layer.params(choice),
                     layer.macs(choice),
-                    single.evaluation,
+                    evaluation,
+                    layer.params(),
+                    layer.macs(),
+                    join_signatures(layer.signatures),
                 )
             )
-        return SensitivityTable(dense.evaluation, tuple(rows))
+        return SensitivityTable(dense, tuple(rows))
 
     def of_layer(self, name: str) -> tuple[Row, ...]:
         """The rows of one layer."""
         return tuple(row for row in self.rows if row.layer == name)
 
     def to_csv(self) -> str:
-        """The columns of `COLUMNS`; the dense generator is the row without a layer."""
+        """The columns of `COLUMNS` and `MORE`; the dense generator is the row without a layer."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerow(["", "", "dense", "", "", "", *_scores(self.dense)])
+        writer.writerow([*COLUMNS, *MORE])
+        samples = self.dense.n_samples
+        writer.writerow(["", "", "dense", "", "", "", *_scores(self.dense), samples, "", "", ""])
         for row in self.rows:
             rank = "x".join(map(str, row.choice.rank))
-            scores = _scores(row.evaluation)
-            cells = [row.layer, row.kind, row.choice.method, rank, row.params, row.macs, *scores]
-            writer.writerow(cells)
+            writer.writerow(
+                [
+                    *(row.layer, row.kind, row.choice.method, rank, row.params, row.macs),
+                    *_scores(row.evaluation),
+                    *(row.evaluation.n_samples, row.dense_params or "", row.dense_macs or ""),
+                    row.signature,
+                ]
+            )
         return text.getvalue()
 
     def save(self, path: Path) -> None:
@@ -134,21 +164,16 @@ class SensitivityTable:
 
     @staticmethod
     def from_csv(text: str) -> SensitivityTable:
-        """Read what `to_csv` wrote.
+        """Read what `to_csv` wrote; the columns of `MORE` may be missing.
 
         Raises:
             TableError: a column is missing, a number is not finite, or a row comes twice.
         """
-        reader = csv.DictReader(io.StringIO(text))
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise TableError(
-                f"the table has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}"
-            )
+        require_columns(text, COLUMNS)
         dense: Evaluation | None = None
         rows: dict[tuple[str, Factorization], Row] = {}
-        for cells in reader:
-            try:
+        for line, cells in numbered_rows(text):
+            with at_line(line):
                 evaluation = _read_scores(cells)
                 if cells["method"] == "dense":
                     if dense is not None:
@@ -158,8 +183,6 @@ class SensitivityTable:
                 row = _read_row(cells, evaluation)
                 if rows.setdefault((row.layer, row.choice), row) is not row:
                     raise ValueError(f"{row.layer} {row.choice} comes twice")
-            except ValueError as error:
-                raise TableError(f"line {reader.line_num}: {error}") from error
         if dense is None:
             raise TableError("the table has no row for the dense generator (method 'dense')")
         return SensitivityTable(dense, tuple(rows.values()))
@@ -169,44 +192,24 @@ def _scores(e: Evaluation) -> list[float]:
     return [e.fid, e.delta_fid, e.ci_low, e.ci_high]
 
 
-Cells = Mapping[str, str | None]
-
-
 def _read_scores(cells: Cells) -> Evaluation:
-    fid, delta, low, high = (_read_number(cells, name) for name in COLUMNS[-4:])
-    return Evaluation(fid, delta, low, high, 0, "")
+    fid, delta, low, high = (number_cell(cells, name) for name in COLUMNS[-4:])
+    return Evaluation(fid, delta, low, high, _count(cells, "samples"), "")
 
 
 def _read_row(cells: Cells, evaluation: Evaluation) -> Row:
-    layer, kind, method = (_read_text(cells, name) for name in ("layer", "kind", "method"))
-    rank = tuple(_read_int(cells, "rank", part) for part in (cells["rank"] or "").split("x"))
+    layer, kind, method = (text_cell(cells, name) for name in ("layer", "kind", "method"))
+    rank = whole_cells(cells, "rank")
     choice = Factorization(method, rank)  # type: ignore[arg-type]  # checked inside
-    params, macs = (_read_int(cells, name, cells[name]) for name in ("params", "macs"))
-    return Row(layer, kind, choice, params, macs, evaluation)
+    params, macs = whole_cell(cells, "params"), whole_cell(cells, "macs")
+    dense_params, dense_macs = _count(cells, "dense_params"), _count(cells, "dense_macs")
+    signature = cells.get("signature") or ""
+    return Row(layer, kind, choice, params, macs, evaluation, dense_params, dense_macs, signature)
 
 
-def _read_text(cells: Cells, name: str) -> str:
-    text = cells[name]
-    if not text:
-        raise ValueError(f"{name} is empty")
-    return text
-
-
-def _read_int(cells: Cells, name: str, text: str | None) -> int:
-    if text is None or not text.isdecimal():
-        raise ValueError(f"{name} is {cells[name]!r}, not made of whole numbers")
-    return int(text)
-
-
-def _read_number(cells: Cells, name: str) -> float:
-    text = _read_text(cells, name)
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError(f"{name} is {text!r}, not a number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is {number}, not finite")
-    return number
+def _count(cells: Cells, name: str) -> int:
+    """A whole number that may be missing or 0."""
+    return whole_cell(cells, name) if cells.get(name) not in (None, "", "0") else 0
 
 
 def single_layer_plans(choices: Iterable[tuple[str, Factorization]]) -> list[RankPlan]:

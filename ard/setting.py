@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ard.errors import ArdError
 from ard.evaluate import FidEvaluator
@@ -50,7 +50,8 @@ class MeasuringConfig:
 class Setting:
     """A dense generator on its device, and everything that scores it.
 
-    `reference` says where `statistics` came from.
+    `reference` says where `statistics` came from; `load_images` reads the data set that the
+    checkpoint names, where it names one.
     """
 
     checkpoint: Checkpoint
@@ -59,6 +60,12 @@ class Setting:
     extractor: FeatureExtractor
     statistics: FeatureStatistics
     reference: str
+    n_classes: int = 0
+    load_images: Callable[[], Images] | None = None
+
+    def latents(self, n: int, seed: int) -> Tensor:
+        """A bank of latents for the generator, with labels if it takes any."""
+        return latent_bank(n, self.latent_dim, seed, self.n_classes)
 
     @cached_property
     def frechet(self) -> FrechetReference:
@@ -93,15 +100,18 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
         device=config.device,
         threads=config.threads,
     )
+    n_classes = int(getattr(generator, "n_classes", 0))
     dataset = checkpoint.provenance.get("dataset")
     with torch.inference_mode():
-        resolution = generator(torch.zeros(2, latent_dim, device=config.device)).shape[-1]
+        probe = latent_bank(2, latent_dim, 0, n_classes).to(config.device)
+        resolution = generator(probe).shape[-1]
+    load_images = _data_loader(dataset, resolution, config.data_root)
     statistics, source = find_reference(
         config.reference,
         extractor,
         dataset=dataset,
         resolution=resolution,
-        data=_data_loader(dataset, resolution, config.data_root),
+        data=load_images,
         dense=lambda: dense_images(
             generator,
             latent_dim,
@@ -112,7 +122,9 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
         ),
         cache=cache_dir(),
     )
-    return Setting(checkpoint, generator, latent_dim, extractor, statistics, source)
+    return Setting(
+        checkpoint, generator, latent_dim, extractor, statistics, source, n_classes, load_images
+    )
 
 
 def _data_loader(
@@ -135,7 +147,7 @@ def make_evaluator(
     setting: Setting, config: MeasuringConfig, *, n: int, seed: int, bootstrap: bool = False
 ) -> FidEvaluator:
     """A ΔFID evaluator on its own bank of `n` latents; scores the dense generator once."""
-    latents = latent_bank(n, setting.latent_dim, seed)
+    latents = setting.latents(n, seed)
     features = extract_features(
         setting.generator,
         latents,

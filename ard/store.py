@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
+from ard.pipeline import Build, Recover
 from ard.plan import RankPlan
 from ard.surgery import describe_structure
 from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
@@ -36,25 +36,25 @@ class RecoveredStore:
         folder: Path,
         dense: Checkpoint,
         generator: nn.Module,
-        recover: Callable[[nn.Module], nn.Module],
+        recover: Recover,
     ) -> None:
         self.folder, self.dense, self.generator, self.recover = folder, dense, generator, recover
         # Measuring on two banks of latents in a row asks for the same plan twice.
         self._last: tuple[RankPlan, nn.Module] | None = None
 
-    def __call__(self, factorized: Callable[[], nn.Module], plan: RankPlan) -> nn.Module:
-        """The recovered generator of a plan; `factorized()` builds what is to be recovered."""
+    def __call__(self, build: Build, plan: RankPlan) -> nn.Module:
+        """The recovered generator of a plan; `build()` makes what is to be recovered."""
         if self._last is None or self._last[0] != plan:
-            self._last = (plan, self._load_or_recover(factorized, plan))
+            self._last = (plan, self._load_or_recover(build, plan))
         return self._last[1]
 
-    def _load_or_recover(self, factorized: Callable[[], nn.Module], plan: RankPlan) -> nn.Module:
+    def _load_or_recover(self, build: Build, plan: RankPlan) -> nn.Module:
         path = self.folder / f"{hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]}.pt"
         if path.exists():
             device = next(self.generator.parameters()).device
             stored = load_checkpoint(path)
             return build_generator(stored, lambda: copy.deepcopy(self.generator)).to(device)
-        recovered = self.recover(factorized())
+        recovered = self.recover(build, plan)
         save_checkpoint(compressed_checkpoint(self.dense, recovered, plan), path)
         return recovered
 

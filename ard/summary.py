@@ -41,6 +41,11 @@ def plan_macs(profile: Profile, plan: RankPlan) -> int:
     return profile.fixed_macs + sum(row.macs for row in layer_rows(profile, plan))
 
 
+def feature_distance_name(setting: Setting) -> str:
+    """`FID` only where it compares with published ones; a distance in another space is an `FD`."""
+    return "FID" if setting.comparable else "FD"
+
+
 def make_report(
     result: CompressionResult,
     setting: Setting,

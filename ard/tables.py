@@ -2,31 +2,48 @@
 
 Two kinds of table are read. A plain one has a row for each layer and rank, `layer, rank, fid,
 reduction_pct`, and does not say how a layer was factorized. The other is our `sensitivity.csv`.
-Both may have the columns `dense_params` and `dense_macs`, the cost of the row's layer when dense.
+Both may have the columns `dense_params` and `dense_macs`, the cost of the row's layer when dense;
+ours may have `signature`, by which the layer's times are found in a latency table.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from ard.allocation import N_BINS, Option, allocate
 from ard.controller import layer_options
-from ard.cost import Objective
+from ard.cost import LatencyCost
+from ard.csv_cells import (
+    Cells,
+    at_line,
+    header,
+    number_cell,
+    numbered_rows,
+    read_table_text,
+    require_columns,
+    text_cell,
+    whole_cell,
+)
 from ard.errors import RankError, TableError
 from ard.factorization.ranks import factor_sizes
+from ard.latency_table import LatencyTable
 from ard.layers import Kind, LayerProfile
 from ard.plan import Factorization
 from ard.sensitivity import Row, SensitivityTable
+from ard.signature import split_signatures
 
 PLAIN_COLUMNS = ("layer", "rank", "fid", "reduction_pct")
 # Columns that only a sensitivity table has: one is enough to tell the two kinds apart.
 SENSITIVITY_ONLY = ("kind", "method", "delta_fid", "ci_low", "ci_high")
-DENSE_COLUMNS: dict[Objective, str] = {"params": "dense_params", "macs": "dense_macs"}
+Value = TypeVar("Value")
+Counted = Literal["params", "macs"]
+DENSE_COLUMNS: dict[Counted, str] = {"params": "dense_params", "macs": "dense_macs"}
+SIGNATURE = "signature"
 # A layer whose dense size cannot be told is taken for this many times its largest row, because the
 # largest choice of a sweep keeps about half of the weights.
 ASSUMED_RATIO = 2
@@ -61,18 +78,12 @@ def read_text(path: Path) -> str:
     Raises:
         TableError: the file is not text, or holds nothing.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not a CSV table in UTF-8 ({error.reason})") from error
-    if not text.strip():
-        raise TableError(f"{path}: the table is empty; it needs {', '.join(PLAIN_COLUMNS)}")
-    return text
+    return read_table_text(path, PLAIN_COLUMNS)
 
 
 def is_sensitivity(text: str) -> bool:
     """Whether the header is that of a sensitivity table, complete or not."""
-    return any(name in _header(text) for name in SENSITIVITY_ONLY)
+    return any(name in header(text) for name in SENSITIVITY_ONLY)
 
 
 # -- plain tables
@@ -85,23 +96,20 @@ def read_plain(text: str) -> tuple[ScoredChoice, ...]:
         TableError: a column is missing, there is no row, a (layer, rank) comes twice, or a value
             is not what its column needs.
     """
-    names = _header(text)
-    if missing := [name for name in PLAIN_COLUMNS if name not in names]:
-        raise TableError(
-            f"the table has no column {missing[0]!r}; it needs {', '.join(PLAIN_COLUMNS)}"
-        )
+    require_columns(text, PLAIN_COLUMNS)
     rows: dict[tuple[str, int | Factorization], ScoredChoice] = {}
-    for line, cells in _numbered(text):
-        row = ScoredChoice(
-            _text(line, cells, "layer"),
-            _whole(line, cells, "rank"),
-            _number(line, cells, "fid"),
-            _number(line, cells, "reduction_pct"),
-        )
-        if row.reduction_pct > 100:
-            raise TableError(f"line {line}: reduction_pct is {row.reduction_pct:g}, above 100")
-        if rows.setdefault((row.layer, row.choice), row) is not row:
-            raise TableError(f"line {line}: layer {row.layer}, rank {row.choice} comes twice")
+    for line, cells in numbered_rows(text):
+        with at_line(line):
+            row = ScoredChoice(
+                text_cell(cells, "layer"),
+                whole_cell(cells, "rank"),
+                number_cell(cells, "fid"),
+                number_cell(cells, "reduction_pct"),
+            )
+            if row.reduction_pct > 100:
+                raise ValueError(f"reduction_pct is {row.reduction_pct:g}, above 100")
+            if rows.setdefault((row.layer, row.choice), row) is not row:
+                raise ValueError(f"layer {row.layer}, rank {row.choice} comes twice")
     if not rows:
         raise TableError("the table is empty: it has a header but no rows")
     return tuple(rows.values())
@@ -172,48 +180,103 @@ def read_sensitivity(text: str) -> SensitivityTable:
     return table
 
 
-def scored_choices(
-    table: SensitivityTable, sizes: Mapping[str, float], objective: Objective
-) -> tuple[ScoredChoice, ...]:
-    """The rows with their reduction in the objective; `sizes` are the dense layers'."""
+@dataclass(frozen=True)
+class RecordedCosts:
+    """What the layers of a table cost, dense and under each recorded choice.
+
+    Attributes:
+        dense: by layer.
+        factorized: by layer and choice.
+        assumed: the layers whose dense cost is only assumed.
+    """
+
+    dense: Mapping[str, float]
+    factorized: Mapping[tuple[str, Factorization], float]
+    assumed: tuple[str, ...] = ()
+
+    def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float:
+        """The cost as `ard.cost.LayerCost` has it; only the name of the layer matters."""
+        return self.dense[layer.name] if choice is None else self.factorized[layer.name, choice]
+
+
+def scored_choices(table: SensitivityTable, costs: RecordedCosts) -> tuple[ScoredChoice, ...]:
+    """The rows with their reduction in cost."""
     return tuple(
         ScoredChoice(
             row.layer,
             row.choice,
             row.evaluation.fid,
-            100 * (1 - getattr(row, objective) / sizes[row.layer]),
+            100 * (1 - costs.factorized[row.layer, row.choice] / costs.dense[row.layer]),
         )
         for row in table.rows
     )
 
 
-def plan_within(
-    table: SensitivityTable, allowed: float, sizes: Mapping[str, float], objective: Objective
-) -> dict[str, Option]:
+def plan_within(table: SensitivityTable, allowed: float, costs: RecordedCosts) -> dict[str, Option]:
     """For each layer the option of a plan of least cost, summed damages within `allowed`.
 
     Damages are those of the controller: monotone in cost for each method, and no less than half of
     the upper end of their interval.
     """
-    recorded = {(row.layer, row.choice): float(getattr(row, objective)) for row in table.rows}
-
-    def cost(layer: LayerProfile, choice: Factorization | None) -> float:
-        return sizes[layer.name] if choice is None else recorded[layer.name, choice]
-
     names = list(dict.fromkeys(row.layer for row in table.rows))
     options = [
-        # Only the name of the layer matters here: what it costs is read from the table.
-        layer_options(LayerProfile(name, "linear", (1, 1)), table.of_layer(name), cost)
+        layer_options(LayerProfile(name, "linear", (1, 1)), table.of_layer(name), costs)
         for name in names
     ]
     return dict(zip(names, _allocate(options, allowed), strict=True))
 
 
-# -- the dense size of a layer
+# -- what the layers cost
+
+
+def counted_costs(text: str, table: SensitivityTable, quantity: Counted) -> RecordedCosts:
+    """Parameters or multiply-adds: as the rows say, and dense as `dense_sizes`.
+
+    Raises:
+        TableError: the column of the dense sizes contradicts itself.
+    """
+    dense, assumed = dense_sizes(text, table, quantity)
+    recorded = {(row.layer, row.choice): float(getattr(row, quantity)) for row in table.rows}
+    return RecordedCosts(dense, recorded, assumed)
+
+
+def latency_costs(text: str, table: SensitivityTable, times: LatencyTable) -> RecordedCosts:
+    """Milliseconds of the layers, found by the column `signature`.
+
+    Raises:
+        TableError: the table has no such column, an empty cell in it, or one that contradicts
+            another.
+        LatencyError: a layer or a choice was not timed.
+    """
+    names = dict.fromkeys(row.layer for row in table.rows)
+    signatures = recorded_signatures(text)
+    if missing := [name for name in names if name not in signatures]:
+        raise TableError(
+            f"the table has no {SIGNATURE} for {missing[0]}, by which a time could be looked up; "
+            "sweep again with this version, or take another --objective"
+        )
+    cost = LatencyCost(times)
+    layers = {
+        name: LayerProfile(name, "linear", (1, 1), signatures=signatures[name]) for name in names
+    }
+    return RecordedCosts(
+        {name: cost(layer, None) for name, layer in layers.items()},
+        {(r.layer, r.choice): cost(layers[r.layer], r.choice) for r in table.rows},
+    )
+
+
+def recorded_signatures(text: str) -> dict[str, tuple[str, ...]]:
+    """The signatures of each layer from their column; empty without that column.
+
+    Raises:
+        TableError: a layer has two.
+    """
+    found = _by_layer(text, SIGNATURE, text_cell)
+    return {layer: split_signatures(joined) for layer, joined in found.items()}
 
 
 def dense_sizes(
-    text: str, table: SensitivityTable, objective: Objective
+    text: str, table: SensitivityTable, quantity: Counted
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The dense cost of every layer, and the names of those for which it is only assumed.
 
@@ -223,7 +286,7 @@ def dense_sizes(
     Raises:
         TableError: the column contradicts itself.
     """
-    sizes: dict[str, float] = dict(recorded_sizes(text, objective))
+    sizes: dict[str, float] = dict(recorded_sizes(text, quantity))
     assumed = []
     for name in dict.fromkeys(row.layer for row in table.rows):
         rows = table.of_layer(name)
@@ -231,32 +294,35 @@ def dense_sizes(
             layer = infer_layer(rows)
             if layer is None:
                 assumed.append(name)
-                sizes[name] = ASSUMED_RATIO * max(getattr(row, objective) for row in rows)
+                sizes[name] = ASSUMED_RATIO * max(getattr(row, quantity) for row in rows)
             else:
-                sizes[name] = getattr(layer, objective)()
+                sizes[name] = getattr(layer, quantity)()
     return sizes, tuple(assumed)
 
 
-def recorded_sizes(text: str, objective: Objective) -> dict[str, int]:
+def recorded_sizes(text: str, quantity: Counted) -> dict[str, int]:
     """The dense cost of each layer from the column for it; empty without that column.
 
     Raises:
         TableError: a cell is not a whole number, or a layer has two different sizes.
     """
-    column = DENSE_COLUMNS[objective]
-    sizes: dict[str, int] = {}
-    if column not in _header(text):
-        return sizes
-    for line, cells in _numbered(text):
+    return _by_layer(text, DENSE_COLUMNS[quantity], whole_cell)
+
+
+def _by_layer(text: str, column: str, read: Callable[[Cells, str], Value]) -> dict[str, Value]:
+    """What a column says of each layer; the cells of one layer agree, or are empty."""
+    values: dict[str, Value] = {}
+    if column not in header(text):
+        return values
+    for line, cells in numbered_rows(text):
         layer = (cells.get("layer") or "").strip()
         if not layer or not (cells.get(column) or "").strip():
             continue
-        size = _whole(line, cells, column)
-        if sizes.setdefault(layer, size) != size:
-            raise TableError(
-                f"line {line}: {column} of {layer} is {size} here and {sizes[layer]} above"
-            )
-    return sizes
+        with at_line(line):
+            value = read(cells, column)
+            if values.setdefault(layer, value) != value:
+                raise ValueError(f"{column} of {layer} is {value} here and {values[layer]} above")
+    return values
 
 
 def infer_layer(rows: Sequence[Row]) -> LayerProfile | None:
@@ -303,49 +369,3 @@ def _explains(layer: LayerProfile, rows: Sequence[Row]) -> bool:
         return False
     smaller = all(row.params < layer.params() for row in rows)
     return smaller and costs == [(row.params, row.macs) for row in rows]
-
-
-# -- cells
-
-Cells = Mapping[str, str | None]
-
-
-def _header(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(csv.DictReader(io.StringIO(text)).fieldnames or ())
-    except csv.Error as error:
-        raise TableError(f"line 1: not the header of a CSV table: {error}") from error
-
-
-def _numbered(text: str) -> Iterator[tuple[int, Cells]]:
-    reader = csv.DictReader(io.StringIO(text))
-    try:
-        for cells in reader:
-            yield reader.line_num, cells
-    except csv.Error as error:
-        raise TableError(f"line {reader.line_num}: not a row of a CSV table: {error}") from error
-
-
-def _text(line: int, cells: Cells, name: str) -> str:
-    text = (cells[name] or "").strip()
-    if not text:
-        raise TableError(f"line {line}: {name} is empty")
-    return text
-
-
-def _whole(line: int, cells: Cells, name: str) -> int:
-    text = _text(line, cells, name)
-    if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
-        raise TableError(f"line {line}: {name} is {text!r}, not a whole number of 1 or more")
-    return int(text)
-
-
-def _number(line: int, cells: Cells, name: str) -> float:
-    text = _text(line, cells, name)
-    try:
-        number = float(text)
-    except ValueError:
-        raise TableError(f"line {line}: {name} is {text!r}, not a number") from None
-    if not math.isfinite(number):
-        raise TableError(f"line {line}: {name} is {number}, not finite")
-    return number

@@ -102,10 +102,15 @@ def to_json(report: BenchReport) -> dict[str, Any]:
 
 def write_report(report: BenchReport, folder: Path) -> Path:
     """Write `bench.json` into `folder`, whole or not at all; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    text = json.dumps(to_json(report), allow_nan=False) + "\n"
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".bench-", suffix=".json")
+    write_whole(path, json.dumps(to_json(report), allow_nan=False) + "\n")
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -116,7 +121,6 @@ def write_report(report: BenchReport, folder: Path) -> Path:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 @dataclass(frozen=True)

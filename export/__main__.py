@@ -22,6 +22,7 @@ from export.bundle import DENSE, count_steps, write_bundle
 from export.errors import ExportError
 from export.manifest import MANIFEST, BatchRange, Manifest, read_manifest
 from export.precision import Precision
+from export.rewrites import ALL
 from export.to_onnx import DEFAULT_OPSET
 from export.to_tensorrt import INSTALL, RtxChoice, rtx_available
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
@@ -43,6 +44,8 @@ class Config:
     """How the graph computes; its input and output are float32 at both."""
     opset: int = DEFAULT_OPSET
     """ONNX opset, 17 to 24."""
+    rewrites: bool = True
+    """Rewrite the graph to run faster and draw the same images; without, each layer is a node."""
     name: str = "model"
     """Stem of the ONNX file and the engines."""
     dense: bool = True
@@ -74,6 +77,7 @@ def main(config: Config) -> None:
             name=config.name,
             precision=config.precision,
             opset=config.opset,
+            rewrites=ALL if config.rewrites else (),
             seed=config.seed,
             samples=config.samples,
             provenance=checkpoint.provenance | {"file": source.name, "sha256": sha256(source)},

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +31,11 @@ from export.manifest import (
 )
 from export.parity import check_parity
 from export.precision import Precision
-from export.to_onnx import BATCH, DEFAULT_OPSET, INPUT, OUTPUT, write_onnx
+from export.rewrites import ALL
+from export.to_onnx import BATCH, DEFAULT_OPSET, INPUT, OUTPUT, input_width, write_onnx
 from export.to_tensorrt import COMPUTE_CAPABILITIES, RtxChoice, build_rtx_engines, rtx_available
 from nas_gan.files import write_text
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.metrics.sampling import latents_of
 
 LATENTS, DENSE, BUILD_SCRIPT, README = "latents.npy", "dense", "build_engine.py", "README.md"
 TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "tensorrt-rtx", "polygraphy")
@@ -48,6 +49,7 @@ def write_bundle(
     name: str = "model",
     precision: Precision = "fp32",
     opset: int = DEFAULT_OPSET,
+    rewrites: Sequence[str] = ALL,
     seed: int = 0,
     samples: int = 64,
     provenance: Mapping[str, Any] | None = None,
@@ -79,6 +81,7 @@ def write_bundle(
         settings = dict(
             precision=precision,
             opset=opset,
+            rewrites=rewrites,
             seed=seed,
             samples=samples,
             # Through JSON now: a value that it cannot hold becomes text before anything is built.
@@ -114,6 +117,7 @@ def _fill(
     name: str,
     precision: Precision,
     opset: int,
+    rewrites: Sequence[str],
     seed: int,
     samples: int,
     provenance: Mapping[str, Any],
@@ -124,14 +128,14 @@ def _fill(
     compute_capabilities: Sequence[str],
     advance: Callable[[int], None],
 ) -> Manifest:
-    latent_dim, image_shape = _shapes(generator)
+    width, image_shape = _shapes(generator)
     onnx_path = folder / f"{name}.onnx"
-    latents = latent_bank(samples, latent_dim, seed)
-    summary = write_onnx(generator, onnx_path, precision=precision, opset=opset)
+    latents = latents_of(generator, samples, seed)
+    summary = write_onnx(generator, onnx_path, precision=precision, opset=opset, rewrites=rewrites)
     advance(1)
     parity = check_parity(generator, onnx_path, latents, precision=precision)
     advance(1)
-    inputs = (TensorSpec(INPUT, "float32", (BATCH, latent_dim)),)
+    inputs = (TensorSpec(INPUT, "float32", (BATCH, width)),)
     outputs = (TensorSpec(OUTPUT, "float32", (BATCH, *image_shape)),)
     built = build_rtx_engines(
         onnx_path,
@@ -177,7 +181,7 @@ def count_macs(generator: nn.Module) -> int:
     """Multiply-adds of the convolutions and matrix products for one image."""
     measured = copy.deepcopy(generator).eval().cpu()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        measured(torch.zeros(1, cast(int, measured.latent_dim)))
+        measured(torch.zeros(1, input_width(measured)))
     return counter.get_total_flops() // 2  # the counter takes a multiply-add for two
 
 
@@ -246,7 +250,7 @@ def _shapes(generator: nn.Module) -> tuple[int, tuple[int, ...]]:
             f"{type(generator).__name__} needs latent_dim: int and image_shape: (c, h, w) to be "
             f"exported; got {latent_dim!r} and {image_shape!r}"
         )
-    return latent_dim, image_shape
+    return input_width(generator), image_shape
 
 
 def _tool_versions() -> dict[str, str]:

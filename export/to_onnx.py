@@ -7,7 +7,7 @@ import copy
 import io
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,6 +18,7 @@ from torch import nn
 
 from export.errors import ExportError, MissingPackageError
 from export.precision import Precision, to_fp16
+from export.rewrites import ALL, rewrite
 from nas_gan.files import write_bytes
 
 if TYPE_CHECKING:
@@ -45,23 +46,31 @@ class OnnxSummary:
         return sum(self.operators.values())
 
 
+def input_width(generator: nn.Module) -> int:
+    """Columns of its latents: the noise, and of a conditional generator the one-hot label."""
+    return cast(int, generator.latent_dim) + int(getattr(generator, "n_classes", 0))
+
+
 def write_onnx(
     generator: nn.Module,
     path: Path,
     *,
     precision: Precision = "fp32",
     opset: int = DEFAULT_OPSET,
+    rewrites: Iterable[str] = ALL,
 ) -> OnnxSummary:
     """Write `generator`, which maps `(n, latent_dim)` to `(n, c, h, w)`, to `path`.
 
     The graph has the input `latents` and the output `images`, both float32 with a dynamic first
-    dimension. The same weights give the same bytes.
+    dimension. `rewrites` make it faster; without any, each layer is a node. The same weights give
+    the same bytes.
 
     Raises:
         ExportError: the generator cannot be expressed in this opset or precision.
+        InvalidValueError: a rewrite is not known.
         MissingPackageError: onnx, onnxscript or onnxsim is not installed.
     """
-    model = build_model(generator, opset=opset)
+    model = build_model(generator, opset=opset, rewrites=rewrites)
     if precision == "fp16":
         model = to_fp16(model)
     _check(model, generator)
@@ -69,7 +78,9 @@ def write_onnx(
     return OnnxSummary(opset, dict(Counter(node.op_type for node in model.graph.node)))
 
 
-def build_model(generator: nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+def build_model(
+    generator: nn.Module, *, opset: int = DEFAULT_OPSET, rewrites: Iterable[str] = ALL
+) -> onnx.ModelProto:
     """`generator` as a simplified float32 graph; it is left as it is, also its training mode."""
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"--opset must be {MIN_OPSET} to {MAX_OPSET}; got {opset}")
@@ -93,13 +104,13 @@ def build_model(generator: nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.Mod
     except RuntimeError as error:
         raise _invalid(opset, error) from error
     _strip_metadata_(model)
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return rewrite(onnx.shape_inference.infer_shapes(model, data_prop=True), rewrites)
 
 
 def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
     generator = copy.deepcopy(generator).eval().cpu()
     # Two rows: an example batch of 1 would be taken for a constant.
-    latents = torch.zeros(2, cast(int, generator.latent_dim))
+    latents = torch.zeros(2, input_width(generator))
     batch = torch.export.Dim(BATCH, min=1)
     try:
         # The exporter reports its progress on stdout and warns about its own deprecations.
@@ -201,7 +212,7 @@ def _check(model: onnx.ModelProto, generator: nn.Module) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise _invalid(model.opset_import[0].version, error) from error
     for value, name, shape in (
-        (model.graph.input[0], INPUT, (cast(int, generator.latent_dim),)),
+        (model.graph.input[0], INPUT, (input_width(generator),)),
         (model.graph.output[0], OUTPUT, cast("tuple[int, ...]", generator.image_shape)),
     ):
         dims = value.type.tensor_type.shape.dim

@@ -25,13 +25,8 @@ from torch import Tensor, nn
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.files import atomic_path
 from nas_gan.genotype import MMD_NAS, Genotype
-from nas_gan.networks import (
-    Discriminator,
-    DiscriminatorConfig,
-    Generator,
-    GeneratorConfig,
-    build_discriminator,
-)
+from nas_gan.models import build_model
+from nas_gan.networks import GeneratorConfig
 from nas_gan.structure import apply_structure
 
 FORMAT = "ard-gan checkpoint 1"
@@ -59,10 +54,11 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
-        architecture: `{"kind": "mmd-nas", ...GeneratorConfig}` or `{"kind": "external", ...}`.
+        architecture: `{"kind": "mmd-nas", ...GeneratorConfig}`, another family of
+            `nas_gan.models` with its options, or `{"kind": "external", ...}`.
         generator: averaged weights.
         discriminator: weights of the net that trained it, if the file has them.
-        discriminator_config: how to build that net.
+        discriminator_config: how to build that net: a family and its options.
         provenance: plain values: dataset, resolution, steps, seed and the like.
         structure: layer name to the plain layers that replace it; empty for a dense generator.
     """
@@ -105,7 +101,8 @@ def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
         tensors[f"discriminator.{name}"] = tensor
     described = {name: getattr(checkpoint, name) for name in _DESCRIPTIVE}
     metadata = {"format": FORMAT, "description": json.dumps(described)}
-    data = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
+    # The format refuses tensors that share memory, as tied layers do.
+    data = save({name: t.contiguous().clone() for name, t in tensors.items()}, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
@@ -303,8 +300,8 @@ def build_generator(
 ) -> nn.Module:
     """The generator of a checkpoint in eval mode, dense or compressed.
 
-    It has `latent_dim` (int), and ours have `image_shape` `(3, h, w)`. `build` makes the bare
-    network of a checkpoint whose architecture is external.
+    It has `latent_dim` (int), and ours have `image_shape` `(c, h, w)` and `n_classes`, 0 unless
+    conditional. `build` makes the bare network of a checkpoint whose architecture is external.
 
     Raises:
         CheckpointError: the architecture is unknown, the weights do not fit it, or what `build`
@@ -318,11 +315,10 @@ def build_generator(
                 f"--model returns a {type(generator).__name__} without latent_dim; set that "
                 "attribute to the length of its latents, so that they can be drawn"
             )
-    elif kind == MMD_NAS_KIND:
-        data = {name: v for name, v in checkpoint.architecture.items() if name != "kind"}
+    elif kind not in (None, EXTERNAL_KIND):
         try:
-            generator = Generator(GeneratorConfig.from_dict(data))
-        except (KeyError, TypeError, InvalidValueError) as error:
+            generator = build_model(checkpoint.architecture)
+        except InvalidValueError as error:
             raise CheckpointError(
                 f"the checkpoint's architecture cannot be built: {error}"
             ) from error
@@ -359,8 +355,10 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     module.load_state_dict(dict(state))
 
 
-def build_saved_discriminator(checkpoint: Checkpoint) -> Discriminator | None:
+def build_saved_discriminator(checkpoint: Checkpoint) -> nn.Module | None:
     """The discriminator that trained the generator, or None if the file has none.
+
+    A configuration without a `kind` is that of the published net.
 
     Raises:
         CheckpointError: its configuration is unknown, or its weights do not fit it.
@@ -368,10 +366,11 @@ def build_saved_discriminator(checkpoint: Checkpoint) -> Discriminator | None:
     if checkpoint.discriminator is None or checkpoint.discriminator_config is None:
         return None
     try:
-        config = DiscriminatorConfig(**checkpoint.discriminator_config)
-    except (TypeError, InvalidValueError) as error:
+        discriminator = build_model(
+            {"kind": MMD_NAS_KIND, **checkpoint.discriminator_config}, "discriminator"
+        )
+    except InvalidValueError as error:
         raise CheckpointError(f"the checkpoint's discriminator cannot be built: {error}") from error
-    discriminator = build_discriminator(config)
     load_weights(discriminator, checkpoint.discriminator)
     return discriminator.eval()
 

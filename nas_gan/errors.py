@@ -1,5 +1,10 @@
 """What `nas_gan` raises on bad input. Command lines print these as one line and exit with 1."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class NasGanError(Exception):
     """Base of every error that `nas_gan` raises on purpose."""
@@ -19,3 +24,13 @@ class MissingDataError(NasGanError, FileNotFoundError):
 
 class DivergedError(NasGanError, ArithmeticError):
     """Training or sampling produced a NaN or an infinity."""
+
+
+def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidValueError:
+    """The error for a name that is not among `choices`; it offers the nearest one."""
+    choices = list(choices)
+    near = get_close_matches(str(name), choices, n=1)
+    offer = f"did you mean {near[0]}? " if near else ""
+    return InvalidValueError(
+        f"{what} {name!r} is not known; {offer}choose one of {', '.join(choices)}"
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +33,16 @@ UP: dict[Table, tuple[str, ...]] = {
 EDGES = ("up0", "up1", "c0", "c1", "c2", "c3", "c4")
 N_CELLS = 3
 
+# The first edges of a searched discriminator read the image: no identity, and no activation.
+FIRST = NORMAL[2:]
+DOWN = ("avg_pool", "max_pool", "conv_3x3", "conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
+D_EDGES = ("c0", "c1", "c2", "c3", "c4", "down0", "down1")
+FIRST_EDGES = D_EDGES[:3]
+N_BLOCKS = 4
+# Of a cell and of a block alike.
+N_NORMAL_EDGES, N_RESAMPLING_EDGES = 5, 2
+D_TABLE = "discriminator"
+
 
 @dataclass(frozen=True)
 class Genotype:
@@ -49,24 +60,14 @@ class Genotype:
             raise InvalidValueError(
                 f"genotype table must be one of {', '.join(UP)}; got {self.table!r}"
             )
-        shape = (len(self.rows), *{len(row) for row in self.rows})
-        if shape != (N_CELLS, len(EDGES)):
-            raise InvalidValueError(
-                f"a genotype is {N_CELLS} x {len(EDGES)} indices; got {self.rows}"
-            )
-        for cell, row in enumerate(self.rows, start=1):
-            for edge, index in zip(EDGES, row, strict=True):
-                size = len(UP[self.table] if edge.startswith("up") else NORMAL)
-                if not isinstance(index, int) or not 0 <= index < size:
-                    raise InvalidValueError(
-                        f"cell{cell}.{edge}: operation {index!r} does not exist; "
-                        f"table {self.table!r} has 0..{size - 1}"
-                    )
+        _check_rows("cell", self.rows, EDGES, N_CELLS, self._choices)
+
+    def _choices(self, cell: int, edge: str) -> tuple[str, ...]:
+        return UP[self.table] if edge.startswith("up") else NORMAL
 
     def operation(self, cell: int, edge: str) -> str:
         """Name of the operation on one edge of cell 1, 2 or 3."""
-        index = self.rows[cell - 1][EDGES.index(edge)]
-        return UP[self.table][index] if edge.startswith("up") else NORMAL[index]
+        return self._choices(cell, edge)[self.rows[cell - 1][EDGES.index(edge)]]
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back."""
@@ -75,30 +76,112 @@ class Genotype:
     @staticmethod
     def from_json(text: str) -> Genotype:
         """Read what `to_json` wrote."""
-        try:
-            data = json.loads(text)
-            rows, table = tuple(tuple(row) for row in data["rows"]), data["table"]
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise InvalidValueError(f"not a genotype: {error!r}") from error
-        return Genotype(rows, table)
+        return Genotype(*_read_json(text))
 
     def to_npy(self, path: Path) -> None:
         """Write the `(3, 7)` uint8 array of the published code."""
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.array(self.rows, dtype=np.uint8))
+        _write_array(self.rows, path)
 
     @staticmethod
     def from_npy(path: Path, table: Table = "mmd-nas") -> Genotype:
         """Read a `(3, 7)` integer array; the file does not say which table it indexes."""
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InvalidValueError(f"{path}: not a genotype array ({error})") from error
-        if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        return Genotype(_read_array(path, N_CELLS), table)
+
+
+@dataclass(frozen=True)
+class DiscriminatorGenotype:
+    """Four blocks, each a row of seven operation indices `(c0, c1, c2, c3, c4, down0, down1)`.
+
+    `c0`, `c1` and `c2` of block 1 read the image: they index `FIRST`, which has no `none`.
+
+    Raises:
+        InvalidValueError: a row is missing, too short, or indexes past the end of its table.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        _check_rows("block", self.rows, D_EDGES, N_BLOCKS, discriminator_choices)
+
+    def operation(self, block: int, edge: str) -> str:
+        """Name of the operation on one edge of block 1, 2, 3 or 4."""
+        return discriminator_choices(block, edge)[self.rows[block - 1][D_EDGES.index(edge)]]
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back."""
+        return json.dumps({"table": D_TABLE, "rows": self.rows})
+
+    @staticmethod
+    def from_json(text: str) -> DiscriminatorGenotype:
+        """Read what `to_json` wrote."""
+        rows, table = _read_json(text)
+        if table != D_TABLE:
             raise InvalidValueError(
-                f"{path}: a genotype is a 3 x 7 integer array; got {array.shape} of {array.dtype}"
+                f"expected the genotype of a discriminator (table {D_TABLE!r}); got table {table!r}"
             )
-        return Genotype(tuple(tuple(int(i) for i in row) for row in array), table)
+        return DiscriminatorGenotype(rows)
+
+    def to_npy(self, path: Path) -> None:
+        """Write the `(4, 7)` uint8 array of the published code."""
+        _write_array(self.rows, path)
+
+    @staticmethod
+    def from_npy(path: Path) -> DiscriminatorGenotype:
+        """Read a `(4, 7)` integer array."""
+        return DiscriminatorGenotype(_read_array(path, N_BLOCKS))
+
+
+def discriminator_choices(block: int, edge: str) -> tuple[str, ...]:
+    """Names of the operations that an edge of block 1, 2, 3 or 4 can be."""
+    if edge.startswith("down"):
+        return DOWN
+    return FIRST if block == 1 and edge in FIRST_EDGES else NORMAL
+
+
+def _check_rows(
+    part: str,
+    rows: tuple[tuple[int, ...], ...],
+    edges: tuple[str, ...],
+    n_rows: int,
+    choices: Callable[[int, str], tuple[str, ...]],
+) -> None:
+    shape = (len(rows), *{len(row) for row in rows})
+    if shape != (n_rows, len(edges)):
+        raise InvalidValueError(f"a genotype is {n_rows} x {len(edges)} indices; got {rows}")
+    for number, row in enumerate(rows, start=1):
+        for edge, index in zip(edges, row, strict=True):
+            size = len(choices(number, edge))
+            if not isinstance(index, int) or not 0 <= index < size:
+                raise InvalidValueError(
+                    f"{part}{number}.{edge}: operation {index!r} does not exist; "
+                    f"choose one of 0..{size - 1} ({', '.join(choices(number, edge))})"
+                )
+
+
+def _read_json(text: str) -> tuple[tuple[tuple[int, ...], ...], Any]:
+    try:
+        data = json.loads(text)
+        return tuple(tuple(row) for row in data["rows"]), data["table"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InvalidValueError(f"not a genotype: {error!r}") from error
+
+
+def _write_array(rows: tuple[tuple[int, ...], ...], path: Path) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(rows, dtype=np.uint8))
+
+
+def _read_array(path: Path, n_rows: int) -> tuple[tuple[int, ...], ...]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InvalidValueError(f"{path}: not a genotype array ({error})") from error
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise InvalidValueError(
+            f"{path}: a genotype is a {n_rows} x 7 integer array; "
+            f"got {array.shape} of {array.dtype}"
+        )
+    return tuple(tuple(int(i) for i in row) for row in array)
 
 
 # The genotype of MMD-PMish-NAS (IEEE Access 2024), used there for every data set.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from nas_gan.activations import make_activation
-from nas_gan.errors import InvalidValueError
+from nas_gan.activations import LearnedActivation, make_activation
+from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.genotype import MMD_NAS, Genotype
 from nas_gan.operations import Cell
 
@@ -23,7 +23,9 @@ DATASET_SHAPES = {
     "celeba64": (8, 2),
     "celeba128": (16, 2),
 }
-InitName = Literal["normal", "orth", "xavier_uniform"]
+InitName = Literal[
+    "normal", "orth", "xavier_uniform", "dcgan", "he_normal", "glorot", "mmd_gan", "torch"
+]
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,19 @@ class GeneratorConfig:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> GeneratorConfig:
-        """Read what `to_dict` wrote."""
+        """Read what `to_dict` wrote; what is missing has its default."""
         data = dict(data)
-        genotype = data.pop("genotype")
-        rows = tuple(tuple(row) for row in genotype["rows"])
-        return GeneratorConfig(genotype=Genotype(rows, genotype["table"]), **data)
+        if "genotype" in data:
+            genotype = data["genotype"]
+            rows = tuple(tuple(row) for row in genotype["rows"])
+            data["genotype"] = Genotype(rows, genotype["table"])
+        return GeneratorConfig(**data)
 
 
 class Generator(nn.Module):
     """`(n, latent_dim)` standard normal latents to `(n, 3, 8w, 8w)` images in [-1, 1]."""
+
+    n_classes = 0
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -198,32 +204,78 @@ class Discriminator(nn.Module):
 def initialize_(module: nn.Module, init: InitName, rng: torch.Generator) -> None:
     """Fill the weights of a freshly built network in place.
 
-    Conv2d weights follow `init`; batch normalisation is N(1, 0.02); Linear, ConvTranspose2d and
-    biases keep torch's own distribution, redrawn from `rng` so that a seed fixes them too.
+    `normal` (deviation 0.02), `orth` and `xavier_uniform` are for Conv2d; Linear and
+    ConvTranspose2d keep torch's own distribution then. `dcgan` (deviation 0.02) is for all
+    convolutions. `he_normal`, `glorot` and `mmd_gan` are for every weight; the last is He's before
+    a ReLU, leaky or not, Glorot's elsewhere, and has no biases. `torch` is torch's own for
+    everything. Batch normalisation starts at N(1, 0.02) with the first four, else at 1. Learned
+    activations and what keeps torch's distribution are drawn from `rng` too, so that a seed fixes
+    all of it.
+
+    Raises:
+        InvalidValueError: the name is not one of these.
     """
+    if init not in get_args(InitName):
+        raise unknown_name("init", init, get_args(InitName))
+    slopes = _negative_slopes(module) if init == "mmd_gan" else {}
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            fan_in = layer.weight[0].numel()
-            if isinstance(layer, nn.ConvTranspose2d):
-                fan_in = layer.weight[:, 0].numel() // layer.groups
-            bound = fan_in**-0.5
-            if not isinstance(layer, nn.Conv2d):
-                nn.init.uniform_(layer.weight, -bound, bound, generator=rng)
-            elif init == "normal":
-                nn.init.normal_(layer.weight, 0.0, 0.02, generator=rng)
-            elif init == "orth":
-                nn.init.orthogonal_(layer.weight, generator=rng)
-            elif init == "xavier_uniform":
-                nn.init.xavier_uniform_(layer.weight, generator=rng)
-            else:
-                raise InvalidValueError(
-                    f"init must be normal, orth or xavier_uniform; got {init!r}"
-                )
-            if layer.bias is not None:
+            _draw_weight(layer, init, slopes.get(layer), rng)
+            if layer.bias is not None and init == "mmd_gan":
+                nn.init.zeros_(layer.bias)
+            elif layer.bias is not None:
+                bound = _fan_in(layer) ** -0.5
                 nn.init.uniform_(layer.bias, -bound, bound, generator=rng)
-        elif isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, 1.0, 0.02, generator=rng)
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            if init in ("normal", "orth", "xavier_uniform", "dcgan"):
+                nn.init.normal_(layer.weight, 1.0, 0.02, generator=rng)
+            else:
+                nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
+        elif isinstance(layer, LearnedActivation):
+            layer.reset_parameters(rng)
+
+
+def _draw_weight(
+    layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear,
+    init: InitName,
+    slope: float | None,
+    rng: torch.Generator,
+) -> None:
+    """Fill one weight; `slope` is that of the ReLU behind it for negative inputs, if there is."""
+    weight, fan_in = layer.weight, _fan_in(layer)
+    is_conv = isinstance(layer, nn.Conv2d)
+    if (init == "normal" and is_conv) or (init == "dcgan" and not isinstance(layer, nn.Linear)):
+        nn.init.normal_(weight, 0.0, 0.02, generator=rng)
+    elif init == "orth" and is_conv:
+        nn.init.orthogonal_(weight, generator=rng)
+    elif init == "he_normal" or slope is not None:
+        variance = 2 / (1 + (slope or 0.0) ** 2) / fan_in
+        nn.init.normal_(weight, 0.0, variance**0.5, generator=rng)
+    elif init in ("glorot", "mmd_gan") or (init == "xavier_uniform" and is_conv):
+        nn.init.xavier_uniform_(weight, generator=rng)
+    else:
+        nn.init.uniform_(weight, -(fan_in**-0.5), fan_in**-0.5, generator=rng)
+
+
+def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> int:
+    """How many weights make one output of the layer, strides aside."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.weight[:, 0].numel() // layer.groups
+    return layer.weight[0].numel()
+
+
+def _negative_slopes(module: nn.Module) -> dict[nn.Module, float]:
+    """For each layer with a ReLU behind it, before the next layer, that ReLU's negative slope."""
+    slopes: dict[nn.Module, float] = {}
+    last: nn.Module | None = None
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            last = layer
+        elif isinstance(layer, nn.ReLU | nn.LeakyReLU) and last is not None:
+            slopes[last] = layer.negative_slope if isinstance(layer, nn.LeakyReLU) else 0.0
+            last = None
+    return slopes
 
 
 def build_discriminator(

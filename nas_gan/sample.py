@@ -1,4 +1,8 @@
-"""Draw a grid of samples: `python -m nas_gan.sample ckpt.pt --out grid.png`."""
+"""Draw samples: `python -m nas_gan.sample ckpt.pt --out grid.png`.
+
+With `--per-class` each row shows one class of a conditional generator, all rows on the same noise.
+With `--interpolate 4` every image walks through so many latents and back, as a GIF.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,19 @@ from typing import Annotated, cast
 
 import torch
 import tyro
+from torch import Tensor, nn
 
+from nas_gan.animation import check_animation_path, save_animation
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
-from nas_gan.cli import run
+from nas_gan.cli import progress, run
+from nas_gan.conditional import with_labels
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
-from nas_gan.grid import save_grid
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.grid import check_grid_path, grid_pixels, save_grid
+from nas_gan.interpolation import closed_walk
+from nas_gan.metrics.sampling import latent_bank, latents_of
+
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -24,9 +34,19 @@ class SampleConfig:
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """A .pt or .safetensors file, dense or compressed."""
-    out: Path = Path("grid.png")
-    n: int = 64
+    out: Path | None = None
+    """A .png, .bmp or .ppm file, or a .gif with --interpolate; grid.png or walk.gif by default."""
+    n: int | None = None
+    """Images in the picture; 64 by default, 16 in a GIF."""
     columns: int = 8
+    per_class: bool = False
+    """One row a class, the same noise in all rows."""
+    interpolate: int = 0
+    """Latents that each image walks through and back to the first, spherically; 0 is a still."""
+    frames: int = 48
+    """Pictures in the GIF."""
+    fps: float = 12.0
+    """Pictures in a second."""
     seed: int = 0
     device: str = "cpu"
     model: str | None = None
@@ -34,22 +54,94 @@ class SampleConfig:
 
 
 def main(config: SampleConfig) -> int:
-    if config.n < 1 or config.columns < 1:
-        raise InvalidValueError(
-            f"--n and --columns must be at least 1; got {config.n} and {config.columns}"
-        )
+    out = _checked(config)
     checkpoint = load_checkpoint(config.checkpoint)
     build = import_builder(config.model) if config.model else None
     device = check_device(config.device)
-    generator = build_generator(checkpoint, build).to(device)
-    latents = latent_bank(config.n, cast(int, generator.latent_dim), config.seed)
+    generator = build_generator(checkpoint, build).to(device).eval()
+    if not config.interpolate:
+        latents = draw_latents(generator, config)  # (n, latent_dim + n_classes)
+        save_grid(_images(generator, latents, config), out, config.columns)
+    else:
+        stops = draw_latents(generator, config, config.interpolate)
+        walk = walk_noise(stops, config.frames, getattr(generator, "n_classes", 0))
+        pictures = []
+        with progress("frames", config.frames) as advance:
+            for latents in walk:
+                pictures.append(grid_pixels(_images(generator, latents, config), config.columns))
+                advance(1)
+        save_animation(pictures, out, fps=config.fps)
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+def _checked(config: SampleConfig) -> Path:
+    """Where the picture goes, once the request makes sense."""
+    if (config.n is not None and config.n < 1) or config.columns < 1:
+        raise InvalidValueError(
+            f"--n and --columns must be at least 1; got {config.n} and {config.columns}"
+        )
+    if config.per_class and config.n is not None:
+        raise InvalidValueError("--per-class draws --columns images of every class; leave out --n")
+    if not config.interpolate:
+        out = config.out or Path("grid.png")
+        if out.suffix.lower() == ".gif":
+            raise InvalidValueError(f"{out}: a GIF is for --interpolate, as in --interpolate 4")
+        check_grid_path(out)
+        return out
+    if config.interpolate < 2 or config.frames < config.interpolate:
+        raise InvalidValueError(
+            f"--interpolate must be at least 2 and --frames no less; "
+            f"got {config.interpolate} and {config.frames}"
+        )
+    if not 0 < config.fps <= 50:
+        raise InvalidValueError(f"--fps must be above 0 and at most 50; got {config.fps}")
+    out = config.out or Path("walk.gif")
+    check_animation_path(out)
+    return out
+
+
+def draw_latents(generator: nn.Module, config: SampleConfig, stops: int = 0) -> Tensor:
+    """Latents of one picture, `(n, d)`, or of `stops` ones, `(stops, n, d)`.
+
+    The first of those is the picture that a still would be. Labels, if any, are the same at all.
+    """
+    n_classes = getattr(generator, "n_classes", 0)
+    if config.per_class:
+        if not n_classes:
+            raise InvalidValueError(
+                f"{config.checkpoint}: --per-class needs a conditional generator; "
+                "this one has no classes"
+            )
+        columns = config.columns
+        latent_dim = cast(int, generator.latent_dim)
+        noise = latent_bank(max(stops, 1) * columns, latent_dim, config.seed)
+        rows = noise.view(-1, 1, columns, latent_dim).expand(-1, n_classes, -1, -1)
+        labels = torch.arange(n_classes).repeat_interleave(columns)  # (n_classes * columns,)
+        pictures = torch.stack(
+            [with_labels(row.reshape(-1, latent_dim), labels, n_classes) for row in rows]
+        )
+    else:
+        n = config.n or (16 if stops else 64)
+        bank = latents_of(generator, max(stops, 1) * n, config.seed)
+        pictures = bank.view(-1, n, bank.shape[1])
+        if n_classes:
+            pictures[:, :, -n_classes:] = pictures[0, :, -n_classes:].clone()
+    return pictures if stops else pictures[0]
+
+
+def walk_noise(stops: Tensor, frames: int, n_classes: int) -> Tensor:
+    """`closed_walk` through latents `(k, n, d)` whose last `n_classes` columns stay as they are."""
+    noise, labels = stops.tensor_split([stops.shape[2] - n_classes], dim=2)
+    return torch.cat([closed_walk(noise, frames), labels[:1].expand(frames, -1, -1)], dim=2)
+
+
+def _images(generator: nn.Module, latents: Tensor, config: SampleConfig) -> Tensor:
     with torch.inference_mode():
-        images = torch.cat([generator(z.to(device)).cpu() for z in latents.split(64)])
+        images = torch.cat([generator(z.to(config.device)).cpu() for z in latents.split(BATCH)])
     if not images.isfinite().all():
         raise DivergedError(f"{config.checkpoint}: the generator returns NaN or infinite pixels")
-    save_grid(images, config.out, config.columns)
-    sys.stdout.write(f"{config.out}\n")
-    return 0
+    return images
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from nas_gan.errors import CheckpointError
@@ -29,9 +29,14 @@ _CONV = (
     "bias",
     "padding_mode",
 )
+_TRANSPOSED = (*_CONV, "output_padding")
 _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "Conv1d": (nn.Conv1d, _CONV),
     "Conv2d": (nn.Conv2d, _CONV),
-    "ConvTranspose2d": (nn.ConvTranspose2d, (*_CONV, "output_padding")),
+    "Conv3d": (nn.Conv3d, _CONV),
+    "ConvTranspose1d": (nn.ConvTranspose1d, _TRANSPOSED),
+    "ConvTranspose2d": (nn.ConvTranspose2d, _TRANSPOSED),
+    "ConvTranspose3d": (nn.ConvTranspose3d, _TRANSPOSED),
     "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
     "Identity": (nn.Identity, ()),
 }
@@ -41,7 +46,7 @@ def layer_spec(module: nn.Module) -> dict[str, Any]:
     """`{"type": ..., constructor argument: value, ...}` of a plain layer, ready for JSON.
 
     Raises:
-        CheckpointError: the layer is not exactly a Conv2d, ConvTranspose2d, Linear or Identity.
+        CheckpointError: the layer is not exactly a plain convolution, Linear or Identity.
     """
     name = type(module).__name__
     if name not in _TYPES or type(module) is not _TYPES[name][0]:
@@ -90,18 +95,63 @@ def build_layer(spec: Mapping[str, Any]) -> nn.Module:
 def replace_modules(generator: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
     """A copy of `generator` in which the layer of each dotted name is a copy of `modules[name]`.
 
-    The generator and the modules are left alone; what was in training mode stays in it.
+    Where two replaced layers shared their weight, the parameters of their replacements that have
+    equal shapes are shared as well: the values are those of the first, biases stay apart unless
+    they were shared. The generator and the modules are left alone; what was in training mode stays
+    in it.
 
     Raises:
         CheckpointError: the generator has no layer of that name.
     """
+    copies = {
+        name: copy.deepcopy(module).train(_submodule(generator, name).training)
+        for name, module in modules.items()
+    }
+    first_with: dict[int, str] = {}  # weight to the first name that has it
+    for name, new in copies.items():
+        old = _submodule(generator, name)
+        weight = getattr(old, "weight", None)
+        if not isinstance(weight, nn.Parameter):
+            continue
+        first = first_with.setdefault(id(weight), name)
+        if first != name:
+            first_bias = getattr(_submodule(generator, first), "bias", None)
+            same_bias = first_bias is getattr(old, "bias", None)
+            _share_parameters_(copies[first], new, with_bias=same_bias)
     # A deep copy takes what its memo holds for an object instead of copying it, so the old weights
     # are never copied, and a layer that two parents hold is replaced in both.
-    memo: dict[int, Any] = {}
-    for name, module in modules.items():
-        old = _submodule(generator, name)
-        memo[id(old)] = copy.deepcopy(module).train(old.training)
+    memo: dict[int, Any] = {id(_submodule(generator, name)): new for name, new in copies.items()}
     return copy.deepcopy(generator, memo)
+
+
+def _share_parameters_(source: nn.Module, target: nn.Module, with_bias: bool) -> None:
+    """Give the target the source's parameters wherever both have the same."""
+    for ours, theirs in zip(source.modules(), target.modules(), strict=False):
+        for name, parameter in ours.named_parameters(recurse=False):
+            other = getattr(theirs, name, None)
+            shareable = isinstance(other, Tensor) and other.shape == parameter.shape
+            if shareable and (name != "bias" or with_bias):
+                setattr(theirs, name, parameter)
+
+
+def weight_sharers(generator: nn.Module, name: str) -> tuple[str, ...]:
+    """The layers of its type and number of groups that hold the weight of layer `name`.
+
+    In the order of `named_modules`, the layer itself among them. A module with several names counts
+    once, under its first.
+    """
+    module = _submodule(generator, name)
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, nn.Parameter):
+        return (name,)
+    groups = getattr(module, "groups", 1)
+    return tuple(
+        other
+        for other, candidate in generator.named_modules()
+        if type(candidate) is type(module)
+        and getattr(candidate, "weight", None) is weight
+        and getattr(candidate, "groups", 1) == groups
+    )
 
 
 def apply_structure(

@@ -16,9 +16,12 @@ ALLOWED = {
     "edge_bench": set(),
 }
 OPTIONAL = ("onnx", "onnxsim", "onnxscript", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "ray",
-            "plotly", "matplotlib", "polygraphy")  # fmt: skip
+            "plotly", "matplotlib", "polygraphy", "streamlit")  # fmt: skip
 # These draw, and do nothing else.
-PLOTTING = {"ard.plots", "ard.report_html"}
+PLOTTING = {
+    "ard.curves", "ard.plots", "ard.report_html", "nas_gan.activation_figures",
+    "nas_gan.dashboard_page", "nas_gan.particle_figures", "nas_gan.plot_style",
+}  # fmt: skip
 
 HIDE = f"""
 import importlib, sys

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import tensorly as tl
 import torch
-from tensorly.decomposition import partial_tucker
 from torch import Tensor
 
 from ard.factorization.ranks import check_rank
-from ard.factorization.svd import covariance_root, leading_left_vectors
+from ard.factorization.svd import (
+    covariance_root,
+    leading_left_vectors,
+    unweigh_outputs,
+    weigh_outputs,
+)
 
 # HOOI starts from the HOSVD, which is already close: on trained kernels the error moves by less
 # than 1 % after the first few sweeps.
 N_ITER_MAX = 10
-TOL = 1e-5
+TOL = 1e-5  # of the norm of the kernel
 
 
 def tucker2(
@@ -21,14 +24,17 @@ def tucker2(
     rank: tuple[int, int],
     input_covariance: Tensor | None = None,
     n_iter_max: int = N_ITER_MAX,
+    output_covariance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`weight (c_out, c_in, k_h, k_w)` as a small core between two channel factors.
 
     Returns `core (r_out, r_in, k_h, k_w)`, `out_factor (c_out, r_out)` and `in_factor (c_in, r_in)`
     with `weight ~ core x_0 out_factor x_1 in_factor`, computed by higher-order orthogonal iteration
     (De Lathauwer et al., 2000). Both factors have orthonormal columns. With
-    `input_covariance (c_in, c_in)`, the second moment of the input channels, the iteration runs on
-    the whitened kernel. Computed and returned in float64.
+    `input_covariance (c_in, c_in)`, the second moment of the input channels, or
+    `output_covariance (c_out, c_out)`, that of the image's gradients with respect to the output
+    channels, the iteration runs on the kernel whitened on that side. Computed and returned in
+    float64.
 
     Raises:
         RankError: a rank is below 1 or above its number of channels.
@@ -37,7 +43,9 @@ def tucker2(
     check_rank("tucker2", rank, (c_out, c_in, k_h, k_w))
     weight = weight.detach().double()
     root = None if input_covariance is None else covariance_root(input_covariance).to(weight)
-    whitened = weight if root is None else torch.einsum("oihw,ij->ojhw", weight, root)
+    outer, whitened = weigh_outputs(weight, output_covariance)
+    if root is not None:
+        whitened = torch.einsum("oihw,ij->ojhw", whitened, root)
 
     # An unfolding of the projected kernel has no more than r_other k_h k_w independent vectors. A
     # larger rank is filled up with zeros, which is exact and keeps the shape that was asked for.
@@ -47,6 +55,9 @@ def tucker2(
         # (W C^1/2) V V^T C^-1/2: the inverse goes into the factor, and QR takes its condition out.
         in_factor, triangle = torch.linalg.qr(torch.linalg.solve(root, in_factor))
         core = torch.einsum("oihw,ji->ojhw", core, triangle)
+    if outer is not None:
+        out_factor, triangle = torch.linalg.qr(unweigh_outputs(out_factor, outer))
+        core = torch.einsum("oihw,po->pihw", core, triangle)
     return (
         _pad(core, (*rank, k_h, k_w)),
         _pad(out_factor, (c_out, rank[0])),
@@ -55,20 +66,28 @@ def tucker2(
 
 
 def _hooi(weight: Tensor, rank: tuple[int, int], n_iter_max: int) -> tuple[Tensor, Tensor, Tensor]:
-    unfoldings = weight.flatten(1), weight.transpose(0, 1).flatten(1)
-    factors = [leading_left_vectors(u, r) for u, r in zip(unfoldings, rank, strict=True)]
-    core = torch.einsum("oihw,or,is->rshw", weight, *factors)
-    if rank != tuple(weight.shape[:2]):  # at full rank the bases are complete and nothing is lost
-        # Our own start replaces the SVD of tensorly's; the SVDs inside its sweeps are economy ones
-        # of an unfolding that is already projected, (c, r k_h k_w).
-        with tl.backend_context("numpy", local_threadsafe=True):
-            start = (core.cpu().numpy(), [factor.cpu().numpy() for factor in factors])
-            array = weight.cpu().numpy()
-            (found, found_factors), _ = partial_tucker(
-                array, rank, modes=[0, 1], n_iter_max=n_iter_max, init=start, tol=TOL
-            )
-        core, *factors = (torch.from_numpy(a).to(weight) for a in (found, *found_factors))
-    return core, factors[0], factors[1]
+    """Core and bases by alternating projections, started with the HOSVD.
+
+    Written out because `tensorly`'s `partial_tucker` takes an SVD of the whole projected unfolding
+    where `leading_left_vectors` takes the eigenvectors of its small Gram matrix, and because this
+    runs on whichever device the kernel is.
+    """
+    out_basis = leading_left_vectors(weight.flatten(1), rank[0])
+    in_basis = leading_left_vectors(weight.transpose(0, 1).flatten(1), rank[1])
+    core = torch.einsum("oihw,or,is->rshw", weight, out_basis, in_basis)
+    if rank == tuple(weight.shape[:2]):  # the bases are complete and nothing is lost
+        return core, out_basis, in_basis
+    for _ in range(n_iter_max):
+        previous = core.norm()
+        by_input = torch.einsum("oihw,is->oshw", weight, in_basis)
+        out_basis = leading_left_vectors(by_input.flatten(1), rank[0])
+        by_output = torch.einsum("oihw,or->irhw", weight, out_basis)
+        in_basis = leading_left_vectors(by_output.flatten(1), rank[1])
+        core = torch.einsum("irhw,is->rshw", by_output, in_basis)
+        # The bases are orthonormal: what the core gains in norm, the error loses.
+        if core.norm() - previous <= TOL * weight.norm():
+            break
+    return core, out_basis, in_basis
 
 
 def _pad(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

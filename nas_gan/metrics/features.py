@@ -8,10 +8,7 @@ may stand beside a published FID, and `name` belongs in every file that holds a 
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
 from functools import cached_property
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,19 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.metrics.inception import InceptionV3, inception_cache
+from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
+from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
 
 ExtractorName = Literal["auto", "inception", "efficientnet-lite0"]
-Images = Tensor | npt.NDArray[np.uint8]
-
-INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 class FeatureExtractor(Protocol):
     """Turns images into features.
 
     `name` tells one feature space from another, with the size images are resized to where that is
-    a choice; `dim` is the length of a feature vector; `comparable` is true only where a Fréchet
-    distance may be printed beside a published FID.
+    a choice and the protocol where it is not `legacy`; `dim` is the length of a feature vector;
+    `comparable` is true only where a Fréchet distance may be printed beside a published FID.
     """
 
     name: str
@@ -46,44 +43,56 @@ class FeatureExtractor(Protocol):
         ...
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as bytes: `x * 127.5 + 127.5`, clipped to 0..255, fraction dropped.
+class ClassExtractor(FeatureExtractor, Protocol):
+    """Features of a network that also names classes of ImageNet."""
 
-    The published code truncates where others round; a byte is then 0.5 darker on average, which
-    moves an FID a little, so it is kept to stay comparable. 1 maps to 255, 0 to 127, -1 to 0.
-    """
-    return (images * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)
+    def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Class scores before the softmax, `(n, classes)`, of features `(n, dim)`."""
+        ...
 
 
 class EfficientNetLite0:
     """Pooled 1280-d features of EfficientNet-Lite0, with images resized to `size` pixels.
 
     On a CPU the network runs in ONNX Runtime, which is several times faster than eager torch; on
-    any other device in torch. Resizing is bilinear, without antialiasing.
+    any other device in torch. Under `legacy` resizing is bilinear, without antialiasing.
     """
 
     dim = 1280
     comparable = False
 
-    def __init__(self, size: int = 96, *, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        size: int = 96,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        protocol: FidProtocol = LEGACY,
+    ) -> None:
         if size < 32:
             raise InvalidValueError(
                 f"EfficientNet-Lite0 halves an image 5 times; size must be 32 or more, got {size}"
             )
-        self.name = f"efficientnet-lite0@{size}"
+        self.name = extractor_name(f"efficientnet-lite0@{size}", protocol)
         self.size = size
         self.device = torch.device(device)
         self.threads = threads
+        self.protocol = protocol
 
     def __call__(self, images: Images) -> npt.NDArray[np.float32]:
-        images = _checked(images)
+        images = checked_images(images)
+        if self.protocol is not LEGACY:  # whose resizing is part of the network
+            images = self.protocol.resize(images.to(self.device), self.size)
         if self.device.type == "cpu":
-            # Eight at a time stay in the cache: a fifth faster than sixty-four.
-            batches = images.cpu().split(8) if len(images) else []
-            runs = [self._session.run(None, {"images": batch.numpy()})[0] for batch in batches]
-            return np.concatenate([np.empty((0, self.dim), np.float32), *runs])
+            return run_in_parts(self._session, images.cpu().numpy(), self.dim)
         with torch.inference_mode():
             return self._network(images.to(self.device)).cpu().numpy()
+
+    def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Scores of the 1000 classes of ImageNet, `(n, 1000)`, of features `(n, 1280)`."""
+        with torch.inference_mode():
+            x = torch.from_numpy(features).to(self.device)
+            return self._network._fc(x).cpu().numpy()
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings only: a worker on another machine opens a session of its own."""
@@ -105,19 +114,8 @@ class EfficientNetLite0:
 
     @cached_property
     def _session(self) -> Any:
-        try:
-            import onnx  # noqa: F401  (used where the graph is written)
-            import onnxruntime
-        except ImportError as error:
-            raise MissingDataError(
-                f"features on a CPU need ONNX Runtime ({error}); run: pip install onnx onnxruntime"
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
-        model = _to_onnx(self._network)
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        check_onnx()
+        return open_session(_to_onnx(self._network, self.protocol is LEGACY), self.threads)
 
 
 class _EfficientNetLite0(nn.Module):
@@ -153,7 +151,7 @@ class _EfficientNetLite0(nn.Module):
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = nn.Conv2d(320, 1280, 1, bias=False)
         self._bn1 = _batch_norm(1280)
-        self._fc = nn.Linear(1280, 1000)  # unused: the file holds it
+        self._fc = nn.Linear(1280, 1000)  # what `logits` asks for
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.interpolate(images.float(), size=(self.size, self.size), mode="bilinear")
@@ -214,186 +212,34 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
 
 
-class _OnnxGraph:
-    """Nodes and weights of an ONNX graph in the making; each method returns its output's name."""
+def _to_onnx(network: _EfficientNetLite0, of_bytes: bool) -> bytes:
+    """The network as an ONNX model, `images` (bytes, or floats in 0..255) to `features`."""
+    from onnx import TensorProto
 
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.weights: list[Any] = []
-
-    def constant(self, value: npt.NDArray[Any]) -> str:
-        import onnx.numpy_helper
-
-        name = f"w{len(self.weights)}"
-        self.weights.append(onnx.numpy_helper.from_array(value, name))
-        return name
-
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        import onnx.helper
-
-        name = f"x{len(self.nodes)}"
-        self.nodes.append(onnx.helper.make_node(operator, inputs, [name], **attributes))
-        return name
-
-    def conv(self, x: str, conv: nn.Conv2d, norm: nn.BatchNorm2d, *, relu: bool) -> str:
-        """A convolution with its batch normalisation folded in, and ReLU6 behind it if asked."""
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        weight = conv.weight * scale[:, None, None, None]
-        bias = norm.bias - norm.running_mean * scale
-        before, after = conv.padding[0], conv.padding[0]
-        if isinstance(conv, _SameConv2d) and conv.uneven:
-            before, after = conv.uneven[0], conv.uneven[1]
-        parameters = [self.constant(p.detach().numpy()) for p in (weight, bias)]
-        pads, strides = [before, before, after, after], list(conv.stride)
-        x = self.node("Conv", x, *parameters, group=conv.groups, strides=strides, pads=pads)
-        if not relu:
-            return x
-        bounds = [self.constant(np.array(value, np.float32)) for value in (0, 6)]
-        return self.node("Clip", x, *bounds)
-
-
-def _to_onnx(network: _EfficientNetLite0) -> bytes:
-    """The network as a serialised ONNX model, `images` to `features`.
-
-    Written node by node, because torch's exporter takes ten seconds and this runs at every start.
-    """
-    import onnx
-    from onnx import TensorProto, helper
-
-    graph = _OnnxGraph()
+    graph = OnnxGraph()
     size = graph.constant(np.array([network.size] * 2, np.int64))
     x = graph.node("Cast", "images", to=TensorProto.FLOAT)
     x = graph.node("Resize", x, "", "", size, mode="linear", axes=[2, 3])
     x = graph.node("Sub", x, graph.constant(np.array(127, np.float32)))
     x = graph.node("Div", x, graph.constant(np.array(128, np.float32)))
-    x = graph.conv(x, network._conv_stem, network._bn0, relu=True)
+    x = _same_conv(graph, x, network._conv_stem, network._bn0)
     for block in network._blocks:
         assert isinstance(block, _Block)
-        h = graph.conv(x, block._expand_conv, block._bn0, relu=True) if block.expands else x
-        h = graph.conv(h, block._depthwise_conv, block._bn1, relu=True)
-        h = graph.conv(h, block._project_conv, block._bn2, relu=False)
+        h = x
+        if block.expands:
+            h = graph.conv(x, block._expand_conv, block._bn0, "relu6")
+        h = _same_conv(graph, h, block._depthwise_conv, block._bn1)
+        h = graph.conv(h, block._project_conv, block._bn2)
         x = graph.node("Add", x, h) if block.has_skip else h
-    x = graph.conv(x, network._conv_head, network._bn1, relu=True)
+    x = graph.conv(x, network._conv_head, network._bn1, "relu6")
     x = graph.node("GlobalAveragePool", x)
-    graph.nodes.append(helper.make_node("Flatten", [x], ["features"]))
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "efficientnet_lite0",
-            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 3, "h", "w"])],
-            [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 1280])],
-            graph.weights,
-        ),
-        opset_imports=[helper.make_opsetid("", 18)],
-        ir_version=8,
-    )
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    element = TensorProto.UINT8 if of_bytes else TensorProto.FLOAT
+    return graph.serialize("efficientnet_lite0", element, ["n", 3, "h", "w"], x, 1280)
 
 
-class InceptionV3:
-    """The 2048-d pool3 features of pytorch-fid, the space of published FIDs.
-
-    `weights` is pytorch-fid's own file; without it the file is looked for in torch's hub cache and,
-    failing that, downloaded there. Equal to `pytorch_fid.inception.InceptionV3` on images / 255.
-    """
-
-    name = "inception-v3"
-    dim = 2048
-    comparable = True
-
-    def __init__(self, weights: Path | None = None, *, device: str = "cpu") -> None:
-        self.device = torch.device(device)
-        self._network = _build_inception(_load_inception_weights(weights)).to(self.device)
-
-    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            x = _checked(images).to(self.device).float() / 255
-            x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
-            return self._network(2 * x - 1).flatten(1).cpu().numpy()
-
-
-def inception_cache() -> Path:
-    """Where pytorch-fid, through torch's hub, keeps the Inception weights once downloaded."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-
-
-def _load_inception_weights(path: Path | None) -> dict[str, Tensor]:
-    if path is not None:
-        if not path.is_file():
-            raise MissingDataError(
-                f"{path}: no such file; --inception-weights wants {INCEPTION_FILE}"
-            )
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise MissingDataError(
-                f"{path}: not a file of tensors; --inception-weights wants {INCEPTION_FILE}"
-            ) from error
-    fid = _import_pytorch_fid()
-    try:
-        return torch.hub.load_state_dict_from_url(
-            fid.FID_WEIGHTS_URL, map_location="cpu", check_hash=True, weights_only=True
-        )
-    except (OSError, HTTPException, RuntimeError, pickle.UnpicklingError) as error:
-        raise MissingDataError(
-            f"could not get the Inception weights from {fid.FID_WEIGHTS_URL} ({error}); fetch them "
-            f"elsewhere and pass --inception-weights FILE, or use --features efficientnet-lite0"
-        ) from error
-
-
-def _import_pytorch_fid() -> Any:
-    try:
-        import pytorch_fid.inception
-    except ImportError as error:
-        raise MissingDataError(
-            f"Inception features need pytorch-fid ({error}); run: pip install pytorch-fid"
-        ) from error
-    return pytorch_fid.inception
-
-
-def _build_inception(weights: Mapping[str, Tensor]) -> nn.Module:
-    """pytorch-fid's network up to its last pooling, `(n, 3, 299, 299)` to `(n, 2048, 1, 1)`.
-
-    pytorch-fid's own constructors fetch their weights from the network, so the same parts are put
-    together here: torchvision's Inception with the blocks in which TensorFlow's differs.
-    """
-    fid = _import_pytorch_fid()
-    # On the meta device nothing is allocated or drawn for weights that are replaced at once.
-    with torch.device("meta"):
-        parts = fid._inception_v3(num_classes=1008, aux_logits=False, weights=None)
-        parts.Mixed_5b = fid.FIDInceptionA(192, pool_features=32)
-        parts.Mixed_5c = fid.FIDInceptionA(256, pool_features=64)
-        parts.Mixed_5d = fid.FIDInceptionA(288, pool_features=64)
-        parts.Mixed_6b = fid.FIDInceptionC(768, channels_7x7=128)
-        parts.Mixed_6c = fid.FIDInceptionC(768, channels_7x7=160)
-        parts.Mixed_6d = fid.FIDInceptionC(768, channels_7x7=160)
-        parts.Mixed_6e = fid.FIDInceptionC(768, channels_7x7=192)
-        parts.Mixed_7b = fid.FIDInceptionE_1(1280)
-        parts.Mixed_7c = fid.FIDInceptionE_2(2048)
-    try:
-        parts.load_state_dict(weights, assign=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise MissingDataError(
-            f"the Inception weights do not fit pytorch-fid's network; --inception-weights wants "
-            f"{INCEPTION_FILE}"
-        ) from error
-    network = nn.Sequential(
-        parts.Conv2d_1a_3x3,
-        parts.Conv2d_2a_3x3,
-        parts.Conv2d_2b_3x3,
-        nn.MaxPool2d(kernel_size=3, stride=2),
-        parts.Conv2d_3b_1x1,
-        parts.Conv2d_4a_3x3,
-        nn.MaxPool2d(kernel_size=3, stride=2),
-        *(getattr(parts, f"Mixed_5{letter}") for letter in "bcd"),
-        *(getattr(parts, f"Mixed_6{letter}") for letter in "abcde"),
-        *(getattr(parts, f"Mixed_7{letter}") for letter in "abc"),
-        nn.AdaptiveAvgPool2d(1),
-    )
-    return network.eval().requires_grad_(False)
+def _same_conv(graph: OnnxGraph, x: str, conv: _SameConv2d, norm: nn.BatchNorm2d) -> str:
+    pads = conv.uneven and (conv.uneven[0], conv.uneven[0], conv.uneven[1], conv.uneven[1])
+    return graph.conv(x, conv, norm, "relu6", pads)
 
 
 def make_extractor(
@@ -402,7 +248,8 @@ def make_extractor(
     inception_weights: Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
-) -> FeatureExtractor:
+    protocol: FidProtocol = LEGACY,
+) -> ClassExtractor:
     """The extractor of that name; `auto` takes Inception if its weights are on disk.
 
     `auto` looks at `inception_weights` and in torch's hub cache and never at the network; without
@@ -412,17 +259,7 @@ def make_extractor(
         found = inception_weights is not None or inception_cache().is_file()
         name = "inception" if found else "efficientnet-lite0"
     if name == "inception":
-        return InceptionV3(inception_weights, device=device)
+        return InceptionV3(inception_weights, device=device, threads=threads, protocol=protocol)
     if name == "efficientnet-lite0":
-        return EfficientNetLite0(device=device, threads=threads)
+        return EfficientNetLite0(device=device, threads=threads, protocol=protocol)
     raise InvalidValueError(f"features must be auto, inception or efficientnet-lite0; got {name!r}")
-
-
-def _checked(images: Images) -> Tensor:
-    images = torch.as_tensor(images)
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise InvalidValueError(
-            f"features are taken of uint8 images (n, 3, h, w); got {images.dtype} of shape "
-            f"{tuple(images.shape)}"
-        )
-    return images

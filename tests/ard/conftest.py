@@ -1,13 +1,23 @@
-"""A report made of hand numbers, as large as a real one."""
+"""A report made of hand numbers, as large as a real one; a checkpoint and a score to run with."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
+from tiny import checkpoint_of, lively_generator
 
 from ard.evaluate import Evaluation
-from ard.plan import Factorization, RankPlan
+from ard.plan import Factorization, Method, RankPlan
 from ard.report import CompressionReport, LatencyRow, LayerRow, Totals, Trial
 from ard.sensitivity import Row, SensitivityTable
+from nas_gan.checkpoint import save_checkpoint
+from nas_gan.cli import run
 
 FEATURES = "efficientnet-lite0@96"
 # name, weight shape, output positions, rise in FD when half of the layer is kept
@@ -35,7 +45,8 @@ def _rows() -> tuple[Row, ...]:
     rows = []
     for name, shape, positions, rise in LAYERS:
         dense = _params(shape)
-        methods = ("svd",) if len(shape) == 2 or shape[2] == 1 else ("tucker2", "spatial_svd", "cp")
+        pointwise = len(shape) == 2 or shape[2] == 1
+        methods: tuple[Method, ...] = ("svd",) if pointwise else ("tucker2", "spatial_svd", "cp")
         for method, factor in zip(methods, (1.0, 0.55, 2.5), strict=False):
             for share in SHARES:
                 rank = max(1, round(shape[0] * share))
@@ -130,3 +141,38 @@ def example_report() -> CompressionReport:
 @pytest.fixture(scope="session")
 def report() -> CompressionReport:
     return example_report()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_checkpoint(checkpoint_of(lively_generator()), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reference statistics of rank 16, which makes a score cheap; they describe no real images."""
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((1280, 16))
+    path = tmp_path_factory.mktemp("statistics") / "reference.npz"
+    np.savez(path, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T / 100, n=17)
+    return path
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run the `main` of a command in this process; exit code, stdout and stderr."""
+    threads = torch.get_num_threads()
+
+    def call(
+        main: Callable[[Any], int], config: type[Any], *arguments: str | Path
+    ) -> tuple[int, str, str]:
+        args = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        code = run(main, config, prog="python -m ard", description="", args=args)
+        return code, *capsys.readouterr()
+
+    yield call
+    logging.captureWarnings(False)
+    torch.set_num_threads(threads)

@@ -83,6 +83,42 @@ def test_any_damages_stay_within_what_is_allowed_and_cost_little_more_than_the_o
     assert total(chosen, "cost") <= brute_force(layers, less)
 
 
+def float_problems(scale: float) -> st.SearchStrategy[list[list[Option]]]:
+    """Milliseconds: no multiple of anything, and some choices slower than the dense layer."""
+    choice = st.builds(
+        lambda cost, bins: Option(Factorization("svd", (1,)), scale * cost, 50.0 * bins),
+        st.floats(0.001, 3),
+        st.integers(1, 20),
+    )
+    layer = st.tuples(st.floats(0.001, 2), st.lists(choice, max_size=4)).map(
+        lambda drawn: [Option(None, scale * drawn[0], 0.0), *drawn[1]]
+    )
+    return st.lists(layer, min_size=1, max_size=4)
+
+
+@given(st.sampled_from([1.0, 1e-9, 1e9]).flatmap(float_problems), st.integers(1, 40))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_costs_that_are_no_whole_numbers_give_the_brute_force_optimum(
+    layers: list[list[Option]], bins: int
+) -> None:
+    allowed = float(bins * N_BINS)  # in which every damage is a whole number of bins
+    in_bins = [[Option(o.choice, o.cost, o.damage * bins) for o in options] for options in layers]
+    chosen = allocate(in_bins, allowed)
+    assert total(chosen, "damage") <= allowed
+    assert total(chosen, "cost") == pytest.approx(brute_force(in_bins, allowed), rel=1e-12)
+
+
+def test_a_choice_that_is_slower_than_the_dense_layer_is_never_taken() -> None:
+    layers = [[dense(1.0), option(1.25, 0.1)], [dense(1.0), option(0.75, 0.1)]]
+    assert [o.cost for o in allocate(layers, 10.0)] == [1.0, 0.75]
+
+
+@pytest.mark.parametrize("cost", [math.nan, math.inf])
+def test_a_cost_that_is_no_number_is_refused(cost: float) -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        allocate([[dense(), Option(Factorization("svd", (1,)), cost, 1.0)]], 1.0)
+
+
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_the_cheapest_options_are_taken_when_exactly_their_damage_is_allowed(

@@ -134,7 +134,7 @@ def test_a_uniform_rank_takes_the_method_that_fits_and_no_more_than_it_holds() -
     plan = uniform_rank(MIXED, 9, "spatial_svd")
     assert dict(plan) == {
         "conv": Factorization("spatial_svd", (9,)),  # 9 x 72 of 1152 weights
-        "up": Factorization("tucker2", (8, 9)),
+        "up": Factorization("spatial_svd", (9,)),
     }  # rank 8 of 8 makes the 1 x 1 convolution larger, 9 of 10 the matrix, and one is grouped
 
 

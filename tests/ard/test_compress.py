@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pickle
 import resource
@@ -11,20 +10,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tiny import checkpoint_of, lively_generator
 
 from ard.compress import CompressConfig, main
-from ard.plan import RankPlan
+from ard.latency_table import Conditions, LatencyRow, LatencyTable
+from ard.layers import profile_layers
+from ard.plan import Factorization, RankPlan
 from ard.sensitivity import SensitivityTable
 from nas_gan.checkpoint import build_generator, load_checkpoint, save_checkpoint
-from nas_gan.cli import run
 from nas_gan.metrics.sampling import latent_bank
 
 Command = Callable[..., tuple[int, str, str]]
@@ -39,23 +38,6 @@ FILES = {
     "compressed.safetensors", "report.json", "report.html", "pareto.png", "sensitivity.png",
     "samples.png",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    save_checkpoint(checkpoint_of(lively_generator()), path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reference statistics of rank 16, which makes a score cheap; they describe no real images."""
-    rng = np.random.default_rng(0)
-    factor = rng.standard_normal((1280, 16))
-    path = tmp_path_factory.mktemp("statistics") / "reference.npz"
-    np.savez(path, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T / 100, n=17)
-    return path
 
 
 def in_a_process(
@@ -77,18 +59,9 @@ def in_a_process(
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def command(call: Command) -> Command:
     """Run the command in this process; exit code, stdout and stderr."""
-    threads = torch.get_num_threads()
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        args = [str(argument) for argument in arguments]
-        code = run(main, CompressConfig, prog="python -m ard.compress", description="", args=args)
-        return code, *capsys.readouterr()
-
-    yield call
-    logging.captureWarnings(False)
-    torch.set_num_threads(threads)
+    return lambda *arguments: call(main, CompressConfig, *arguments)
 
 
 @pytest.fixture(scope="session")
@@ -290,6 +263,55 @@ def test_without_any_data_the_dense_generator_is_its_own_reference(
     assert 0 < report["fid_dense"] < 200
 
 
+# -- other objectives
+
+
+@pytest.fixture(scope="session")
+def latency_table(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up times: a millisecond for every thousand parameters of a layer."""
+    generator = build_generator(load_checkpoint(checkpoint))
+    under = Conditions(1, "onnxruntime", "a board", 1, "fp32")
+    rows: dict[tuple[str, Factorization | None], LatencyRow] = {}
+    for layer in profile_layers(generator, latent_bank(2, 120, 0)).layers:
+        for choice in (None, *layer.rank_grid("svd", (0.5, 0.2))):
+            ms = layer.params(choice) / 1000
+            for signature in layer.signatures:
+                rows[signature, choice] = LatencyRow(signature, choice, ms, ms, ms, under)
+    path = tmp_path_factory.mktemp("latency") / "latency.csv"
+    LatencyTable(tuple(rows.values())).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ("macs",),
+        ("mixed", "--weights", "params=1", "latency=2"),
+        pytest.param(("latency",), marks=pytest.mark.slow),
+    ],
+    ids=lambda objective: objective[0],
+)
+def test_another_objective_makes_that_smaller(
+    objective: tuple[str, ...],
+    checkpoint: Path,
+    statistics: Path,
+    latency_table: Path,
+    tmp_path: Path,
+    command: Command,
+) -> None:
+    run_dir = tmp_path / "run"
+    options = ("--reference", statistics, "--run-dir", run_dir, "--no-bundle", "--anchors", "2")
+    few = ("--fractions", "0.5", "0.2", "--recover-steps", "0", "--max-trials", "1")
+    timed = () if objective == ("macs",) else ("--latency-table", latency_table)
+    wanted = ("--fid-budget", "900%", *timed, "--objective", *objective)
+    code, _, err = command(checkpoint, *options, *QUICK, *few, *wanted)
+    assert code == 0, err
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["objective"] == objective[0]
+    assert report["compressed"]["macs"] < report["dense"]["macs"]
+    assert not (run_dir / "layers").exists()  # nothing was timed here
+
+
 # -- stopped in the middle
 
 
@@ -403,16 +425,27 @@ BAD_OPTIONS = {
     "no device": ("--device=toaster", "'toaster' cannot be used"),
     "no reference": ("--reference=nowhere.npz", "nowhere.npz: no such file"),
     "no builder": ("--model=nowhere:build", "--model nowhere:build"),
+    "no such ratio": ("--stage-ratio=1", "--stage-ratio must be above 1"),
+    "no weights": ("--objective=mixed", "--objective mixed needs --weights"),
+    "no table": ("--latency-table=nowhere.csv", "--latency-table nowhere.csv: no such file"),
+    "no precision": ("--precision=fp61", "did you mean fp16"),
+    "no discriminator": ("--polish-steps=2", "tiny.pt holds no discriminator"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_a_bad_option_is_one_line_and_leaves_no_run_directory(
-    name: str, checkpoint: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    checkpoint: Path,
+    statistics: Path,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     option, message = BAD_OPTIONS[name]
-    code, out, err = command(checkpoint, "--fid-budget", "5%", *QUICK, option)
+    known = ("--reference", statistics) if name == "no discriminator" else ()
+    code, out, err = command(checkpoint, "--fid-budget", "5%", *QUICK, *known, option)
     assert (code, out) == (1, "")
     assert is_one_line(err)
     assert message in err

@@ -8,10 +8,11 @@ from contracts import EvaluatorContract, scored
 from tiny import fid_evaluator, lively_generator
 from torch import nn
 
-from ard.errors import ArdError
-from ard.evaluate import Candidate, FidEvaluator, TableEvaluator
+from ard.errors import ArdError, NonFiniteError
+from ard.evaluate import Candidate, FidEvaluator, ScoreEvaluator, TableEvaluator
 from ard.plan import DENSE, Factorization, RankPlan
 from ard.surgery import apply_plan
+from nas_gan.metrics.sampling import latent_bank
 from nas_gan.networks import Generator
 
 PLAN = RankPlan({"cell1.c0.ops.0.op.1": Factorization("tucker2", (2, 2))})
@@ -47,6 +48,47 @@ class TestFidEvaluatorWithBootstrap(EvaluatorContract):
     @pytest.fixture
     def evaluator(self, bootstrap: FidEvaluator) -> FidEvaluator:
         return bootstrap
+
+
+class TestScoreEvaluator(EvaluatorContract):
+    @pytest.fixture
+    def evaluator(self, dense: Generator) -> ScoreEvaluator:
+        latents = latent_bank(6, dense.latent_dim, 3)
+        target = dense(latents)
+        return ScoreEvaluator(
+            lambda net: (net(latents) - target).square().flatten(1).mean(dim=1), dense, "pixels"
+        )
+
+    def test_the_interval_is_that_of_paired_differences_by_hand(self) -> None:
+        # Rises of 1, 2 and 3: mean 2, deviation 1, standard error 3 ** -0.5.
+        scores = {False: torch.tensor([10.0, 20.0, 30.0]), True: torch.tensor([11.0, 22.0, 33.0])}
+        evaluate = ScoreEvaluator(lambda net: scores[isinstance(net, nn.Tanh)], nn.Identity())
+        found = evaluate(Candidate(PLAN, lambda plan: nn.Tanh()))
+        assert (found.fid, found.delta_fid, found.n_samples) == (22.0, 2.0, 3)
+        half = 1.96 / 3**0.5
+        assert (found.ci_low, found.ci_high) == pytest.approx((2 - half, 2 + half))
+
+    def test_one_number_has_an_interval_of_no_width(self) -> None:
+        evaluate = ScoreEvaluator(lambda net: 5.0 if isinstance(net, nn.Tanh) else 2.0, nn.ReLU())
+        found = evaluate(Candidate(PLAN, lambda plan: nn.Tanh()))
+        assert (found.delta_fid, found.ci_low, found.ci_high, found.n_samples) == (3, 3, 3, 1)
+
+    def test_a_score_sees_no_training_and_no_gradients_and_leaves_the_mode(self) -> None:
+        net = nn.Linear(2, 2).train()
+
+        def score(network: nn.Module) -> float:
+            assert not network.training
+            assert not torch.is_grad_enabled()
+            return 0.0
+
+        ScoreEvaluator(score, net)(Candidate(PLAN, lambda plan: net))
+        assert net.training
+
+    def test_a_score_that_is_not_finite_names_the_plan(self) -> None:
+        scores = {False: 0.0, True: float("nan")}
+        evaluate = ScoreEvaluator(lambda net: scores[isinstance(net, nn.Tanh)], nn.ReLU())
+        with pytest.raises(NonFiniteError, match=r"the plan cell1.*tucker2\(2, 2\) is NaN"):
+            evaluate(Candidate(PLAN, lambda plan: nn.Tanh()))
 
 
 class TestTableEvaluator(EvaluatorContract):

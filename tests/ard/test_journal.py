@@ -126,9 +126,28 @@ def test_another_fingerprint_is_refused_naming_the_setting_that_differs(path: Pa
         FileJournal(path, {**FINGERPRINT, "samples": 50})
 
 
-def test_a_setting_that_only_the_file_has_counts_as_a_difference(path: Path) -> None:
-    with pytest.raises(JournalError, match="seed is 0 there, None here"):
-        FileJournal(path, {"checkpoint": "abc", "samples": 1000})
+SWEEP = {"checkpoint": "abc", "samples": 1000}
+SEARCH = {**SWEEP, "recover_steps": 300}
+
+
+def test_a_search_goes_on_with_what_a_sweep_measured(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    single = Measurement("single", DENSE, scored(0))
+    FileJournal(path, SWEEP).append(single)
+    searched = FileJournal(path, SEARCH)
+    assert list(searched.measurements()) == [single]
+    searched.append(Measurement("recovered", DENSE, scored(1)))
+    # From now on the setting of the search counts, for whoever has one.
+    with pytest.raises(JournalError, match="recover_steps is 300 there, 100 here"):
+        FileJournal(path, {**SEARCH, "recover_steps": 100})
+    assert len(list(FileJournal(path, SWEEP).measurements())) == 2
+
+
+def test_whole_plans_measured_under_unknown_settings_are_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    FileJournal(path, SWEEP).append(Measurement("recovered", DENSE, scored(0)))
+    with pytest.raises(JournalError, match="recover_steps is None there, 300 here"):
+        FileJournal(path, SEARCH)
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:

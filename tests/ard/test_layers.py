@@ -106,31 +106,31 @@ class Odd(nn.Module):
     def __init__(self):
         super().__init__()
         self.fine = nn.Linear(8, 8)
-        self.twice = nn.Linear(8, 8)
-        self.tied, self.owner = nn.Linear(8, 8), nn.Linear(8, 8)
-        self.tied.weight = self.owner.weight
+        self.owner, self.biased = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.biased.bias = self.owner.bias
         self.normed = spectral_norm(nn.Linear(8, 8))
-        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
         self.unused = nn.Linear(8, 8)
 
     def forward(self, z):
-        z = self.owner(self.tied(self.twice(self.twice(self.fine(z)))))
-        return self.grouped(self.normed(z)[:, :, None, None])
+        z = self.normed(self.owner(self.biased(self.fine(z))))
+        return self.grouped(self.depthwise(z[:, :, None, None]))
 
 
 def test_what_cannot_be_replaced_safely_stays_dense_with_a_reason():
     profile = profile_layers(Odd(), torch.ones(2, 8))
     assert [layer.name for layer in profile.layers] == ["fine"]
     assert dict(profile.skipped) == {
-        "twice": "called 2 times in one pass",
-        "tied": "shares a parameter with another layer",
-        "owner": "shares a parameter with another layer",
+        "biased": "shares a parameter with owner (Linear), which is not replaced with it",
+        "owner": "shares a parameter with biased (Linear), which is not replaced with it",
         "normed": "ParametrizedLinear is a subclass and may compute something else",
-        "grouped": "grouped convolution (8 groups)",
+        "depthwise": "depthwise convolution (8 groups)",
+        "grouped": "too thin to factorize (2 -> 2 channels in each of 4 groups)",
         "unused": "never called",
     }
-    # fine, twice (two calls), tied, owner, normed: 64 each; grouped: 8 weights of 9.
-    assert profile.total_macs == 6 * 64 + 72
+    # fine, biased, owner, normed: 64 each; then 8 x 9 and 8 x 2 x 9 weights.
+    assert profile.total_macs == 4 * 64 + 72 + 144
     assert profile.total_params == sum(p.numel() for p in Odd().parameters())
 
 
@@ -185,8 +185,15 @@ def test_a_layer_too_narrow_for_a_multiple_still_has_a_grid():
         ("linear", (8, 8), 1, ("svd",)),
         ("conv2d", (8, 8, 1, 1), 1, ("svd",)),
         ("conv2d", (8, 8, 1, 3), 1, ("tucker2", "spatial_svd", "cp")),
-        ("conv_transpose2d", (8, 8, 4, 4), 1, ("tucker2",)),
+        ("conv_transpose2d", (8, 8, 4, 4), 1, ("tucker2", "spatial_svd", "cp")),
+        ("conv_transpose2d", (8, 8, 1, 1), 1, ("svd",)),
+        ("conv2d", (8, 2, 3, 3), 4, ("tucker2", "spatial_svd", "cp")),
+        ("conv2d", (8, 2, 1, 1), 4, ("svd",)),
         ("conv2d", (8, 1, 3, 3), 8, ()),
+        ("conv_transpose2d", (8, 1, 3, 3), 8, ()),
+        ("conv1d", (8, 8, 5), 1, ("tucker2", "spatial_svd")),
+        ("conv3d", (8, 8, 1, 1, 1), 1, ("svd",)),
+        ("conv3d", (8, 8, 3, 3, 3), 1, ("tucker2", "spatial_svd")),
     ],
 )
 def test_which_methods_fit_which_layer(kind, shape, groups, methods):
@@ -213,3 +220,42 @@ def test_a_transposed_convolution_counts_its_input_positions():
     assert (layer.shape, layer.input_positions, layer.positions) == ((6, 8, 4, 4), 25, 100)
     assert profile.total_macs == math.prod((8, 6, 4, 4)) * 25
     assert layer.macs(Factorization("tucker2", (3, 4))) == 25 * 8 * 4 + 25 * 12 * 16 + 100 * 18
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight_shape", "groups", "shape"),
+    [
+        ("linear", (8, 4), 1, (8, 4, 1, 1)),
+        ("conv1d", (8, 4, 5), 1, (8, 4, 5, 1)),
+        ("conv2d", (8, 2, 5, 3), 2, (8, 4, 5, 3)),
+        ("conv3d", (8, 4, 2, 3, 5), 1, (8, 4, 6, 5)),
+        ("conv_transpose2d", (4, 8, 5, 3), 1, (8, 4, 5, 3)),
+        ("conv_transpose1d", (4, 4, 5), 2, (8, 4, 5, 1)),
+    ],
+)
+def test_every_weight_is_read_as_one_kernel(kind, weight_shape, groups, shape):
+    assert LayerProfile("x", kind, weight_shape, groups=groups).shape == shape
+
+
+@pytest.mark.parametrize("multiple_of", [1, 8])
+@pytest.mark.parametrize("method", ["tucker2", "spatial_svd", "cp"])
+def test_a_rank_grid_of_a_grouped_layer_fits_its_groups(method, multiple_of):
+    layer = LayerProfile("x", "conv2d", (96, 16, 5, 5), groups=6)
+    grid = layer.rank_grid(method, (0.25, 0.5), multiple_of)
+    assert [layer.params(choice) / layer.params() for choice in grid] == pytest.approx(
+        [0.25, 0.5], rel=0.35
+    )
+    step = math.lcm(6, multiple_of)
+    assert all(r % step == 0 for choice in grid for r in choice.rank)
+
+
+def test_a_transposed_layer_counts_where_each_part_works():
+    layer = LayerProfile(
+        "x",
+        "conv_transpose2d",
+        (8, 6, 4, 4),
+        positions=100,
+        input_positions=25,
+        middle_positions=50,
+    )
+    assert layer.macs(Factorization("spatial_svd", (5,))) == 25 * (8 * 4 * 5) + 50 * (5 * 4 * 6)

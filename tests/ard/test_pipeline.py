@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,14 +18,16 @@ from ard.evaluate import Candidate, Evaluation
 from ard.journal import Journal, MemoryJournal
 from ard.layers import LayerProfile, Profile
 from ard.pipeline import (
+    Build,
     CompressionResult,
     Evaluators,
+    Prepared,
     compress_generator,
     worthwhile_layers,
 )
 from ard.plan import DENSE, Method, RankPlan
 from ard.recovery import Recovery, recover
-from ard.sensitivity import Measurement
+from ard.sensitivity import Measurement, SensitivityTable
 from nas_gan.metrics.sampling import latent_bank
 
 BUDGET = 600.0  # of a distance of 162, in features of pixels
@@ -275,7 +277,7 @@ def test_seconds_are_those_of_the_clock_that_was_passed_in(
     run = made_up(dense, selection, lambda damage: damage)
     result = run(1e9, clock=lambda: float(next(ticks)))
     assert set(result.timings.values()) == {1.0}
-    assert list(result.timings) == ["profile", "compete", "sweep", "joint plans", "report"]
+    assert list(result.timings) == ["profile and methods", "sweep", "joint plans", "report"]
 
 
 def test_bars_reach_their_totals(dense: SmallNet, selection: Tensor) -> None:
@@ -289,6 +291,84 @@ def test_bars_reach_their_totals(dense: SmallNet, selection: Tensor) -> None:
     made_up(dense, selection, lambda damage: damage)(4.0, progress=progress)
     for total, *steps in list(bars.values())[:2]:
         assert sum(steps) == total
+
+
+# -- a proxy in front of the scores
+
+
+def with_proxy(dense: SmallNet, selection: Tensor, slope: float = 1.0) -> tuple[Run, Counted]:
+    """Movements that tell damages up to a factor."""
+    run = made_up(dense, selection, lambda damage: damage)
+    moved = Counted(lambda candidate: scored(slope * damage_of(candidate.plan), half=0))
+    run.evaluators = replace(run.evaluators, proxy=moved)
+    run.counted = (*run.counted, moved)
+    return run, moved
+
+
+def test_with_a_proxy_only_the_anchors_are_scored(dense: SmallNet, selection: Tensor) -> None:
+    run, moved = with_proxy(dense, selection)
+    result = run(4.0, anchors=2)
+    singles = [m for m in run.journal.measurements() if m.stage == "single"]
+    assert len(singles) == 2 + 1  # and the dense generator
+    assert len(moved.plans) == len(result.table.rows) > 3
+    estimated = [row for row in result.table.rows if row.evaluation.n_samples == 0]
+    assert len(estimated) == len(result.table.rows) - 2
+    assert result.budget_met
+    before = run.n_scored
+    assert run(4.0, anchors=2).plan == result.plan
+    assert run.n_scored == before
+
+
+def test_no_anchors_leave_the_proxy_out(dense: SmallNet, selection: Tensor) -> None:
+    run, moved = with_proxy(dense, selection)
+    run(4.0, anchors=0)
+    assert moved.plans == []
+
+
+def test_more_anchors_than_choices_score_them_all(dense: SmallNet, selection: Tensor) -> None:
+    run, _ = with_proxy(dense, selection)
+    plain = made_up(dense, selection, lambda damage: damage)
+    assert run(4.0, anchors=99).table.rows == plain(4.0).table.rows
+
+
+def test_the_table_is_shown_before_any_whole_plan_is_measured(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    run = made_up(dense, selection, lambda damage: damage)
+    shown: list[int] = []
+
+    def on_table(prepared: Prepared, table: SensitivityTable) -> None:
+        assert {m.stage for m in run.journal.measurements()} == {"single"}
+        assert [(r.layer, r.choice) for r in table.rows] == list(prepared.choices)
+        shown.append(len(table.rows))
+
+    run(4.0, on_table=on_table)
+    assert len(shown) == 1
+
+
+def test_the_recovery_may_ask_for_the_plan_in_parts(dense: SmallNet, selection: Tensor) -> None:
+    run = made_up(dense, selection, lambda damage: damage)
+    built: list[set[str]] = []
+
+    def in_two(build: Build, plan: RankPlan) -> nn.Module:
+        names = list(plan)
+        first, second = (RankPlan({n: plan[n] for n in part}) for part in (names[:1], names[1:]))
+        network = build(second, build(first))
+        built.append({name.split(".")[0] for name, _ in network.named_modules() if "." in name})
+        return network
+
+    result = compress_generator(
+        dense,
+        latent_bank(16, dense.latent_dim, 6),
+        fid_budget=8.0,
+        evaluators=run.evaluators,
+        recover=in_two,
+        methods=("svd", "tucker2"),
+        fractions=(0.5, 0.2),
+        max_trials=2,
+    )
+    assert built
+    assert set(result.plan) in built
 
 
 # -- which layers are worth it

@@ -117,3 +117,24 @@ def test_the_json_can_be_read_by_people():
 def test_bad_json_says_what_was_found(text, message):
     with pytest.raises(PlanError, match=message):
         RankPlan.from_json(text)
+
+
+def test_the_shapes_a_plan_was_made_for_travel_with_it() -> None:
+    plan = RankPlan({"l1": Factorization("svd", (8,)), "c": Factorization("cp", (2,))})
+    shaped = plan.with_shapes({"l1": (512, 40), "c": (8, 8, 3, 3), "unplanned": (1, 1)})
+    assert shaped.shapes == (("c", (8, 8, 3, 3)), ("l1", (512, 40)))
+    assert RankPlan.from_json(shaped.to_json()).shapes == shaped.shapes
+    assert shaped.without_layer("c").shapes == (("l1", (512, 40)),)
+    assert shaped.with_layer("d", Factorization("svd", (1,))).shapes == shaped.shapes
+
+
+def test_shapes_do_not_make_a_plan_another_one() -> None:
+    plan = RankPlan({"l1": Factorization("svd", (8,))})
+    assert plan.with_shapes({"l1": (512, 40)}) == plan
+    assert "shapes" not in plan.to_json()
+
+
+@pytest.mark.parametrize("shapes", ["[]", '{"l1": 3}', '{"l1": [0, 2]}', '{"l1": ["8"]}'])
+def test_shapes_that_are_none_are_refused(shapes: str) -> None:
+    with pytest.raises(PlanError, match='"shapes" holds a list of sizes'):
+        RankPlan.from_json(f'{{"format": 1, "layers": {{"l1": "svd(8)"}}, "shapes": {shapes}}}')

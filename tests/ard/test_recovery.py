@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ard.errors import NonFiniteError
 from ard.plan import Factorization, RankPlan
-from ard.recovery import Recovery, batch_moments, correct_batchnorm, recover
+from ard.recovery import KeepBest, Recovery, feature_distance, recover, snapshot
 from ard.surgery import apply_plan
 from nas_gan.metrics.sampling import latent_bank
 from nas_gan.networks import Generator
@@ -54,9 +54,6 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-# -- recover
 
 
 def test_recovery_lowers_the_error_on_latents_it_never_saw(
@@ -158,90 +155,149 @@ def test_a_student_whose_images_are_not_finite_is_an_error(
         )
 
 
-# -- correct_batchnorm
+# -- what is kept, and what shrinks
 
 
-class Normalised(nn.Module):
-    """`gain * z + offset`, normalised, twice in a row if asked."""
+def test_the_best_state_is_that_of_the_smallest_score_the_first_of_equals() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    scores = iter([3.0, 4.0, 1.0, 2.0, 1.0, float("nan")])
+    net.weight.data.fill_(0.0)
+    best = KeepBest(net, lambda network: next(scores))
+    for index in range(1, 6):
+        net.weight.data.fill_(float(index))
+        best(index, {})
+    assert best.error == 1.0
+    assert best.state["weight"].item() == 2.0
 
-    def __init__(self, gain: float, offset: float, n_norms: int = 1) -> None:
+
+def test_a_snapshot_does_not_follow_its_module() -> None:
+    net = nn.BatchNorm1d(2)
+    taken = snapshot(net)
+    net.train()(torch.randn(8, 2))
+    assert taken["running_mean"].tolist() == [0, 0]
+    assert taken.keys() == net.state_dict().keys()
+
+
+def test_the_state_that_the_score_prefers_wins_not_the_one_with_the_smallest_error(
+    dense: Generator, factorized: nn.Module, selection: Tensor
+) -> None:
+    scores: list[float] = []
+
+    def worse_and_worse(network: nn.Module) -> float:
+        scores.append(float(len(scores)))
+        return scores[-1]
+
+    new = recover(
+        factorized,
+        dense,
+        Recovery(n_steps=4, batch_size=4, lr=3e-3, n_checks=2),
+        selection=selection[:4],
+        latent_dim=dense.latent_dim,
+        score=worse_and_worse,
+    )
+    assert scores == [0, 1, 2]  # the start, and two checks
+    assert same(state_of(new), state_of(factorized))
+
+
+def test_training_makes_the_given_distance_smaller(
+    dense: Generator, factorized: nn.Module, selection: Tensor
+) -> None:
+    asked: list[float] = []
+
+    def red_alone(images: Tensor, target: Tensor) -> Tensor:
+        distance = (images - target)[:, 0].square().mean()
+        asked.append(distance.item())
+        return distance
+
+    settings = Recovery(n_steps=15, batch_size=16, lr=3e-3, n_checks=1)
+    new = recover(
+        factorized,
+        dense,
+        settings,
+        selection=selection[:4],
+        latent_dim=dense.latent_dim,
+        distance=red_alone,
+        score=lambda network: -float(len(asked)),  # always the last state
+    )
+    assert len(asked) == 15
+    fresh = latent_bank(32, dense.latent_dim, 2)
+    with torch.no_grad():
+        before, after = (
+            (net(fresh) - dense(fresh))[:, 0].square().mean() for net in (factorized, new)
+        )
+    assert after < before
+
+
+class Eye(nn.Module):
+    """A discriminator of two maps that can be worked out by hand: twice the image, and its mean."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.latent_dim = 2
-        self.scale = nn.Linear(2, 2)
-        with torch.no_grad():
-            self.scale.weight.copy_(gain * torch.eye(2))
-            self.scale.bias.fill_(offset)
-        self.norms = nn.Sequential(*(nn.BatchNorm1d(2, eps=1e-12) for _ in range(n_norms)))
-        for norm in self.norms:
-            assert isinstance(norm, nn.BatchNorm1d)
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean.copy_(torch.tensor([0.5, -1.0]))
-            norm.running_var.copy_(torch.tensor([4.0, 0.25]))
+        self.twice = nn.Conv2d(1, 1, 1, bias=False)
+        self.mean = nn.AvgPool2d(2)
+        self.flat = nn.Flatten()
+        self.twice.weight.data.fill_(2.0)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.norms(self.scale(z))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flat(self.mean(self.twice(x)))
 
 
-LATENTS = torch.tensor([[0.0, 2.0], [2.0, 4.0], [1.0, 3.0]])  # means 1 and 3, variances 2/3
+def test_features_differ_by_a_share_of_their_target_by_hand() -> None:
+    target, images = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    images[0, 0, 0, 0] = 5.0
+    # The image differs by 1 on average; both maps by a mean of 2 where the target's is 2.
+    assert feature_distance(Eye(), 0.0)(images, target).item() == pytest.approx(1.0)
+    assert feature_distance(Eye(), 3.0)(images, target).item() == pytest.approx(1.0 + 3.0 * 1.0)
+    # Two changes of opposite sign are seen by the first map, and not by the mean.
+    images[0, 0, 0, 0], images[0, 0, 0, 1] = 3.0, -1.0
+    found = feature_distance(Eye(), 1.0)(images, target)
+    assert found.item() == pytest.approx(1.0 + (1.0 + 0.0) / 2)
 
 
-def statistics(module: nn.Module) -> list[list[float]]:
-    return [t.tolist() for n, t in module.state_dict().items() if "running" in n]
+def test_a_feature_distance_has_gradients_in_the_images_alone() -> None:
+    judge = Eye()
+    images = torch.rand(2, 1, 4, 4, requires_grad=True)
+    target = torch.rand(2, 1, 4, 4, requires_grad=True)
+    feature_distance(judge, 1.0)(images, target.detach()).backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+    assert judge.twice.weight.grad is None
+    assert not judge.twice._forward_hooks  # the given one is left alone
 
 
-def test_a_net_that_was_not_factorized_keeps_its_batch_statistics() -> None:
-    net = Normalised(1.0, 0.0).eval()
-    assert statistics(correct_batchnorm(net, net, LATENTS)) == statistics(net)
+def test_a_discriminator_without_maps_leaves_the_image_distance() -> None:
+    distance = feature_distance(nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), 9.0)
+    assert distance(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)).item() == 1.0
 
 
-def test_means_move_by_the_difference_and_variances_by_the_ratio() -> None:
-    dense, factorized = Normalised(1.0, 0.0).eval(), Normalised(3.0, 10.0).eval()
-    corrected = correct_batchnorm(factorized, dense, LATENTS)
-    # Inputs 3 z + 10: means 13 and 19 where they were 1 and 3, and nine times the variance.
-    assert statistics(corrected) == [
-        pytest.approx([0.5 + 12, -1.0 + 16]),
-        pytest.approx([36.0, 2.25]),
-    ]
-    assert statistics(factorized) == statistics(dense)
+def test_factors_may_have_a_rate_of_their_own(
+    dense: Generator, factorized: nn.Module, selection: Tensor
+) -> None:
+    scores = iter((3.0, 2.0, 1.0, 0.0))  # every check is better than the one before
+    new = recover(
+        factorized,
+        dense,
+        Recovery(n_steps=3, batch_size=4, lr=1e-2, n_checks=3, factor_lr=0.0),
+        selection=selection[:4],
+        latent_dim=dense.latent_dim,
+        score=lambda network: next(scores),
+    )
+    before, after = state_of(factorized), state_of(new)
+    factors = {f"{name}.{i}.weight" for name in PLAN for i in range(3)}
+    assert factors < before.keys()
+    assert all(torch.equal(before[name], after[name]) for name in factors)
+    assert not torch.equal(before["l1.weight"], after["l1.weight"])
 
 
-def test_an_affine_change_in_front_of_one_or_two_norms_is_undone() -> None:
-    for n_norms in (1, 2):
-        dense, factorized = Normalised(1, 0, n_norms).eval(), Normalised(1, 5, n_norms).eval()
-        corrected = correct_batchnorm(factorized, dense, LATENTS)
-        torch.testing.assert_close(corrected(LATENTS), dense(LATENTS))
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_the_batch_size_does_not_matter(batch_size: int) -> None:
-    dense, factorized = Normalised(1.0, 0.0).eval(), Normalised(3.0, 10.0).eval()
-    one = statistics(correct_batchnorm(factorized, dense, LATENTS, batch_size))
-    assert one == [
-        pytest.approx(row) for row in statistics(correct_batchnorm(factorized, dense, LATENTS))
-    ]
-
-
-def test_a_feature_map_counts_position_by_position() -> None:
-    def net(gain: float) -> nn.Module:
-        conv = nn.Conv2d(1, 1, 1, bias=False)
-        nn.init.constant_(conv.weight, gain)
-        return nn.Sequential(conv, nn.BatchNorm2d(1)).eval()
-
-    images = torch.arange(8.0).view(2, 1, 2, 2)  # mean 3.5, and its double's is 7
-    corrected = correct_batchnorm(net(2.0), net(1.0), images)
-    assert statistics(corrected) == [[pytest.approx(3.5)], [pytest.approx(4.0)]]
-
-
-def test_a_net_without_batch_normalisation_is_copied() -> None:
-    net = nn.Linear(2, 2)
-    copied = correct_batchnorm(net, net, LATENTS)
-    assert copied is not net
-    assert same(state_of(copied), state_of(net))
-
-
-def test_moments_of_the_dense_net_taken_once_give_the_same_correction(dense, factorized):
-    latents = latent_bank(8, dense.latent_dim, seed=1)
-    moments = batch_moments(dense, latents)
-    given = correct_batchnorm(factorized, dense, latents, dense_moments=moments)
-    assert same(state_of(given), state_of(correct_batchnorm(factorized, dense, latents)))
+def test_a_conditional_student_is_trained_on_latents_with_labels() -> None:
+    net = nn.Sequential(nn.Linear(4 + 3, 8), nn.Unflatten(1, (2, 2, 2))).requires_grad_(False)
+    student = copy.deepcopy(net)
+    next(student.parameters()).add_(0.1)
+    seen: list[Tensor] = []
+    student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    selection = latent_bank(8, 4, 1, n_classes=3)
+    settings = Recovery(n_steps=3, batch_size=5)
+    recover(student, net, settings, selection=selection, latent_dim=4, n_classes=3)
+    trained = [z for z in seen if len(z) == 5]
+    assert len(trained) == 3
+    assert all((z[:, 4:].sum(dim=1) == 1).all() for z in trained)

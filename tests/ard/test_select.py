@@ -260,6 +260,153 @@ def test_costs_of_no_layer_are_not_explained() -> None:
     assert infer_layer([rows[0], odd]) is None
 
 
+# -- by time
+
+SIGNATURES = {"a": "conv2d 16x12x3x3 in=8x8 padding=1x1 bias", "b": "linear 64x20 bias"}
+TIMES_HEADER = (
+    "signature,choice,batch,milliseconds,ci_low,ci_high,runtime,device,threads,precision\n"
+)
+# The convolution gains by spatial SVD alone, the linear layer by either rank.
+MILLISECONDS = {
+    ("a", "dense"): 3.0,
+    ("a", "tucker2(8, 6)"): 3.5,
+    ("a", "spatial_svd(4)"): 1.0,
+    ("b", "dense"): 0.5,
+    ("b", "svd(6)"): 0.4,
+    ("b", "svd(2)"): 0.1,
+}
+
+
+def signed_csv(signatures: dict[str, str] = SIGNATURES) -> str:
+    header, dense, *rows = SENSITIVITY.to_csv().splitlines()
+    signed = [f"{row},{signatures.get(row.split(',')[0], '')}" for row in rows]
+    return "\n".join([f"{header},signature", f"{dense},", *signed])
+
+
+@pytest.fixture
+def times(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a latency table, of the given batch sizes."""
+
+    def write(times: dict[tuple[str, str], float] = MILLISECONDS, batches: str = "1") -> Path:
+        lines = [
+            f'{SIGNATURES[layer]},"{choice}",{batch},{ms},{ms},{ms},a runtime,a board,1,fp32\n'
+            for (layer, choice), ms in times.items()
+            for batch in batches.split()
+        ]
+        path = tmp_path / "latency.csv"
+        path.write_text(TIMES_HEADER + "".join(lines))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("budget", "choices"),
+    [
+        ("0.5", {"a": "dense", "b": "svd(6)"}),
+        ("1.5", {"a": "dense", "b": "svd(6)"}),  # tucker2(8, 6) is smaller, but slower
+        ("2.5", {"a": "spatial_svd(4)", "b": "svd(6)"}),
+        ("6", {"a": "spatial_svd(4)", "b": "svd(2)"}),
+    ],
+)
+def test_milliseconds_decide_where_they_were_measured(
+    select: Select,
+    capsys: pytest.CaptureFixture[str],
+    times: Callable[..., Path],
+    budget: str,
+    choices: dict[str, str],
+) -> None:
+    by_time = ("--objective", "latency", "--latency-table", times())
+    assert select(signed_csv(), "--fid-budget", budget, *by_time) == 0
+    out, err = capsys.readouterr()
+    assert printed(out) == choices
+    assert "dense size" not in err
+
+
+def test_the_penalty_rule_goes_by_time_as_well(
+    select: Select, capsys: pytest.CaptureFixture[str], times: Callable[..., Path]
+) -> None:
+    by_time = ("--objective", "latency", "--latency-table", times())
+    assert select(signed_csv(), "--penalty", "1", *by_time) == 0
+    # a: 41 (1 + 7/6) and 42 (1 + 1/3) against 80; b: 40.5 (1.8) and 44 (1.2)
+    assert printed(capsys.readouterr().out) == {"a": "spatial_svd(4)", "b": "svd(2)"}
+
+
+def test_a_table_of_several_batch_sizes_needs_one_of_them(
+    select: Select, capsys: pytest.CaptureFixture[str], times: Callable[..., Path]
+) -> None:
+    args = ("--fid-budget", "6", "--objective", "latency", "--latency-table", times(batches="1 64"))
+    assert select(signed_csv(), *args) == 1
+    assert "choose one by its batch size" in capsys.readouterr().err
+    assert select(signed_csv(), *args, "--latency-batch", "64") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SENSITIVITY.to_csv(), "the table has no signature for a, by which a time"),
+        (signed_csv({"a": SIGNATURES["a"]}), "the table has no signature for b"),
+        (signed_csv({**SIGNATURES, "b": "linear 9x9"}), "b: the latency table has no dense linear"),
+        (SMALL, "a table of bare ranks does not say which layers"),
+    ],
+)
+def test_a_table_whose_layers_cannot_be_timed_is_refused(
+    select: Select,
+    capsys: pytest.CaptureFixture[str],
+    times: Callable[..., Path],
+    text: str,
+    message: str,
+) -> None:
+    args = ("--fid-budget", "1", "--dense-fid", "10", "--objective", "latency")
+    assert select(text, *args, "--latency-table", times()) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert (err.count("\n"), err[:7]) == (1, "error: ")
+
+
+def test_a_choice_that_was_not_timed_is_named_with_the_command_that_does_it(
+    select: Select, capsys: pytest.CaptureFixture[str], times: Callable[..., Path]
+) -> None:
+    few = {key: ms for key, ms in MILLISECONDS.items() if key != ("a", "spatial_svd(4)")}
+    args = ("--fid-budget", "1", "--objective", "latency", "--latency-table", times(few))
+    assert select(signed_csv(), *args) == 1
+    err = capsys.readouterr().err
+    assert f"a: the latency table has no spatial_svd(4) of {SIGNATURES['a']}" in err
+    assert "python -m ard.latency" in err
+
+
+def test_two_signatures_of_one_layer_are_refused(
+    select: Select, capsys: pytest.CaptureFixture[str], times: Callable[..., Path]
+) -> None:
+    text = signed_csv().replace(SIGNATURES["b"], "linear 64x21 bias", 1)
+    args = ("--fid-budget", "1", "--objective", "latency", "--latency-table", times())
+    assert select(text, *args) == 1
+    assert "line 6: signature of b is linear 64x20 bias here and" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--objective", "flops"), "quantity 'flops' is not known"),
+        (("--objective", "latensy"), "did you mean latency?"),
+        (("--objective", "latency"), "--latency-table FILE go together; got --objective latency"),
+        (("--latency-table", "t.csv"), "go together; got --objective params and t.csv"),
+    ],
+)
+def test_an_objective_that_cannot_be_had_is_one_line(
+    select: Select,
+    capsys: pytest.CaptureFixture[str],
+    args: tuple[str, ...],
+    message: str,
+) -> None:
+    assert select(SENSITIVITY.to_csv(), "--penalty", "1", *args) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert (err.count("\n"), err[:7]) == (1, "error: ")
+
+
 # -- output
 
 
@@ -320,6 +467,9 @@ PENALTY = ("--penalty", "1", "--dense-fid", "10")
         (SMALL, (*PENALTY, "--out", "plan.json"), "makes no plan; give --out a name"),
         ("layer,kind,method\n", PENALTY, "no column 'rank'"),
         (SENSITIVITY.to_csv().replace("41.0", "nan"), PENALTY, "fid is nan, not finite"),
+        (SENSITIVITY.to_csv().replace("ci_high", "ci_top"), PENALTY, "no column 'ci_high'"),
+        (SENSITIVITY.to_csv() * 2, PENALTY, "line 7: "),
+        (SENSITIVITY.to_csv() + SENSITIVITY.to_csv().splitlines()[-1], PENALTY, "comes twice"),
         (SensitivityTable(scored(0), ()).to_csv(), PENALTY, "the table is empty: it scores no"),
     ],
 )

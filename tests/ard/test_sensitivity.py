@@ -19,7 +19,6 @@ from ard.plan import DENSE, Factorization, RankPlan
 from ard.sensitivity import (
     COLUMNS,
     Measure,
-    Measurement,
     Row,
     SensitivityTable,
     single_layer_plans,
@@ -127,15 +126,8 @@ def table(*deltas: float) -> SensitivityTable:
         ("cell1.c0", Factorization("spatial_svd", (5,))),
         ("l1", Factorization("svd", (2,))),
     ]
-    singles = [
-        Measurement("single", plan, scored(delta))
-        for plan, delta in zip(
-            single_layer_plans(choices), deltas or (1.5, 0.1 + 0.2, -1e-17), strict=True
-        )
-    ]
-    return SensitivityTable.from_measurements(
-        Measurement("single", DENSE, scored(0)), singles, [CONV, LINEAR]
-    )
+    scores = map(scored, deltas or (1.5, 0.1 + 0.2, -1e-17))
+    return SensitivityTable.of(scored(0), dict(zip(choices, scores, strict=True)), [CONV, LINEAR])
 
 
 def lines(text: str) -> list[str]:
@@ -146,7 +138,7 @@ def test_a_row_knows_its_layer_its_cost_and_its_score() -> None:
     row = table().rows[0]
     # 3 x 8 down, 4 x 3 x 3 x 3 in the middle, 16 x 4 up, 16 biases; MACs at 16 positions.
     assert row == Row(
-        "cell1.c0", "conv2d", Factorization("tucker2", (4, 3)), 212, 3136, scored(1.5)
+        "cell1.c0", "conv2d", Factorization("tucker2", (4, 3)), 212, 3136, scored(1.5), 1168, 18432
     )
 
 
@@ -157,9 +149,13 @@ def test_rows_of_a_layer_are_its_own() -> None:
 
 def test_the_csv_has_the_published_columns_and_the_dense_row_first() -> None:
     head, dense, first, *_ = lines(table().to_csv())
-    assert head == "layer,kind,method,rank,params,macs,fid,delta_fid,ci_low,ci_high"
-    assert dense == ",,dense,,,,40.0,0.0,-0.1,0.1"
-    assert first == "cell1.c0,conv2d,tucker2,4x3,212,3136,41.5,1.5,1.4,1.6"
+    assert head == (
+        "layer,kind,method,rank,params,macs,fid,delta_fid,ci_low,ci_high,"
+        "samples,dense_params,dense_macs,signature"
+    )
+    n = scored(0).n_samples
+    assert dense == f",,dense,,,,40.0,0.0,-0.1,0.1,{n},,,"
+    assert first == f"cell1.c0,conv2d,tucker2,4x3,212,3136,41.5,1.5,1.4,1.6,{n},1168,18432,"
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -199,17 +195,17 @@ def test_a_missing_column_is_named(column: str) -> None:
 
 
 BAD_LINES = {
-    "nan": ("l1,linear,svd,4,1,1,nan,0,0,0", "line 6: fid is nan"),
-    "infinite": ("l1,linear,svd,4,1,1,1,0,0,inf", "line 6: ci_high is inf"),
-    "no number": ("l1,linear,svd,4,1,1,1,zero,0,0", "line 6: delta_fid is 'zero'"),
+    "nan": ("l1,linear,svd,4,1,1,nan,0,0,0,9,99,99,", "line 6: fid is nan"),
+    "infinite": ("l1,linear,svd,4,1,1,1,0,0,inf,9,99,99,", "line 6: ci_high is inf"),
+    "no number": ("l1,linear,svd,4,1,1,1,zero,0,0,9,99,99,", "line 6: delta_fid is 'zero'"),
     "cut short": ("l1,linear,svd,4,1,1,1,0", "line 6: ci_low is empty"),
-    "empty rank": ("l1,linear,svd,,1,1,1,0,0,0", "line 6: rank is ''"),
-    "no whole number": ("l1,linear,svd,4,1.5,1,1,0,0,0", "line 6: params is '1.5'"),
-    "method": ("l1,linear,magic,4,1,1,1,0,0,0", "line 6: .*magic.* is not known"),
-    "two ranks": ("l1,linear,svd,4x4,1,1,1,0,0,0", "line 6: svd takes 1 rank"),
-    "twice": ("l1,linear,svd,2,1,1,1,0,0,0", r"line 6: l1 svd\(2\) comes twice"),
-    "dense twice": (",,dense,,,,1,0,0,0", "line 6: the dense generator comes twice"),
-    "no layer": (",linear,svd,4,1,1,1,0,0,0", "line 6: layer is empty"),
+    "empty rank": ("l1,linear,svd,,1,1,1,0,0,0,9,99,99,", "line 6: rank is empty"),
+    "no whole number": ("l1,linear,svd,4,1.5,1,1,0,0,0,9,99,99,", "line 6: params is '1.5'"),
+    "method": ("l1,linear,magic,4,1,1,1,0,0,0,9,99,99,", "line 6: .*magic.* is not known"),
+    "two ranks": ("l1,linear,svd,4x4,1,1,1,0,0,0,9,99,99,", "line 6: svd takes 1 rank"),
+    "twice": ("l1,linear,svd,2,1,1,1,0,0,0,9,99,99,", r"line 6: l1 svd\(2\) comes twice"),
+    "dense twice": (",,dense,,,,1,0,0,0,9,99,99,", "line 6: the dense generator comes twice"),
+    "no layer": (",linear,svd,4,1,1,1,0,0,0,9,99,99,", "line 6: layer is empty"),
 }
 
 
@@ -223,7 +219,9 @@ def test_a_bad_line_is_one_clear_message_with_its_number(name: str) -> None:
 
 def test_blank_lines_do_not_shift_the_line_number() -> None:
     with pytest.raises(TableError, match="line 8: fid is nan"):
-        SensitivityTable.from_csv(table().to_csv() + "\n\n" + "l1,linear,svd,4,1,1,nan,0,0,0\n")
+        SensitivityTable.from_csv(
+            table().to_csv() + "\n\n" + "l1,linear,svd,4,1,1,nan,0,0,0,9,99,99,\n"
+        )
 
 
 def test_a_table_without_the_dense_row_is_refused() -> None:

@@ -7,6 +7,7 @@ import torch
 from tiny import checkpoint_of, lively_generator
 from torch import nn
 
+from ard.pipeline import Build
 from ard.plan import Factorization, RankPlan
 from ard.store import RecoveredStore, compressed_checkpoint
 from ard.surgery import apply_plan
@@ -29,8 +30,9 @@ class Recoveries:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, generator: nn.Module) -> nn.Module:
+    def __call__(self, build: Build, plan: RankPlan) -> nn.Module:
         self.count += 1
+        generator = build()
         with torch.no_grad():
             generator.get_parameter("to_rgb.2.bias").mul_(2)
         return generator

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from edge_bench.__main__ import WIPE, main, progress
+from edge_bench.__main__ import main
+from edge_bench.command import WIPE, progress
 
 QUICK = ["--runs", "20", "--warmup", "2", "--duration", "0"]
 

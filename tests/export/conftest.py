@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas_gan.networks import Generator, GeneratorConfig
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class Upsampler(nn.Module):
@@ -62,6 +66,15 @@ def generator() -> Generator:
     with torch.no_grad():
         net.train()(torch.randn(64, net.latent_dim, generator=rng))
     return net.eval()
+
+
+@pytest.fixture(scope="session")
+def generator_plain(generator: Generator) -> onnx.ModelProto:
+    """The graph of `generator` before any rewrite."""
+    pytest.importorskip("onnxsim", reason="onnxsim is not installed")
+    from export.to_onnx import build_model
+
+    return build_model(generator, rewrites=())
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from export.bundle import count_macs, count_steps, write_bundle
 from export.errors import BundleError, ExportError
 from export.manifest import read_manifest, verify
 from nas_gan.metrics.sampling import latent_bank
+from nas_gan.models import build_model
 
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -145,3 +146,11 @@ def test_engines_are_in_the_manifest_and_so_are_those_that_failed(upsampler, tmp
     assert sum(steps) == count_steps(
         dense=False, tensorrt_rtx="auto", compute_capabilities=capabilities
     )
+
+
+def test_a_conditional_generator_takes_its_label_behind_the_noise(tmp_path: Path) -> None:
+    generator = build_model({"kind": "dense-cgan", "latent_dim": 6, "n_classes": 3}).eval()
+    manifest = write_bundle(generator, tmp_path / "bundle", samples=4, tensorrt_rtx="off")
+    latents = np.load(tmp_path / "bundle" / "latents.npy")
+    assert manifest.inputs[0].shape[1] == latents.shape[1] == 6 + 3
+    assert (latents[:, 6:].sum(axis=1) == 1).all()

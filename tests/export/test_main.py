@@ -40,24 +40,15 @@ def run_dir(checkpoint, tmp_path) -> Path:
 
 def test_a_run_directory_becomes_a_bundle_with_the_dense_generator_in_it(run_dir, capfd):
     out = run_dir / "bundle"
-    args = [
-        "--precision",
-        "fp16",
-        "--tensorrt-rtx",
-        "off",
-        "--samples",
-        "8",
-        "--batch",
-        "1",
-        "2",
-        "4",
-    ]
+    args = ["--precision", "fp16", "--tensorrt-rtx", "off", "--samples", "8", "--no-rewrites"]
+    args += ["--batch", "1", "2", "4"]
     assert command(run_dir, "--out", out, *args) == 0
     manifest, printed = verify(out), capfd.readouterr()
     assert (manifest.precision, manifest.batch.max) == ("fp16", 4)
     assert manifest.provenance["dataset"] == "toy"
     assert manifest.provenance["file"] == "compressed.pt"
     assert verify(out / "dense").parity["psnr_db"] > 60
+    assert b"BatchNormalization" in (out / "model.onnx").read_bytes()  # a rewrite folds it
     assert f"{manifest.params:,}" in printed.out
     assert "dense.onnx" in printed.out
     assert printed.out.rstrip().endswith("manifest.json")

@@ -103,8 +103,9 @@ def test_convolutions_of_the_generator_are_half_and_sensitive_operators_are_not(
     model = to_fp16(onnx.load(generator_onnx))
     kinds = types(model)
     for node in model.graph.node:
-        if node.op_type in {"Conv", "Gemm", "Tanh"}:
+        if node.op_type in {"Conv", "ConvTranspose", "DepthToSpace", "Gemm", "Tanh"}:
             assert {kinds[name] for name in node.input} == {HALF}, node.name
         elif node.op_type in FP32_OPS:
             assert {kinds[name] for name in node.input} == {FLOAT}, node.name
-    assert sum(node.op_type == "Conv" for node in model.graph.node) == 23
+    convolutions = {"Conv", "ConvTranspose"}
+    assert sum(node.op_type in convolutions for node in model.graph.node) == 23

@@ -36,10 +36,10 @@ def test_the_graph_draws_the_images_of_torch_at_any_batch_size(generator, genera
     np.testing.assert_allclose(images(generator_onnx.read_bytes(), latents), expected, atol=2e-5)
 
 
-def test_each_layer_of_the_generator_is_one_node_and_no_shape_is_computed(
-    generator, generator_onnx
+def test_without_rewrites_each_layer_is_one_node_and_no_shape_is_computed(
+    generator, generator_plain
 ):
-    found = operators(onnx.load(generator_onnx))
+    found = operators(generator_plain)
     layers = Counter(type(layer) for layer in generator.modules())
     assert found["Conv"] == layers[nn.Conv2d]
     assert found["Gemm"] == layers[nn.Linear]

@@ -51,3 +51,31 @@ def test_the_average_is_a_copy_for_evaluation():
 def test_a_decay_that_would_not_average_is_refused(decay):
     with pytest.raises(InvalidValueError, match="must be in"):
         ExponentialMovingAverage(nn.Linear(1, 1), decay)
+
+
+def test_a_warm_average_forgets_its_start_at_once():
+    net = filled(nn.Linear(1, 1), 0)
+    average = ExponentialMovingAverage(net, 0.999, warm_up=True)
+    filled(net, 1)
+    expected = 0.0
+    for n in range(3):
+        assert average.present_decay == pytest.approx((1 + n) / (10 + n))
+        expected = average.present_decay * expected + (1 - average.present_decay)
+        average.update(net)
+    assert average.average.weight.item() == pytest.approx(expected)
+
+
+def test_a_warm_average_never_decays_slower_than_it_was_told():
+    average = ExponentialMovingAverage(nn.Linear(1, 1), 0.9, warm_up=True)
+    average.updates = 10_000
+    assert average.present_decay == 0.9
+
+
+def test_an_average_goes_on_from_its_state():
+    net = filled(nn.Linear(1, 1), 0)
+    first = ExponentialMovingAverage(net, warm_up=True)
+    first.update(filled(net, 1))
+    second = ExponentialMovingAverage(net, warm_up=True)
+    second.load_state_dict(first.state_dict())
+    assert second.present_decay == first.present_decay
+    assert second.average.weight.item() == first.average.weight.item() == pytest.approx(0.9)

@@ -261,7 +261,8 @@ def test_native_fields_of_a_wrong_type_are_refused(checkpoint, changes, tmp_path
         ({"genotype": {"rows": [[1]], "table": "mmd-nas"}}, "cannot be built: a genotype is 3 x 7"),
         ({"genotype": None}, "cannot be built"),
         ({"channels": 3}, "cannot be built"),
-        ({"kind": "dcgan"}, "--model package.module:build"),
+        ({"kind": "dcgan"}, "cannot be built: option of the dcgan generator 'genotype'"),
+        ({"kind": None}, "--model package.module:build"),
     ],
 )
 def test_an_architecture_that_the_weights_do_not_fit_is_refused(checkpoint, changes, message):

@@ -9,13 +9,16 @@ from PIL import Image
 from nas_gan import data
 from nas_gan.data import (
     ArrayImages,
+    LabelledBatches,
     ShuffledBatches,
     iterate_uint8,
     load_dataset,
     read_idx_images,
+    read_idx_labels,
     read_image,
     synthetic_shapes,
     to_float,
+    to_grey,
     to_square,
 )
 from nas_gan.errors import InvalidValueError, MissingDataError
@@ -36,6 +39,19 @@ def numbered():
     """Twenty 4 x 4 images; image i is grey level i throughout."""
     levels = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1)
     return ArrayImages("numbered", levels.expand(20, 3, 4, 4).contiguous())
+
+
+@pytest.fixture
+def halves():
+    """Twenty images, black on the left and white on the right, image i of class i mod 4."""
+    images = torch.zeros(20, 1, 4, 4, dtype=torch.uint8)
+    images[..., 2:] = 255
+    return ArrayImages("halves", images, torch.arange(20) % 4)
+
+
+def save(path, colour, size=(10, 10)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
 
 
 def levels_of(batch):
@@ -155,6 +171,96 @@ def test_a_broken_image_is_refused_by_name(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(MissingDataError, match=r"broken\.png: not a readable image .*replace it"):
         read_image(path, 8)
+
+
+def test_a_broken_image_of_a_folder_is_named_counted_and_left_out(tmp_path, caplog):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for suffix in ("png", "jpg"):
+        save(tmp_path / f"good.{suffix}", (9, 9, 9))
+        Image.fromarray(noise).save(tmp_path / f"cut.{suffix}")
+        content = (tmp_path / f"cut.{suffix}").read_bytes()
+        (tmp_path / f"cut.{suffix}").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.png").touch()
+    images = load_dataset("folder", size=8, root=tmp_path)
+    assert [file.name for file in images.files] == ["good.jpg", "good.png"]
+    assert [file.name for file in images.skipped] == ["cut.jpg", "cut.png", "empty.png"]
+    (record,) = caplog.records
+    assert "3 of 5 images below" in record.getMessage()
+    for name in ("cut.jpg", "cut.png", "empty.png"):
+        assert str(tmp_path / name) in record.getMessage()
+
+
+def test_a_folder_of_nothing_but_broken_images_is_refused(tmp_path):
+    for number in range(7):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    with pytest.raises(MissingDataError, match=r"7 of 7 images .*0\.png .*and 2 more; replace"):
+        load_dataset("folder", size=8, root=tmp_path)
+
+
+def test_folders_are_classes_where_every_image_is_in_one(tmp_path):
+    for name in ("b/1.png", "a/2.png", "b/sub/3.png"):
+        save(tmp_path / name, (1, 2, 3))
+    images = load_dataset("folder", size=4, root=tmp_path, labelled=True)
+    assert (images.labels.tolist(), images.n_classes) == ([0, 1, 1], 2)
+    save(tmp_path / "stray.png", (1, 2, 3))
+    with pytest.raises(InvalidValueError, match="has no labels; take fashion_mnist"):
+        load_dataset("folder", size=4, root=tmp_path, labelled=True)
+
+
+def test_a_wide_image_is_cropped_or_stretched(tmp_path):
+    path = tmp_path / "wide.png"
+    wide = Image.new("RGB", (40, 20), (255, 0, 0))
+    wide.paste((0, 0, 255), (10, 0, 30, 20))  # the middle square is blue
+    wide.save(path)
+    assert read_image(path, 20)[0].max() == 0
+    stretched = read_image(path, 20, fit="stretch")
+    assert [stretched[0, 0, x] for x in (0, 10, 19)] == [255, 0, 255]
+
+
+def test_grey_is_the_luminance_in_memory_and_from_files(tmp_path):
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [77, 77, 77]])
+    images = colours.to(torch.uint8).view(4, 3, 1, 1).expand(4, 3, 8, 8)
+    grey = to_grey(images)
+    assert grey[:, 0, 0, 0].tolist() == [76, 150, 29, 77]
+    for i, colour in enumerate(colours.tolist()):
+        save(tmp_path / f"{i}.png", tuple(colour))
+    files = load_dataset("folder", size=8, root=tmp_path, channels=1)[torch.arange(4)]
+    assert (files.int() - grey.int()).abs().max() <= 1
+    assert torch.equal(to_square(images, 8, 1), grey)
+
+
+def test_labels_come_with_the_images_of_an_idx_file(tmp_path, pixels, monkeypatch):
+    monkeypatch.setattr(data, "FASHION_MNIST_DIRS", (tmp_path,))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels)))
+    labels = tmp_path / "train-labels-idx1-ubyte.gz"
+    content = struct.pack(">2i", 2049, 5) + bytes([3, 1, 4, 1, 9])
+    labels.write_bytes(gzip.compress(content))
+    images = load_dataset("fashion_mnist", size=28, channels=1, labelled=True)
+    assert images.images.shape == (5, 1, 28, 28)
+    assert (images.labels.tolist(), images.n_classes) == ([3, 1, 4, 1, 9], 10)
+    labels.write_bytes(gzip.compress(content[:-1]))
+    with pytest.raises(MissingDataError, match="not an IDX label file, or cut short"):
+        read_idx_labels(labels)
+
+
+def test_labels_are_those_of_the_batchs_images(halves):
+    batches = LabelledBatches(ShuffledBatches(halves, 5, seed=0), 4)
+    for index in (0, 7):
+        images, onehot = batches(index)
+        expected = halves.labels[batches.batches.indices(index)]
+        assert torch.equal(onehot, torch.eye(4)[expected])
+        assert torch.equal(images, batches.batches(index))
+    with pytest.raises(InvalidValueError, match="halves has 4 classes; n_classes is 5"):
+        LabelledBatches(batches.batches, 5)
+
+
+def test_half_of_the_images_are_mirrored_the_same_ones_every_time(halves):
+    flipped = ShuffledBatches(halves, 20, seed=0, flip=True)
+    mirrored = torch.stack([flipped(index)[:, 0, 0, 0] > 0 for index in range(20)])  # (20, 20)
+    assert 150 < mirrored.sum() < 250  # 400 coins: a deviation of 10
+    again = ShuffledBatches(halves, 20, seed=0, flip=True)
+    assert torch.equal(again(7), flipped(7))
+    assert len({tuple(row) for row in mirrored.tolist()}) == 20
 
 
 def test_an_epoch_holds_every_image_once(numbered):

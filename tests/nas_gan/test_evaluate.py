@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nas_gan.checkpoint import MMD_NAS_KIND, Checkpoint, save_checkpoint
+from nas_gan.classifier import class_accuracy, find_classifier
 from nas_gan.cli import run
-from nas_gan.evaluate import EvaluateConfig, EvaluationReport, evaluate, main, render
+from nas_gan.data import load_dataset
+from nas_gan.errors import InvalidValueError
+from nas_gan.evaluate import EvaluateConfig, evaluate, main
+from nas_gan.metrics.reference import cache_dir
+from nas_gan.metrics.report import EvaluationReport, render
+from nas_gan.models import build_model
 from nas_gan.networks import Generator, GeneratorConfig, initialize_
 
 pytestmark = [pytest.mark.onnx, pytest.mark.weights]
@@ -69,13 +76,14 @@ def test_the_command_writes_what_it_prints(
     written = json.loads(out.read_text())
     assert written["n"] == 48
     assert written["seed"] == 20_000
-    assert "compare within this extractor only" in written["protocol"]
+    assert written["protocol"] == "legacy"
+    assert "compare within this extractor only" in written["note"]
     printed = capsys.readouterr().out
     assert f"{written['fid']:.4f}" in printed
 
 
 def test_a_distance_in_another_space_is_not_called_fid():
-    shared = dict(checkpoint="a.pt", against=None, protocol="p", n=2, seed=0, reference="r", fid=3)
+    shared = dict(source="a.pt", protocol="legacy", note="", n=2, seed=0, reference="r", fid=3)
     other = EvaluationReport(**shared, extractor="efficientnet-lite0@96", comparable=False)
     inception = EvaluationReport(**shared, extractor="inception-v3", comparable=True)
     assert "FID" not in list(render(other).columns[0].cells)
@@ -132,3 +140,103 @@ def test_the_named_data_set_is_used_and_kept(tmp_path: Path, monkeypatch: pytest
     ]
     # Kept in float32.
     assert math.isclose(first.fid, second.fid, rel_tol=1e-4)
+
+
+def write_folder(folder: Path, n: int, seed: int) -> Path:
+    folder.mkdir()
+    for index, pixels in enumerate(random_pixels(n, seed)):
+        Image.fromarray(pixels).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def random_pixels(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), np.uint8)
+
+
+def test_a_folder_and_an_array_of_the_same_images_score_the_same(tmp_path: Path):
+    folder, other = (write_folder(tmp_path / str(seed), 12, seed) for seed in (0, 1))
+    np.savez(tmp_path / "a.npz", random_pixels(12, 0))
+    (folder / "zz.png").write_bytes(b"broken")
+    of_folder, of_array = (
+        evaluate(small(source, reference=str(other))) for source in (folder, tmp_path / "a.npz")
+    )
+    assert of_folder.fid == pytest.approx(of_array.fid, rel=1e-6)
+    assert (of_folder.n, of_folder.n_reference, of_array.skipped) == (12, 12, ())
+    [skipped] = of_folder.skipped
+    assert "zz.png" in skipped
+    assert "1 unreadable" in str(list(render(of_folder).columns[1].cells))
+
+
+def test_every_metric_on_images_is_named_with_what_it_was_made_of(tmp_path: Path):
+    pytest.importorskip("torch_fidelity")
+    folder, other = (write_folder(tmp_path / str(seed), 12, seed) for seed in (0, 1))
+    metrics = ("kid", "is", "prc", "parzen")
+    report = evaluate(small(folder, reference=str(other), metrics=metrics))
+    assert report.fid is None
+    assert report.inception_score is None  # ImageNet classes of EfficientNet
+    assert report.class_score.classes == "efficientnet-lite0@96"
+    assert (report.kid.subset_size, report.precision_recall.n_reference) == (6, 12)
+    assert [score.n_centres for score in report.parzen] == [12, 12]
+    printed = " ".join(list(render(report).columns[0].cells))
+    assert "KID" not in printed
+    assert "not an Inception score" in printed
+
+
+def test_the_two_protocols_do_not_mix(dense: Path, tmp_path: Path):
+    folder = write_folder(tmp_path / "i", 6, 0)
+    saved = tmp_path / "clean.npz"
+    made = evaluate(small(folder, protocol="clean", metrics=(), save_statistics=saved))
+    assert made.extractor == "efficientnet-lite0@96:clean"
+    with pytest.raises(InvalidValueError, match=r"of the clean protocol.* --protocol clean"):
+        evaluate(small(dense, reference=str(saved)))
+    report = evaluate(small(folder, reference=str(saved), protocol="clean"))
+    assert report.fid == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["i"], "has no generator; pass --reference"),
+        (["i", "--reference", "i", "--against", "dense.pt"], "--against pairs two generators"),
+        (["dense.pt", "--metrics", "kid", "--reference", "s.npz"], "kid need images"),
+        (["dense.pt", "--metrics", "accuracy"], "accuracy is for .* a conditional generator"),
+        (["dense.pt", "--metrics"], "--metrics names none"),
+        (["dense.pt", "--reference", "s.npz", "--protocol", "clean"], "as those of pytorch-fid"),
+    ],
+    ids=["no reference", "unpaired", "statistics", "unconditional", "nothing", "protocol"],
+)
+def test_metrics_that_cannot_be_had_are_one_line(
+    dense: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(dense.parent)
+    write_folder(Path("i"), 1, 0)
+    np.savez("s.npz", mu=np.zeros(1280), sigma=np.eye(1280))
+    arguments = [*arguments, "--features", "efficientnet-lite0", "--samples", "4"]
+    assert run(main, EvaluateConfig, prog="evaluate", description="", args=arguments) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_conditional_images_are_judged_by_a_classifier_of_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for label in range(2):  # a folder for each class
+        (tmp_path / "data" / str(label)).mkdir(parents=True)
+        for index in range(20):
+            image = Image.new("L", (28, 28), 200 * label + index)
+            image.save(tmp_path / "data" / str(label) / f"{index}.png")
+    architecture = {"kind": "mnist-condgan", "n_classes": 2}
+    generator = build_model(architecture, rng=torch.Generator().manual_seed(0)).eval()
+    checkpoint = Checkpoint(architecture, generator.state_dict(), provenance={"dataset": "folder"})
+    save_checkpoint(checkpoint, tmp_path / "g.pt")
+    report = evaluate(small(tmp_path / "g.pt", metrics=("accuracy",), data_root=tmp_path / "data"))
+    images = load_dataset("folder", size=28, root=tmp_path / "data", channels=1, labelled=True)
+    judge = find_classifier(images, cache=cache_dir())
+    assert report.accuracy == class_accuracy(generator, judge, 48, report.seed)
+    assert "of held-out folder:data" in report.accuracy_by
+    assert (report.extractor, report.reference, report.fid) == (None, None, None)

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from nas_gan.errors import InvalidValueError
-from nas_gan.genotype import ADVERSARIAL_NAS, EDGES, MMD_NAS, Genotype
+from nas_gan.genotype import (
+    ADVERSARIAL_NAS,
+    D_EDGES,
+    EDGES,
+    MMD_NAS,
+    DiscriminatorGenotype,
+    Genotype,
+)
 
 DECODED = {
     1: "nearest bilinear conv_3x3 conv_5x5 dil_conv_5x5 conv_5x5 skip_connect",
@@ -72,3 +79,43 @@ def test_a_file_that_is_no_array_is_refused(tmp_path):
         (tmp_path / "a.npy").write_bytes(content)
         with pytest.raises(InvalidValueError, match=r"a\.npy: not a genotype array"):
             Genotype.from_npy(tmp_path / "a.npy")
+
+
+SEARCHED = DiscriminatorGenotype(
+    ((4, 0, 3, 0, 6, 0, 1), (1, 2, 3, 4, 5, 5, 2), (0, 3, 3, 0, 0, 3, 4), (6, 0, 6, 1, 1, 0, 0))
+)
+
+
+def test_a_discriminators_first_edges_index_a_list_of_their_own():
+    names = "dil_conv_5x5 conv_1x1 dil_conv_3x3 none dil_conv_5x5 avg_pool max_pool"
+    assert " ".join(SEARCHED.operation(1, edge) for edge in D_EDGES) == names
+    names = "skip_connect conv_1x1 conv_3x3 conv_5x5 dil_conv_3x3 dil_conv_5x5 conv_3x3"
+    assert " ".join(SEARCHED.operation(2, edge) for edge in D_EDGES) == names
+
+
+def test_a_discriminators_json_and_npy_round_trips_are_exact(tmp_path):
+    assert DiscriminatorGenotype.from_json(SEARCHED.to_json()) == SEARCHED
+    SEARCHED.to_npy(tmp_path / "genotype.npy")
+    assert np.load(tmp_path / "genotype.npy").shape == (4, 7)
+    assert DiscriminatorGenotype.from_npy(tmp_path / "genotype.npy") == SEARCHED
+
+
+def test_the_genotypes_of_the_two_networks_are_not_mistaken_for_each_other():
+    with pytest.raises(InvalidValueError, match="table must be one of"):
+        Genotype.from_json(SEARCHED.to_json())
+    with pytest.raises(InvalidValueError, match="expected the genotype of a discriminator"):
+        DiscriminatorGenotype.from_json(MMD_NAS.to_json())
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (MMD_NAS.rows, "4 x 7"),
+        (((5, 0, 0, 0, 0, 0, 0),) * 4, r"block1\.c0: operation 5 .* 0\.\.4 \(conv_1x1, "),
+        (((0, 0, 0, 7, 0, 0, 0),) * 4, r"block1\.c3: operation 7 .* 0\.\.6"),
+        (((0, 0, 0, 0, 0, 0, 6),) * 4, r"block1\.down1: operation 6 .* 0\.\.5"),
+    ],
+)
+def test_a_discriminator_that_cannot_be_is_refused_by_edge(rows, message):
+    with pytest.raises(InvalidValueError, match=message):
+        DiscriminatorGenotype(rows)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -8,8 +9,9 @@ from PIL import Image
 from nas_gan.checkpoint import Checkpoint, save_checkpoint
 from nas_gan.cli import run
 from nas_gan.errors import InvalidValueError
-from nas_gan.grid import grid_image, save_grid
-from nas_gan.sample import SampleConfig, main
+from nas_gan.grid import grid_image, grid_pixels, save_grid
+from nas_gan.models import build_model
+from nas_gan.sample import SampleConfig, draw_latents, main, walk_noise
 
 
 @pytest.fixture
@@ -29,6 +31,13 @@ def test_a_grid_is_row_by_row_with_a_pixel_between():
     picture = grid_image(images, columns=2)
     assert picture.shape == (3, 7, 7)  # two rows and columns of 2 px, three lines of 1 px
     assert [picture[0, 1, 1], picture[0, 1, 4], picture[0, 4, 1]] == [0, 0.5, 1]
+
+
+def test_the_bytes_of_a_grid_are_those_of_its_file(tmp_path, rng):
+    images = torch.rand(3, 3, 4, 4, generator=rng) * 2 - 1
+    save_grid(images, tmp_path / "a.png", columns=2)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert (grid_pixels(images, columns=2) == np.asarray(picture)).all()
 
 
 def test_a_grid_needs_the_suffix_of_a_picture(tmp_path):
@@ -98,3 +107,73 @@ def test_pixels_that_are_not_finite_are_refused(tiny_generator, tmp_path, capsys
 def test_usage_is_code_2(capsys):
     assert sample() == 2
     assert capsys.readouterr().err
+
+
+@pytest.fixture
+def conditional(tmp_path):
+    """Three classes, 4 latents, grey images of 4 px: noise and labels both show."""
+    architecture = {"kind": "dense-cgan", "latent_dim": 4, "gf_dim": 4,
+                    "n_classes": 3, "image_size": 4}  # fmt: skip
+    generator = build_model(architecture, rng=torch.Generator().manual_seed(0))
+    save_checkpoint(Checkpoint(architecture, generator.state_dict()), tmp_path / "cond.pt")
+    return tmp_path / "cond.pt", generator.eval()
+
+
+def test_each_row_is_a_class_and_each_column_one_noise(conditional):
+    path, generator = conditional
+    latents = draw_latents(generator, SampleConfig(path, per_class=True, columns=2))
+    noise, labels = latents.split([4, 3], dim=1)
+    assert labels.argmax(dim=1).tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(noise[:2], noise[2:4])
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_a_picture_of_classes_has_their_rows(conditional, tmp_path):
+    out = tmp_path / "classes.png"
+    assert sample(conditional[0], "--per-class", "--columns", 2, "--out", out) == 0
+    with Image.open(out) as picture:
+        assert picture.size == (2 * 5 + 1, 3 * 5 + 1)
+
+
+def test_labels_stay_while_noise_walks(conditional):
+    path, generator = conditional
+    stops = draw_latents(generator, SampleConfig(path, n=5), 2)  # (2, 5, 7)
+    walk = walk_noise(stops, 6, n_classes=3)
+    assert (walk[:, :, 4:] == stops[0, :, 4:]).all()
+    torch.testing.assert_close(walk[[0, 3], :, :4], stops[:, :, :4])
+
+
+def test_a_walk_starts_at_the_still_of_its_seed(conditional):
+    path, generator = conditional
+    still = draw_latents(generator, SampleConfig(path, n=5, seed=3))
+    assert torch.equal(draw_latents(generator, SampleConfig(path, n=5, seed=3), 4)[0], still)
+
+
+def test_an_interpolation_is_a_gif_that_the_seed_decides(checkpoint, tmp_path):
+    for name in ("a", "b"):
+        done = sample(checkpoint, "--interpolate", 2, "--frames", 4, "--n", 2, "--columns", 2,
+                      "--out", tmp_path / f"{name}.gif")  # fmt: skip
+        assert done == 0
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 4
+        assert gif.size == (2 * 33 + 1, 33 + 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--out", "walk.gif"], "a GIF is for --interpolate"),
+        (["--interpolate", 4, "--out", "walk.png"], "an animation is a .gif file"),
+        (["--interpolate", 1], "--interpolate must be at least 2"),
+        (["--interpolate", 4, "--frames", 3], "--frames no less; got 4 and 3"),
+        (["--interpolate", 2, "--fps", 0], "--fps must be above 0"),
+        (["--per-class", "--n", 4], "leave out --n"),
+        (["--per-class"], "needs a conditional generator"),
+    ],
+)
+def test_a_walk_or_classes_that_cannot_be_are_one_line(checkpoint, args, message, capsys):
+    assert sample(checkpoint, *args) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1

@@ -1,9 +1,24 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from nas_gan.averaging import ExponentialMovingAverage
-from nas_gan.losses import make_loss
+from nas_gan.errors import InvalidValueError
+from nas_gan.losses import (
+    LOSSES,
+    GaussianKernel,
+    GradientPenalty,
+    GradientScaling,
+    HingeLoss,
+    ImageNoise,
+    Parts,
+    WassersteinLoss,
+    WeightClipping,
+    make_loss,
+)
+from nas_gan.optimizers import make_optimizer, make_scheduler
 from nas_gan.steps import AdversarialStep, DistillationStep, StepLatents
 from nas_gan.upper_bound import UpperBoundSchedule
 
@@ -21,10 +36,12 @@ class Spread(nn.Module):
         return self.linear(images.flatten(1))
 
 
-def make_step(n_critic=1, **changes):
+def make_step(n_critic=1, loss="latest", generator=None, discriminator=None, **changes):
     torch.manual_seed(0)
-    generator = nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.Unflatten(1, (3, 2, 2)))
-    discriminator = Spread()
+    generator = generator or nn.Sequential(
+        nn.Linear(4, 12), nn.BatchNorm1d(12), nn.Unflatten(1, (3, 2, 2))
+    )
+    discriminator = discriminator or Spread()
     real = torch.randn(100, 6, 3, 2, 2)
     settings = dict(
         g_optimizer=torch.optim.Adam(generator.parameters(), 0.01),
@@ -37,7 +54,12 @@ def make_step(n_critic=1, **changes):
         n_steps=8,
         n_critic=n_critic,
     )
-    return AdversarialStep(generator, discriminator, make_loss("latest"), **settings | changes)
+    for name in ("g", "d"):
+        if callable(changes.get(f"{name}_scheduler")):
+            scheduler = changes[f"{name}_scheduler"](settings[f"{name}_optimizer"])
+            changes = changes | {f"{name}_scheduler": scheduler}
+    loss = make_loss(loss) if isinstance(loss, str) else loss
+    return AdversarialStep(generator, discriminator, loss, **settings | changes)
 
 
 def weights(module):
@@ -125,6 +147,263 @@ def test_bfloat16_changes_the_losses_little():
     # bfloat16 keeps 8 bits; the kernels themselves are float32.
     assert rounded["loss/d"] == pytest.approx(exact["loss/d"], abs=0.02)
     assert rounded["loss/d"] != exact["loss/d"]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_trains_and_goes_on_from_its_state(name):
+    settings = dict(
+        loss=name,
+        d_clip=5.0,
+        g_scheduler=lambda o: make_scheduler("linear_decay", o, n_updates=8),
+        d_scheduler=lambda o: make_scheduler("StepLR", o, n_updates=8, step_size=2),
+    )
+    whole = make_step(**settings)
+    expected = [whole(index) for index in range(4)]
+    assert all(math.isfinite(value) for scalars in expected for value in scalars.values())
+    first = make_step(**settings)
+    for index in range(2):
+        first(index)
+    state = first.state_dict()
+    second = make_step(**settings)
+    second.load_state_dict(state)
+    assert [second(index) for index in (2, 3)] == expected[2:]
+    assert not moved(weights(whole.average.average), second.average.average)
+
+
+def linear_critic(weight):
+    """A critic whose gradient is its weight at every image."""
+    discriminator = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 1, bias=False))
+    discriminator[1].weight.data[0] = torch.tensor(weight)
+    return discriminator
+
+
+@pytest.mark.parametrize("at", ["interpolated", "real", "fake"])
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_a_gradient_penalty_of_a_linear_critic_by_hand(at, target, rng):
+    critic = linear_critic([3.0, 4.0])
+    images = torch.randn(5, 2, 1, 1, generator=rng)
+    penalty = GradientPenalty(10.0, at=at, target=target)
+    value = penalty(critic, images, images + 1, None, None)
+    assert value.item() == pytest.approx(10 * (5 - target) ** 2, rel=1e-5)
+    value.backward()
+    # d(10 (|w| - t)^2) / dw = 20 (|w| - t) w / |w|
+    expected = 20 * (5 - target) * torch.tensor([[3.0, 4.0]]) / 5
+    torch.testing.assert_close(critic[1].weight.grad, expected)
+
+
+def test_a_witness_penalty_is_that_of_the_mean_kernels(rng):
+    # One real score r, one fake one f: the witness at s is k(s, r) - k(s, f), its slope known.
+    critic = linear_critic([2.0])
+    real, fake = torch.tensor([[[[0.3]]]]), torch.tensor([[[[0.9]]]])
+    r, f = critic(real), critic(fake)
+    kernel = GaussianKernel()
+    value = GradientPenalty(1.0, kernel, at="real")(critic, real, fake, r, f)
+    gap = 2 * (0.9 - 0.3)
+    slope = 2 * abs(-gap * math.exp(-(gap**2) / 2))  # by the scores, times ds/dx = 2
+    assert value.item() == pytest.approx((slope - 1) ** 2, rel=1e-5)
+
+
+def test_a_vanishing_gradient_has_a_penalty_with_a_finite_slope(rng):
+    critic = linear_critic([0.0, 0.0])
+    images = torch.randn(3, 2, 1, 1, generator=rng)
+    value = GradientPenalty(1.0)(critic, images, images, None, None)
+    value.backward()
+    assert value.item() == pytest.approx(1, rel=1e-5)
+    assert critic[1].weight.grad.isfinite().all()
+
+
+def test_gradient_scaling_of_a_linear_critic_by_hand(rng):
+    discriminator = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    discriminator[1].weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    images = torch.randn(5, 2, 1, 1, generator=rng)
+    scaling = GradientScaling(0.1, offset=1.0)
+    squared = scaling.squared_jacobian(discriminator, images, images)
+    assert squared.item() == pytest.approx(30)  # 1 + 4 + 9 + 16
+    assert scaling.scaled(torch.tensor(9.0), squared).item() == pytest.approx(8 / 4)
+
+
+def test_the_step_adds_the_penalty_to_the_loss():
+    plain = make_step(loss=HingeLoss())(0)["loss/d"]
+    step = make_step(loss=HingeLoss(parts=Parts(penalty=GradientPenalty(10.0, target=0.0))))
+    weight = step.discriminator.linear.weight.detach().mean(dim=0)
+    expected = plain + 10 * weight.square().sum().item()
+    assert step(0)["loss/d"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_step_scales_the_loss():
+    plain = make_step(loss="rmb")(0)["loss/d"]
+    step = make_step(loss="rmb_ds")
+    squared = step.discriminator.linear.weight.detach().square().sum().item()
+    assert step(0)["loss/d"] == pytest.approx(plain / (0.1 * squared + 1), rel=1e-5)
+
+
+def test_a_clipped_critic_stays_in_its_bounds():
+    loss = WassersteinLoss(parts=Parts(clipping=WeightClipping(0.02)))
+    step = make_step(loss=loss)
+    step(0)
+    assert step.discriminator.linear.weight.abs().max() <= 0.02
+
+
+def test_image_noise_falls_to_nothing():
+    noise = ImageNoise(0.5, updates=4)
+    assert [noise.std_at(index) for index in (0, 1, 2, 4, 9)] == [0.5, 0.375, 0.25, 0, 0]
+    assert ImageNoise(0.5).std_at(10**6) == 0.5
+    images = torch.zeros(10_000)
+    # 10,000 draws: the standard deviation is within 5 standard errors.
+    assert noise.add(images, 2).std().item() == pytest.approx(0.25, abs=5 * 0.25 / 2e4**0.5)
+    assert noise.add(images, 4) is images
+
+
+def test_the_discriminator_sees_noisy_images():
+    quiet = make_step(loss=HingeLoss())(0)["loss/d"]
+    noisy = make_step(loss=HingeLoss(parts=Parts(noise=ImageNoise(0.5, 4))))
+    assert noisy(0)["loss/d"] != quiet
+    assert noisy.loss.parts.noise.std_at(4) == 0
+
+
+@pytest.mark.parametrize("name", ["g", "d"])
+def test_a_gradient_longer_than_the_limit_is_scaled_down_to_it(name):
+    free = make_step(log_gradients=True)
+    norm = free(0)[f"gradient/{name}"]
+    rate = 0.5
+    step = make_step(**{f"{name}_clip": norm / 4}, log_gradients=True)
+    network = step.generator if name == "g" else step.discriminator
+    optimizer = make_optimizer("SGD", network.parameters(), rate)
+    setattr(step, f"{name}_optimizer", optimizer)
+    before = weights(network)
+    assert step(0)[f"gradient/{name}"] == pytest.approx(norm, rel=1e-4)
+    change = sum((a - b).square().sum() for a, b in zip(before, weights(network), strict=True))
+    assert change.sqrt().item() == pytest.approx(rate * norm / 4, rel=1e-3)
+
+
+def test_a_generous_limit_changes_nothing():
+    assert [make_step(g_clip=1e6, d_clip=1e6)(0)] == [make_step()(0)]
+
+
+def test_options_that_only_look_change_nothing():
+    plain, looking = make_step(), make_step(log_gradients=True, log_health=True)
+    for index in range(3):
+        expected, found = plain(index), looking(index)
+        assert expected.items() <= found.items()
+    assert {"gradient/g", "gradient/d", "kernel/real", "kernel/cross"} <= set(found)
+
+
+def test_schedulers_move_with_the_updates_of_their_optimizer():
+    step = make_step(
+        n_critic=2,
+        g_scheduler=lambda o: make_scheduler("linear_decay", o, n_updates=4),
+        d_scheduler=lambda o: make_scheduler("linear_decay", o, n_updates=8),
+    )
+    for index in range(8):
+        scalars = step(index)
+        assert scalars["lr/d"] == pytest.approx(0.01 * (1 - index / 8))
+        if index % 2:
+            assert scalars["lr/g"] == pytest.approx(0.01 * (1 - (index // 2) / 4))
+
+
+def test_the_discriminator_can_be_the_one_to_wait():
+    step = make_step(d_every=2)
+    before = weights(step.discriminator)
+    assert "loss/d" not in step(0)
+    assert not moved(before, step.discriminator)
+    assert "loss/d" in step(1)
+    assert moved(before, step.discriminator)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"g_clip": 0.0}, "g_clip must be above 0"),
+        ({"d_every": 2, "n_critic": 2}, "one of them 1; got 2 and 2"),
+        ({"n_critic": 0}, "at least 1"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(InvalidValueError, match=message):
+        make_step(**changes)
+
+
+# Dynamo looks at an attribute of its inputs that torch warns about, and catches that itself.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_networks_compute_the_same():
+    def make(**changes):
+        return make_step(discriminator=nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), **changes)
+
+    # The backend of torch that traces forward and backward, and needs no compiler.
+    torch.manual_seed(0)
+    plain = make()
+    torch.manual_seed(0)
+    compiled = make(compile_backend="aot_eager")
+    for index in range(3):
+        assert compiled(index) == pytest.approx(plain(index), rel=1e-4)
+    assert compiled.state_dict()["generator"].keys() == plain.state_dict()["generator"].keys()
+
+
+class Conditional(nn.Module):
+    """Scores of images and labels; remembers the labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12 + 3, 2, bias=False)
+        self.labels = []
+
+    def forward(self, images, onehot):
+        self.labels.append(onehot)
+        return self.linear(torch.cat([images.flatten(1), onehot], dim=1))
+
+
+LABELS = torch.eye(3)[torch.tensor([0, 1, 2, 0, 1, 2])]
+WANTED = torch.eye(3)[torch.tensor([2, 2, 1, 1, 0, 0])]
+
+
+def conditional_step(loss="latest"):
+    latents = StepLatents(0, 6, 4)
+    return make_step(
+        loss=loss,
+        generator=nn.Sequential(nn.Linear(4 + 3, 12), nn.Unflatten(1, (3, 2, 2))),
+        discriminator=Conditional(),
+        real=lambda index: (torch.ones(6, 3, 2, 2), LABELS),
+        latents=lambda index: torch.cat([latents(index), WANTED], dim=1),
+    )
+
+
+def test_labels_go_with_their_images():
+    step = conditional_step()
+    step(0)
+    both, real, fake = step.discriminator.labels
+    assert torch.equal(both, torch.cat([LABELS, WANTED]))
+    assert torch.equal(real, LABELS)
+    assert torch.equal(fake, WANTED)
+
+
+def test_a_penalty_knows_the_labels():
+    step = conditional_step("wasserstein")
+    assert math.isfinite(step(0)["loss/d"])
+    assert torch.equal(step.discriminator.labels[1], LABELS)
+
+
+def test_labels_that_are_not_one_hot_are_refused():
+    step = conditional_step()
+    step.real = lambda index: (torch.ones(6, 3, 2, 2), torch.zeros(6))
+    with pytest.raises(InvalidValueError, match=r"one-hot \(m, n_classes\); got shape \(6,\)"):
+        step(0)
+
+
+def test_a_discriminator_with_batch_statistics_scores_each_batch_alone():
+    discriminator = nn.Sequential(Spread(), nn.BatchNorm1d(2))
+    make_step(discriminator=discriminator)(0)
+    assert discriminator[0].batches == [6, 6, 6, 6]
+
+
+def test_what_was_frozen_stays_frozen():
+    step = make_step()
+    step.discriminator.linear.weight.requires_grad_(False)
+    step.discriminator.extra = nn.Parameter(torch.zeros(1))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        step(0)  # nothing is left to train in this discriminator's scores
+    step._update_generator((step.real(0), None), (step.generator(step.latents(0)), None), 0)
+    assert not step.discriminator.linear.weight.requires_grad
+    assert step.discriminator.extra.requires_grad
 
 
 def test_distillation_brings_the_student_to_its_teacher():

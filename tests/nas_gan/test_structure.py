@@ -11,12 +11,17 @@ from nas_gan.structure import (
     evaluating,
     layer_spec,
     replace_modules,
+    weight_sharers,
 )
 
 LAYERS = [
     nn.Conv2d(4, 6, (3, 5), stride=(1, 2), padding=(0, 2), dilation=(2, 1), bias=False),
     nn.Conv2d(4, 4, 3, padding="same", groups=4, padding_mode="circular"),
     nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1, output_padding=1),
+    nn.Conv1d(4, 6, 3, stride=2, padding="valid"),
+    nn.ConvTranspose1d(4, 6, 4, stride=3, output_padding=2, groups=2),
+    nn.Conv3d(4, 6, (1, 2, 3), padding=(0, 1, 2), padding_mode="replicate"),
+    nn.ConvTranspose3d(4, 6, 2, dilation=(1, 2, 1), bias=False),
     nn.Linear(4, 6, bias=False),
     nn.Identity(),
 ]
@@ -39,7 +44,7 @@ def test_a_built_layer_is_zero_and_draws_no_random_number():
 FEATURES = {"out_features": 2, "bias": True}
 
 
-@pytest.mark.parametrize("layer", [nn.ReLU(), nn.LazyLinear(3), nn.Conv1d(1, 1, 1)])
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.LazyLinear(3), nn.Bilinear(1, 1, 1)])
 def test_other_layers_have_no_spec(layer):
     with pytest.raises(CheckpointError, match="cannot describe a"):
         layer_spec(layer)
@@ -84,6 +89,30 @@ def test_a_module_with_two_names_is_replaced_under_both():
     replaced = replace_modules(Net(), {"a": nn.Identity()})
     assert replaced.a is replaced.again
     assert isinstance(replaced.a, nn.Identity)
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.b.weight = self.a.weight
+        self.c = nn.Linear(3, 3)
+
+
+def test_layers_that_shared_a_weight_get_replacements_that_share_theirs():
+    parts = {name: nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(1, 3)) for name in "abc"}
+    new = replace_modules(Shared(), parts)
+    assert new.a[0].weight is new.b[0].weight
+    assert new.a[1].weight is new.b[1].weight
+    assert new.a[1].bias is not new.b[1].bias
+    assert new.c[0].weight is not new.a[0].weight
+    assert parts["a"][0].weight is not parts["b"][0].weight
+
+
+def test_who_holds_a_weight():
+    assert weight_sharers(Shared(), "b") == ("a", "b")
+    assert weight_sharers(Shared(), "c") == ("c",)
+    assert weight_sharers(nn.Sequential(nn.ReLU()), "0") == ("0",)
 
 
 def test_the_structure_takes_device_and_type_of_what_it_replaces():

@@ -1,6 +1,8 @@
 import json
+import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import nas_gan
-from nas_gan.checkpoint import build_generator, load_checkpoint
+from nas_gan.checkpoint import build_generator, build_saved_discriminator, load_checkpoint
 from nas_gan.cli import run
 from nas_gan.data import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.genotype import MMD_NAS
-from nas_gan.train import TrainConfig, build_networks, load_preset, main, train
-
-PRESETS = Path(nas_gan.__file__).parent / "presets"
+from nas_gan.metrics.sampling import latents_of
+from nas_gan.preset import PRESETS, load_preset, preset_from_arguments
+from nas_gan.train import main, train
+from nas_gan.train_config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,16 @@ TINY = TrainConfig(
     sample_every=0,
     save_every=3,
 )
+
+
+# What has a state of its own: schedules, noise, feedback of the loss.
+EVERYTHING = {
+    "g_scheduler": "StepLR", "d_scheduler": "StepLR", "scheduler_gamma": 0.5,
+    "scheduler_step_size": 2,
+    "g_optimizer": "RMSprop", "g_clip": 1.0, "ema_warm_up": True,
+    "image_noise": 0.1, "image_noise_steps": 5, "loss": "rand_g_mix", "flip": True,
+    "weight_decay": 1e-3,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -158,6 +170,96 @@ def test_a_run_with_other_settings_is_not_continued(finished, images, changes):
         train(replace(finished, **changes), images)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "the geometric upper bound depends on the number of steps"),
+        (
+            {"upper_bound": "fixed", "g_scheduler": "linear_decay"},
+            "g_scheduler linear_decay depends on the number of steps",
+        ),
+    ],
+)
+def test_a_run_that_follows_its_own_end_is_not_prolonged(config, images, changes, reason):
+    config = replace(config, steps=1, **changes)
+    train(config, images)
+    with pytest.raises(CheckpointError, match=f"steps = 1, asked for 2; use .*{reason}"):
+        train(replace(config, steps=2), images)
+
+
+def test_another_run_goes_on_with_more_steps_as_if_it_had_never_ended(config, images):
+    whole, parts = (
+        replace(
+            config, run_dir=config.run_dir / name, upper_bound="fixed", n_critic=2, **EVERYTHING
+        )
+        for name in ("whole", "parts")
+    )
+    train(whole, images)
+    train(replace(parts, steps=3), images)
+    torch.rand(5)  # somebody else draws in between
+    assert train(parts, images).step == 6
+    assert log_of(parts) == log_of(whole)
+    assert equal(state_of(parts), state_of(whole))
+    assert train(replace(parts, steps=2), images).step == 6  # fewer: nothing to do
+
+
+def test_the_best_weights_are_kept_apart(config, images):
+    fids = iter([9.0, 7.0, 8.0])
+    config = replace(config, steps=3, eval_every=1)
+    nets = []
+
+    def measure(net):
+        nets.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+        return next(fids)
+
+    train(config, images, measure_fid=measure)
+    best, last = (load_checkpoint(config.run_dir / f"{name}.pt") for name in ("best", "ckpt"))
+    assert (best.provenance["steps"], best.provenance["fid"]) == (2, 7.0)
+    assert equal(best.generator, nets[1])
+    assert equal(last.generator, nets[2])
+
+
+def test_labels_reach_both_networks_and_the_checkpoint(tmp_path):
+    images = synthetic_shapes(size=28, n=24, channels=1)
+    config = TrainConfig(
+        model="mnist-condgan", dataset="synthetic", run_dir=tmp_path, gf_dim=4, df_dim=4,
+        loss="logistic", batch_size=6, steps=2, upper_bound="fixed", sample_every=2,
+    )  # fmt: skip
+    assert train(config, images).status == "finished"
+    generator = build_generator(load_checkpoint(tmp_path / "ckpt.pt"))
+    assert (generator.n_classes, generator.latent_dim) == (10, 100)
+    latents = latents_of(generator, 2, seed=0)
+    other = latents.clone()
+    other[:, 100:] = latents[:, 100:].roll(1, dims=1)
+    assert not torch.equal(generator(latents), generator(other))
+    with pytest.raises(InvalidValueError, match="synthetic has 10 classes; n_classes is 7"):
+        train(replace(config, n_classes=7, run_dir=tmp_path / "b"), images)
+    images.labels = None
+    with pytest.raises(InvalidValueError, match="synthetic has no labels"):
+        train(replace(config, run_dir=tmp_path / "c"), images)
+
+
+def test_activation_parameters_are_logged_and_freeze_at_their_epoch(config, images):
+    config = replace(
+        config, log_activations=True, freeze_activations_from=1, g_lr=0.01, batch_size=12
+    )
+    train(config, images)  # two updates an epoch
+    betas = [line["activation/g.to_rgb.1.beta/mean"] for line in log_of(config)]
+    assert betas[0] != betas[1]
+    assert len(set(betas[1:])) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 0}, {"batch_size": 1}, {"save_every": 0}, {"g_lr": 0.0}, {"d_lr": float("nan")},
+     {"beta1": 1.0}, {"beta2": -0.1}, {"seed": -1}, {"threads": 0}, {"gf_dim": 0},
+     {"image_channels": 2}, {"weight_decay": -1.0}, {"image_noise": -0.1}],
+)  # fmt: skip
+def test_settings_that_cannot_train_are_refused(changes):
+    with pytest.raises(InvalidValueError, match=next(iter(changes))):
+        TrainConfig(**changes)
+
+
 def test_a_run_on_other_images_is_not_continued(finished):
     with pytest.raises(CheckpointError, match="data_sha256"):
         train(finished, synthetic_shapes(size=32, n=24, seed=1))
@@ -209,86 +311,73 @@ def test_a_full_disk_keeps_the_last_good_state(config, images):
     assert names == {"config.json", "log.jsonl", "tensorboard"}
 
 
-def test_diverging_is_one_line_and_saves_nothing_of_it(config, capsys):
+# The command.
+
+TRAINING = sorted(
+    path.stem for path in PRESETS.glob("*.toml") if not path.stem.startswith("search")
+)
+TOY = {
+    "dataset": "synthetic", "gf_dim": 4, "df_dim": 4, "batch_size": 4, "steps": 2, "eval_every": 0,
+    "upper_bound": "fixed", "sample_every": 0, "precision": "fp32",
+}  # fmt: skip
+
+
+def flags(settings):
+    return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+
+
+def train_command(*args, **settings):
+    """The command in this process; returns its exit code."""
+    args = [*map(str, args), *flags(settings)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train", *args])
+        return run(
+            main, TrainConfig, prog="train", description=None,
+            default=lambda: preset_from_arguments(TrainConfig),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", TRAINING)
+def test_every_preset_trains_at_toy_size_by_its_name(preset, tmp_path, capsys):
+    assert train_command("--config", preset, **TOY, run_dir=tmp_path) == 0, capsys.readouterr().err
+    checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
+    config = load_preset(Path(preset), TrainConfig)
+    generator = build_generator(checkpoint)
+    assert checkpoint.architecture["kind"] == config.model
+    assert generator.image_shape[0] == (config.image_channels or 3)
+    images = generator(latents_of(generator, 2, seed=0))
+    assert images.shape == (2, *generator.image_shape)
+    assert build_saved_discriminator(checkpoint) is not None
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_compiled_run_has_the_curve_of_the_plain_one(tmp_path):
+    settings = TOY | {"model": "dense-cgan", "loss": "logistic", "log_every": 1}
+    for name, extra in (("plain", []), ("compiled", ["--compile", "--compile-backend", "eager"])):
+        assert train_command(*extra, **settings, run_dir=tmp_path / name) == 0
+    plain, compiled = (log_of(replace(TINY, run_dir=tmp_path / n)) for n in ("plain", "compiled"))
+    assert len(plain) == 2
+    for expected, found in zip(plain, compiled, strict=True):
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_diverging_is_one_line_and_keeps_the_last_good_state(config, capsys):
     # A rate at which the first Adam update overflows float32.
-    args = [f"--{k.replace('_', '-')}={v}" for k, v in
-            [("run_dir", config.run_dir), ("dataset", "synthetic"), ("gf_dim", 4), ("df_dim", 4),
-             ("batch_size", 6), ("steps", 6), ("save_every", 1), ("sample_every", 0),
-             ("g_lr", 1e38)]]  # fmt: skip
-    assert run(main, TrainConfig, prog="train", description=None, args=args) == 1
+    settings = TOY | {"steps": 6, "save_every": 1, "g_lr": 1e38, "run_dir": config.run_dir}
+    assert train_command(**settings) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: update ")
     assert "is not finite; the last good state is in" in error
 
 
-def test_seeds_make_different_networks():
-    tiny = TrainConfig(gf_dim=4, df_dim=4)
-    a, b = (build_networks(replace(tiny, seed=seed)) for seed in (1, 2))
-    assert not torch.equal(a.generator.l1.weight, b.generator.l1.weight)
-
-
-@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_preset_loads_and_fits_a_network(preset):
-    config = load_preset(preset)
-    with torch.device("meta"):
-        networks = build_networks(replace(config, device="meta"))
-    assert networks.generator_config.gf_dim == config.gf_dim
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("gf_dims = 8", "unknown key 'gf_dims'; known are .*gf_dim"),
-        ("steps = 'many'", "steps must be int; got 'many'"),
-        ("steps = 2.5", "steps must be int"),
-        ("steps = true", "steps must be int"),
-        ("g_lr = '1e-4'", "g_lr must be float"),
-        ("run_dir = 3", "run_dir must be Path"),
-        ("threads = 'all'", "threads must be int"),
-        ("precision = 'fp64'", "precision must be one of fp32, bf16; got 'fp64'"),
-        ("steps = 0", "steps must be at least 1"),
-        ("steps = [", "not a TOML file"),
-    ],
-)
-def test_a_preset_that_cannot_be_is_refused_by_key(text, message, tmp_path):
-    path = tmp_path / "preset.toml"
-    path.write_text(text)
-    with pytest.raises(InvalidValueError, match=message):
-        load_preset(path)
-
-
-def test_a_preset_may_write_whole_numbers_for_reals(tmp_path):
-    (tmp_path / "p.toml").write_text("upper_bound_end = 16\nrun_dir = 'runs/x'\nthreads = 2")
-    config = load_preset(tmp_path / "p.toml")
-    assert (config.upper_bound_end, config.run_dir, config.threads) == (16.0, Path("runs/x"), 2)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"steps": 0}, {"batch_size": 1}, {"save_every": 0}, {"g_lr": 0.0}, {"d_lr": float("nan")},
-     {"beta1": 1.0}, {"beta2": -0.1}, {"seed": -1}, {"threads": 0}],
-)  # fmt: skip
-def test_settings_that_cannot_train_are_refused(changes):
-    with pytest.raises(InvalidValueError, match=next(iter(changes))):
-        TrainConfig(**changes)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"genotype": Path("none.json")}, {"activation": "gelu"}, {"shape": "mnist"},
-     {"latent_dim": 100}],
-)  # fmt: skip
-def test_networks_that_cannot_be_are_refused(changes):
-    with pytest.raises(InvalidValueError):
-        build_networks(TrainConfig(gf_dim=4, df_dim=4, **changes))
-
-
-def command(*args):
+def command(*args, module="nas_gan.train"):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "nas_gan.train", *map(str, args)],
+        [sys.executable, "-m", module, *map(str, args)],
         capture_output=True,
         text=True,
         check=False,
+        env=environment,
     )
 
 
@@ -301,24 +390,64 @@ def test_the_command_trains_a_preset_with_overrides(tmp_path):
     assert (config["steps"], config["gf_dim"], config["dataset"]) == (2, 8, "synthetic")
 
 
+def test_two_processes_have_the_curve_of_one_and_write_one_directory(tmp_path):
+    # Not Adam: it divides by gradients, and makes much of rounding where they are near 0.
+    settings = TOY | {
+        "model": "mmd-gan", "steps": 4, "batch_size": 8, "log_every": 1, "loss": "rand_g_mix",
+        "g_optimizer": "SGD", "d_optimizer": "SGD", "g_lr": 0.05, "d_lr": 0.05,
+    }  # fmt: skip
+    args = [*flags(settings), "--log-gradients", "--flip"]
+    assert train_command(*args, run_dir=tmp_path / "one") == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = command(
+        "--nproc-per-node", 2, "--master-addr", "127.0.0.1", "--master-port", port,
+        "-m", "nas_gan.train", *args, "--run-dir", tmp_path / "two", module="torch.distributed.run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"4 steps, {tmp_path / 'two' / 'ckpt.pt'}\n"
+    one, two = (log_of(replace(TINY, run_dir=tmp_path / name)) for name in ("one", "two"))
+    assert len(one) == len(two) == 4
+    for expected, found in zip(one, two, strict=True):
+        # float32, sums in another order, four updates.
+        assert found == pytest.approx(expected, rel=2e-4, abs=2e-6)
+    names = [sorted(p.name for p in (tmp_path / d).iterdir()) for d in ("one", "two")]
+    assert names[0] == names[1]
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
         (["--config", "none.toml"], 1, "error: none.toml: no such preset; see nas_gan/presets\n"),
+        (["--config", "dcgn"], 1, "error: preset 'dcgn' is not known; did you mean dcgan? "),
         (["--steps", "many"], 2, None),
-        (["--dataset", "imagenet"], 1, "error: data set 'imagenet' is not known; choose one of "),
+        (
+            ["--dataset", "cifar11"],
+            1,
+            "error: data set 'cifar11' is not known; did you mean cifar1",
+        ),
         (["--steps", "0"], 2, None),
         (["--device", "abacus"], 1, "error: device 'abacus' cannot be used ("),
+        (["--model", "dcgam"], 1, "error: model 'dcgam' is not known; did you mean dcgan? "),
+        (["--loss", "latst"], 1, "error: loss 'latst' is not known; did you mean 'latest'? "),
+        (["--activation", "pmich"], 1, "error: activation 'pmich' is not known; did you mean pmi"),
+        (["--image-size", "30"], 1, "error: image_size 30 does not divide by 8"),
+        (["--model", "mnist-dcgan", "--image-size", "30"], 1, "error: image_size 30 does not divi"),
+        (["--n-classes", "10"], 1, "error: the generator of mmd-nas has no n_classes; other"),
+        (["--model", "dcgan", "--activation", "relu"], 1, "error: activation is for the searched"),
+        (["--g-optimizer", "Adamm"], 1, "error: optimizer 'Adamm' is not known; did you mean Adam"),
+        (["--g-scheduler", "StepLRR"], 1, "error: scheduler 'StepLRR' is not known; did you mean "),
+        (["--compile", "--compile-backend", "x"], 1, "error: compile_backend 'x' is not known; "),
     ],
 )
-def test_what_is_wrong_with_a_command_line_is_told(args, code, message, monkeypatch, capsys):
-    from nas_gan.train import _preset_from_arguments
-
-    monkeypatch.setattr(sys, "argv", ["train", *args])
-    options = dict(prog="train", description=None, default=_preset_from_arguments)
-    assert run(main, TrainConfig, **options) == code
+def test_what_is_wrong_with_a_command_line_is_told(args, code, message, tmp_path, capsys):
+    toy = {"gf_dim": 4, "df_dim": 4, "batch_size": 4, "run_dir": tmp_path / "run"}
+    base = [] if "--dataset" in args else ["--dataset", "synthetic"]
+    assert train_command(*base, *args, **toy) == code
     error = capsys.readouterr().err
     assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
     if message is not None:
-        assert error.startswith(message)
-        assert error.count("\n") == 1
+        *_, last = error.splitlines()
+        assert last.startswith(message.rstrip("\n"))

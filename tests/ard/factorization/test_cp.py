@@ -4,7 +4,7 @@ from tensorly.decomposition import parafac
 
 from ard.errors import RankError
 from ard.factorization import cp as module
-from ard.factorization.cp import cp, spread_norms
+from ard.factorization.cp import cp, cp_sensitivity, degeneracy, spread_norms
 
 
 def random(*shape, seed=0):
@@ -120,3 +120,89 @@ def test_the_sweeps_are_those_of_tensorly(shape):
     # Equal up to rounding, which seven ill-conditioned solves have made larger.
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, torch.from_numpy(b), rtol=1e-6)
+
+
+def test_the_degeneracy_of_orthogonal_terms_is_one():
+    factors = [torch.eye(5)[:, :3] * (i + 1) for i in range(4)]
+    assert degeneracy(factors) == pytest.approx(1, rel=1e-12)
+
+
+def test_the_degeneracy_of_terms_that_cancel_is_large():
+    # (1 + h) x - x = h x: powers (1 + h)^2 + 1 against h^2.
+    h = 0.01
+    a = torch.tensor([[1 + h, -1.0]], dtype=torch.float64)
+    ones = torch.ones(1, 2, dtype=torch.float64)
+    assert degeneracy([a, ones, ones]) == pytest.approx(((1 + h) ** 2 + 1) / h**2)
+    assert degeneracy([a, ones, ones], norm=2.0) == pytest.approx(((1 + h) ** 2 + 1) / 4)
+
+
+def test_the_sensitivity_of_a_matrix_by_hand():
+    # E |(a + da)(b + db)^T - a b^T|^2 = sigma^2 (n_a |b|^2 + n_b |a|^2) to first order.
+    a, b = random(5, 1), random(3, 1, seed=1)
+    expected = 5 * float(b.square().sum()) + 3 * float(a.square().sum())
+    assert cp_sensitivity([a, b]) == pytest.approx(expected)
+
+
+def test_the_sensitivity_predicts_what_noise_does():
+    factors, sigma = [random(n, 3, seed=n) for n in (6, 5, 3, 4)], 1e-4
+    rng, powers = torch.Generator().manual_seed(0), []
+    for _ in range(400):
+        noisy = [f + sigma * torch.randn(f.shape, generator=rng).double() for f in factors]
+        powers.append(float((rebuild(noisy) - rebuild(factors)).square().sum()) / sigma**2)
+    # A mean of 400 draws, each with a relative spread of about a third.
+    assert sum(powers) / 400 == pytest.approx(cp_sensitivity(factors), rel=0.1)
+
+
+def test_spreading_the_norms_lowers_the_sensitivity():
+    factors = [random(n, 5, seed=n) * 10.0 ** (n - 4) for n in (7, 6, 3, 4)]
+    assert cp_sensitivity(spread_norms(factors)) < 1e-3 * cp_sensitivity(factors)
+
+
+def border_tensor(n=4):
+    """`a1 b1 c2 + a1 b2 c1 + a2 b1 c1`: of rank 3, and as close to rank 2 as one likes."""
+    (a1, a2), (b1, b2), (c1, c2) = (torch.linalg.qr(random(n, 2, seed=s))[0].T for s in range(3))
+    terms = ((a1, b1, c2), (a1, b2, c1), (a2, b1, c1))
+    return sum(torch.einsum("i,j,k->ijk", *term) for term in terms).unsqueeze(3)
+
+
+def test_the_terms_of_a_tensor_without_a_best_fit_stay_bounded():
+    weight = border_tensor()
+    norm = float(weight.norm())
+    free = cp(weight, 2, n_iter_max=400, max_degeneracy=1e9)
+    bounded = cp(weight, 2, n_iter_max=400, max_degeneracy=4)
+    assert degeneracy(free, norm) > 6  # and further with every sweep
+    assert degeneracy(bounded, norm) <= 4
+    assert error(weight, bounded) < 0.05
+    assert cp_sensitivity(bounded) < cp_sensitivity(free)
+    assert [factor.shape[1] for factor in bounded] == [2] * 4
+
+
+def test_the_same_tensor_is_found_at_its_rank():
+    weight = border_tensor()
+    factors = cp(weight, 3, n_iter_max=500)
+    assert error(weight, factors) < 1e-3
+    assert degeneracy(factors, float(weight.norm())) <= module.MAX_DEGENERACY
+
+
+@pytest.mark.parametrize("bound", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize("rank", [4, 20, 50])
+def test_any_bound_is_met(rank, bound):
+    weight = random(8, 8, 3, 3)
+    factors = cp(weight, rank, max_degeneracy=bound)
+    assert degeneracy(factors, float(weight.norm())) <= bound * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("bound", [0.5, torch.nan])
+def test_a_bound_below_that_of_orthogonal_terms_is_refused(bound):
+    with pytest.raises(RankError, match="max_degeneracy is 1 or more"):
+        cp(random(8, 8, 3, 3), 2, max_degeneracy=bound)
+
+
+def test_weighing_the_outputs_lowers_the_weighed_error():
+    weight, values = random(8, 8, 3, 3), torch.logspace(0, -4, 8, dtype=torch.float64)
+    plain, weighed = cp(weight, 6), cp(weight, 6, output_covariance=torch.diag(values))
+    errors = [
+        float(((weight - rebuild(f)) * values.sqrt().view(-1, 1, 1, 1)).norm())
+        for f in (weighed, plain)
+    ]
+    assert errors[0] < 0.8 * errors[1]

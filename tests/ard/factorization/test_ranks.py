@@ -68,3 +68,32 @@ def test_cp_needs_no_more_terms_than_fibres():
 def test_a_rank_that_does_not_fit_says_what_would(rank):
     with pytest.raises(RankError, match=r"does not fit a weight of shape .* up to \(256, 256\)"):
         check_rank("tucker2", rank, (256, 256, 3, 3))
+
+
+def test_groups_by_hand():
+    # Four groups of (8, 4, 3, 5) kernels.
+    shape = (32, 16, 3, 5)
+    assert max_rank("tucker2", shape, groups=4) == (32, 16)
+    assert max_rank("spatial_svd", shape, groups=4) == (4 * min(8 * 5, 4 * 3),)
+    assert max_rank("cp", shape, groups=4) == (4 * 4 * 3 * 5,)
+    assert factor_sizes("spatial_svd", (8,), shape, groups=4) == (4 * 2 * 12, 4 * 2 * 40)
+    assert factor_sizes("tucker2", (8, 4), shape, groups=4) == (4 * 4, 4 * 2 * 15, 4 * 2 * 8)
+
+
+@settings(max_examples=100, derandomize=True)
+@given(
+    st.sampled_from(METHODS),
+    shapes,
+    st.floats(0.01, 2.0),
+    st.sampled_from([1, 4, 8]),
+    st.sampled_from([2, 3, 6]),
+)
+def test_a_rank_for_a_fraction_fits_the_groups(method, shape, fraction, multiple_of, groups):
+    shape = (shape[0] * groups, shape[1] * groups, *shape[2:])
+    rank = rank_for_fraction(method, shape, fraction, multiple_of, groups)
+    check_rank(method, rank, shape, groups)
+
+
+def test_a_rank_that_is_no_multiple_of_the_groups_says_what_would_do():
+    with pytest.raises(RankError, match=r"rank \(7, 4\) is not a multiple of the 4 .* \(8, 4\)"):
+        check_rank("tucker2", (7, 4), (32, 16, 3, 5), groups=4)

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from ard.errors import RankError
-from ard.factorization.svd import RIDGE, covariance_root, leading_left_vectors, spatial_svd, svd
+from ard.factorization.svd import (
+    RIDGE,
+    covariance_factor,
+    covariance_root,
+    leading_left_vectors,
+    spatial_svd,
+    svd,
+)
 
 
 def random(*shape, seed=0):
@@ -75,6 +82,14 @@ def test_the_basis_is_orthonormal_even_for_a_matrix_of_low_rank():
     assert torch.allclose(basis.T @ basis, torch.eye(8, dtype=torch.float64), atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(9, 30), (30, 9)])
+@pytest.mark.parametrize("rank", [1, 4, 5, 9])
+def test_the_basis_spans_the_leading_directions(shape, rank):
+    matrix = random(*shape)
+    basis, expected = leading_left_vectors(matrix, rank), torch.linalg.svd(matrix)[0][:, :rank]
+    assert torch.allclose(basis @ basis.T, expected @ expected.T, atol=1e-10)
+
+
 def test_the_root_of_a_diagonal_covariance():
     root = covariance_root(torch.diag(torch.tensor([4.0, 9.0])))
     expected = torch.diag(torch.tensor([4.0, 9.0]).double() + 6.5 * RIDGE).sqrt()
@@ -110,3 +125,55 @@ def test_spatial_svd_error_never_grows_with_rank():
 def test_a_rank_that_does_not_fit_is_refused(rank):
     with pytest.raises(RankError, match="does not fit"):
         svd(random(12, 7), rank)
+
+
+def both_sides(matrix, product, inputs, outputs):
+    return float((covariance_root(outputs) @ (matrix - product) @ covariance_root(inputs)).norm())
+
+
+@pytest.mark.parametrize("shape", [(24, 10), (10, 24), (9, 9)])
+def test_with_both_covariances_the_error_is_the_eckart_young_value_between_them(shape):
+    matrix, inputs, outputs = random(*shape), covariance(shape[1]), covariance(shape[0], seed=2)
+    values = torch.linalg.svdvals(covariance_root(outputs) @ matrix @ covariance_root(inputs))
+    for rank in range(1, min(shape)):
+        left, right = svd(matrix, rank, inputs, outputs)
+        found = both_sides(matrix, left @ right, inputs, outputs)
+        assert found == pytest.approx(float(values[rank:].norm()), rel=1e-7)
+        for one_sided in (svd(matrix, rank, inputs), svd(matrix, rank, None, outputs)):
+            assert found < both_sides(matrix, one_sided[0] @ one_sided[1], inputs, outputs)
+
+
+def test_both_covariances_leave_full_rank_exact_and_factors_even():
+    matrix = random(12, 7)
+    left, right = svd(matrix, 7, covariance(7), covariance(12))
+    assert torch.allclose(left @ right, matrix, rtol=0, atol=1e-12)
+    left, right = svd(matrix, 4, covariance(7), covariance(12))
+    assert torch.allclose(left.norm(dim=0), right.norm(dim=1))
+
+
+@pytest.mark.parametrize("rank", [2, 7, 13])
+def test_spatial_svd_weighs_the_outputs_of_every_column(rank):
+    weight, inputs, outputs = random(6, 5, 3, 3), covariance(15), covariance(6, seed=2)
+    wide = torch.kron(outputs, torch.eye(3, dtype=torch.float64))
+
+    def as_matrix(kernel):
+        return kernel.permute(0, 3, 1, 2).reshape(18, 15)
+
+    values = torch.linalg.svdvals(
+        covariance_root(wide) @ as_matrix(weight) @ covariance_root(inputs)
+    )
+    product = as_matrix(rebuild(*spatial_svd(weight, rank, inputs, outputs)))
+    found = both_sides(as_matrix(weight), product, inputs, wide)
+    assert found == pytest.approx(float(values[rank:].norm()), rel=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 6])
+def test_a_factor_of_a_covariance_multiplies_back_to_it(n):
+    moment = covariance(n)
+    factor, root = covariance_factor(moment), covariance_root(moment)
+    assert torch.allclose(factor @ factor.T, root @ root, rtol=0, atol=1e-12)
+
+
+def test_a_matrix_that_is_no_covariance_gets_its_root():
+    broken = torch.diag(torch.tensor([1.0, -0.5]))
+    assert torch.equal(covariance_factor(broken), covariance_root(broken))

@@ -1,5 +1,8 @@
+from itertools import pairwise
+
 import pytest
 import torch
+from tensorly.decomposition import partial_tucker
 
 from ard.errors import RankError
 from ard.factorization.svd import covariance_root
@@ -79,3 +82,53 @@ def test_a_wide_kernel_needs_no_full_right_factor():
 def test_a_rank_that_does_not_fit_is_refused(rank):
     with pytest.raises(RankError, match=r"does not fit a weight of shape \(8, 6, 3, 3\)"):
         tucker2(random(8, 6, 3, 3), rank)
+
+
+@pytest.mark.parametrize("rank", [(3, 2), (6, 4), (4, 6)])
+def test_the_iteration_ends_where_that_of_tensorly_ends(rank):
+    weight = random(8, 7, 3, 3)
+    (core, factors), _ = partial_tucker(weight.numpy(), rank, modes=[0, 1], n_iter_max=200)
+    expected = rebuild(*map(torch.from_numpy, (core, *factors)))
+    found = rebuild(*tucker2(weight, rank, n_iter_max=200))
+    # Both stop when a sweep gains less than some 1e-5 of the norm.
+    assert float((weight - found).norm()) == pytest.approx(
+        float((weight - expected).norm()), rel=1e-3
+    )
+
+
+def between(weight, factors, inputs, outputs):
+    rest = weight - rebuild(*factors)
+    return float(
+        torch.einsum(
+            "po,oihw,ij->pjhw", covariance_root(outputs), rest, covariance_root(inputs)
+        ).norm()
+    )
+
+
+@pytest.mark.parametrize("rank", [(2, 2), (6, 3), (3, 6), (10, 8)])
+def test_with_both_covariances_the_error_is_no_more_than_with_one(rank):
+    weight, inputs, outputs = random(12, 12, 3, 3), covariance(12), covariance(12).flip(0, 1)
+    found = between(
+        weight, tucker2(weight, rank, inputs, output_covariance=outputs), inputs, outputs
+    )
+    for factors in (tucker2(weight, rank, inputs), tucker2(weight, rank, None, 10, outputs)):
+        assert found <= between(weight, factors, inputs, outputs)
+
+
+def test_both_covariances_leave_full_rank_exact_and_factors_orthonormal():
+    weight, inputs, outputs = random(8, 6, 3, 3), covariance(6), covariance(8)
+    factors = tucker2(weight, (8, 6), inputs, output_covariance=outputs)
+    assert torch.allclose(rebuild(*factors), weight, rtol=0, atol=1e-11)
+    _, out_factor, _ = tucker2(weight, (4, 3), inputs, output_covariance=outputs)
+    assert torch.allclose(out_factor.T @ out_factor, torch.eye(4).double(), atol=1e-12)
+
+
+def test_the_error_never_grows_with_either_rank():
+    weight, moment = random(8, 6, 3, 3), covariance(6)
+    errors = [
+        [whitened_error(weight, tucker2(weight, (r, s), moment), moment) for s in range(1, 7)]
+        for r in range(1, 9)
+    ]
+    slack = 1e-4 * float(weight.norm())  # an iteration stops at a gain of 1e-5 a sweep
+    assert all(b <= a + slack for row in errors for a, b in pairwise(row))
+    assert all(b <= a + slack for row in zip(*errors, strict=True) for a, b in pairwise(row))

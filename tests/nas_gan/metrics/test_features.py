@@ -8,13 +8,9 @@ import pytest
 import torch
 
 from nas_gan.errors import InvalidValueError, MissingDataError
-from nas_gan.metrics.features import (
-    INCEPTION_FILE,
-    EfficientNetLite0,
-    InceptionV3,
-    inception_cache,
-    make_extractor,
-)
+from nas_gan.metrics.features import EfficientNetLite0, make_extractor
+from nas_gan.metrics.inception import INCEPTION_FILE, InceptionV3, inception_cache
+from nas_gan.metrics.protocol import CLEAN
 
 
 def random_images(n: int, size: int = 32) -> torch.Tensor:
@@ -77,7 +73,7 @@ def test_the_efficientnet_weights_recognise_a_military_uniform():
         pixels = np.array(photograph.convert("RGB").resize((224, 224)))
     extractor = EfficientNetLite0(224, threads=1)
     features = torch.from_numpy(extractor(pixels.transpose(2, 0, 1)[None]))
-    assert extractor._network._fc(features).argmax().item() == 652
+    assert extractor.logits(features.numpy()).argmax() == 652
 
 
 def test_features_are_taken_of_bytes_only(efficientnet: EfficientNetLite0):
@@ -106,6 +102,9 @@ def test_inception_features_are_those_of_pytorch_fid(hub: Path):
         "Mixed_7c": inception.FIDInceptionE_2(2048),
     }.items():
         setattr(parts, name, block)
+    for module in parts.modules():  # keeps the scale of what goes through, so that errors show
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
     torch.save(parts.state_dict(), hub)
     theirs = inception.InceptionV3().eval()
     images = random_images(1)
@@ -113,7 +112,17 @@ def test_inception_features_are_those_of_pytorch_fid(hub: Path):
         expected = theirs(images.float() / 255)[0].flatten(1).numpy()
     ours = make_extractor("auto", inception_weights=hub)
     assert (ours.name, ours.dim, ours.comparable) == ("inception-v3", 2048, True)
-    np.testing.assert_allclose(ours(images), expected, rtol=1e-5, atol=1e-6)
+    features = ours(images)
+    # Another order of a hundred layers' sums, in float32.
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * expected.max())
+    logits = features @ parts.fc.weight.detach().numpy().T  # the Inception score has no bias
+    np.testing.assert_allclose(ours.logits(features), logits, rtol=1e-5, atol=1e-4)
+    clean = InceptionV3(hub, protocol=CLEAN)
+    with torch.inference_mode():
+        unresized = torch.randint(0, 256, (1, 3, 299, 299), dtype=torch.uint8)
+        there = clean._network((unresized.float() - 128) / 128).flatten(1).numpy()
+    assert clean.name == "inception-v3:clean"
+    np.testing.assert_allclose(clean(unresized), there, rtol=1e-3, atol=1e-4 * there.max())
 
 
 def test_auto_takes_efficientnet_where_inception_is_not_on_disk(hub: Path):

@@ -168,3 +168,23 @@ def test_statistics_of_images_are_those_of_their_features():
     expected = statistics_of(MeanColour()(images.images))
     made = statistics_of_images(images, MeanColour())
     np.testing.assert_allclose(made.covariance, expected.covariance, rtol=1e-9)
+
+
+class Clean(MeanColour):
+    name = "mean-colour@4:clean"
+
+
+def test_statistics_of_another_protocol_name_both(tmp_path: Path):
+    save(tmp_path / "legacy.npz")
+    with pytest.raises(InvalidValueError, match="legacy protocol, but the features follow clean"):
+        load_statistics(tmp_path / "legacy.npz", Clean())
+    save(tmp_path / "clean.npz", extractor=Clean.name)
+    assert load_statistics(tmp_path / "clean.npz", Clean()).n == 50
+    with pytest.raises(InvalidValueError, match="pass --protocol clean"):
+        load_statistics(tmp_path / "clean.npz", MeanColour())
+
+
+def test_a_file_that_names_no_protocol_is_taken_for_pytorch_fid_s(tmp_path: Path):
+    np.savez(tmp_path / "s.npz", mu=STATISTICS.mean, sigma=STATISTICS.covariance)
+    with pytest.raises(InvalidValueError, match="names none, as those of pytorch-fid"):
+        load_statistics(tmp_path / "s.npz", Clean())

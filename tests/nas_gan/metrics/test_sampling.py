@@ -5,9 +5,17 @@ import pytest
 import torch
 from torch import nn
 
+from nas_gan.checkpoint import Checkpoint
 from nas_gan.errors import DivergedError, InvalidValueError
-from nas_gan.metrics.features import to_uint8
-from nas_gan.metrics.sampling import extract_features, generate_uint8, latent_bank
+from nas_gan.metrics.protocol import to_uint8
+from nas_gan.metrics.sampling import (
+    StreamedLatents,
+    extract_features,
+    generate_uint8,
+    latent_bank,
+    latents_of,
+)
+from nas_gan.models import build_model
 
 
 class ToyGenerator(nn.Module):
@@ -48,6 +56,47 @@ def test_a_bank_is_standard_normal_and_its_blocks_and_seeds_differ():
     assert abs(bank.std().item() - 1) < 0.02
     assert not torch.equal(bank[:1024], bank[1024:2048])
     assert not torch.equal(bank, latent_bank(4096, 8, seed=1))
+
+
+@pytest.mark.parametrize("k", [1, 1024, 1500])
+def test_the_first_rows_of_a_bank_with_labels_are_the_smaller_one(k: int):
+    assert torch.equal(latent_bank(2500, 8, 3, 10)[:k], latent_bank(k, 8, 3, 10))
+
+
+def test_labels_leave_the_noise_as_it_is_and_are_uniform_one_hot_rows():
+    bank = latent_bank(4096, 8, seed=0, n_classes=4)
+    assert torch.equal(bank[:, :8], latent_bank(4096, 8, seed=0))
+    labels = bank[:, 8:]
+    assert torch.equal(labels.sum(dim=1), torch.ones(4096))
+    assert torch.equal(labels.amax(dim=1), torch.ones(4096))
+    # A count of 4096 draws at 1/4 has a deviation of 28.
+    assert (labels.sum(dim=0) - 1024).abs().max() < 4 * 28
+    assert not torch.equal(labels[:1024], labels[1024:2048])
+    assert not torch.equal(labels, latent_bank(4096, 8, seed=1, n_classes=4)[:, 8:])
+
+
+def test_the_latents_of_a_generator_and_of_its_checkpoint_are_the_same_bank():
+    architecture = {"kind": "dense-cgan", "gf_dim": 4, "latent_dim": 5}
+    built = build_model(architecture)
+    expected = latent_bank(3, 5, seed=2, n_classes=10)
+    assert torch.equal(latents_of(built, 3, 2), expected)
+    assert torch.equal(latents_of(Checkpoint(architecture, built.state_dict()), 3, 2), expected)
+    toy = ToyGenerator()
+    toy.latent_dim = 12  # somebody else's, which says nothing about classes
+    assert torch.equal(latents_of(toy, 3, 2), latent_bank(3, 12, seed=2))
+
+
+def test_latents_of_what_does_not_say_how_wide_they_are_are_refused():
+    with pytest.raises(InvalidValueError, match="ToyGenerator has no latent_dim"):
+        latents_of(ToyGenerator(), 3, 0)
+
+
+def test_a_conditional_generator_is_sampled_like_any_other():
+    conditional = build_model({"kind": "maxout-cgan", "gf_dim": 4, "image_size": 8}).eval()
+    [images] = generate_uint8(conditional, latents_of(conditional, 5, 0))
+    assert images.shape == (5, 3, 8, 8)
+    features = extract_features(conditional, latents_of(conditional, 5, 0), MeanColour(), 2)
+    assert features.shape == (5, 3)
 
 
 def test_a_bank_leaves_the_global_random_state_alone():
@@ -105,3 +154,12 @@ def test_features_do_not_depend_on_the_batch_size(generator: ToyGenerator):
     # Another batch size may round a pixel across the edge of a byte: 1 of 16 in a mean.
     np.testing.assert_allclose(one, many, atol=1 / 16 + 1e-6)
     assert seen == [7, 3]
+
+
+@pytest.mark.parametrize("n_classes", [0, 3])
+def test_streamed_latents_are_the_bank(n_classes: int):
+    bank = latent_bank(2500, 5, 7, n_classes)
+    streamed = StreamedLatents(2500, 5, 7, n_classes)
+    assert len(streamed) == 2500
+    for start, stop in ((0, 64), (1000, 1100), (2048, 2600), (10, 2500)):
+        assert torch.equal(streamed[start:stop], bank[start:stop])

@@ -1,53 +1,28 @@
-"""Adversarial losses as pure functions of discriminator scores.
-
-Scores are `(m, d)`; `k(a, b) = exp(-||a - b||^2 / (2 sigma^2))` is the kernel on them. Sources:
-MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019) and MMD-PMish-NAS (IEEE Access 2024).
-"""
+"""The bounded repulsive pair of MMD-PMish-NAS, with its kick-start term (IEEE Access 2024)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.losses.base import AdversarialLoss
+from nas_gan.losses.kernels import (
+    LOWER_BOUND,
+    UPPER_BOUND,
+    GaussianKernel,
+    gaussian,
+    kernel_health,
+    mmd2,
+    off_diagonal_mean,
+    paired,
+    squared_distances,
+)
 
-LOWER_BOUND = 0.25
-UPPER_BOUND = 4.0
 # Below this the square root of an MMD has a slope too steep to train with.
 SQRT_FLOOR = 1e-10
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """`||a_i - b_j||^2` for every pair, `(m, d)` and `(n, d)` to `(m, n)`.
-
-    Taken from differences: expanding the square cancels for scores far from the origin.
-    """
-    return (a[:, None, :] - b[None, :, :]).square().sum(dim=-1)
-
-
-def off_diagonal_mean(pairs: Tensor) -> Tensor:
-    """Mean of an `(m, m)` matrix without its diagonal, a scalar."""
-    m = pairs.shape[0]
-    return (pairs.sum() - pairs.diagonal().sum()) / (m * (m - 1))
-
-
-def gaussian(squared: Tensor, sigma: float = 1.0) -> Tensor:
-    """The Gaussian kernel of squared distances, elementwise."""
-    return torch.exp(-squared / (2 * sigma**2))
-
-
-def mmd2(real: Tensor, fake: Tensor, sigma: float = 1.0) -> Tensor:
-    """Squared maximum mean discrepancy, a scalar; the cross term keeps its diagonal.
-
-    It can be slightly negative, since only the within-set terms drop theirs.
-    """
-    real, fake = paired(real, fake)
-    within_real = off_diagonal_mean(gaussian(squared_distances(real, real), sigma))
-    within_fake = off_diagonal_mean(gaussian(squared_distances(fake, fake), sigma))
-    return within_real + within_fake - 2 * gaussian(squared_distances(real, fake), sigma).mean()
 
 
 def attractive_loss(real: Tensor, fake: Tensor, sigma: float = 1.0) -> Tensor:
@@ -74,25 +49,8 @@ def bounded_repulsive_loss(
     return off_diagonal_mean(real_kernel) - off_diagonal_mean(fake_kernel)
 
 
-def paired(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Real scores, and as many of the fake ones.
-
-    Raises:
-        InvalidValueError: fewer than two real scores (a kernel mean without its diagonal needs
-            a pair), or fewer fake than real ones.
-    """
-    m = real.shape[0]
-    if m < 2:
-        raise InvalidValueError(f"an MMD loss needs a batch of at least 2; got {m}")
-    if fake.shape[0] < m:
-        raise InvalidValueError(
-            f"an MMD loss needs as many fakes as reals ({m}); got {fake.shape[0]}"
-        )
-    return real, fake[:m]
-
-
 @dataclass(frozen=True)
-class RepulsiveMMD:
+class RepulsiveMMD(AdversarialLoss):
     """The bounded repulsive pair with the kick-start term that keeps fake scores in reach.
 
     Attributes:
@@ -140,27 +98,12 @@ class RepulsiveMMD:
         # the root of a bare clamp there is 0 times infinity.
         return value.clamp(min=SQRT_FLOOR).sqrt()
 
+    def health(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        """Mean kernels within the reals, within the fakes and across."""
+        return kernel_health(real, fake, GaussianKernel((self.sigma,)))
+
     def _kick_start(self, fake: Tensor) -> Tensor:
         if self.extra == "sq_l2_mean":
             return squared_distances(fake, fake).clamp(min=self.lower).mean()
         l1 = (fake[:, None, :] - fake[None, :, :]).abs().sum(dim=-1)
         return off_diagonal_mean(l1.clamp(min=self.lower).sqrt())
-
-
-LOSSES: dict[str, RepulsiveMMD] = {
-    # July 2024: what the published compression results were trained with.
-    "published": RepulsiveMMD("sqrt", "sq_l2_mean", 1e-3, 1),
-    # October 2024, the newest published state.
-    "latest": RepulsiveMMD("none", "sqrt_l1_offdiag", 1e-4, None),
-}
-
-
-def make_loss(name: str) -> RepulsiveMMD:
-    """A loss preset by its name.
-
-    Raises:
-        InvalidValueError: the name is not in `LOSSES`.
-    """
-    if name not in LOSSES:
-        raise InvalidValueError(f"loss {name!r} is not known; choose one of {', '.join(LOSSES)}")
-    return LOSSES[name]

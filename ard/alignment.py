@@ -1,0 +1,50 @@
+"""The multiple that a rank should be of, so that a runtime's kernels fit it without padding.
+
+TensorRT keeps FP16 activations of tensor-core convolutions in vectors of 8 channels (the format
+"channel % 8 == 0" in the layer listing of github.com/NVIDIA/TensorRT/issues/3876), and its INT8
+tensor-core convolutions in vectors of 32 (a maintainer in github.com/NVIDIA/TensorRT/issues/1310:
+"the algorithm expect the C%32 == 0", with padding up to it otherwise). A rank is a channel count of
+the layers between the factors: rank 33 computes as much as 40 in FP16 and as much as 64 in INT8.
+FP32 has no such vector there. ONNX Runtime on a CPU does have one in FP32, of 8 or 16 channels by
+the width of its registers, and rank 16 is faster there than 15: where that is the target, say
+`--rank-multiple 16`, and measure both.
+"""
+
+from __future__ import annotations
+
+from nas_gan.errors import InvalidValueError, unknown_name
+
+MULTIPLES = {"fp32": 1, "fp16": 8, "int8": 32}
+AUTO = "auto"
+
+
+def rank_multiple(precision: str) -> int:
+    """The multiple for a precision of the deployed model.
+
+    >>> [rank_multiple(precision) for precision in ("fp32", "fp16", "int8")]
+    [1, 8, 32]
+
+    Raises:
+        InvalidValueError: the precision is not known.
+    """
+    if precision not in MULTIPLES:
+        raise unknown_name("precision", precision, MULTIPLES)
+    return MULTIPLES[precision]
+
+
+def parse_rank_multiple(text: str, precision: str) -> int:
+    """`--rank-multiple`: a number, or `auto` for the one that the precision asks for.
+
+    >>> parse_rank_multiple("auto", "fp16"), parse_rank_multiple("16", "fp16")
+    (8, 16)
+
+    Raises:
+        InvalidValueError: it is neither.
+    """
+    if text == AUTO:
+        return rank_multiple(precision)
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) > 0):
+        raise InvalidValueError(
+            f"--rank-multiple {text!r} is neither auto nor a whole number of 1 or more"
+        )
+    return int(text)

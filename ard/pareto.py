@@ -1,0 +1,234 @@
+"""One sweep, many budgets: `python -m ard.pareto ckpt.pt --budgets 2% 5% 10% 20%`.
+
+For each budget the cheapest plan whose recovered generator meets it. Writes pareto.csv,
+pareto.png and one folder for each budget with its plan and its compressed checkpoint. The same
+command goes on where it was stopped; more budgets may be added. Exit code 3: everything is saved,
+but at least one budget was not met.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from ard.budget import FidBudget
+from ard.cost import LayerCost
+from ard.errors import BudgetError
+from ard.evaluate import FidEvaluator
+from ard.executors import SerialExecutor
+from ard.pipeline import Found, Prepared, find_plan, measure_sensitivities, prepare
+from ard.session import (
+    SearchConfig,
+    check,
+    discriminator_of,
+    layer_cost,
+    make_store,
+    multiple_of,
+    open_journal,
+    remarks,
+    run_directory,
+    search_evaluators,
+    statistics_latents,
+)
+from ard.setting import Setting, load_setting
+from ard.store import compressed_checkpoint
+from ard.summary import feature_distance_name, plan_macs, plan_params
+from nas_gan.checkpoint import save_checkpoint
+from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
+from nas_gan.files import write_text
+
+COLUMNS = (
+    "budget", "met", "params", "macs", "compression", "macs_ratio",
+    "fid", "delta_fid", "ci_low", "ci_high", "factorized_delta_fid", "plan",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ParetoConfig(SearchConfig):
+    """Which budgets, and how quality is measured."""
+
+    budgets: tuple[str, ...] = ("2%", "5%", "10%", "20%")
+    """Allowed rises: 0.5 is absolute, 5% is relative to the dense generator."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one budget buys."""
+
+    budget: FidBudget
+    found: Found
+    params: int
+    macs: int
+
+
+def parse_budgets(texts: tuple[str, ...]) -> list[FidBudget]:
+    """The budgets as they were asked for, each once.
+
+    Raises:
+        BudgetError: there is none, or one cannot be read.
+    """
+    if not texts:
+        raise BudgetError("--budgets needs at least one, as in --budgets 2% 5% 10%")
+    return [FidBudget.parse(text) for text in dict.fromkeys(texts)]
+
+
+def find_points(
+    config: ParetoConfig, setting: Setting, run_dir: Path, console: Console
+) -> tuple[Prepared, list[Point]]:
+    """One sweep of single layers, then a search for each budget; all share what is measured."""
+    budgets = parse_budgets(config.budgets)
+    discriminator_of(config, setting)  # refuses before anything is measured
+    journal = open_journal(config, setting, run_dir)
+    cost = layer_cost(config, setting, run_dir)
+    evaluators = search_evaluators(config, setting)
+    single, final = evaluators.single, evaluators.final
+    assert isinstance(single, FidEvaluator)
+    assert isinstance(final, FidEvaluator)
+    fid_dense = final.paired.fid_dense
+    prepared = prepare(
+        setting.generator,
+        statistics_latents(config, setting),
+        cost=cost,
+        methods=config.methods,
+        fractions=config.fractions,
+        multiple_of=multiple_of(config),
+        fit=config.closed_form,
+        progress=progress,
+    )
+    executor = SerialExecutor()
+    table = measure_sensitivities(
+        prepared, evaluators, executor, journal, anchors=config.anchors, progress=progress
+    )
+    table.save(run_dir / "sensitivity.csv")
+    store = make_store(config, setting, run_dir, single)
+    points: list[Point] = []
+    for budget in sorted(budgets, key=lambda b: b.absolute(fid_dense)):
+        for line in remarks(config, setting, budget, fid_dense):
+            console.print(line, highlight=False)
+        found = find_plan(
+            prepared,
+            table,
+            fid_budget=budget.absolute(fid_dense),
+            cost=cost,
+            evaluators=evaluators,
+            recover=store,
+            executor=executor,
+            journal=journal,
+            max_trials=config.max_trials,
+            progress=progress,
+        )
+        if points:
+            found = cheaper_within(points[-1].found, found, prepared, cost)
+        params = plan_params(prepared.profile, found.plan)
+        macs = plan_macs(prepared.profile, found.plan)
+        points.append(Point(budget, found, params, macs))
+        save_point(setting, prepared, points[-1], run_dir)
+    return prepared, points
+
+
+def cheaper_within(smaller: Found, larger: Found, prepared: Prepared, cost: LayerCost) -> Found:
+    """What a larger budget buys: what it found, or what the smaller one found if that costs less.
+
+    A plan within a budget is within every larger one. Few trials may miss it a second time.
+    """
+
+    def price(found: Found) -> float:
+        return sum(cost(layer, found.plan.get(layer.name)) for layer in prepared.layers)
+
+    if smaller.budget_met and (not larger.budget_met or price(smaller) < price(larger)):
+        return smaller
+    return larger
+
+
+def folder_of(budget: FidBudget) -> str:
+    """A folder name for a budget: `budget-5pct`, `budget-0.5`."""
+    return f"budget-{budget.text.replace('%', 'pct')}"
+
+
+def save_point(setting: Setting, prepared: Prepared, point: Point, run_dir: Path) -> None:
+    """Write the plan and the compressed checkpoint of one budget."""
+    folder = run_dir / folder_of(point.budget)
+    shapes = {layer.name: layer.weight_shape for layer in prepared.profile.layers}
+    write_text(folder / "plan.json", point.found.plan.with_shapes(shapes).to_json() + "\n")
+    checkpoint = compressed_checkpoint(setting.checkpoint, point.found.generator, point.found.plan)
+    save_checkpoint(checkpoint, folder / "compressed.pt")
+
+
+def to_csv(points: list[Point], prepared: Prepared) -> str:
+    """One row a budget; ratios are dense over compressed, for the whole generator."""
+    profile = prepared.profile
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for point in points:
+        found, e = point.found, point.found.recovered
+        writer.writerow(
+            [
+                *(point.budget.text, str(found.budget_met).lower(), point.params, point.macs),
+                f"{profile.total_params / point.params:.4f}",
+                f"{profile.total_macs / point.macs:.4f}",
+                *(e.fid, e.delta_fid, e.ci_low, e.ci_high, found.factorized.delta_fid),
+                f"{folder_of(point.budget)}/plan.json",
+            ]
+        )
+    return text.getvalue()
+
+
+def to_text(points: list[Point], prepared: Prepared) -> str:
+    """The points as a table for people."""
+    lines = [("budget", "met", "params", "", "MACs", "", "ΔFD", "95 % interval", "factorized")]
+    for p in points:
+        e = p.found.recovered
+        lines.append(
+            (
+                p.budget.text,
+                "yes" if p.found.budget_met else "no",
+                f"{p.params:,}",
+                f"{prepared.profile.total_params / p.params:.2f}x",
+                f"{p.macs:,}",
+                f"{prepared.profile.total_macs / p.macs:.2f}x",
+                f"{e.delta_fid:+.3g}",
+                f"[{e.ci_low:.3g}, {e.ci_high:.3g}]",
+                f"{p.found.factorized.delta_fid:+.3g}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def main(config: ParetoConfig) -> int:
+    from ard.curves import Curve, curves_figure
+    from ard.plots import save_figure
+
+    check(config)
+    parse_budgets(config.budgets)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    setting = load_setting(config.checkpoint, config)
+    run_dir = run_directory(config)
+    prepared, points = find_points(config, setting, run_dir, Console(stderr=True))
+    write_text(run_dir / "pareto.csv", to_csv(points, prepared))
+    total = prepared.profile.total_params
+    curve = Curve(
+        "recovered",
+        tuple((total / p.params, p.found.recovered) for p in points),
+    )
+    factorized = Curve(
+        "before recovery",
+        tuple((total / p.params, p.found.factorized) for p in points),
+        dashed=True,
+    )
+    figure = curves_figure([curve, factorized], distance=feature_distance_name(setting))
+    save_figure(figure, run_dir / "pareto.png")
+    sys.stdout.write(f"{to_text(points, prepared)}\n{run_dir / 'pareto.csv'}\n")
+    return DONE if all(point.found.budget_met for point in points) else BUDGET_MISSED
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, ParetoConfig, prog="python -m ard.pareto", description=__doc__))

@@ -1,0 +1,92 @@
+"""Measure how much each layer of a generator hurts, alone: `python -m ard.sweep ckpt.pt`.
+
+Writes sensitivity.csv and sensitivity.png into the run directory, and prints what is reachable.
+`ard.select` chooses ranks from that table without measuring, and `ard.compress` with the same run
+directory goes on from here. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from ard.cost import LayerCost
+from ard.evaluate import FidEvaluator
+from ard.executors import SerialExecutor
+from ard.pipeline import Evaluators, Prepared, measure_sensitivities, prepare
+from ard.reachable import reachable_plans, to_text
+from ard.sensitivity import SensitivityTable
+from ard.session import (
+    SweepConfig,
+    check,
+    layer_cost,
+    multiple_of,
+    open_journal,
+    proxy_evaluator,
+    run_directory,
+    single_evaluator,
+    statistics_latents,
+)
+from ard.setting import Setting, load_setting
+from nas_gan.cli import DONE, progress, run
+
+
+def sweep_layers(
+    config: SweepConfig, setting: Setting, cost: LayerCost, run_dir: Path, single: FidEvaluator
+) -> tuple[Prepared, SensitivityTable]:
+    """The table of single layers, every score of it in the journal of the run directory."""
+    journal = open_journal(config, setting, run_dir)
+    prepared = prepare(
+        setting.generator,
+        statistics_latents(config, setting),
+        cost=cost,
+        methods=config.methods,
+        fractions=config.fractions,
+        multiple_of=multiple_of(config),
+        fit=config.closed_form,
+        progress=progress,
+    )
+    evaluators = Evaluators(single, single, single, proxy=proxy_evaluator(config, setting))
+    table = measure_sensitivities(
+        prepared,
+        evaluators,
+        SerialExecutor(),
+        journal,
+        anchors=config.anchors,
+        progress=progress,
+    )
+    return prepared, table
+
+
+def main(config: SweepConfig) -> int:
+    from ard.plots import save_figure, sensitivity_figure
+    from ard.summary import feature_distance_name, layer_rows
+
+    check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    setting = load_setting(config.checkpoint, config)
+    run_dir = run_directory(config)
+    cost = layer_cost(config, setting, run_dir)
+    single = single_evaluator(config, setting)
+    prepared, table = sweep_layers(config, setting, cost, run_dir, single)
+    table.save(run_dir / "sensitivity.csv")
+    rows = reachable_plans(table, prepared.profile, prepared.layers, cost)
+    mildest = rows[0]
+    figure = sensitivity_figure(
+        table,
+        layer_rows(prepared.profile, mildest.plan),
+        budget=mildest.expected,
+        plan=mildest.plan,
+        distance=feature_distance_name(setting),
+    )
+    save_figure(figure, run_dir / "sensitivity.png")
+    text = to_text(rows, prepared.profile, single.paired.fid_dense)
+    sys.stdout.write(f"{text}\n{run_dir / 'sensitivity.csv'}\n")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, SweepConfig, prog="python -m ard.sweep", description=__doc__))

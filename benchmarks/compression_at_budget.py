@@ -1,0 +1,222 @@
+"""How much smaller is the net at the same loss of quality, by ours and by every baseline?
+
+    python benchmarks/compression_at_budget.py
+
+For three budgets, shares of the dense generator's distance, each way to choose ranks gets the most
+compressed of its plans for which the upper end of the 95 % interval of ΔFD is within the budget:
+with nothing trained, and after the same recovery for all. All plans of a net are scored on the
+same latents. Baselines factorize the weights alone and have their batch statistics corrected. The
+published rule has its faults mended: linear factors scaled right, averaged weights, factors that
+are trained. Claim: at least 2 times the compression of the published rule, 1.3 times that of the
+best baseline.
+
+Interrupt it and start it again: what was measured is in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rank_bench import FULL, NETS, RESULTS, Effort, Point, RankBench, machine, open_bench
+from torch import nn
+
+from ard.cost import params_cost
+from ard.executors import SerialExecutor
+from ard.journal import FileJournal
+from ard.pipeline import (
+    Build,
+    Evaluators,
+    Recover,
+    closed_form_only,
+    find_plan,
+    measure_sensitivities,
+)
+from ard.plan import RankPlan
+from ard.proxy import MovementEvaluator, feature_error
+from ard.sensitivity import SensitivityTable
+from nas_gan.cli import progress
+from nas_gan.files import write_json
+
+BUDGETS = (0.1, 0.2, 0.4)
+ANCHORS = 16
+N_PROXY = 48
+MAX_TRIALS = 4
+WAYS = ("published", "uniform rank", "uniform ratio", "energy", "EVBMF", "greedy", "random")
+# A plan that loses more than this many times the largest budget before recovery is not recovered:
+# no recovery of this length brings that back.
+HOPELESS = 6.0
+
+
+def our_table(bench: RankBench) -> SensitivityTable:
+    """Our sensitivities: a proxy for every choice, a few scores."""
+    journal = FileJournal(bench.work / f"{bench.name}-ours.jsonl", asdict(bench.effort))
+    return measure_sensitivities(
+        bench.prepared,
+        our_evaluators(bench),
+        SerialExecutor(),
+        journal,
+        anchors=ANCHORS,
+        progress=progress,
+    )
+
+
+def our_evaluators(bench: RankBench) -> Evaluators:
+    latents = bench.setting.latents(N_PROXY, 7)
+    proxy = feature_error(bench.generator, latents, bench.setting.extractor)
+    return Evaluators(
+        bench.single,
+        bench.joint,
+        bench.joint,
+        proxy=MovementEvaluator(proxy, N_PROXY, bench.setting.extractor.name),
+    )
+
+
+def our_points(bench: RankBench, table: SensitivityTable) -> list[Point]:
+    """What our search finds for each budget, without training and with it."""
+
+    def recovered(build: Build, plan: RankPlan) -> nn.Module:
+        return bench.recover(build())
+
+    ways: tuple[tuple[bool, Recover], ...] = ((False, closed_form_only), (True, recovered))
+    points = []
+    for again, recover in ways:
+        name = "recovered" if again else "closed-form"
+        journal = FileJournal(bench.work / f"{bench.name}-{name}.jsonl", asdict(bench.effort))
+        for budget in BUDGETS:
+            found = find_plan(
+                bench.prepared,
+                table,
+                fid_budget=budget * bench.fid_dense,
+                cost=params_cost,
+                evaluators=our_evaluators(bench),
+                recover=recover,
+                executor=SerialExecutor(),
+                journal=journal,
+                max_trials=MAX_TRIALS,
+                progress=progress,
+            )
+            for trial in found.trials:
+                point = bench.describe(
+                    "ours",
+                    budget,
+                    trial.plan,
+                    trial.evaluation,
+                    trial.evaluation if again else None,
+                )
+                points.append(point if again else replace(point, recovered=None))
+            if again:  # the same plan before recovery, for the picture
+                before = bench.evaluate(bench.build_ours(found.plan))
+                points.append(bench.describe("ours", budget, found.plan, before, found.recovered))
+    return points
+
+
+def baseline_points(bench: RankBench, chosen: frozenset[str], again: frozenset[str]) -> list[Point]:
+    """Every plan of the chosen baselines; those of `again` are recovered as well."""
+    points = []
+    for way, (build, plans) in bench.ways().items():
+        if way not in chosen:
+            continue
+        listed = plans()
+        with progress(f"{bench.name}: {way}", len(listed)) as advance:
+            for value, plan in listed:
+                point = bench.point(way, value, plan, build, again=False)
+                within_reach = point.factorized["delta_fid"] < (
+                    HOPELESS * max(BUDGETS) * bench.fid_dense
+                )
+                if way in again and within_reach:
+                    point = bench.point(way, value, plan, build, again=True)
+                points.append(point)
+                advance(1)
+    return points
+
+
+def best_within(points: Iterable[Point], budget: float, stage: str) -> dict[str, dict[str, float]]:
+    """Of each way the most compressed plan within the budget; 1 where only the dense net is."""
+    best: dict[str, dict[str, float]] = {}
+    for point in points:
+        score = getattr(point, stage)
+        found = best.setdefault(point.way, {"compression": 1.0, "macs_ratio": 1.0})
+        if score and score["ci_high"] <= budget and point.compression > found["compression"]:
+            best[point.way] = {
+                "compression": point.compression,
+                "macs_ratio": point.macs_ratio,
+                **score,
+            }
+    return best
+
+
+def measure(bench: RankBench, chosen: frozenset[str], again: frozenset[str]) -> dict[str, Any]:
+    table = our_table(bench)
+    points = [*our_points(bench, table), *baseline_points(bench, chosen, again)]
+    rows = []
+    for share in BUDGETS:
+        for stage in ("factorized", "recovered"):
+            best = best_within(points, share * bench.fid_dense, stage)
+            others = {
+                way: found["compression"]
+                for way, found in best.items()
+                if way != "ours" and (stage == "factorized" or way in again)
+            }
+            ours = best["ours"]["compression"]
+            best_name = max(others, key=lambda way: others[way])
+            rows.append(
+                {
+                    "budget": share,
+                    "stage": stage,
+                    "ours": best["ours"],
+                    "baselines": {way: best[way] for way in others},
+                    "over_published": ours / others["published"],
+                    "best_baseline": best_name,
+                    "over_best": ours / others[best_name],
+                }
+            )
+    return {
+        "net": bench.name,
+        "fid_dense": bench.fid_dense,
+        "extractor": bench.setting.extractor.name,
+        "effort": asdict(bench.effort),
+        "params": bench.prepared.profile.total_params,
+        "rows": rows,
+        "points": [asdict(point) for point in points],
+    }
+
+
+def to_text(result: dict[str, Any]) -> str:
+    lines = [f"{result['net']}, dense {result['fid_dense']:.1f}"]
+    for row in result["rows"]:
+        others = ", ".join(
+            f"{way} {found['compression']:.2f}x" for way, found in row["baselines"].items()
+        )
+        lines.append(
+            f"  +{row['budget']:.0%} {row['stage']:<10} ours {row['ours']['compression']:.2f}x "
+            f"(MACs {row['ours']['macs_ratio']:.2f}x), {row['over_published']:.2f} of published, "
+            f"{row['over_best']:.2f} of {row['best_baseline']}; {others}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--full", action="store_true", help="sizes for a GPU")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--recover", nargs="+", default=["published", "uniform ratio", "greedy"])
+    parser.add_argument("--out", type=Path, default=RESULTS / "compression_at_budget.json")
+    options = parser.parse_args()
+    effort = replace(FULL if options.full else Effort(), threads=options.threads)
+    nets = []
+    for name in options.nets:
+        bench = open_bench(name, effort, options.work)
+        nets.append(measure(bench, frozenset(options.ways), frozenset(options.recover)))
+        write_json(options.out, {"machine": machine(), "nets": nets})
+        print(to_text(nets[-1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

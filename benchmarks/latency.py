@@ -1,0 +1,316 @@
+"""Claim: rewriting the graph makes the dense net 1.25 times faster, with the same images.
+
+Against the published formula and against what torch exports of this code (`--no-rewrites`), whose
+PMish is already without Softplus.
+
+Question: how much faster is a compressed net, and do the rewrites help it as well?
+
+The generator of the zoo is exported with the published form of PMish (a Softplus), as it is, and
+rewritten; so is a compressed one, in which every 3x3 and 5x5 convolution of the cells keeps at most
+a quarter of its parameters as a spatial SVD. No search and no fine-tuning: this is about speed, and
+the images of the compressed net are not good. All sessions take turns in one process, by the timing
+of `edge_bench`: ratios of medians with a bootstrap interval over rounds. One thread is timed by the
+processor's clock, which stands while other programs run; two threads by that on the wall.
+
+    OMP_NUM_THREADS=1 python benchmarks/latency.py            # five minutes
+    OMP_NUM_THREADS=1 python benchmarks/latency.py --full     # four times as many runs
+    ... --compressed small=runs/small/compressed.pt           # also nets of your own, by name
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ard.plan import Factorization, RankPlan
+from ard.surgery import apply_plan
+from edge_bench.runners import OnnxRuntimeRunner
+from edge_bench.statistics import disturbance, ratio_of_medians, summarize
+from edge_bench.timing import TimingPlan, measure
+from export.activation_forms import choose_activation_forms
+from export.bundle import count_macs
+from export.parity import check_parity
+from export.rewrites import rewrite
+from export.to_onnx import build_model
+from nas_gan.activations import PMish, away_from_zero
+from nas_gan.checkpoint import build_generator, load_checkpoint
+from nas_gan.cli import progress
+from nas_gan.files import write_json
+from nas_gan.metrics.sampling import latent_bank
+
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "nas_gan" / "zoo" / "fashion_mnist.pt"
+RESULT = Path(__file__).parent / "results" / "latency.json"
+BATCHES, LATENTS, SEED = (1, 64), 120, 0
+CLOCKS = {1: time.process_time_ns, 2: time.perf_counter_ns}
+SHARE = 4  # one weight in four stays
+# What is compared: (slower, faster), and the ratio asked for where there is one.
+PAIRS: tuple[tuple[str, str, float | None], ...] = (
+    ("dense published", "dense as is", None),
+    ("dense published", "dense rewritten", 1.25),
+    ("dense as is", "dense rewritten", 1.25),
+    ("compressed as is", "compressed rewritten", None),
+    ("dense rewritten", "compressed rewritten", 1.5),
+    ("dense published", "compressed rewritten", 2.5),
+)
+
+
+class PublishedPMish(nn.Module):
+    """`x * tanh(softplus(beta x) / beta)` as it stands in the paper."""
+
+    def __init__(self, beta: nn.Parameter) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        beta = away_from_zero(self.beta)
+        return x * torch.tanh(F.softplus(beta * x) / beta)
+
+
+def with_published_activations(generator: nn.Module) -> nn.Module:
+    """`generator` itself, its PMish written as published."""
+    for name, module in list(generator.named_modules()):
+        if isinstance(module, PMish):
+            generator.set_submodule(name, PublishedPMish(module.beta))
+    return generator
+
+
+def quarter(generator: nn.Module) -> RankPlan:
+    """A spatial SVD with at most a quarter of the weights for each larger kernel of the cells.
+
+    Ranks are multiples of 8: runtimes compute whole blocks of channels.
+    """
+    plan = {}
+    for name, layer in generator.named_modules():
+        if name.startswith("cell") and isinstance(layer, nn.Conv2d) and layer.kernel_size[0] > 1:
+            c_out, c_in, height, width = layer.weight.shape
+            rank = layer.weight.numel() // (SHARE * (c_in * height + c_out * width))
+            plan[name] = Factorization("spatial_svd", (max(8, rank // 8 * 8),))
+    return RankPlan(plan)
+
+
+def load(path: Path) -> nn.Module:
+    return build_generator(load_checkpoint(path))
+
+
+def write_graphs(
+    folder: Path, others: Mapping[str, Path]
+) -> tuple[dict[str, Path], list[dict[str, Any]]]:
+    """The graphs to be timed, by name, and what is known of each net."""
+    dense = load(ZOO)
+    nets = {"dense": dense, "compressed": apply_plan(dense, quarter(dense))}
+    nets |= {name: load(path) for name, path in others.items()}
+    plain = {name: build_model(net, rewrites=()) for name, net in nets.items()}
+    models = {"dense published": build_model(with_published_activations(load(ZOO)), rewrites=())}
+    for name, model in plain.items():
+        models |= {f"{name} as is": model, f"{name} rewritten": rewrite(model)}
+    latents = latent_bank(16, LATENTS, SEED)
+    paths, rows = {}, []
+    for name, model in models.items():
+        net = nets[name.rpartition(" ")[0] if name.endswith("rewritten") else name.split(" ")[0]]
+        paths[name] = folder / f"{name.replace(' ', '_')}.onnx"
+        onnx.save(model, paths[name])
+        parity = check_parity(net, paths[name], latents)
+        rows.append(
+            {
+                "graph": name,
+                "params": sum(p.numel() for p in net.parameters()),
+                "macs": convolution_macs(model),
+                "macs_of_the_network": count_macs(net),
+                "nodes": len(model.graph.node),
+                "parity": parity.to_dict(),
+            }
+        )
+    return paths, rows
+
+
+def convolution_macs(model: onnx.ModelProto) -> int:
+    """Multiply-adds of the convolutions and matrix products of a graph, for one image."""
+    weights = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    }
+    total = 0
+    for node in model.graph.node:
+        if node.op_type in {"Conv", "ConvTranspose"}:
+            at = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]]
+            total += weights[node.input[1]] * int(np.prod(at[2:]))
+        elif node.op_type == "Gemm":
+            total += weights[node.input[1]]
+    return total
+
+
+def time_graphs(
+    paths: Mapping[str, Path], pairs: list[tuple[str, str, float | None]], runs: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Every graph at each batch and number of threads, in turns; ratios of the pairs."""
+    names, rows = list(paths), []
+    bank = latent_bank(max(BATCHES), LATENTS, SEED).numpy()
+    settings = [(threads, batch) for threads in (1, 2) for batch in BATCHES]
+    with progress("timing graphs", len(settings)) as advance:
+        for threads, batch in settings:
+            plan = TimingPlan(
+                runs=runs * (10 if batch == 1 else 1),
+                warmup=3,
+                duration_s=seconds,
+                block=10 if batch == 1 else 1,
+                max_warmup_s=2.0,
+            )
+            with ExitStack() as stack:
+                runners = [
+                    stack.enter_context(OnnxRuntimeRunner(paths[name], threads)) for name in names
+                ]
+                timings = measure(runners, [bank] * len(names), [batch], CLOCKS[threads], plan)
+            times = {name: t.times_ns / 1e3 for name, t in zip(names, timings, strict=True)}
+            rows.append(
+                {
+                    "threads": threads,
+                    "clock": "processor" if threads == 1 else "wall",
+                    "batch": batch,
+                    "latency_us": {name: asdict(summarize(times[name])) for name in names},
+                    "ratios": [compare(times, *pair) for pair in pairs],
+                }
+            )
+            advance(1)
+    return rows
+
+
+def compare(
+    times: Mapping[str, np.ndarray[Any, Any]], slow: str, fast: str, bar: float | None
+) -> dict[str, Any]:
+    """How many times faster the second graph is, and whether that is what was asked for."""
+    ratio = ratio_of_medians(times[slow], times[fast], np.random.default_rng(SEED))
+    return {
+        "of": slow,
+        "over": fast,
+        **asdict(ratio),
+        "bar": bar,
+        "met": None if bar is None else ratio.value >= bar,
+        "doubt": list(disturbance(ratio)),
+    }
+
+
+def activation_graphs(folder: Path, beta: float) -> dict[str, Path]:
+    """PMish on `(n, 32, 32, 32)` in its published form and in ours."""
+
+    def node(op_type: str, inputs: str, output: str) -> onnx.NodeProto:
+        return helper.make_node(op_type, inputs.split(), [output], output)
+
+    shape: list[str | int | None] = ["batch", 32, 32, 32]
+    nodes = [node("Mul", "latents b", "u"), node("Softplus", "u", "l"), node("Div", "l b", "t")]
+    nodes += [node("Tanh", "t", "h"), node("Mul", "latents h", "images")]
+    graph = helper.make_graph(
+        nodes,
+        "activation",
+        [helper.make_tensor_value_info("latents", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.array([beta], np.float32), "b")],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+    paths = {"published": folder / f"published_{beta}.onnx", "ours": folder / f"ours_{beta}.onnx"}
+    onnx.save(model, paths["published"])
+    onnx.save(choose_activation_forms(model), paths["ours"])
+    return paths
+
+
+def time_activations(folder: Path, runs: int) -> list[dict[str, Any]]:
+    """The form for each range of beta against the published one, on one image, one thread."""
+    rows = []
+    x = np.random.default_rng(SEED).standard_normal((1, 32, 32, 32)).astype(np.float32)
+    for beta in (1.0, 0.9, 3.0):
+        paths = activation_graphs(folder, beta)
+        with ExitStack() as stack:
+            runners = [stack.enter_context(OnnxRuntimeRunner(p, 1)) for p in paths.values()]
+            published, ours = (np.asarray(runner.infer(x), np.float64) for runner in runners)
+            plan = TimingPlan(runs=10 * runs, duration_s=2.0, warmup=10)
+            timings = measure(runners, [x, x], [1], CLOCKS[1], plan)
+        times = {name: t.times_ns / 1e3 for name, t in zip(paths, timings, strict=True)}
+        row = {"beta": beta, "largest_difference": float(np.abs(published - ours).max())}
+        rows.append(row | compare(times, "published", "ours", None))
+    return rows
+
+
+def show(result: Mapping[str, Any]) -> None:
+    for row in result["graphs"]:
+        print(f"{row['graph']:22} {row['macs']:>12,} MACs {row['nodes']:>4} nodes "
+              f"largest difference {row['parity']['max_abs']:.1e}")  # fmt: skip
+    for row in result["latency"]:
+        print(f"batch {row['batch']}, {row['threads']} thread(s)")
+        for ratio in row["ratios"]:
+            asked = "" if ratio["bar"] is None else f"  asked {ratio['bar']:g}: {ratio['met']}"
+            print(
+                f"  {ratio['of']:>17} / {ratio['over']:21} {ratio['value']:.2f} "
+                f"({ratio['low']:.2f}-{ratio['high']:.2f}; fastest runs "
+                f"{ratio['of_fastest']:.2f}){asked}{'  ' if ratio['doubt'] else ''}"
+                f"{'; '.join(ratio['doubt'])}"
+            )
+    for row in result["activations"]:
+        print(
+            f"PMish, beta {row['beta']:g}: {row['value']:.2f} times faster "
+            f"({row['low']:.2f}-{row['high']:.2f}), largest difference "
+            f"{row['largest_difference']:.1e}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="four times as many runs")
+    parser.add_argument(
+        "--compressed", action="append", default=[], metavar="NAME=FILE", help="also time this net"
+    )
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    others = {}
+    for entry in arguments.compressed:
+        name, equals, path = entry.partition("=")
+        if not equals or not Path(path).is_file() or name in {"dense", "compressed", ""}:
+            parser.error(f"--compressed takes NAME=FILE of a checkpoint; got {entry!r}")
+        others[name] = Path(path)
+    many = 4 if arguments.full else 1
+    pairs = list(PAIRS)
+    for name in others:
+        pairs += [
+            (f"{name} as is", f"{name} rewritten", None),
+            ("dense rewritten", f"{name} rewritten", 1.5),
+            ("dense published", f"{name} rewritten", 2.5),
+        ]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        paths, graphs = write_graphs(folder, others)
+        result = {
+            "machine": {
+                "machine": platform.machine(),
+                "cores": os.cpu_count(),
+                "load_at_start": os.getloadavg()[0],
+                **{name: version(name) for name in ("torch", "onnx", "onnxsim", "onnxruntime")},
+            },
+            "checkpoint": ZOO.name,
+            "plan": str(quarter(load(ZOO))),
+            "seed": SEED,
+            "graphs": graphs,
+            "latency": time_graphs(paths, pairs, runs=12 * many, seconds=5.0 * many),
+            "activations": time_activations(folder, runs=10 * many),
+        }
+    write_json(arguments.out, result)
+    show(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The picture of `compression_at_budget.json`: compression against ΔFD, ours and the baselines.
+
+    python benchmarks/pareto.py
+
+One picture of every net before recovery and one after it. Of each way only the plans are joined
+that no other plan of that way beats in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rank_bench import RESULTS
+
+from ard.curves import Curve, curves_figure
+from ard.evaluate import Evaluation
+from ard.plots import save_figure
+
+WAYS = ("ours", "published", "uniform ratio", "energy", "greedy")
+
+
+def front(points: Iterable[tuple[float, Evaluation]]) -> tuple[tuple[float, Evaluation], ...]:
+    """The points that no other beats: more compressed and less harmed."""
+    kept: list[tuple[float, Evaluation]] = []
+    for ratio, evaluation in sorted(points, key=lambda p: (-p[0], p[1].delta_fid)):
+        if not kept or evaluation.delta_fid < kept[-1][1].delta_fid:
+            kept.append((ratio, evaluation))
+    return tuple(reversed(kept))
+
+
+def curves(net: dict[str, Any], stage: str, limit: float) -> list[Curve]:
+    """One curve a way; plans that lose more than `limit` are left out."""
+    found = []
+    for way in WAYS:
+        points = [
+            (p["compression"], Evaluation(0.0, **p[stage], n_samples=1, extractor=""))
+            for p in net["points"]
+            if p["way"] == way and p[stage] and p[stage]["delta_fid"] <= limit
+        ]
+        if points:
+            found.append(Curve(way, front(points)))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS / "compression_at_budget.json")
+    parser.add_argument("--limit", type=float, default=1.0, help="of the dense distance")
+    options = parser.parse_args()
+    for net in json.loads(options.results.read_text())["nets"]:
+        for stage in ("factorized", "recovered"):
+            drawn = curves(net, stage, options.limit * net["fid_dense"])
+            figure = curves_figure(
+                drawn,
+                distance=f"FD ({net['extractor']})",
+                title=f"{net['net']}, {'after' if stage == 'recovered' else 'before'} recovery",
+            )
+            save_figure(figure, options.results.parent / f"pareto_{net['net']}_{stage}.png")
+
+
+if __name__ == "__main__":
+    main()

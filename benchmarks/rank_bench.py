@@ -1,0 +1,323 @@
+"""What the benchmarks of the rank engine share: the two nets, the ways to choose ranks, one score.
+
+Every way to choose ranks is a list of plans, mild to harsh. A plan is built as its method builds
+it, scored on one bank of latents, recovered by one recovery, and scored again on the same bank.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ard.baselines import (
+    energy_threshold,
+    evbmf,
+    greedy,
+    penalty_plans,
+    random_plans,
+    uniform_rank,
+    uniform_ratio,
+)
+from ard.batchnorm import correct_batchnorm
+from ard.cost import params_cost
+from ard.evaluate import Candidate, Evaluation, FidEvaluator
+from ard.executors import SerialExecutor
+from ard.journal import FileJournal
+from ard.layers import LayerProfile
+from ard.pipeline import Prepared, prepare
+from ard.plan import DENSE, Factorization, RankPlan
+from ard.published import published_generator
+from ard.recovery import Recovery, recover
+from ard.sensitivity import Measure, SensitivityTable, single_layer_plans, sweep
+from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
+from ard.summary import plan_macs, plan_params
+from ard.surgery import apply_plan
+from nas_gan.cli import progress
+
+ZOO = Path(__file__).parents[1] / "nas_gan" / "zoo"
+NETS = {"mmd-nas": ZOO / "fashion_mnist.pt", "adversarial-nas": ZOO / "adversarial_nas.pt"}
+RESULTS = Path(__file__).parent / "results"
+# Ranks of the published sweep as multiples of the width of its net (128 to 768 of 256), and the
+# ranks of its linear layers.
+PUBLISHED_CONV, PUBLISHED_LINEAR = (0.5, 1, 2, 3), (2, 4, 8, 16, 32)
+PENALTIES = (4, 2, 1, 1 / 2, 1 / 5, 1 / 10, 1 / 15, 1 / 20, 1 / 50)
+SHARES = (0.7, 0.55, 0.42, 0.32, 0.25, 0.18, 0.12)
+ENERGIES = (0.995, 0.98, 0.95, 0.9, 0.85, 0.75, 0.65)
+WEAKENINGS = (0.5, 0.7, 0.85, 1.0)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Sizes of a benchmark run: images behind scores and updates behind a recovery."""
+
+    samples: int = 1000
+    sweep_samples: int = 250
+    recover_steps: int = 60
+    recover_batch: int = 16
+    threads: int = 1
+
+
+FULL = Effort(samples=10_000, sweep_samples=2500, recover_steps=2000, recover_batch=64)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One plan of one way to choose ranks."""
+
+    way: str
+    setting: float
+    params: int
+    macs: int
+    compression: float
+    macs_ratio: float
+    factorized: dict[str, float]
+    recovered: dict[str, float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class RankBench:
+    """One net, its banks of latents, and everything that was measured once."""
+
+    name: str
+    setting: Setting
+    effort: Effort
+    work: Path
+
+    @cached_property
+    def generator(self) -> nn.Module:
+        return self.setting.generator
+
+    @cached_property
+    def joint(self) -> FidEvaluator:
+        return make_evaluator(self.setting, self._config, n=self.effort.samples, seed=2)
+
+    @cached_property
+    def single(self) -> FidEvaluator:
+        return make_evaluator(self.setting, self._config, n=self.effort.sweep_samples, seed=1)
+
+    @cached_property
+    def latents(self) -> Tensor:
+        """Behind everything that is fitted in closed form."""
+        return self.setting.latents(128, 6)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        with progress(f"{self.name}: preparing", 1) as advance:
+            prepared = prepare(self.generator, self.latents)
+            advance(1)
+        return prepared
+
+    @property
+    def layers(self) -> tuple[LayerProfile, ...]:
+        return self.prepared.layers
+
+    @property
+    def _config(self) -> MeasuringConfig:
+        return MeasuringConfig(threads=self.effort.threads)
+
+    @property
+    def fid_dense(self) -> float:
+        return self.joint.paired.fid_dense
+
+    # -- how plans become generators
+
+    def build_ours(self, plan: RankPlan) -> nn.Module:
+        return self.prepared.assemble(plan)
+
+    def build_plain(self, plan: RankPlan) -> nn.Module:
+        """As the peers do: factors of the weights alone, batch statistics corrected."""
+        if plan == DENSE:
+            return self.generator
+        factorized = apply_plan(self.generator, plan)
+        moments = self.prepared.assemble.moments
+        return correct_batchnorm(factorized, self.generator, self.latents, dense_moments=moments)
+
+    def build_published(self, plan: RankPlan) -> nn.Module:
+        """CP from a random start; the fault in the linear layers mended."""
+        if plan == DENSE:
+            return self.generator
+        factorized = published_generator(self.generator, plan, seed=0, linear_fault=False)
+        moments = self.prepared.assemble.moments
+        return correct_batchnorm(factorized, self.generator, self.latents, dense_moments=moments)
+
+    def recover(self, factorized: nn.Module) -> nn.Module:
+        settings = Recovery(self.effort.recover_steps, self.effort.recover_batch, seed=4)
+        return recover(
+            factorized,
+            self.generator,
+            settings,
+            selection=self.setting.latents(64, 5),
+            score=self.score,
+            latent_dim=self.setting.latent_dim,
+        )
+
+    def score(self, network: nn.Module) -> float:
+        return self.single(Candidate(DENSE, lambda _: network)).fid
+
+    # -- tables of single layers, for the ways that need one
+
+    def table(
+        self, way: str, choices: Sequence[tuple[str, Factorization]], build: Build
+    ) -> SensitivityTable:
+        """Scores of single layers, remembered in the work folder."""
+        plans = [DENSE, *single_layer_plans(choices)]
+        journal = FileJournal(self.work / f"{self.name}-{way}.jsonl", asdict(self.effort))
+        with progress(f"{self.name}: {way}, single layers", len(plans)) as advance:
+            dense, *singles = sweep(
+                plans, Measure(build, self.single), SerialExecutor(), journal, on_measured=advance
+            )
+        scores = {c: m.evaluation for c, m in zip(choices, singles, strict=True)}
+        return SensitivityTable.of(dense.evaluation, scores, self.layers)
+
+    def published_choices(self) -> list[tuple[str, Factorization]]:
+        """The published grid, its convolution ranks scaled to the width of this net."""
+        choices = []
+        for layer in self.layers:
+            if layer.kind == "linear":
+                largest = layer.max_rank("svd")[0]
+                ranks = [r for r in PUBLISHED_LINEAR if r <= largest]
+                choices += [(layer.name, Factorization("svd", (r,))) for r in ranks]
+            elif "cp" in layer.methods():
+                width = max(layer.shape[:2])
+                for multiple in PUBLISHED_CONV:
+                    choice = Factorization("cp", (int(multiple * width),))
+                    if layer.params(choice) < layer.params():
+                        choices.append((layer.name, choice))
+        return choices
+
+    def plain_choices(self) -> list[tuple[str, Factorization]]:
+        """What AIMET's greedy search looks at: spatial SVD, or SVD, at a few ratios."""
+        return [
+            (layer.name, choice)
+            for layer in self.layers
+            for method in ("spatial_svd", "svd")
+            for choice in layer.rank_grid(method, (0.6, 0.4, 0.25, 0.15, 0.08))
+        ]
+
+    # -- the ways to choose ranks
+
+    def ways(self) -> Mapping[str, tuple[Build, Callable[[], list[tuple[float, RankPlan]]]]]:
+        """Name to how it builds, and a function that gives its plans with their settings."""
+        weights = {
+            layer.name: self.generator.get_parameter(f"{layer.name}.weight").detach()
+            for layer in self.layers
+        }
+        dense = sum(layer.params() for layer in self.layers)
+
+        def published() -> list[tuple[float, RankPlan]]:
+            table = self.table("published", self.published_choices(), self.build_published)
+            plans = penalty_plans(table, self.layers, PENALTIES)
+            return list(zip(PENALTIES, plans, strict=True))
+
+        def aimet() -> list[tuple[float, RankPlan]]:
+            table = self.table("greedy", self.plain_choices(), self.build_plain)
+            return [(s, greedy(table, self.layers, params_cost, s * dense)) for s in SHARES]
+
+        widest = max(max(layer.shape[:2]) for layer in self.layers if layer.kind != "linear")
+        ranks = [max(1, round(widest * share)) for share in (2, 1.5, 1, 0.75, 0.5, 0.35, 0.25)]
+        return {
+            "published": (self.build_published, published),
+            "uniform rank": (
+                self.build_plain,
+                lambda: [(r, uniform_rank(self.layers, r, "spatial_svd")) for r in ranks],
+            ),
+            "uniform ratio": (
+                self.build_plain,
+                lambda: [(s, uniform_ratio(self.layers, s, "spatial_svd")) for s in SHARES],
+            ),
+            "energy": (
+                self.build_plain,
+                lambda: [
+                    (e, energy_threshold(self.layers, weights, e, "spatial_svd")) for e in ENERGIES
+                ],
+            ),
+            "EVBMF": (
+                self.build_plain,
+                lambda: [(w, evbmf(self.layers, weights, "tucker2", w)) for w in WEAKENINGS],
+            ),
+            "greedy": (self.build_plain, aimet),
+            "random": (self.build_plain, self._random),
+        }
+
+    def _random(self) -> list[tuple[float, RankPlan]]:
+        grid: dict[str, list[Factorization]] = {}
+        for name, choice in self.plain_choices():
+            grid.setdefault(name, []).append(choice)
+        plans = random_plans(self.layers, grid, 6, torch.Generator().manual_seed(0))
+        return [(float(i), plan) for i, plan in enumerate(plans)]
+
+    # -- measuring
+
+    def point(self, way: str, value: float, plan: RankPlan, build: Build, again: bool) -> Point:
+        """Build and score a plan, and with `again` recover and score it again; remembered."""
+        memory = self.work / f"{self.name}-points.jsonl"
+        key = [way, plan.to_json(), again, asdict(self.effort)]
+        for line in memory.read_text().splitlines() if memory.exists() else ():
+            known = json.loads(line)
+            if known["key"] == key:
+                return Point(**known["point"])
+        factorized = build(plan)
+        before = self.evaluate(factorized)
+        after = self.evaluate(self.recover(factorized)) if again else None
+        point = self.describe(way, value, plan, before, after)
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with memory.open("a") as file:
+            file.write(json.dumps({"key": key, "point": asdict(point)}) + "\n")
+        return point
+
+    def evaluate(self, network: nn.Module) -> Evaluation:
+        return self.joint(Candidate(DENSE, lambda _: network))
+
+    def describe(
+        self,
+        way: str,
+        value: float,
+        plan: RankPlan,
+        before: Evaluation,
+        after: Evaluation | None,
+    ) -> Point:
+        profile = self.prepared.profile
+        params, macs = plan_params(profile, plan), plan_macs(profile, plan)
+        return Point(
+            way,
+            value,
+            params,
+            macs,
+            profile.total_params / params,
+            profile.total_macs / macs,
+            scores(before),
+            scores(after) if after else None,
+        )
+
+
+Build = Callable[[RankPlan], nn.Module]
+
+
+def scores(e: Evaluation) -> dict[str, float]:
+    return {"delta_fid": e.delta_fid, "ci_low": e.ci_low, "ci_high": e.ci_high}
+
+
+def open_bench(name: str, effort: Effort, work: Path) -> RankBench:
+    """One of `NETS`, ready to measure."""
+    torch.set_num_threads(effort.threads)
+    # Weights that a training drove to almost nothing make a CPU ten times slower.
+    torch.set_flush_denormal(True)
+    setting = load_setting(NETS[name], MeasuringConfig(threads=effort.threads))
+    return RankBench(name, setting, effort, work)
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "machine": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+    }

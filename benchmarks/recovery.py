@@ -1,0 +1,167 @@
+"""ΔFD of a factorized generator against training steps: ours, its options, the published way.
+
+    python benchmarks/recovery.py
+
+One plan (spatial SVD, SVD for matrices, a quarter of every layer's parameters) and one start for
+all, scored on the same latents. Ours distils the images with one rate for all weights. The
+published fine-tuning trains on against the discriminator and real images, with a rate of 1e-8 for
+the factors, which amounts to freezing them; it is also run with its factors trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from rank_bench import FULL, NETS, RESULTS, Effort, RankBench, machine, open_bench, scores
+from torch import Tensor, nn
+
+from ard.plan import Method, RankPlan
+from ard.polish import POLISH_BOUND, Polish, polish
+from ard.recovery import Recovery, feature_distance, parameter_groups, recover
+from nas_gan.averaging import ExponentialMovingAverage
+from nas_gan.checkpoint import build_saved_discriminator
+from nas_gan.cli import progress
+from nas_gan.data import ShuffledBatches, load_dataset
+from nas_gan.files import write_json
+from nas_gan.losses import make_loss
+from nas_gan.steps import AdversarialStep, StepLatents, image_distance
+from nas_gan.training import run_training
+from nas_gan.upper_bound import UpperBoundSchedule
+
+FACTOR_RATE = 1e-8  # of the published recipe
+RATE = 2e-4  # of everything else in it
+
+
+def quarter_plan(bench: RankBench, share: float) -> RankPlan:
+    """Every layer at a share of its parameters."""
+    choices = {}
+    for layer in bench.layers:
+        method: Method = "spatial_svd" if "spatial_svd" in layer.methods() else "svd"
+        for choice in layer.rank_grid(method, (share,)):
+            choices[layer.name] = choice
+    return RankPlan(choices)
+
+
+def distilled(
+    bench: RankBench, start: nn.Module, n_steps: int, weight: float, discriminator: nn.Module
+) -> nn.Module:
+    return recover(
+        start,
+        bench.generator,
+        Recovery(n_steps, bench.effort.recover_batch, seed=4),
+        selection=bench.setting.latents(64, 5),
+        score=bench.score,
+        distance=feature_distance(discriminator, weight) if weight else image_distance,
+        latent_dim=bench.setting.latent_dim,
+    )
+
+
+def fine_tuned(
+    bench: RankBench,
+    start: nn.Module,
+    n_steps: int,
+    factor_rate: float,
+    discriminator: nn.Module,
+    real: Callable[[int], Tensor],
+) -> nn.Module:
+    """The published fine-tuning; the average over the updates is what is scored."""
+    import copy
+
+    student, judge = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(discriminator)
+    judge.requires_grad_(True)
+    average = ExponentialMovingAverage(student, 0.98)
+    settings = Recovery(lr=RATE, factor_lr=factor_rate)
+    betas = (0.0, 0.9)
+    run_training(
+        AdversarialStep(
+            student,
+            judge,
+            make_loss("latest"),
+            g_optimizer=torch.optim.Adam(
+                parameter_groups(student, bench.generator, settings), RATE, betas
+            ),
+            d_optimizer=torch.optim.Adam(judge.parameters(), RATE, betas),
+            average=average,
+            upper_bound=UpperBoundSchedule("geometric", POLISH_BOUND, POLISH_BOUND),
+            real=real,
+            latents=StepLatents(4, bench.effort.recover_batch, bench.setting.latent_dim),
+            updates_per_epoch=n_steps,
+            n_steps=n_steps,
+        ),
+        n_steps=n_steps,
+    )
+    return average.average.eval().requires_grad_(False)
+
+
+def measure(bench: RankBench, steps: Sequence[int], share: float) -> dict[str, object]:
+    plan = quarter_plan(bench, share)
+    start = bench.build_ours(plan)
+    discriminator = build_saved_discriminator(bench.setting.checkpoint)
+    assert discriminator is not None
+    provenance = bench.setting.checkpoint.provenance
+    images = load_dataset(provenance["dataset"], size=provenance["resolution"])
+    batch = bench.effort.recover_batch
+    real = ShuffledBatches(images, batch, seed=9)
+
+    def polished(n_steps: int) -> nn.Module:
+        half = distilled(bench, start, n_steps // 2, 0.0, discriminator)
+        return polish(
+            half,
+            discriminator,
+            Polish(n_steps - n_steps // 2, batch, seed=8),
+            real=real,
+            latent_dim=bench.setting.latent_dim,
+            score=bench.score,
+        )
+
+    ways: dict[str, Callable[[int], nn.Module]] = {
+        "images": lambda n: distilled(bench, start, n, 0.0, discriminator),
+        "images and features": lambda n: distilled(bench, start, n, 0.3, discriminator),
+        "images, then adversarial": polished,
+        "published": lambda n: fine_tuned(bench, start, n, FACTOR_RATE, discriminator, real),
+        "published, factors trained": lambda n: fine_tuned(
+            bench, start, n, RATE, discriminator, real
+        ),
+    }
+    plain, before = bench.evaluate(bench.build_plain(plan)), bench.evaluate(start)
+    curves: dict[str, list[dict[str, float]]] = {}
+    with progress(bench.name, len(ways) * len(steps)) as advance:
+        for name, train in ways.items():
+            curves[name] = [{"steps": 0, **scores(before)}]
+            for n_steps in steps:
+                curves[name].append({"steps": n_steps, **scores(bench.evaluate(train(n_steps)))})
+                advance(1)
+    return {
+        "net": bench.name,
+        "fid_dense": bench.fid_dense,
+        "effort": asdict(bench.effort),
+        "plan": {name: str(choice) for name, choice in plan.items()},
+        "plain_factors": scores(plain),
+        "closed_form": scores(before),
+        "curves": curves,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", default="mmd-nas", choices=list(NETS))
+    parser.add_argument("--steps", nargs="+", type=int, default=[60, 180])
+    parser.add_argument("--share", type=float, default=0.25)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--full", action="store_true", help="sizes for a GPU")
+    parser.add_argument("--out", type=Path, default=RESULTS / "recovery.json")
+    options = parser.parse_args()
+    effort = replace(FULL if options.full else Effort(), threads=options.threads)
+    bench = open_bench(options.net, effort, Path("runs/bench"))
+    result = {"machine": machine(), **measure(bench, options.steps, options.share)}
+    write_json(options.out, result)
+    print(json.dumps(result["curves"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""A folder of single layers, dense and factorized, and how long each takes on this machine.
+
+`python -m ard.latency` writes the folder: ONNX files and `layers.json`, which says for each what
+layer it is and under which choice. What is measured becomes `latency.csv`, from which ranks are
+chosen on any machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import importlib.util
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_bench.device import DeviceDescription
+from edge_bench.errors import BundleError, InvalidValueError, RunnerError
+from edge_bench.runners import RUNNERS, InputSpec, OnnxRuntimeRunner, TensorRTRunner
+from edge_bench.statistics import ratio_of_medians
+from edge_bench.timing import Clock, TimingPlan, measure
+
+FILE, TABLE = "layers.json", "latency.csv"
+FORMAT = 1
+DENSE = "dense"
+# A layer on a GPU takes microseconds, and waiting for it as long again: one wait for this many.
+CALLS_PER_WAIT = 10
+RESAMPLES = 200
+WORKSPACE_MIB = 512
+
+
+@dataclass(frozen=True)
+class LayerModel:
+    """One ONNX file: a layer with this signature under this choice, `dense` or a factorization."""
+
+    signature: str
+    choice: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class LayerFolder:
+    """The models of a folder, and the precision that they were written in."""
+
+    precision: str
+    models: tuple[LayerModel, ...]
+
+    def groups(self) -> tuple[tuple[LayerModel, ...], ...]:
+        """The models of each signature, the dense one among them: what takes turns."""
+        names = dict.fromkeys(model.signature for model in self.models)
+        return tuple(tuple(m for m in self.models if m.signature == name) for name in names)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Under what times are taken, beside the batch size."""
+
+    runtime: str
+    device: str
+    threads: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One line of the table: the median time of a batch through a layer, and its 95 % interval."""
+
+    signature: str
+    choice: str
+    batch: int
+    milliseconds: float
+    ci_low: float
+    ci_high: float
+    runtime: str
+    device: str
+    threads: int
+    precision: str
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What it is the time of."""
+        place = Place(self.runtime, self.device, self.threads, self.precision)
+        return _key(self.signature, self.choice, self.batch, place)
+
+
+def _key(signature: str, choice: str, batch: int, place: Place) -> tuple[object, ...]:
+    return (signature, choice, batch, place)
+
+
+COLUMNS = tuple(field.name for field in fields(LayerTime))
+
+
+class LayerRunner(contextlib.AbstractContextManager["LayerRunner"], Protocol):
+    """A loaded layer; one `infer` runs it `calls` times and returns when all are finished."""
+
+    calls: int
+
+    @property
+    def input(self) -> InputSpec: ...
+
+    def infer(self, latents: NDArray[np.generic]) -> NDArray[np.generic]: ...
+
+
+class OnnxRuntimeLayer(OnnxRuntimeRunner):
+    """A layer in ONNX Runtime on the CPU."""
+
+    calls = 1
+
+
+class TensorRTLayer(TensorRTRunner):
+    """A layer in TensorRT whose data stays on the device, as between the layers of a net."""
+
+    calls = CALLS_PER_WAIT
+
+    def infer(self, latents: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Run the engine on the latents of the first call with this shape; no image comes back."""
+        cuda = self._open()
+        if self._bound != latents.shape:
+            self._bind(cuda, latents)
+            source = np.ascontiguousarray(latents)
+            cuda.copy_to_device(self._buffers[latents.shape].latents, source, self._stream)
+        for _ in range(self.calls):
+            if not self._context.execute_async_v3(self._stream):
+                raise RunnerError(f"{self._path}: TensorRT could not run it at {latents.shape}")
+        cuda.synchronize(self._stream)
+        return self._buffers[latents.shape].host
+
+
+def load_folder(folder: Path) -> LayerFolder:
+    """Read `layers.json` and check that every file is there.
+
+    Raises:
+        BundleError: it is not such a folder, or a file is missing.
+    """
+    path = folder / FILE
+    try:
+        listed: Any = json.loads(path.read_bytes())
+        if listed["format"] != FORMAT:
+            raise BundleError(f"{path}: format {listed['format']!r}, this program reads {FORMAT}")
+        models = tuple(
+            LayerModel(str(entry["signature"]), str(entry["choice"]), folder / str(entry["file"]))
+            for entry in listed["layers"]
+        )
+        precision = str(listed["precision"])
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder}: no {FILE} in this folder; write one with "
+            f"`python -m ard.latency CHECKPOINT --out {folder}`"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"{path}: not a list of layers ({error!r}); write it again") from None
+    for model in models:
+        # A list from elsewhere does not choose other folders of this machine.
+        if model.path.parent != folder or not model.path.is_file():
+            raise BundleError(f"{model.path}: no such file in the folder; copy it again")
+    if not models:
+        raise BundleError(f"{path}: it lists no layer")
+    return LayerFolder(precision, models)
+
+
+def time_layers(
+    folder: LayerFolder,
+    batches: Sequence[int],
+    known: Sequence[LayerTime],
+    *,
+    runner: str,
+    threads: int,
+    device: DeviceDescription,
+    plan: TimingPlan,
+    seed: int = 0,
+    clock: Clock = time.perf_counter_ns,
+    advance: Callable[[float], None] = lambda fraction: None,
+) -> Iterator[tuple[LayerTime, ...]]:
+    """Measure the layers, and yield after each signature all times so far, `known` ones included.
+
+    A layer and its factorizations are open at once and take turns, so that a busy machine hurts
+    all of them alike. Signatures whose times are all known are left out; where one is missing, all
+    are measured again, because only times of one session compare well.
+
+    Raises:
+        RunnerError: the runtime is missing, or refused a model.
+    """
+    if len(set(batches)) != len(batches):
+        raise InvalidValueError(f"every batch size once, found {list(batches)}")
+    runner = _resolve(runner)
+    place = Place(_runtime(runner), _device_name(device, runner), threads, folder.precision)
+    times = {row.key: row for row in known}
+    yield tuple(times.values())
+    groups = folder.groups()
+    for done, group in enumerate(groups):
+
+        def advance_within(fraction: float, done: int = done) -> None:
+            advance((done + fraction) / len(groups))
+
+        wanted = {
+            _key(model.signature, model.choice, batch, place)
+            for model in group
+            for batch in batches
+        }
+        if not wanted <= times.keys():
+            measured = _time_group(group, batches, place, runner, plan, seed, clock, advance_within)
+            times.update({row.key: row for row in measured})
+            yield tuple(times.values())
+        advance_within(1.0)
+
+
+def _time_group(
+    group: Sequence[LayerModel],
+    batches: Sequence[int],
+    place: Place,
+    runner: str,
+    plan: TimingPlan,
+    seed: int,
+    clock: Clock,
+    advance: Callable[[float], None],
+) -> Iterator[LayerTime]:
+    with contextlib.ExitStack() as opened:
+        runners: list[LayerRunner] = []
+        for model in group:
+            layer = _open(model.path, runner, place.threads, batches, opened)
+            runners.append(opened.enter_context(layer))
+        rng = np.random.default_rng(seed)
+        largest = max(batches)
+        inputs = [r.input.latents(largest, np.random.default_rng(seed)) for r in runners]
+        for timing in measure(runners, inputs, batches, clock, plan, advance):
+            # (rounds, block) of one call each
+            us = timing.times_ns / 1e3 / runners[timing.runner].calls
+            # Against a constant microsecond: the median, with the interval that rounds give it.
+            median = ratio_of_medians(us, np.ones_like(us), rng, resamples=RESAMPLES)
+            model = group[timing.runner]
+            in_ms = (median.value / 1e3, median.low / 1e3, median.high / 1e3)
+            yield LayerTime(model.signature, model.choice, timing.batch, *in_ms, *astuple(place))
+
+
+def _resolve(runner: str) -> str:
+    if runner not in RUNNERS:
+        raise RunnerError(f"runner {runner!r} is not known; choose one of {', '.join(RUNNERS)}")
+    if runner != "auto":
+        return runner
+    return "onnxruntime" if importlib.util.find_spec("tensorrt") is None else "tensorrt"
+
+
+def _runtime(runner: str) -> str:
+    try:
+        return f"{runner} {importlib.import_module(runner).__version__}"
+    except ImportError:
+        raise RunnerError(
+            f"{runner} is not installed; "
+            + (
+                "install it with: pip install onnxruntime"
+                if runner == "onnxruntime"
+                else "on a Jetson it comes with JetPack, elsewhere take --runner onnxruntime"
+            )
+        ) from None
+
+
+def _device_name(device: DeviceDescription, runner: str) -> str:
+    processor = device.gpu if runner == "tensorrt" else device.cpu
+    name = device.model or processor or device.machine
+    return f"{name}, {device.nvpmodel}" if device.nvpmodel else name
+
+
+def _open(
+    path: Path, runner: str, threads: int, batches: Sequence[int], opened: contextlib.ExitStack
+) -> LayerRunner:
+    if runner == "onnxruntime":
+        return OnnxRuntimeLayer(path, threads)
+    tensorrt = importlib.import_module("tensorrt")
+    engine = build_engine(tensorrt, path, (min(batches), max(batches)))
+    # An engine is good for this device and this version only: it is not kept.
+    folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+    (folder / f"{path.stem}.engine").write_bytes(engine)
+    return TensorRTLayer(folder / f"{path.stem}.engine")
+
+
+def build_engine(trt: Any, path: Path, batches: tuple[int, int]) -> bytes:
+    """A strongly typed engine of a layer for these batch sizes; `trt` is the `tensorrt` module.
+
+    Raises:
+        RunnerError: TensorRT does not take the model.
+    """
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    # TensorRT 10 has the flag; from 11 on every network takes its types from the graph.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(path.read_bytes()):
+        reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
+        raise RunnerError(f"{path}: TensorRT {trt.__version__} cannot read it: {reason}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_MIB << 20)
+    profile = builder.create_optimization_profile()
+    tensor = network.get_input(0)
+    least, most = batches
+    rest = tuple(tensor.shape)[1:]
+    profile.set_shape(tensor.name, (least, *rest), (most, *rest), (most, *rest))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise RunnerError(f"{path}: TensorRT {trt.__version__} built no engine from it")
+    return bytes(engine)
+
+
+# -- the table
+
+
+def read_times(path: Path) -> tuple[LayerTime, ...]:
+    """The times of an earlier run; none where there is no file.
+
+    Raises:
+        BundleError: the file is not a table of times.
+    """
+    if not path.exists():
+        return ()
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"no column {missing[0]!r}")
+        return tuple(_read_time(cells) for cells in reader)
+    except (ValueError, TypeError, csv.Error) as error:
+        raise BundleError(
+            f"{path}: not a table of times ({error}); remove it to measure anew"
+        ) from None
+
+
+def _read_time(cells: dict[str, str]) -> LayerTime:
+    return LayerTime(
+        cells["signature"],
+        cells["choice"],
+        int(cells["batch"]),
+        float(cells["milliseconds"]),
+        float(cells["ci_low"]),
+        float(cells["ci_high"]),
+        cells["runtime"],
+        cells["device"],
+        int(cells["threads"]),
+        cells["precision"],
+    )
+
+
+def to_csv(times: Sequence[LayerTime]) -> str:
+    """The columns of `COLUMNS`, times in milliseconds to a nanosecond."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in times:
+        cells = (round(cell, 6) if isinstance(cell, float) else cell for cell in astuple(row))
+        writer.writerow(cells)
+    return text.getvalue()

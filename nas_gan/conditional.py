@@ -1,0 +1,71 @@
+"""Labels of conditional generators: as one-hot columns behind the noise, or as an input of its own.
+
+Everywhere in this project a conditional generator takes one tensor `(n, latent_dim + n_classes)`,
+so that whatever handles latents handles labels. An exported net has two inputs instead.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas_gan.errors import InvalidValueError
+
+
+def with_labels(noise: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Noise `(n, latent_dim)` and integer labels `(n,)` to latents `(n, latent_dim + n_classes)`.
+
+    Raises:
+        InvalidValueError: the numbers of rows differ, or a label is not in `0..n_classes - 1`.
+    """
+    if labels.shape != noise.shape[:1]:
+        raise InvalidValueError(
+            f"noise {tuple(noise.shape)} needs one label a row; got {tuple(labels.shape)}"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
+        raise InvalidValueError(
+            f"labels must be in 0..{n_classes - 1}; got {int(labels.min())} to {int(labels.max())}"
+        )
+    onehot = F.one_hot(labels.long(), n_classes).to(noise)
+    return torch.cat([noise, onehot], dim=1)
+
+
+def labels_of(latents: Tensor, n_classes: int) -> Tensor:
+    """The integer labels `(n,)` of latents `(n, latent_dim + n_classes)`."""
+    return latents[:, -n_classes:].argmax(dim=1)
+
+
+class SplitInputs(nn.Module):
+    """A conditional generator with two inputs: noise `(n, latent_dim)` and int64 labels `(n,)`.
+
+    It traces and exports: the label picks a row of the identity matrix, and a label out of range
+    is an error in whatever runs the graph.
+
+    Raises:
+        InvalidValueError: the generator has no classes.
+    """
+
+    input_names = ("z", "label")
+    identity: Tensor
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        n_classes = getattr(generator, "n_classes", 0)
+        if not isinstance(n_classes, int) or n_classes < 2:
+            raise InvalidValueError(
+                f"{type(generator).__name__} is not conditional (n_classes {n_classes!r}); "
+                "call it with latents alone"
+            )
+        self.generator = generator
+        self.latent_dim, self.image_shape = generator.latent_dim, generator.image_shape
+        self.n_classes = n_classes
+        like = next(generator.parameters(), torch.empty(0))
+        identity = torch.eye(n_classes, dtype=like.dtype, device=like.device)
+        # Follows the generator to other devices and types, but is nothing to save.
+        self.register_buffer("identity", identity, persistent=False)
+
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+        onehot = F.embedding(label, self.identity)  # (n, n_classes)
+        images: Tensor = self.generator(torch.cat([z, onehot], dim=1))
+        return images

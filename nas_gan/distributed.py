@@ -1,0 +1,227 @@
+"""One training run in several processes: what they exchange, so that they compute what one would.
+
+Started by torchrun, each process takes its rows of the global batch. The losses are those of the
+global batch in every process: scores are gathered, since the mean of two MMDs is not the MMD of
+both halves, and batch normalisation uses the moments of all images. What is left is the mean of
+gradients, and that is DistributedDataParallel's.
+
+torch's wrapper is used directly and not through accelerate, whose `prepare` replaces networks and
+optimisers by its own: an adversarial step needs a network with and without its wrapper in one
+update (gradients of a frozen discriminator reach no reducer, and a gradient penalty is
+differentiated twice).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from nas_gan.errors import InvalidValueError
+
+Batch = TypeVar("Batch", bound=Tensor | tuple[Tensor, Tensor])
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run: number `rank` of `count`, computing on `device`."""
+
+    rank: int = 0
+    count: int = 1
+    device: str = "cpu"
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes files."""
+        return self.rank == 0
+
+
+@contextmanager
+def joined_processes(device: str = "cpu") -> Iterator[Processes]:
+    """The processes that torchrun started, joined; without torchrun this one alone.
+
+    `cuda` becomes the GPU with this process's number on its machine.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        yield Processes(device=device)
+        return
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+class Share(Generic[Batch]):
+    """This process's rows of every global batch that `sampler(index)` returns.
+
+    Raises:
+        InvalidValueError: the batch does not divide into equal parts (on the first call).
+    """
+
+    def __init__(self, sampler: Callable[[int], Batch], processes: Processes) -> None:
+        self.sampler, self.processes = sampler, processes
+
+    def __call__(self, index: int) -> Batch:
+        batch = self.sampler(index)
+        if isinstance(batch, Tensor):
+            return cast("Batch", self._rows(batch))
+        images, labels = batch
+        return cast("Batch", (self._rows(images), self._rows(labels)))
+
+    def _rows(self, batch: Tensor) -> Tensor:
+        n, count = len(batch), self.processes.count
+        if n % count:
+            raise InvalidValueError(
+                f"a batch of {n} does not divide into {count} processes; use a multiple of {count}"
+            )
+        return batch[self.processes.rank * n // count : (self.processes.rank + 1) * n // count]
+
+
+def told_by_main(value: float, processes: Processes) -> float:
+    """The number that the main process has; the others' own is passed over."""
+    if processes.count == 1:
+        return value
+    number = torch.tensor(value, dtype=torch.float64, device=processes.device)
+    dist.broadcast(number, src=0)
+    return number.item()
+
+
+def synchronised(module: nn.Module) -> nn.Module:
+    """The module, wrapped so that gradients become their mean over all processes in `backward`."""
+    if not _together():
+        return module
+    # Buffers are the same everywhere: batch moments are global, power iterations deterministic.
+    known = inspect.signature(DistributedDataParallel).parameters
+    # Newer versions of torch have another name for it, and warn of the older one.
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, **options)
+
+
+def gather_scores(scores: Tensor) -> Tensor:
+    """The scores of all processes in order of rank, `(n, d)` to `(count n, d)`.
+
+    Its gradient is the sum of the gradients of all processes' losses. When every process has the
+    same loss of the global batch, the mean of their gradients is the gradient of that loss.
+    """
+    if not _together():
+        return scores
+    gathered: Tensor = _Gather.apply(scores)
+    return gathered
+
+
+def global_batch_norm_(module: nn.Module) -> nn.Module:
+    """Let the batch normalisation of a network use the moments of all processes, in place.
+
+    torch's own SyncBatchNorm runs on GPUs only. Names and values of parameters stay; does nothing
+    in a single process.
+    """
+    if _together():
+        for name, child in module.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
+                setattr(module, name, GlobalBatchNorm.like(child))
+            else:
+                global_batch_norm_(child)
+    return module
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """Batch normalisation by the moments of the batches of all processes together."""
+
+    @classmethod
+    def like(cls, norm: _BatchNorm) -> GlobalBatchNorm:
+        """With the settings, parameters and statistics of `norm`."""
+        new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        new._parameters, new._buffers = norm._parameters, norm._buffers
+        return new.train(norm.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"batch normalisation needs at least 2 axes; got {input.ndim}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        axes = [0, *range(2, input.ndim)]
+        shape = (1, -1, *(1,) * (input.ndim - 2))
+        with torch.autocast(input.device.type, enabled=False):
+            x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+            n = x.numel() // x.shape[1] * dist.get_world_size()
+            mean = _summed(x.sum(dim=axes)) / n
+            centred = x - mean.view(shape)
+            # From centred values: the difference of two means of squares would cancel.
+            variance = _summed(centred.square().sum(dim=axes)) / n
+            out = centred * (variance + self.eps).rsqrt().view(shape)
+            if self.affine:
+                out = out * self.weight.view(shape) + self.bias.view(shape)
+        self._follow(mean.detach(), variance.detach() * (n / max(n - 1, 1)))
+        return out.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics; like torch's they hold the unbiased variance."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / self.num_batches_tracked.item()
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _summed(x: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(x)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; the gradient is a sum over processes too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; the gradient is the sum over processes, cut to the own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.n = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank() * ctx.n : (dist.get_rank() + 1) * ctx.n]

@@ -1,0 +1,229 @@
+"""MMD losses with one kernel, a mixture of kernels, or a kernel of random scale.
+
+The catalogue of MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019). All kernel means
+leave out the diagonal, the one across real and fake scores too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_gan.errors import InvalidValueError
+from nas_gan.losses.base import AdversarialLoss
+from nas_gan.losses.feedback import Draws, Feedback, Mixing
+from nas_gan.losses.kernels import (
+    LOWER_BOUND,
+    ONE_GAUSSIAN,
+    UPPER_BOUND,
+    Kernel,
+    kernel_health,
+    kernel_means,
+    normal_discrepancy,
+    off_diagonal_mean,
+    paired,
+    scale_for,
+    squared_distances,
+)
+
+# The random scale makes the mean kernel across a number between these.
+OMEGA = (0.05, 0.85)
+# A kernel of random scale is bounded through `beta * d2`.
+SCALED_LOWER, SCALED_UPPER = 0.125, 2.0
+# Noise on scores has the standard deviation ln(1 + level): at most 1.
+NOISE_CAP = 1.7183
+
+
+@dataclass(frozen=True)
+class KernelMMD(AdversarialLoss):
+    """`w0 E k(real, fake) - E k(fake) - w1 E k(real)` against the squared discrepancy.
+
+    `w1 = w0 - 1`. With `w0` 2 that is minus the discrepancy (the attractive loss), with 0 the
+    repulsive loss.
+
+    Attributes:
+        kernel: of the squared distances of scores.
+        cross_weight: w0.
+        bounded: distances within a set that the discriminator pulls together are floored at
+            `lower`, those it pushes apart capped at `upper`; the generator never sees bounds.
+        mixing: threshold from which on real and fake scores are mixed up; None never.
+        seed: of the coins.
+    """
+
+    kernel: Kernel = ONE_GAUSSIAN
+    cross_weight: float = 2.0
+    bounded: bool = False
+    lower: float = LOWER_BOUND
+    mixing: float | None = None
+    seed: int = 0
+    _draws: Draws = field(init=False, repr=False, compare=False)
+    _mixing: Mixing | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _start_state(self, self.mixing)
+
+    def discriminator(
+        self, real: Tensor, fake: Tensor, *, upper: float = UPPER_BOUND, epoch: int = 0
+    ) -> Tensor:
+        """Loss of the discriminator on `(m, d)` scores, a scalar."""
+        real, fake = paired(real, fake)
+        if self._mixing is not None:
+            with torch.no_grad():
+                unmixed = kernel_means(real, fake, self.kernel).discrepancy
+            real, fake = self._mixing(real, fake, unmixed)
+        real_weight = self.cross_weight - 1
+        lower, cap = (self.lower, upper) if self.bounded else (None, None)
+        real_lower, real_cap = (lower, None) if real_weight > 0 else (None, cap)
+        loss = -self._mean(fake, fake, lower, None)
+        if real_weight:
+            loss = loss - real_weight * self._mean(real, real, real_lower, real_cap)
+        if self.cross_weight:
+            loss = loss + self.cross_weight * self._mean(real, fake, None, cap)
+        return loss
+
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The squared discrepancy of `(m, d)` scores, a scalar."""
+        return kernel_means(*paired(real, fake), self.kernel).discrepancy
+
+    def health(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        """Mean kernels within the reals, within the fakes and across."""
+        return kernel_health(real, fake, self.kernel)
+
+    def _mean(self, a: Tensor, b: Tensor, lower: float | None, upper: float | None) -> Tensor:
+        squared = squared_distances(a, b)
+        if lower is not None or upper is not None:
+            squared = squared.clamp(min=lower, max=upper)
+        return off_diagonal_mean(self.kernel(squared))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Draws and, where there is mixing, its level."""
+        return _state(self._draws, self._mixing)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        _load_state(state, self._draws, self._mixing)
+
+
+@dataclass(frozen=True)
+class RandomScaleMMD(AdversarialLoss):
+    """Discrepancies under `exp(-beta d2)`, where beta fits a random mean kernel, drawn each time.
+
+    The generator minimises the discrepancy of real and fake scores. The discriminator maximises
+    it, and may draw scores to a normal distribution of spread 1 or away from it.
+
+    Attributes:
+        real_to_normal: weight of the discrepancy of real scores and the normal distribution in
+            the discriminator's loss.
+        fake_to_normal: the same of fake scores.
+        g_fake_to_normal: the same of fake scores in the generator's loss.
+        center: mean of the normal distribution for real scores; for fake ones it is minus that.
+        bounded: bounds in the discriminator's discrepancy. The published form swaps two of its
+            coefficients; this one is minus the bounded discrepancy, which is what it was for.
+        mixing: threshold from which on real and fake scores are mixed up; None never.
+        noise: threshold from which on the discriminator's scores get noise; None never.
+        seed: of the scales, coins and noise.
+    """
+
+    real_to_normal: float = 1.0
+    fake_to_normal: float = 0.0
+    g_fake_to_normal: float = 0.0
+    center: float = 0.0
+    bounded: bool = False
+    mixing: float | None = None
+    noise: float | None = None
+    seed: int = 0
+    _draws: Draws = field(init=False, repr=False, compare=False)
+    _mixing: Mixing | None = field(init=False, repr=False, compare=False)
+    _noise: Feedback | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _start_state(self, self.mixing)
+        noise = None if self.noise is None else Feedback(self.noise, rate=0.001, cap=NOISE_CAP)
+        object.__setattr__(self, "_noise", noise)
+
+    def discriminator(
+        self, real: Tensor, fake: Tensor, *, upper: float = UPPER_BOUND, epoch: int = 0
+    ) -> Tensor:
+        """Loss of the discriminator on `(m, d)` scores, a scalar."""
+        real, fake = paired(real, fake)
+        if self._noise is not None:
+            real, fake = self._noisy(real, fake, self._noise)
+        loss = torch.zeros((), dtype=real.dtype, device=real.device)
+        if self.real_to_normal:
+            loss = loss + self.real_to_normal * self._to_normal(real, self.center)
+        if self.fake_to_normal:
+            loss = loss + self.fake_to_normal * self._to_normal(fake, -self.center)
+        if self._mixing is not None:
+            with torch.no_grad():
+                unmixed = self._discrepancy(real, fake)
+            real, fake = self._mixing(real, fake, unmixed)
+        return loss - self._discrepancy(real, fake, bounded=self.bounded)
+
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Loss of the generator on `(m, d)` scores, a scalar."""
+        real, fake = paired(real, fake)
+        loss = self._discrepancy(real, fake)
+        if self.g_fake_to_normal:
+            loss = loss + self.g_fake_to_normal * self._to_normal(fake, -self.center)
+        return loss
+
+    def health(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        """Mean Gaussian kernels of sigma 1; a random scale would be fitted to have its mean."""
+        return kernel_health(real, fake, ONE_GAUSSIAN)
+
+    def _discrepancy(self, real: Tensor, fake: Tensor, *, bounded: bool = False) -> Tensor:
+        across = squared_distances(real, fake)
+        beta = scale_for(across, self._draws.between(*OMEGA))
+        within = [squared_distances(scores, scores) for scores in (real, fake)]
+        if bounded:
+            beta = beta.clamp(SCALED_LOWER, SCALED_UPPER)
+            within = [squared.clamp(min=SCALED_LOWER / beta) for squared in within]
+            across = across.clamp(max=SCALED_UPPER / beta)
+        k_real, k_fake, k_across = (
+            off_diagonal_mean(torch.exp(-beta * squared)) for squared in (*within, across)
+        )
+        return k_real + k_fake - 2 * k_across
+
+    def _to_normal(self, scores: Tensor, center: float) -> Tensor:
+        return normal_discrepancy(scores, self._draws.between(*OMEGA), center)
+
+    def _noisy(self, real: Tensor, fake: Tensor, noise: Feedback) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            clean = self._discrepancy(real, fake)
+        std = torch.tensor(noise.level).log1p().item()
+        noise.observe(clean.item())
+        return real + std * self._draws.normal(real), fake + std * self._draws.normal(fake)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Draws and, where there are any, the levels of mixing and noise."""
+        state = _state(self._draws, self._mixing)
+        return state if self._noise is None else state | {"noise": self._noise.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        _load_state(state, self._draws, self._mixing)
+        if self._noise is not None:
+            self._noise.load_state_dict(state["noise"])
+
+
+def _start_state(loss: KernelMMD | RandomScaleMMD, mixing: float | None) -> None:
+    if loss.seed < 0:
+        raise InvalidValueError(f"the seed of a loss must be at least 0; got {loss.seed}")
+    draws = Draws(loss.seed)
+    # The settings are frozen; what a loss remembers between updates is not.
+    object.__setattr__(loss, "_draws", draws)
+    object.__setattr__(loss, "_mixing", None if mixing is None else Mixing(mixing, draws))
+
+
+def _state(draws: Draws, mixing: Mixing | None) -> dict[str, Any]:
+    state = {"draws": draws.state_dict()}
+    return state if mixing is None else state | {"mixing": mixing.feedback.state_dict()}
+
+
+def _load_state(state: dict[str, Any], draws: Draws, mixing: Mixing | None) -> None:
+    draws.load_state_dict(state["draws"])
+    if mixing is not None:
+        mixing.feedback.load_state_dict(state["mixing"])

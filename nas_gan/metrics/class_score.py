@@ -1,0 +1,90 @@
+"""The score of Salimans et al. (2016): are single images clear, and are all of them varied?
+
+    exp of the mean over x of KL(p(y|x) || p(y)) = exp(mean of sum p log p  -  sum q log q)
+
+with q the mean of p(y|x). It is an Inception score only where Inception names the classes; of
+another network it is a number of the same kind and of another scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nas_gan.errors import InvalidValueError
+
+# As the first code of the score has it, and everyone since.
+SPLITS = 10
+# Tells the stream of the order of the images from others of the same seed.
+_ORDER_STREAM = 2
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Mean and deviation over `splits` parts of `n` images; `classes` names who chose classes."""
+
+    mean: float
+    std: float
+    splits: int
+    n: int
+    classes: str
+
+
+class StreamingClassScore:
+    """The score of `n` images that come in batches; the memory does not depend on n.
+
+    Which part an image belongs to depends on (seed, n) and its row only: a folder sorted by class
+    is mixed first.
+    """
+
+    def __init__(self, n: int, classes: str, splits: int = SPLITS, seed: int = 0) -> None:
+        if not 1 <= splits <= n:
+            raise InvalidValueError(
+                f"{n} images cannot be split in {splits}; take {splits} or more"
+            )
+        order = np.random.default_rng([seed, _ORDER_STREAM]).permutation(n)
+        self.part_of_row = np.empty(n, np.intp)  # (n,)
+        self.part_of_row[order] = np.arange(n) * splits // n
+        self.classes = classes
+        self._counts = np.zeros(splits)
+        self._negative_entropy = np.zeros(splits)  # sum over images of sum p log p
+        self._sum: npt.NDArray[np.float64] | None = None  # (splits, classes), sum of p
+
+    def update(self, rows: npt.NDArray[np.intp], logits: npt.NDArray[np.floating[Any]]) -> None:
+        """Add images of these rows with class scores before the softmax, `(b, classes)`."""
+        log_p = logits.astype(np.float64)
+        log_p -= log_p.max(axis=1, keepdims=True)
+        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+        p = np.exp(log_p)
+        if self._sum is None:
+            self._sum = np.zeros((len(self._counts), logits.shape[1]))
+        parts = self.part_of_row[rows]
+        np.add.at(self._counts, parts, 1)
+        np.add.at(self._negative_entropy, parts, (p * log_p).sum(axis=1))
+        np.add.at(self._sum, parts, p)
+
+    def result(self) -> ClassScore:
+        """The score of the images seen so far.
+
+        Raises:
+            InvalidValueError: a part has no image.
+        """
+        if self._sum is None or not self._counts.all():
+            raise InvalidValueError(
+                f"{int(self._counts.sum())} readable images leave one of {len(self._counts)} parts "
+                "without any; take more"
+            )
+        q = self._sum / self._counts[:, None]
+        # A class that no image can be has q = 0 and adds nothing.
+        entropy_of_mean = (q * np.log(np.maximum(q, np.finfo(np.float64).tiny))).sum(axis=1)
+        scores = np.exp(self._negative_entropy / self._counts - entropy_of_mean)
+        return ClassScore(
+            float(scores.mean()),
+            float(scores.std()),
+            len(scores),
+            int(self._counts.sum()),
+            self.classes,
+        )

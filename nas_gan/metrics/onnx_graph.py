@@ -1,0 +1,114 @@
+"""Networks of features as ONNX graphs, written node by node.
+
+torch's exporter takes ten seconds, and this runs whenever a command starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from nas_gan.errors import MissingDataError
+
+
+class OnnxGraph:
+    """Nodes and weights of an ONNX graph in the making; each method returns its output's name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+
+    def constant(self, value: npt.NDArray[Any]) -> str:
+        import onnx.numpy_helper
+
+        name = f"w{len(self.weights)}"
+        self.weights.append(onnx.numpy_helper.from_array(value, name))
+        return name
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        import onnx.helper
+
+        name = f"x{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(operator, inputs, [name], **attributes))
+        return name
+
+    def conv(
+        self,
+        x: str,
+        conv: nn.Conv2d,
+        norm: nn.BatchNorm2d,
+        activation: Literal["relu", "relu6"] | None = None,
+        pads: Sequence[int] | None = None,
+    ) -> str:
+        """A convolution with its batch normalisation folded in, and an activation behind it.
+
+        `pads` (top, left, bottom, right) takes the place of the layer's own even padding.
+        """
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        weight = conv.weight * scale[:, None, None, None]
+        bias = norm.bias - norm.running_mean * scale
+        parameters = [self.constant(p.detach().cpu().numpy()) for p in (weight, bias)]
+        pads = list(pads or (*map(int, conv.padding), *map(int, conv.padding)))
+        strides = list(conv.stride)
+        x = self.node("Conv", x, *parameters, group=conv.groups, strides=strides, pads=pads)
+        if activation == "relu":
+            return self.node("Relu", x)
+        if activation == "relu6":
+            bounds = [self.constant(np.array(value, np.float32)) for value in (0, 6)]
+            return self.node("Clip", x, *bounds)
+        return x
+
+    def serialize(
+        self, name: str, element: int, shape: Sequence[int | str], output: str, dim: int
+    ) -> bytes:
+        """The finished model: `images` of an ONNX element type to `features` `(n, dim)`."""
+        import onnx
+        from onnx import TensorProto, helper
+
+        nodes = [*self.nodes, helper.make_node("Flatten", [output], ["features"])]
+        graph = helper.make_graph(
+            nodes,
+            name,
+            [helper.make_tensor_value_info("images", element, shape)],
+            [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", dim])],
+            self.weights,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        onnx.checker.check_model(model)
+        return bytes(model.SerializeToString())
+
+
+def check_onnx() -> None:
+    """Raises MissingDataError where features on a CPU cannot be had."""
+    try:
+        import onnx  # noqa: F401  (used where the graph is written)
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise MissingDataError(
+            f"features on a CPU need ONNX Runtime ({error}); run: pip install onnx onnxruntime"
+        ) from error
+
+
+def open_session(model: bytes, threads: int | None) -> Any:
+    """An ONNX Runtime session on the CPU with so many threads, or as many as there are cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_in_parts(session: Any, images: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32]:
+    """Features `(n, dim)`, eight images at a time: those stay in the cache."""
+    starts = range(0, len(images), 8)
+    runs = [session.run(None, {"images": images[start : start + 8]})[0] for start in starts]
+    return np.concatenate([np.empty((0, dim), np.float32), *runs])

@@ -1,0 +1,251 @@
+"""Where images to be measured come from, a batch at a time: a generator, a data set, files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from nas_gan.conditional import labels_of
+from nas_gan.data import IMAGE_SUFFIXES, Images
+from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.metrics.protocol import to_uint8
+from nas_gan.metrics.sampling import StreamedLatents, generate_uint8
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """uint8 images `(b, 3, h, w)`, the rows they have in their source, and their labels if any."""
+
+    rows: npt.NDArray[np.intp]
+    images: Tensor
+    labels: Tensor | None = None
+
+
+class ImageSource(Protocol):
+    """Images in a fixed order; `len` counts those that are announced, before any is skipped.
+
+    `skipped` names, with the reason, each that turned out to be unreadable in the last pass.
+    """
+
+    name: str
+    skipped: list[str]
+
+    def __len__(self) -> int: ...
+
+    def batches(self, batch_size: int) -> Iterator[ImageBatch]:
+        """All images in order, those of one batch of one size."""
+        ...
+
+
+class GeneratedSource:
+    """What a generator makes of latents `(n, latent_dim)`, which may have labels behind them."""
+
+    def __init__(
+        self,
+        name: str,
+        generator: nn.Module,
+        latents: Tensor | StreamedLatents,
+        *,
+        device: str = "cpu",
+        quantize: Callable[[Tensor], Tensor] = to_uint8,
+    ) -> None:
+        self.name, self.generator, self.latents = name, generator, latents
+        self.device, self.quantize = device, quantize
+        self.n_classes = int(getattr(generator, "n_classes", 0))
+        self.skipped: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def batches(self, batch_size: int) -> Iterator[ImageBatch]:
+        """Images of the latents in order.
+
+        Raises:
+            DivergedError: an image holds a NaN or an infinity.
+        """
+        batches = generate_uint8(
+            self.generator,
+            self.latents,
+            batch_size=batch_size,
+            device=self.device,
+            quantize=self.quantize,
+        )
+        done = 0
+        for images in batches:
+            stop = done + len(images)
+            labels = None
+            if self.n_classes:
+                labels = labels_of(self.latents[done:stop], self.n_classes)
+            yield ImageBatch(np.arange(done, stop), images, labels)
+            done = stop
+
+
+class DatasetSource:
+    """Some rows of a data set, in order; all where none are named."""
+
+    def __init__(self, images: Images, rows: npt.NDArray[np.intp] | None = None) -> None:
+        self.name, self.images = images.name, images
+        self.chosen = np.arange(len(images)) if rows is None else rows
+        self.skipped: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def batches(self, batch_size: int) -> Iterator[ImageBatch]:
+        """Images of the chosen rows."""
+        for start in range(0, len(self), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(self)))
+            yield ImageBatch(rows, self.images[torch.from_numpy(self.chosen[rows])])
+
+
+class FolderSource:
+    """Image files below a folder, at their own size. Unreadable ones are skipped and named.
+
+    Raises:
+        MissingDataError: there are no image files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.name = str(folder)
+        files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        self.files = sorted(files)
+        if not self.files:
+            raise MissingDataError(f"no {', '.join(IMAGE_SUFFIXES)} files below {folder}")
+        self.skipped: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batches(self, batch_size: int) -> Iterator[ImageBatch]:
+        """Images as they are in the files; a new size starts a new batch.
+
+        Raises:
+            MissingDataError: not one file could be read.
+        """
+        self.skipped = []
+        rows: list[int] = []
+        images: list[Tensor] = []
+        for row, file in enumerate(self.files):
+            try:
+                image = read_rgb(file)
+            except MissingDataError as error:
+                self.skipped.append(str(error))
+                continue
+            if images and (len(images) == batch_size or image.shape != images[0].shape):
+                yield ImageBatch(np.array(rows), torch.stack(images))
+                rows, images = [], []
+            rows.append(row)
+            images.append(image)
+        if images:
+            yield ImageBatch(np.array(rows), torch.stack(images))
+        if len(self.skipped) == len(self.files):
+            raise MissingDataError(f"no readable image below {self.name}; {self.skipped[0]}")
+
+
+def read_rgb(path: Path) -> Tensor:
+    """One image file as uint8 `(3, h, w)`.
+
+    Raises:
+        MissingDataError: Pillow does not read it.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MissingDataError(f"{path}: not a readable image ({error})") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class ArraySource:
+    """The uint8 images of an `.npz` file, `(n, h, w, c)` or `(n, c, h, w)` with c 1 or 3.
+
+    The array is the one called `images`, else `arr_0`, else the only one. It is held in memory.
+
+    Raises:
+        MissingDataError: there is no such file.
+        InvalidValueError: it does not hold such an array.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.images = as_nchw(_read_array(path), path)
+        self.skipped: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, batch_size: int) -> Iterator[ImageBatch]:
+        """The images in order; grey ones repeated to three channels."""
+        for start in range(0, len(self), batch_size):
+            images = torch.from_numpy(self.images[start : start + batch_size].copy())
+            rows = np.arange(start, start + len(images))
+            yield ImageBatch(rows, images.expand(-1, 3, -1, -1))
+
+
+def array_names(path: Path) -> list[str]:
+    """Names of the arrays in an `.npz` file.
+
+    Raises:
+        MissingDataError: there is no such file.
+        InvalidValueError: it is not an `.npz` file.
+    """
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return list(file.files)
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{path}: no such file") from error
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise InvalidValueError(f"{path}: not an .npz file ({error})") from error
+
+
+def _read_array(path: Path) -> npt.NDArray[np.uint8]:
+    names = array_names(path)
+    named = [name for name in ("images", "arr_0") if name in names]
+    if not named and len(names) != 1:
+        raise InvalidValueError(
+            f"{path}: holds {', '.join(names) or 'nothing'}; call the array of images `images`"
+        )
+    name = named[0] if named else names[0]
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            array = file[name]
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise InvalidValueError(f"{path}: {name} cannot be read ({error})") from error
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+        raise InvalidValueError(f"{path}: {name} is {array.dtype}; images are uint8, 0..255")
+    return array
+
+
+def as_nchw(array: npt.NDArray[np.uint8], path: Path) -> npt.NDArray[np.uint8]:
+    """Images `(n, h, w, c)` or `(n, c, h, w)` as `(n, c, h, w)`.
+
+    Raises:
+        InvalidValueError: the shape is neither, or both.
+    """
+    last = array.ndim == 4 and array.shape[3] in (1, 3)
+    first = array.ndim == 4 and array.shape[1] in (1, 3)
+    if last == first or 0 in array.shape:
+        raise InvalidValueError(
+            f"{path}: an array of shape {array.shape} is {'either of' if last else 'neither'} "
+            "(n, h, w, c) and (n, c, h, w) with c 1 or 3"
+        )
+    return array if first else array.transpose(0, 3, 1, 2)
+
+
+def open_images(path: Path) -> ImageSource | None:
+    """The images in a folder or in an `.npz` file; None where the path is neither of them."""
+    if path.is_dir():
+        return FolderSource(path)
+    if path.suffix == ".npz":
+        return ArraySource(path)
+    return None

@@ -1,0 +1,107 @@
+"""Optimisers and learning-rate schedules of torch, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LinearLR, LRScheduler
+
+from nas_gan.errors import InvalidValueError
+
+T = TypeVar("T")
+
+
+def _classes(module: Any, base: type[T], *, but: Iterable[type] = ()) -> dict[str, type[T]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value not in (base, *but)
+        and not name.startswith("_")
+    }
+
+
+OPTIMIZERS = _classes(torch.optim, torch.optim.Optimizer)
+# One that follows a measured quantity has no place in a step that measures none.
+SCHEDULERS = _classes(
+    torch.optim.lr_scheduler,
+    LRScheduler,
+    but=[
+        torch.optim.lr_scheduler.ReduceLROnPlateau,
+        torch.optim.lr_scheduler.SequentialLR,
+        torch.optim.lr_scheduler.ChainedScheduler,
+        torch.optim.lr_scheduler.LambdaLR,
+        torch.optim.lr_scheduler.MultiplicativeLR,
+    ],
+)
+LINEAR_DECAY = "linear_decay"
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], lr: float, **params: Any
+) -> torch.optim.Optimizer:
+    """The optimiser of torch called `name` (`Adam`, `RMSprop`, ...; case does not matter).
+
+    Two calls with two rates make the two time scales of TTUR.
+
+    Raises:
+        InvalidValueError: torch has no such optimiser, or it takes no such setting or value.
+    """
+    kind = _find("optimizer", name, OPTIMIZERS)
+    return _build("optimizer", kind, {"params": list(parameters), "lr": lr, **params})
+
+
+def make_scheduler(
+    name: str | None, optimizer: torch.optim.Optimizer, *, n_updates: int, **params: Any
+) -> LRScheduler | None:
+    """The learning-rate schedule of torch called `name`; None is a constant rate.
+
+    It is stepped after each of the `n_updates` updates of its optimiser. `linear_decay` falls to 0
+    over all of them and stays there; CosineAnnealingLR gets them as its period unless told one.
+
+    Raises:
+        InvalidValueError: torch has no such schedule, or it takes no such setting or value.
+    """
+    if name is None:
+        return None
+    if name.lower() == LINEAR_DECAY:
+        fixed = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": n_updates}
+        return _build("scheduler", LinearLR, {"optimizer": optimizer, **fixed, **params})
+    kind = _find("scheduler", name, SCHEDULERS, [LINEAR_DECAY])
+    if kind is torch.optim.lr_scheduler.CosineAnnealingLR:
+        params = {"T_max": n_updates, **params}
+    return _build("scheduler", kind, {"optimizer": optimizer, **params})
+
+
+def _find(what: str, name: str, known: dict[str, type[T]], more: Iterable[str] = ()) -> type[T]:
+    by_lower = {key.lower(): key for key in (*known, *more)}
+    key = by_lower.get(name.lower())
+    if key is not None:
+        return known[key]
+    near = get_close_matches(name.lower(), by_lower, n=1)
+    offer = f"did you mean {by_lower[near[0]]}? " if near else ""
+    raise InvalidValueError(
+        f"{what} {name!r} is not known; {offer}choose one of {', '.join(by_lower.values())}"
+    )
+
+
+def _build(what: str, kind: Callable[..., T], arguments: dict[str, Any]) -> T:
+    name = getattr(kind, "__name__", str(kind))
+    settings = [key for key in inspect.signature(kind).parameters if key not in ("params", "self")]
+    for key in arguments:
+        if key not in ("params", *settings):
+            near = get_close_matches(key, settings, n=1)
+            offer = f"did you mean {near[0]}? " if near else ""
+            raise InvalidValueError(
+                f"{what} {name} has no setting {key!r}; {offer}it has {', '.join(settings)}"
+            )
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InvalidValueError(f"{what} {name}: {error}") from error

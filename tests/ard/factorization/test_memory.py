@@ -1,0 +1,43 @@
+"""The largest kernel of a generator, factorized in a process of its own that says what it took."""
+
+import subprocess
+import sys
+
+import pytest
+
+LIMIT = 2e9  # bytes, with Python and torch
+
+SCRIPT = """
+import resource, sys, torch
+from torch import nn
+from ard.factorization.statistics import LayerStatistics
+from ard.plan import Factorization
+from ard.surgery import factorize_layer
+rng = torch.Generator().manual_seed(0)
+conv = nn.Conv2d(512, 512, 5, bias=False, device="meta").to_empty(device="cpu")
+conv.weight.data.normal_(generator=rng)
+channel, vertical = (
+    torch.diag(torch.rand(n, generator=rng, dtype=torch.float64)) for n in (512, 2560)
+)
+statistics = LayerStatistics(channel, vertical, 1, output=channel)
+for choice in sys.argv[1:]:
+    factorize_layer(conv, Factorization.parse(choice), statistics)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # Linux counts in KiB
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's unit of ru_maxrss")
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("tucker2(256, 256)", "spatial_svd(640)"),
+        pytest.param(("cp(1024)",), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_kernel_of_512_channels_takes_no_more_than_two_gigabytes(choices):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *choices], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < LIMIT

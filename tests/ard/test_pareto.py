@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from contracts import scored
+from torch import nn
+
+from ard.cost import params_cost
+from ard.errors import BudgetError
+from ard.layers import LayerProfile
+from ard.pareto import COLUMNS, ParetoConfig, cheaper_within, folder_of, main, parse_budgets
+from ard.pipeline import Found, Prepared
+from ard.plan import DENSE, Factorization, RankPlan
+from ard.surgery import apply_plan
+from nas_gan.checkpoint import build_generator, load_checkpoint
+from nas_gan.cli import run
+from nas_gan.metrics.sampling import latents_of
+
+Call = Callable[..., tuple[int, str, str]]
+QUICK = (
+    *("--samples", "64", "--sweep-samples", "32", "--anchors", "4"),
+    *("--recover-steps", "2", "--max-trials", "2"),
+    *("--features", "efficientnet-lite0", "--threads", "1"),
+    *("--methods", "svd", "--fractions", "0.5", "0.2"),
+)
+
+
+@pytest.fixture(scope="module")
+def arguments(checkpoint: Path, statistics: Path) -> tuple[str | Path, ...]:
+    return (checkpoint, "--reference", statistics, *QUICK)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    arguments: tuple[str | Path, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, int]:
+    """Budgets out of order, of which the smallest cannot be met."""
+    run_dir = tmp_path_factory.mktemp("pareto") / "run"
+    budgets = ("--budgets", "900%", "1e-9", "40%")
+    args = [str(argument) for argument in (*arguments, *budgets, "--run-dir", run_dir)]
+    code = run(main, ParetoConfig, prog="python -m ard.pareto", description="", args=args)
+    return run_dir, code
+
+
+def rows_of(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "pareto.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_budget_that_is_not_met_exits_3_with_everything_saved(
+    finished: tuple[Path, int],
+) -> None:
+    run_dir, code = finished
+    assert code == 3
+    folders = {"budget-1e-9", "budget-40pct", "budget-900pct"}
+    files = {"config.json", "journal.jsonl", "sensitivity.csv", "pareto.csv", "pareto.png"}
+    assert {path.name for path in run_dir.iterdir()} == folders | files | {"recovered"}
+    for folder in folders:
+        assert {p.name for p in (run_dir / folder).iterdir()} == {"plan.json", "compressed.pt"}
+
+
+def test_budgets_come_in_order_and_a_larger_one_never_buys_a_larger_model(
+    finished: tuple[Path, int],
+) -> None:
+    rows = rows_of(finished[0])
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["budget"] for row in rows] == ["1e-9", "40%", "900%"]
+    assert (rows[0]["met"], rows[-1]["met"]) == ("false", "true")
+    met = [int(row["params"]) for row in rows if row["met"] == "true"]
+    assert met == sorted(met, reverse=True)
+
+
+def test_each_plan_builds_its_compressed_generator(
+    finished: tuple[Path, int], checkpoint: Path
+) -> None:
+    dense = build_generator(load_checkpoint(checkpoint))
+    total = sum(p.numel() for p in dense.parameters())
+    for row in rows_of(finished[0]):
+        path = finished[0] / row["plan"]
+        planned = apply_plan(dense, RankPlan.from_json(path.read_text()))
+        saved = build_generator(load_checkpoint(path.parent / "compressed.pt"))
+        shapes = [{n: t.shape for n, t in g.state_dict().items()} for g in (planned, saved)]
+        assert shapes[0] == shapes[1]
+        params = sum(p.numel() for p in saved.parameters())
+        assert params == int(row["params"])
+        assert float(row["compression"]) == pytest.approx(total / params, abs=1e-4)
+        assert saved(latents_of(saved, 2, 0)).isfinite().all()
+
+
+def test_no_plan_is_measured_twice_in_a_stage(finished: tuple[Path, int]) -> None:
+    lines = (finished[0] / "journal.jsonl").read_text().splitlines()[1:]
+    made = Counter((r["stage"], json.dumps(r["plan"])) for r in map(json.loads, lines))
+    assert set(made.values()) == {1}
+    assert {stage for stage, _ in made} == {"proxy", "single", "recovered", "final", "factorized"}
+
+
+def test_the_same_command_again_measures_nothing_and_fewer_budgets_neither(
+    finished: tuple[Path, int], arguments: tuple[str | Path, ...], call: Call
+) -> None:
+    run_dir, _ = finished
+    before, table = (run_dir / "journal.jsonl").read_bytes(), rows_of(run_dir)
+    weights = (run_dir / "budget-900pct" / "compressed.pt").read_bytes()
+    again = (*arguments, "--run-dir", run_dir, "--budgets")
+    code, out, _ = call(main, ParetoConfig, *again, "1e-9", "40%", "900%")
+    assert code == 3
+    assert rows_of(run_dir) == table
+    code, out, err = call(main, ParetoConfig, *again, "900%")
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(run_dir / "pareto.csv")
+    assert (run_dir / "journal.jsonl").read_bytes() == before
+    assert (run_dir / "budget-900pct" / "compressed.pt").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [
+        (("5%", "x"), "'x' is not a budget"),
+        (("-1",), "'-1' is not a budget"),
+        (("nan",), "'nan' is not a budget"),
+        ((), "--budgets needs at least one"),
+    ],
+)
+def test_a_budget_that_cannot_be_read_is_an_error(budgets: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        parse_budgets(budgets)
+
+
+def test_a_bad_budget_or_no_discriminator_is_one_line_and_leaves_no_directory(
+    arguments: tuple[str | Path, ...], tmp_path: Path, call: Call
+) -> None:
+    run_dir = tmp_path / "run"
+    for option, message in (
+        ("--budgets=x", "'x' is not a budget"),
+        ("--polish-steps=1", "tiny.pt holds no discriminator"),
+    ):
+        code, out, err = call(main, ParetoConfig, *arguments, "--run-dir", run_dir, option)
+        assert (code, out) == (1, "")
+        assert message in err
+        assert err.count("\n") == 1
+        assert not run_dir.exists()
+
+
+def test_a_budget_that_comes_twice_counts_once() -> None:
+    assert [b.text for b in parse_budgets(("5%", "0.5", "5%"))] == ["5%", "0.5"]
+    assert [folder_of(b) for b in parse_budgets(("5%", "0.5"))] == ["budget-5pct", "budget-0.5"]
+
+
+def found(rank: int, *, met: bool) -> Found:
+    plan = RankPlan({"l": Factorization("svd", (rank,))}) if rank else DENSE
+    return Found(plan, nn.Identity(), met, scored(1), scored(1), ())
+
+
+def test_what_a_smaller_budget_found_is_taken_where_it_is_cheaper() -> None:
+    layer = LayerProfile("l", "linear", (32, 32))
+    prepared = cast(Prepared, SimpleNamespace(layers=(layer,)))
+
+    def choose(smaller: Found, larger: Found) -> Any:
+        return cheaper_within(smaller, larger, prepared, params_cost)
+
+    cheap, dear = found(2, met=True), found(9, met=True)
+    assert choose(cheap, dear) is cheap
+    assert choose(dear, cheap) is cheap
+    assert choose(dear, replace(cheap, budget_met=False)) is dear
+    assert choose(replace(cheap, budget_met=False), dear) is dear

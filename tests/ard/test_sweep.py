@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ard.compress import CompressConfig
+from ard.compress import main as compress
+from ard.journal import FileJournal
+from ard.sensitivity import SensitivityTable
+from ard.session import SweepConfig
+from ard.sweep import main
+from nas_gan.cli import run
+
+Call = Callable[..., tuple[int, str, str]]
+QUICK = (
+    *("--samples", "64", "--sweep-samples", "32", "--anchors", "4"),
+    *("--features", "efficientnet-lite0", "--threads", "1"),
+    *("--methods", "svd", "--fractions", "0.5", "0.2"),
+)
+
+
+@pytest.fixture(scope="module")
+def arguments(checkpoint: Path, statistics: Path) -> tuple[str | Path, ...]:
+    return (checkpoint, "--reference", statistics, *QUICK)
+
+
+@pytest.fixture(scope="module")
+def finished(arguments: tuple[str | Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("sweep") / "run"
+    args = [str(argument) for argument in (*arguments, "--run-dir", run_dir)]
+    assert run(main, SweepConfig, prog="python -m ard.sweep", description="", args=args) == 0
+    return run_dir
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def stages(run_dir: Path) -> Counter[str]:
+    lines = (run_dir / "journal.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return Counter(record["stage"] for record in records if "stage" in record)
+
+
+def test_the_run_directory_holds_the_table_its_picture_and_the_record(finished: Path) -> None:
+    found = {path.name for path in finished.iterdir()}
+    assert found == {"config.json", "journal.jsonl", "sensitivity.csv", "sensitivity.png"}
+
+
+def test_every_choice_moves_images_and_only_the_anchors_are_scored(finished: Path) -> None:
+    table = SensitivityTable.from_csv((finished / "sensitivity.csv").read_text())
+    measured = [row for row in table.rows if row.evaluation.n_samples]
+    assert len(measured) == 4
+    assert {row.evaluation.n_samples for row in measured} == {32}
+    assert len(table.rows) > 4
+    assert stages(finished) == {"proxy": len(table.rows), "single": 4 + 1}  # and the dense one
+
+
+def test_the_same_command_again_measures_nothing(
+    copied: Path, arguments: tuple[str | Path, ...], call: Call
+) -> None:
+    before = {name: (copied / name).read_bytes() for name in ("journal.jsonl", "sensitivity.csv")}
+    code, out, err = call(main, SweepConfig, *arguments, "--run-dir", copied)
+    assert code == 0, err
+    assert all((copied / name).read_bytes() == content for name, content in before.items())
+    head, *_, smallest, last = out.splitlines()
+    assert head.startswith("reachable")
+    assert smallest.startswith("smallest")
+    assert last == str(copied / "sensitivity.csv")
+
+
+def test_compress_goes_on_from_the_directory_of_a_sweep(
+    copied: Path, arguments: tuple[str | Path, ...], call: Call
+) -> None:
+    before, table = stages(copied), (copied / "sensitivity.csv").read_bytes()
+    search = ("--recover-steps", "0", "--max-trials", "1", "--no-bundle", "--fid-budget", "900%")
+    code, _, err = call(compress, CompressConfig, *arguments, *search, "--run-dir", copied)
+    assert code == 0, err
+    after = stages(copied)
+    assert {stage: after[stage] for stage in before} == before
+    assert after.keys() - before.keys() == {"recovered", "final", "factorized"}
+    assert (copied / "sensitivity.csv").read_bytes() == table
+    # And the sweep of before still belongs there.
+    assert call(main, SweepConfig, *arguments, "--run-dir", copied)[0] == 0
+    assert stages(copied) == after
+
+
+def test_no_anchors_score_every_choice(
+    copied: Path, arguments: tuple[str | Path, ...], call: Call
+) -> None:
+    code, _, err = call(main, SweepConfig, *arguments, "--anchors", "0", "--run-dir", copied)
+    assert code == 0, err
+    table = SensitivityTable.from_csv((copied / "sensitivity.csv").read_text())
+    assert all(row.evaluation.n_samples == 32 for row in table.rows)
+    assert stages(copied)["single"] == len(table.rows) + 1
+
+
+def test_a_sweep_of_other_settings_is_refused(
+    copied: Path, arguments: tuple[str | Path, ...], call: Call
+) -> None:
+    code, out, err = call(main, SweepConfig, *arguments, "--seed", "1", "--run-dir", copied)
+    assert (code, out) == (1, "")
+    assert "seed is 0 there, 1 here; use another --run-dir" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--anchors=-1", "--anchors must be at least 0"), ("--fractions=2", "--fractions must lie")],
+)
+def test_a_bad_setting_is_one_line_and_leaves_no_directory(
+    option: str, message: str, arguments: tuple[str | Path, ...], tmp_path: Path, call: Call
+) -> None:
+    code, out, err = call(main, SweepConfig, *arguments, option, "--run-dir", tmp_path / "run")
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_record_can_be_read_by_its_fingerprint_alone(copied: Path) -> None:
+    first = json.loads((copied / "journal.jsonl").read_text().splitlines()[0])
+    made = list(FileJournal(copied / "journal.jsonl", first["fingerprint"]).measurements())
+    assert Counter(m.stage for m in made) == stages(copied)
