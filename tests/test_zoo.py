@@ -13,16 +13,22 @@ from nas_gan.metrics.reference import load_statistics
 from nas_gan.metrics.sampling import latent_bank
 
 FOLDER = Path(zoo.__file__).parent
-CURVE = Path(__file__).parents[1] / "benchmarks" / "results" / "zoo_curve.json"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+CURVES = {"fashion_mnist": "zoo_curve", "adversarial_nas": "zoo_curve_adversarial_nas"}
+
+
+@pytest.fixture(scope="module", params=CURVES)
+def name(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def checkpoint():
-    return load_checkpoint(FOLDER / "fashion_mnist.pt")
+def checkpoint(name):
+    return load_checkpoint(FOLDER / f"{name}.pt")
 
 
-def test_the_checkpoint_is_small_and_holds_both_networks(checkpoint):
-    assert (FOLDER / "fashion_mnist.pt").stat().st_size <= 12e6
+def test_the_checkpoint_is_small_and_holds_both_networks(checkpoint, name):
+    assert (FOLDER / f"{name}.pt").stat().st_size <= 12e6
     discriminator = build_saved_discriminator(checkpoint)
     with torch.inference_mode():
         assert discriminator(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
@@ -47,9 +53,11 @@ def test_the_reference_statistics_are_of_the_data_it_was_trained_on(checkpoint):
         assert str(file["data_sha256"]) == checkpoint.provenance["data_sha256"]
 
 
-def test_the_card_says_what_the_file_and_the_measured_curve_say(checkpoint):
-    card = (FOLDER / "fashion_mnist.md").read_text()
-    last = json.loads(CURVE.read_text())["curve"][-1]
+def test_the_card_says_what_the_file_and_the_measured_curve_say(checkpoint, name):
+    card = (FOLDER / f"{name}.md").read_text()
+    last = json.loads((RESULTS / f"{CURVES[name]}.json").read_text())["curve"][-1]
     assert last["step"] == checkpoint.provenance["steps"]
     assert f"{last['step']:,} steps" in card
     assert f"{last['fid']:.1f}" in card
+    n_params = sum(p.numel() for p in build_generator(checkpoint).parameters())
+    assert f"({n_params:,} parameters)" in card
