@@ -351,7 +351,7 @@ def test_ctrl_c_and_kill_9_leave_a_run_that_the_same_command_finishes(
     made = journal(run_dir)
     assert set(Counter(made).values()) == {1}
     assert made[: len(interrupted)] == interrupted
-    assert {stage for stage, _ in made} == {"single", "recovered", "final", "factorized"}
+    assert {s for s, _ in made} == {"proxy", "single", "recovered", "final", "factorized"}
     assert {entry.name for entry in run_dir.iterdir()} == FILES
 
 

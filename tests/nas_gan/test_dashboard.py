@@ -32,6 +32,12 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
 
 
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch):
+    """Streamlit's AppTest leaves its script behind as `__main__`, which spawned processes run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @pytest.fixture
 def runs(tmp_path):
     """A finished run with samples and an evaluation, one that is running, and a damaged one."""

@@ -3,8 +3,8 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing
+from gloo_processes import JOBS, work
 from torch import nn
-from two_processes import JOBS, work
 
 from nas_gan.distributed import (
     Processes,
