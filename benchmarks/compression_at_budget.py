@@ -100,17 +100,11 @@ def our_points(bench: RankBench, table: SensitivityTable) -> list[Point]:
                 progress=progress,
             )
             for trial in found.trials:
-                point = bench.describe(
-                    "ours",
-                    budget,
-                    trial.plan,
-                    trial.evaluation,
-                    trial.evaluation if again else None,
-                )
-                points.append(point if again else replace(point, recovered=None))
+                before, after = (None, trial.evaluation) if again else (trial.evaluation, None)
+                points.append(bench.describe("ours", budget, trial.plan, before, after))
             if again:  # the same plan before recovery, for the picture
-                before = bench.evaluate(bench.build_ours(found.plan))
-                points.append(bench.describe("ours", budget, found.plan, before, found.recovered))
+                score = bench.evaluate(bench.build_ours(found.plan))
+                points.append(bench.describe("ours", budget, found.plan, score, found.recovered))
     return points
 
 
@@ -124,9 +118,9 @@ def baseline_points(bench: RankBench, chosen: frozenset[str], again: frozenset[s
         with progress(f"{bench.name}: {way}", len(listed)) as advance:
             for value, plan in listed:
                 point = bench.point(way, value, plan, build, again=False)
-                within_reach = point.factorized["delta_fid"] < (
-                    HOPELESS * max(BUDGETS) * bench.fid_dense
-                )
+                assert point.factorized is not None
+                limit = HOPELESS * max(BUDGETS) * bench.fid_dense
+                within_reach = point.factorized["delta_fid"] < limit
                 if way in again and within_reach:
                     point = bench.point(way, value, plan, build, again=True)
                 points.append(point)

@@ -78,7 +78,7 @@ class Point:
     macs: int
     compression: float
     macs_ratio: float
-    factorized: dict[str, float]
+    factorized: dict[str, float] | None
     recovered: dict[str, float] | None
 
 
@@ -281,7 +281,7 @@ class RankBench:
         way: str,
         value: float,
         plan: RankPlan,
-        before: Evaluation,
+        before: Evaluation | None,
         after: Evaluation | None,
     ) -> Point:
         profile = self.prepared.profile
@@ -293,7 +293,7 @@ class RankBench:
             macs,
             profile.total_params / params,
             profile.total_macs / macs,
-            scores(before),
+            scores(before) if before else None,
             scores(after) if after else None,
         )
 
