@@ -412,6 +412,10 @@ def _sensitivity_legend(
         for method, style in METHOD_STYLES.items()
         if method in used
     ]
+    if any(row.evaluation.n_samples == 0 for row in rows):
+        hollow = Line2D([], [], linestyle="none", marker="o", markersize=6, label="estimated")
+        hollow.set(markerfacecolor="white", markeredgecolor=MUTED)
+        handles.append(hollow)
     if plan is not None:
         ring = Line2D([], [], linestyle="none", marker="o", markersize=10, label="chosen")
         ring.set(markerfacecolor="none", markeredgecolor=INK)
