@@ -160,8 +160,9 @@ def write_report(
     report: CompressionReport, dense: nn.Module, small: nn.Module, latents: Tensor, run_dir: Path
 ) -> None:
     """Write report.json, report.html and the three pictures."""
-    from ard.plots import pareto_figure, samples_figure, save_figure, sensitivity_figure
+    from ard.plots import pareto_figure, samples_figure, sensitivity_figure
     from ard.report_html import to_html
+    from nas_gan.plot_style import save_figure
 
     with torch.inference_mode():
         pictures = samples_figure(dense(latents).cpu(), small(latents).cpu())

@@ -9,22 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from ard.evaluate import Evaluation
-from ard.plots import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    PURPLE,
-    VERMILION,
-    apply_scale,
-    apply_style,
-    delta_scale,
-    is_measured,
-)
+from ard.plots import apply_scale, delta_scale, is_measured
 from nas_gan.errors import InvalidValueError
+from nas_gan.plot_style import CYCLE, INK, MUTED, apply_style
 
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, MUTED)
+COLOURS = (*CYCLE, MUTED)
 MARKERS = ("o", "s", "^", "D", "v", "X")
 
 

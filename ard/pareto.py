@@ -22,19 +22,18 @@ from ard.cost import LayerCost
 from ard.errors import BudgetError
 from ard.evaluate import FidEvaluator
 from ard.executors import SerialExecutor
-from ard.pipeline import Found, Prepared, find_plan, measure_sensitivities, prepare
+from ard.pipeline import Found, Prepared, find_plan, measure_sensitivities
 from ard.session import (
     SearchConfig,
     check,
     discriminator_of,
     layer_cost,
     make_store,
-    multiple_of,
     open_journal,
+    prepare_setting,
     remarks,
     run_directory,
     search_evaluators,
-    statistics_latents,
 )
 from ard.setting import Setting, load_setting
 from ard.store import compressed_checkpoint
@@ -91,16 +90,7 @@ def find_points(
     assert isinstance(single, FidEvaluator)
     assert isinstance(final, FidEvaluator)
     fid_dense = final.paired.fid_dense
-    prepared = prepare(
-        setting.generator,
-        statistics_latents(config, setting),
-        cost=cost,
-        methods=config.methods,
-        fractions=config.fractions,
-        multiple_of=multiple_of(config),
-        fit=config.closed_form,
-        progress=progress,
-    )
+    prepared = prepare_setting(config, setting, cost)
     executor = SerialExecutor()
     table = measure_sensitivities(
         prepared, evaluators, executor, journal, anchors=config.anchors, progress=progress
@@ -204,7 +194,7 @@ def to_text(points: list[Point], prepared: Prepared) -> str:
 
 def main(config: ParetoConfig) -> int:
     from ard.curves import Curve, curves_figure
-    from ard.plots import save_figure
+    from nas_gan.plot_style import save_figure
 
     check(config)
     parse_budgets(config.budgets)

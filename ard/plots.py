@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +23,8 @@ from ard.plan import Method, RankPlan
 from ard.report import CompressionReport, LayerRow, distance_label, engineering, plain_number
 from ard.sensitivity import Row, SensitivityTable
 from nas_gan.errors import InvalidValueError
-from nas_gan.files import atomic_path
+from nas_gan.plot_style import BLUE, GREEN, INK, MUTED, PURPLE, VERMILION, apply_style
 
-INK, MUTED, GRID = "#1f2430", "#667085", "#e4e7ec"
-BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
-DPI = 150
 Images = npt.NDArray[Any] | Tensor
 
 
@@ -298,13 +294,6 @@ def samples_figure(
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
-    with atomic_path(path) as temporary:
-        # Without the version of matplotlib in it, equal figures are equal files.
-        figure.savefig(temporary, dpi=DPI, metadata={"Software": None})
-
-
 def apply_scale(axes: Axes, scale: DeltaScale, values: Sequence[float]) -> None:
     """Set the y axis so that all `values` have some air around them."""
     if scale.width:
@@ -424,15 +413,6 @@ def _sensitivity_legend(
         label = f"whole budget, +{plain_number(budget)}"
         handles.append(Line2D([], [], color=INK, linestyle=(0, (1, 1.5)), label=label))
     return handles
-
-
-def apply_style(axes: Axes, size: float = 10) -> None:
-    """Quiet axes: a light grid, no frame on top and right."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(colors=MUTED, labelsize=size, length=0, labelcolor=INK)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def _fit(name: str, length: int = 25) -> str:

@@ -16,10 +16,7 @@ from typing import Any
 from ard.errors import ArdError
 from ard.evaluate import Evaluation
 from ard.plots import (
-    BLUE,
-    GREEN,
     METHOD_STYLES,
-    VERMILION,
     DeltaScale,
     delta_scale,
     is_measured,
@@ -39,6 +36,7 @@ from ard.report import (
     plain_number,
 )
 from ard.sensitivity import Row
+from nas_gan.plot_style import BLUE, GREEN, VERMILION
 
 # Visible on the light and on the dark page; text and grid get their colours from the style sheet.
 NEUTRAL = "#7a8699"

@@ -23,7 +23,7 @@ from ard.journal import FileJournal
 from ard.latency import TABLE, measure_layers
 from ard.latency_table import LatencyTable
 from ard.layers import LayerProfile, profile_layers
-from ard.pipeline import COMPETITORS, FRACTIONS, Build, Evaluators
+from ard.pipeline import COMPETITORS, FRACTIONS, Build, Evaluators, Prepared, prepare
 from ard.plan import DENSE, METHODS, Method, RankPlan
 from ard.polish import Polish, polish
 from ard.proxy import MovementEvaluator, feature_error
@@ -294,6 +294,24 @@ def search_evaluators(config: SearchConfig, setting: Setting) -> Evaluators:
 def statistics_latents(config: SweepConfig, setting: Setting) -> Tensor:
     """The latents behind everything that is fitted in closed form."""
     return setting.latents(N_STATISTICS, config.seed + SEEDS["statistics"]).to(config.device)
+
+
+def prepare_setting(config: SweepConfig, setting: Setting, cost: LayerCost) -> Prepared:
+    """The generator taken apart as the settings say.
+
+    Raises:
+        NothingToFactorizeError: none of the methods makes any layer cheaper.
+    """
+    return prepare(
+        setting.generator,
+        statistics_latents(config, setting),
+        cost=cost,
+        methods=config.methods,
+        fractions=config.fractions,
+        multiple_of=multiple_of(config),
+        fit=config.closed_form,
+        progress=progress,
+    )
 
 
 def make_store(

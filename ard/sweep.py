@@ -15,19 +15,18 @@ import torch
 from ard.cost import LayerCost
 from ard.evaluate import FidEvaluator
 from ard.executors import SerialExecutor
-from ard.pipeline import Evaluators, Prepared, measure_sensitivities, prepare
+from ard.pipeline import Evaluators, Prepared, measure_sensitivities
 from ard.reachable import reachable_plans, to_text
 from ard.sensitivity import SensitivityTable
 from ard.session import (
     SweepConfig,
     check,
     layer_cost,
-    multiple_of,
     open_journal,
+    prepare_setting,
     proxy_evaluator,
     run_directory,
     single_evaluator,
-    statistics_latents,
 )
 from ard.setting import Setting, load_setting
 from nas_gan.cli import DONE, progress, run
@@ -38,16 +37,7 @@ def sweep_layers(
 ) -> tuple[Prepared, SensitivityTable]:
     """The table of single layers, every score of it in the journal of the run directory."""
     journal = open_journal(config, setting, run_dir)
-    prepared = prepare(
-        setting.generator,
-        statistics_latents(config, setting),
-        cost=cost,
-        methods=config.methods,
-        fractions=config.fractions,
-        multiple_of=multiple_of(config),
-        fit=config.closed_form,
-        progress=progress,
-    )
+    prepared = prepare_setting(config, setting, cost)
     evaluators = Evaluators(single, single, single, proxy=proxy_evaluator(config, setting))
     table = measure_sensitivities(
         prepared,
@@ -61,8 +51,9 @@ def sweep_layers(
 
 
 def main(config: SweepConfig) -> int:
-    from ard.plots import save_figure, sensitivity_figure
+    from ard.plots import sensitivity_figure
     from ard.summary import feature_distance_name, layer_rows
+    from nas_gan.plot_style import save_figure
 
     check(config)
     if config.threads:

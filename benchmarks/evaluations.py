@@ -21,7 +21,7 @@ from compression_at_budget import ANCHORS, BUDGETS, MAX_TRIALS, our_evaluators
 from rank_bench import NETS, RESULTS, Effort, RankBench, machine, open_bench
 
 from ard.cost import params_cost
-from ard.evaluate import Candidate, Evaluation
+from ard.evaluate import Candidate, Evaluation, Evaluator
 from ard.executors import SerialExecutor
 from ard.journal import MemoryJournal
 from ard.pipeline import closed_form_only, find_plan, measure_sensitivities
@@ -35,12 +35,12 @@ N_PUBLISHED_PLANS = 5
 class Counted:
     """An evaluator that counts how often it is used."""
 
-    def __init__(self, evaluate: object) -> None:
+    def __init__(self, evaluate: Evaluator) -> None:
         self.evaluate, self.count = evaluate, 0
 
     def __call__(self, candidate: Candidate) -> Evaluation:
         self.count += 1
-        return self.evaluate(candidate)  # type: ignore[operator]  # an Evaluator
+        return self.evaluate(candidate)
 
 
 def measure_ours(bench: RankBench) -> dict[str, float]:

@@ -18,7 +18,7 @@ from rank_bench import RESULTS
 
 from ard.curves import Curve, curves_figure
 from ard.evaluate import Evaluation
-from ard.plots import save_figure
+from nas_gan.plot_style import save_figure
 
 WAYS = ("ours", "published", "uniform ratio", "energy", "greedy")
 

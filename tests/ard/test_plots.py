@@ -10,9 +10,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ard.plots import delta_scale, pareto_figure, samples_figure, save_figure, sensitivity_figure
+from ard.plots import delta_scale, pareto_figure, samples_figure, sensitivity_figure
 from ard.sensitivity import SensitivityTable
 from nas_gan.errors import InvalidValueError
+from nas_gan.plot_style import save_figure
 
 
 def texts(figure: Figure) -> list[str]:
