@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ard.errors import ArdError
 from ard.evaluate import FidEvaluator
 from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
-from nas_gan.data import Images, load_dataset
+from nas_gan.data import Fit, Images, load_dataset, recorded_fit
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
@@ -105,7 +105,8 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
     with torch.inference_mode():
         probe = latent_bank(2, latent_dim, 0, n_classes).to(config.device)
         resolution = generator(probe).shape[-1]
-    load_images = _data_loader(dataset, resolution, config.data_root)
+    fit = recorded_fit(checkpoint.provenance)
+    load_images = _data_loader(dataset, resolution, config.data_root, fit)
     statistics, source = find_reference(
         config.reference,
         extractor,
@@ -128,7 +129,7 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
 
 
 def _data_loader(
-    dataset: str | None, resolution: int, root: Path | None
+    dataset: str | None, resolution: int, root: Path | None, fit: Fit
 ) -> Callable[[], Images] | None:
     if dataset is None:
         return None
@@ -136,7 +137,7 @@ def _data_loader(
 
     def load() -> Images:
         try:
-            return load_dataset(name, size=resolution, root=root)
+            return load_dataset(name, size=resolution, root=root, fit=fit)
         except InvalidValueError as error:  # a name of somebody else's: not there, like any other
             raise MissingDataError(str(error)) from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -88,7 +88,7 @@ def pmish_figure(betas: Sequence[float] = BETAS) -> Figure:
     for i, (axes, title, reach) in enumerate(zip(panels, titles, (10, 6, 6), strict=True)):
         x = np.linspace(-reach, reach, 801)
         for colour, beta in zip(CYCLE, betas, strict=False):
-            function = _activation("pmish", {"beta": beta})
+            function = hidden_activation("pmish", {"beta": beta})
             axes.plot(x, derivatives(function, x)[i], color=colour, label=f"β = {beta:g}")
         axes.set_title(title, loc="left", fontsize=11, color=INK)
         axes.set_xlim(-reach, reach)
@@ -103,14 +103,14 @@ def pmish_figure(betas: Sequence[float] = BETAS) -> Figure:
 
 def families_figure() -> Figure:
     """Every hidden activation: one panel each, the curves those of several parameter values."""
-    panels = [(name, partial(_activation, name)) for name in ACTIVATIONS]
+    panels = [(name, partial(hidden_activation, name)) for name in ACTIVATIONS]
     return _curves_figure(panels, reach=4.0, title="Hidden activations")
 
 
 def outputs_figure() -> Figure:
     """Every output activation in both of its ranges."""
     panels = [
-        (f"{name} ({low:g}, {high:g})", partial(_output, name, (low, high)))
+        (f"{name} ({low:g}, {high:g})", partial(output_activation, name, (low, high)))
         for low, high in (SYMMETRIC, UNIT)
         for name in OUTPUT_ACTIVATIONS
     ]
@@ -190,7 +190,7 @@ def landscape_figure(
     panels = figure.subplots(n_rows, columns, squeeze=False).ravel()
     x = np.linspace(-6, 6, 161)
     for axes, (name, values) in zip(panels, shown, strict=False):
-        activation = nn.Tanh() if name == "tanh" else _activation(name, values)
+        activation = nn.Tanh() if name == "tanh" else hidden_activation(name, values)
         heights = landscape(activation, x, seed)
         axes.imshow(heights, origin="lower", extent=(-6, 6, -6, 6), cmap="viridis")
         axes.contour(x, x, heights, levels=9, colors="white", linewidths=0.5, alpha=0.7)
@@ -239,16 +239,20 @@ def _curves_figure(
     return figure
 
 
-def _init(values: dict[str, float]) -> Init:
+def _init(values: Mapping[str, float]) -> Init:
     """Parameters at the middle of their start, but those of `values` at what is given."""
     return {**AT_ITS_MEAN, **{k: {"mean": v, "std": 0.0} for k, v in values.items()}}
 
 
-def _activation(name: str, values: dict[str, float]) -> nn.Module:
+def hidden_activation(name: str, values: Mapping[str, float]) -> nn.Module:
+    """A hidden activation in float64, with `values`; other parameters as in `AT_ITS_MEAN`."""
     return make_activation(name, init=_init(values)).double()
 
 
-def _output(name: str, interval: tuple[float, float], values: dict[str, float]) -> nn.Module:
+def output_activation(
+    name: str, interval: tuple[float, float], values: Mapping[str, float]
+) -> nn.Module:
+    """The same of an output activation."""
     return make_output_activation(name, interval, init=_init(values)).double()
 
 

@@ -22,7 +22,7 @@ architecture parameters, the power iterations and the batch statistics, and need
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -49,18 +49,21 @@ def amended_gradient(
     alphas: Sequence[Tensor],
     weights: Sequence[Tensor],
     coefficient: float,
+    *,
+    mean: Callable[[Sequence[Tensor]], list[Tensor]] = list,
 ) -> list[Tensor]:
     """The amended slope of `search_loss` with respect to each of `alphas`, in their shapes.
 
     `train_loss` must hold the graph of both `alphas` and `weights`; what it does not depend on
-    counts as zero.
+    counts as zero. `mean` makes of gradients of this process those of all, and can be
+    differentiated (`nas_gan.distributed.mean_over_processes`).
     """
     n = len(alphas)
-    first = _gradients(search_loss, [*alphas, *weights])
+    first = mean(_gradients(search_loss, [*alphas, *weights]))
     slopes, v = first[:n], first[n:]  # S_a, S_w
-    train_slopes = _gradients(train_loss, weights, create_graph=True)  # T_w
-    h = _gradients(_inner(train_slopes, v), weights, retain_graph=True)  # T_ww S_w
-    correction = _gradients(_inner(train_slopes, h), alphas)  # T_aw T_ww S_w
+    train_slopes = mean(_gradients(train_loss, weights, create_graph=True))  # T_w
+    h = mean(_gradients(_inner(train_slopes, v), weights, retain_graph=True))  # T_ww S_w
+    correction = mean(_gradients(_inner(train_slopes, h), alphas))  # T_aw T_ww S_w
     return [s - coefficient * c for s, c in zip(slopes, correction, strict=True)]
 
 

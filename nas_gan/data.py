@@ -8,10 +8,10 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -37,8 +37,10 @@ DATASETS = (
     "folder",
     "synthetic",
 )
-# How an image file becomes a square: cropped at its centre, or stretched.
-Fit = Literal["crop", "stretch"]
+# How an image file becomes a square: cropped at its centre, stretched, or the middle 64 x 64 of
+# what covers 72 x 88 pixels, which of aligned CelebA (178 x 218) is the face.
+Fit = Literal["crop", "stretch", "crop-72x88"]
+_COVER, _KEPT = (72, 88), 64
 # A warning names so many broken files; all of them are in `FileImages.skipped`.
 NAMED = 5
 # Of what is grey from red, green and blue (ITU-R BT.601).
@@ -124,7 +126,8 @@ def read_image(path: Path, size: int, *, channels: int = 3, fit: Fit = "crop") -
     """One image file as uint8 `(channels, size, size)`.
 
     `crop` scales it to cover the square and cuts the centre out; `stretch` lets it lose its
-    proportions.
+    proportions. `crop-72x88` scales it to cover 72 x 88 pixels and cuts out the centre of 64 x 64
+    (MMD-GAN with repulsive loss, ICLR 2019); of another size, the same part of the image.
 
     Raises:
         MissingDataError: the file is not an image that Pillow reads.
@@ -134,16 +137,37 @@ def read_image(path: Path, size: int, *, channels: int = 3, fit: Fit = "crop") -
     try:
         with Image.open(path) as image:
             colours = image.convert("RGB" if channels == 3 else "L")
-            if fit == "crop":
-                square = ImageOps.fit(colours, (size, size), Image.Resampling.LANCZOS)
-            else:
+            if fit == "stretch":
                 square = colours.resize((size, size), Image.Resampling.LANCZOS)
+            else:
+                width, height = _covered(size) if fit == "crop-72x88" else (size, size)
+                covering = ImageOps.fit(colours, (width, height), Image.Resampling.LANCZOS)
+                left, top = (width - size) // 2, (height - size) // 2
+                square = covering.crop((left, top, left + size, top + size))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MissingDataError(
             f"{path}: not a readable image ({error}); remove or replace it"
         ) from error
     pixels = torch.from_numpy(np.array(square))
     return pixels.permute(2, 0, 1) if channels == 3 else pixels[None]
+
+
+def recorded_fit(provenance: Mapping[str, Any]) -> Fit:
+    """How the images that a checkpoint was trained on became squares; `crop` where it says nothing.
+
+    Raises:
+        InvalidValueError: it says something unknown.
+    """
+    fit = provenance.get("fit", "crop")
+    if fit not in get_args(Fit):
+        raise unknown_name("fit of the checkpoint", str(fit), get_args(Fit))
+    return cast("Fit", fit)
+
+
+def _covered(size: int) -> tuple[int, int]:
+    """Width and height of what `crop-72x88` cuts a square of `size` pixels out of."""
+    width, height = (round(size * side / _KEPT) for side in _COVER)
+    return width, height
 
 
 def broken_images(files: Sequence[Path], size: int) -> dict[Path, str]:

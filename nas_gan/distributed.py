@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
@@ -78,17 +78,28 @@ class Share(Generic[Batch]):
     def __call__(self, index: int) -> Batch:
         batch = self.sampler(index)
         if isinstance(batch, Tensor):
-            return cast("Batch", self._rows(batch))
+            return cast("Batch", own_rows(batch, self.processes))
         images, labels = batch
-        return cast("Batch", (self._rows(images), self._rows(labels)))
+        return cast("Batch", (own_rows(images, self.processes), own_rows(labels, self.processes)))
 
-    def _rows(self, batch: Tensor) -> Tensor:
-        n, count = len(batch), self.processes.count
-        if n % count:
-            raise InvalidValueError(
-                f"a batch of {n} does not divide into {count} processes; use a multiple of {count}"
-            )
-        return batch[self.processes.rank * n // count : (self.processes.rank + 1) * n // count]
+
+def own_rows(batch: Tensor, processes: Processes) -> Tensor:
+    """The rows of this process, `(n, ...)` to `(n / count, ...)`: the ranks' parts in order.
+
+    Raises:
+        InvalidValueError: the batch does not divide into equal parts.
+    """
+    check_divides(len(batch), processes)
+    n = len(batch) // processes.count
+    return batch[processes.rank * n : (processes.rank + 1) * n]
+
+
+def check_divides(n: int, processes: Processes) -> None:
+    """Raise InvalidValueError unless a batch of `n` has equal parts for all processes."""
+    if n % (count := processes.count):
+        raise InvalidValueError(
+            f"a batch of {n} does not divide into {count} processes; use a multiple of {count}"
+        )
 
 
 def told_by_main(value: float, processes: Processes) -> float:
@@ -122,6 +133,19 @@ def gather_scores(scores: Tensor) -> Tensor:
         return scores
     gathered: Tensor = _Gather.apply(scores)
     return gathered
+
+
+def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each tensor's mean over all processes, which can be differentiated, also twice.
+
+    They travel as one, which must therefore be of one type.
+    """
+    if not _together() or not tensors:
+        return list(tensors)
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    means = _summed(flat) / dist.get_world_size()
+    parts = means.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def global_batch_norm_(module: nn.Module) -> nn.Module:
@@ -195,7 +219,7 @@ def _summed(x: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; the gradient is a sum over processes too."""
+    """Sum over processes; the gradient is a sum over processes too, and has one itself."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -205,9 +229,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
+        return _summed(gradient)
 
 
 class _Gather(torch.autograd.Function):
@@ -222,6 +244,4 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank() * ctx.n : (dist.get_rank() + 1) * ctx.n]
+        return _summed(gradient)[dist.get_rank() * ctx.n : (dist.get_rank() + 1) * ctx.n]

@@ -20,7 +20,7 @@ from torch import nn
 
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
-from nas_gan.data import Images, load_dataset
+from nas_gan.data import Images, load_dataset, recorded_fit
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import write_json
@@ -267,7 +267,12 @@ def _named_reference(
 
     @functools.cache
     def data() -> Images:
-        return load_dataset(str(dataset), size=resolution, root=config.data_root)
+        return load_dataset(
+            str(dataset),
+            size=resolution,
+            root=config.data_root,
+            fit=recorded_fit(subject.provenance or beside),
+        )
 
     @functools.cache
     def own_images() -> Images:
@@ -369,7 +374,12 @@ def _accuracy(config: EvaluateConfig, subject: Subject) -> tuple[float, str]:
         )
     _, (channels, _, resolution) = _shapes(generator)
     images = load_dataset(
-        str(dataset), size=resolution, root=config.data_root, channels=channels, labelled=True
+        str(dataset),
+        size=resolution,
+        root=config.data_root,
+        channels=channels,
+        fit=recorded_fit(subject.provenance),
+        labelled=True,
     )
     classifier = find_classifier(images, cache=cache_dir())
     accuracy = class_accuracy(

@@ -2,7 +2,7 @@
 
     presets = ["mnist_condgan"]              # packaged presets or .toml files
     seeds = [1, 2, 3]
-    metrics = ["best_fid", "loss/g"]         # in the logs: the last, or behind best_ the smallest
+    metrics = ["best_fid", "loss/g"]         # in the logs; also top5_fid, fid<=30, first_fid<=30
 
     [settings]                               # of every run, any that nas_gan.train has
     steps = 6000
@@ -18,7 +18,9 @@
 
 No run has both a hidden and an output activation that is not the default. Every run is a process
 and a directory of its own: one that fails is counted, with its reason, and does not stop the
-others. The same command runs what is not finished yet, from where it was stopped. The table is in
+others. Of a metric the table has the last value of a run, behind best_ its best, behind top5_ the
+mean of its five best; of fid<=30 the share of runs that got there, behind first_ the step at which.
+The same command runs what is not finished yet, from where it was stopped. The table is in
 table.csv and table.json too. Exits with 1 where a run failed.
 """
 
@@ -47,6 +49,7 @@ from nas_gan.architectures import describe_networks
 from nas_gan.cli import progress, run
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.files import write_json, write_text
+from nas_gan.log_metrics import metrics_of, parse_metric
 from nas_gan.preset import find_preset, read_toml, settings_from
 from nas_gan.run_log import read_log
 from nas_gan.run_networks import build_loss
@@ -171,13 +174,18 @@ def read_grid(path: Path) -> Grid:
     for name, values in variants.items():
         if not isinstance(values, list) or not values:
             raise InvalidValueError(f"{path}: variants: {name} must be a list of values")
+    metrics = data.get("metrics", list(METRICS))
+    if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
+        raise InvalidValueError(f'{path}: metrics must be a list of names, such as ["best_fid"]')
+    for metric in metrics:
+        parse_metric(metric)
     return Grid(
         tuple(dict.fromkeys(presets)),
         tuple(dict.fromkeys(seeds)),
         data.get("settings", {}),
         variants,
         Skip(**data.get("skip", {})),
-        tuple(data.get("metrics", METRICS)),
+        tuple(metrics),
     )
 
 
@@ -268,18 +276,6 @@ def _read_outcome(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def metrics_of(log: Iterable[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """Of every name in a log its last value, or behind `best_` its smallest."""
-    found = {}
-    lines = list(log)
-    for name in names:
-        best = name.startswith("best_")
-        values = [line[key] for line in lines if (key := name.removeprefix("best_")) in line]
-        if values:
-            found[name] = min(values) if best else values[-1]
-    return found
 
 
 def summarise(outcomes: Iterable[Outcome]) -> list[Row]:

@@ -1,8 +1,9 @@
 """Draw the figures of the method: `python -m nas_gan.figures --out figures`.
 
 Name some to draw only those: pmish (with its derivatives), hidden and output (the other
-activations), landscape (of a random net), losses and bounds (particles that move under a loss, as
-GIF and as stills), betas (what the activations of --checkpoint learned).
+activations), sliders (a page with all of them, to move their parameters), landscape (of a random
+net), losses and bounds (particles that move under a loss, as GIF and as stills), betas (what the
+activations of --checkpoint learned).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nas_gan.animation import save_animation
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.files import write_text
 from nas_gan.particles import LARGE_RADIUS, SMALL_RADIUS, Frame, circle_world, scores_world
 
 # Title of a panel -> loss
@@ -38,7 +40,8 @@ class FiguresConfig:
     """Which figures, of what, and where they go."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """pmish, hidden, output, landscape, losses, bounds, betas; all that can be drawn if none."""
+    """pmish, hidden, output, sliders, landscape, losses, bounds, betas; all that can be drawn if
+    none."""
     out: Path = Path("figures")
     """A folder."""
     checkpoint: Path | None = None
@@ -78,6 +81,14 @@ def draw_output(config: FiguresConfig) -> list[Path]:
 
     path = config.out / "output.png"
     save_figure(outputs_figure(), path)
+    return [path]
+
+
+def draw_sliders(config: FiguresConfig) -> list[Path]:
+    from nas_gan.activation_sliders import sliders_figure
+
+    path = config.out / "sliders.html"
+    write_text(path, sliders_figure().to_html())
     return [path]
 
 
@@ -165,6 +176,7 @@ FIGURES: dict[str, Callable[[FiguresConfig], list[Path]]] = {
     "pmish": draw_pmish,
     "hidden": draw_hidden,
     "output": draw_output,
+    "sliders": draw_sliders,
     "landscape": draw_landscape,
     "losses": draw_losses,
     "bounds": draw_bounds,

@@ -86,6 +86,10 @@ def preset_from_arguments(config_type: type[Config]) -> Config:
 def _typed(where: str, value: Any, expected: Any) -> Any:
     """A TOML value as the type of its field, which TOML has no word for if it is a path."""
     choices = get_args(expected)
+    if get_origin(expected) is tuple:  # of any length, written as a list
+        if not isinstance(value, list):
+            raise InvalidValueError(f"{where} must be a list; got {value!r}")
+        return tuple(_typed(where, item, choices[0]) for item in value)
     if NoneType in choices:  # X | None, where TOML can only say X
         (expected,) = (choice for choice in choices if choice is not NoneType)
         choices = get_args(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,8 @@ from nas_gan.train_config import TrainConfig
 # Settings that may change between two parts of one run without changing what it computes.
 _FREE = (
     *("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every"),
-    *("save_every", "snapshot_every", "eval_every", "eval_samples", "reference", "features"),
+    *("save_every", "snapshot_every", "eval_every", "eval_samples", "eval_metrics"),
+    *("reference", "features"),
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
 )
 # Images in a sample grid.
@@ -69,11 +71,11 @@ class RunFiles:
         save_grid(drawn, self.config.run_dir / "samples" / f"{index + 1:06d}.png")
         self.log.image(index + 1, grid_image(drawn))
 
-    def measured(self, index: int, fid: float) -> None:
-        """Log a FID, and keep the weights if it is the best so far."""
-        if fid < self.step.upper_bound.best_fid:
-            self._write("best.pt", index, fid=fid)
-        self.log.scalars(index + 1, {"fid": fid})
+    def measured(self, index: int, figures: Mapping[str, float]) -> None:
+        """Log what was measured, and keep the weights if the FID is the best so far."""
+        if figures.get("fid", math.inf) < self.step.upper_bound.best_fid:
+            self._write("best.pt", index, **figures)
+        self.log.scalars(index + 1, figures)
 
     def snapshot(self, index: int, scalars: Mapping[str, float]) -> None:
         self._write(f"ckpt-{index + 1:06d}.pt", index)
@@ -102,6 +104,7 @@ def make_checkpoint(
         discriminator_config=networks.d_architecture,
         provenance={
             "dataset": config.dataset,
+            "fit": config.fit,
             "resolution": networks.image_shape[1],
             "data_sha256": images.digest,
             "steps": step,

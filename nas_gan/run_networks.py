@@ -22,6 +22,7 @@ from nas_gan.data import Images, LabelledBatches, ShuffledBatches
 from nas_gan.distributed import (
     Processes,
     Share,
+    check_divides,
     gather_scores,
     global_batch_norm_,
     synchronised,
@@ -30,6 +31,7 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.models import build_model
 from nas_gan.optimizers import LINEAR_DECAY, OPTIMIZERS, make_optimizer, make_scheduler
+from nas_gan.skipping import DynamicSkipping
 from nas_gan.steps import AdversarialStep, StepLatents
 from nas_gan.train_config import TrainConfig
 from nas_gan.upper_bound import UpperBoundSchedule
@@ -98,16 +100,25 @@ def build_step(
     """The adversarial update of a run, on this process's share of every batch.
 
     Raises:
-        InvalidValueError: a name is unknown, or the data have not the classes of the networks.
+        InvalidValueError: a name is unknown, the data have not the classes of the networks, or a
+            batch does not divide into equal parts for all processes.
     """
     processes = processes or Processes(device=config.device)
     batches = ShuffledBatches(images, config.batch_size, config.seed, flip=config.flip)
     real: Callable[[int], Any] = batches
     if networks.n_classes:
         real = LabelledBatches(batches, networks.n_classes)
-    latents = StepLatents(
-        config.seed + 2, config.batch_size, networks.latent_dim, networks.n_classes
+    latents, g_latents = (
+        _share(StepLatents(seed, n, networks.latent_dim, networks.n_classes), n, processes)
+        for seed, n in (
+            (config.seed + 2, config.batch_size),
+            (config.seed + 5, config.generator_batch_size or config.batch_size),
+        )
     )
+    larger = config.generator_batch_size not in (None, config.batch_size)
+    skipping = None
+    if config.d_skip_from is not None:
+        skipping = DynamicSkipping(config.d_skip_from, config.seed + 6)
     g_optimizer, d_optimizer = (
         _optimizer(config, name, lr, network)
         for name, lr, network in (
@@ -136,12 +147,14 @@ def build_step(
             config.upper_bound_end,
             config.upper_bound_increase,
         ),
-        real=_share(real, processes),
-        latents=_share(latents, processes),
+        real=_share(real, config.batch_size, processes),
+        latents=latents,
+        g_latents=g_latents if larger else None,
         updates_per_epoch=batches.per_epoch,
         n_steps=config.steps,
         n_critic=config.n_critic,
         d_every=config.d_every,
+        d_skipping=skipping,
         device=config.device,
         bf16=config.precision == "bf16",
         compile_backend=_backend(config),
@@ -152,7 +165,9 @@ def build_step(
     )
 
 
-def _share(sampler: Callable[[int], Any], processes: Processes) -> Callable[[int], Any]:
+def _share(sampler: Callable[[int], Any], n: int, processes: Processes) -> Callable[[int], Any]:
+    """This process's rows of batches of `n`."""
+    check_divides(n, processes)
     return Share(sampler, processes) if processes.count > 1 else sampler
 
 

@@ -3,15 +3,17 @@
 The run directory holds genotype.json (what `python -m nas_gan.train --genotype` takes),
 discriminator.json, both as graphs, genotypes/ (those found along the way), config.json, state.pt
 (everything a continuation needs), log.jsonl, TensorBoard events and sample grids. The same command
-goes on where it was stopped.
+goes on where it was stopped. On several GPUs or processes:
+`torchrun --nproc-per-node 2 -m nas_gan.search ...`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,14 @@ from nas_gan.cli import progress, run
 from nas_gan.data import Images, ShuffledBatches, load_dataset
 from nas_gan.derivation import derive_discriminator, derive_generator
 from nas_gan.devices import check_device
+from nas_gan.distributed import (
+    Processes,
+    gather_scores,
+    global_batch_norm_,
+    joined_processes,
+    mean_over_processes,
+    own_rows,
+)
 from nas_gan.drawing import draw
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.files import write_json, write_text
@@ -93,7 +103,7 @@ class SearchConfig:
     """Coefficient of the second-order term in the architecture's gradient; 0 leaves it out."""
     steps: int = 48_750
     batch_size: int = 128
-    """Even: half of a batch trains weights, the other half the architecture."""
+    """Even: half of a batch trains weights, the other half the architecture. Of all processes."""
     n_critic: int = 5
     g_lr: float = 2e-4
     d_lr: float = 2e-4
@@ -105,6 +115,7 @@ class SearchConfig:
     arch_weight_decay: float = 1e-4
     ema_decay: float = 0.999
     init: InitName = "xavier_uniform"
+    precision: Literal["fp32", "bf16"] = "fp32"
     device: str = "cpu"
     threads: int | None = None
     seed: int = 12345
@@ -184,13 +195,30 @@ def build_supernets(config: SearchConfig) -> Supernets:
         rng = torch.Generator().manual_seed(config.seed + offset)
         initialize_supernet_(network, config.init, rng)
         network.to(config.device).to(memory_format=torch.channels_last)
+        global_batch_norm_(network)
     return Supernets(
         generator, discriminator, ExponentialMovingAverage(generator, config.ema_decay)
     )
 
 
-def build_step(config: SearchConfig, networks: Supernets, images: Images) -> ArchitectureStep:
-    """The update of a search."""
+def build_step(
+    config: SearchConfig,
+    networks: Supernets,
+    images: Images,
+    processes: Processes | None = None,
+) -> ArchitectureStep:
+    """The update of a search, on this process's share of every half of a batch.
+
+    Raises:
+        InvalidValueError: a loss is unknown, or half of a batch does not divide into equal parts
+            for all processes.
+    """
+    processes = processes or Processes(device=config.device)
+    if config.batch_size % (share := 2 * processes.count):
+        raise InvalidValueError(
+            f"each of {processes.count} processes has its part of both halves of a batch: "
+            f"batch_size must be a multiple of {share}; got {config.batch_size}"
+        )
     batches = ShuffledBatches(images, config.batch_size, config.seed)
 
     def weights_adam(network: Supernet, lr: float) -> torch.optim.Optimizer:
@@ -226,20 +254,31 @@ def build_step(config: SearchConfig, networks: Supernets, images: Images) -> Arc
         amending=config.amending,
         upper_bound=config.upper_bound,
         device=config.device,
+        bf16=config.precision == "bf16",
+        share=partial(own_rows, processes=processes),
+        gather=gather_scores,
+        mean=mean_over_processes,
     )
 
 
 def search(
-    config: SearchConfig, images: Images, *, on_update: Callable[[int], None] = lambda n: None
+    config: SearchConfig,
+    images: Images,
+    *,
+    on_update: Callable[[int], None] = lambda n: None,
+    processes: Processes | None = None,
 ) -> TrainingResult:
     """Run, or go on with, the search that `config` describes, and keep it in its run directory.
 
-    `on_update(n)` is told of finished updates.
+    `on_update(n)` is told of finished updates. Of several processes the main one alone writes.
     """
+    processes = processes or Processes(device=config.device)
     networks = build_supernets(config)
-    step = build_step(config, networks, images)
+    step = build_step(config, networks, images, processes)
     fingerprint = _fingerprint(config, images)
     first = resume(config.run_dir, fingerprint, step)
+    if not processes.is_main:
+        return run_training(step, n_steps=config.steps, first=first)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
     write_json(config.run_dir / "config.json", plain)
@@ -296,18 +335,33 @@ def table_of(genotype: Genotype | DiscriminatorGenotype) -> str:
 
 
 def main(config: SearchConfig) -> int:
-    check_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    images = load_dataset(
-        config.dataset,
-        size=GeneratorConfig.for_dataset(config.shape).image_size,
-        root=config.data_root,
-    )
-    with progress("searching", config.steps) as advance:
-        result = search(config, images, on_update=advance)
+    with joined_processes(config.device) as processes:
+        config = replace(config, device=processes.device)
+        check_device(config.device)
+        images = load_dataset(
+            config.dataset,
+            size=GeneratorConfig.for_dataset(config.shape).image_size,
+            root=config.data_root,
+        )
+        # One bar for all processes.
+        bar = progress("searching", config.steps) if processes.is_main else nullcontext(_ignore)
+        with bar as advance:
+            result = search(config, images, on_update=advance, processes=processes)
     if result.status == "diverged":
         raise DivergedError(f"{result.message}; the last good state is in {config.run_dir}")
+    if processes.is_main:
+        _show(config, result)
+    return 0
+
+
+def _ignore(n: int) -> None:
+    pass
+
+
+def _show(config: SearchConfig, result: TrainingResult) -> None:
+    """What was found, on the screen and as graphs in the run directory."""
     path = config.run_dir / "genotype.json"
     genotype = Genotype.from_json(path.read_text())
     judge_path = config.run_dir / "discriminator.json"
@@ -316,7 +370,6 @@ def main(config: SearchConfig) -> int:
     for found, file in ((genotype, path), (judge, judge_path)):
         if missing := draw(found, file.with_suffix(".gv")):
             sys.stderr.write(f"{missing}\n")
-    return 0
 
 
 if __name__ == "__main__":

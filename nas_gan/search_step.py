@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -49,6 +49,14 @@ class ArchitectureStep:
 
     All that is random is drawn from `[seed, index]`, so that a resumed search is the same search.
 
+    Everything else is optional and does nothing by default:
+
+    Args:
+        bf16: networks compute in bfloat16, losses in float32.
+        share: rows of a global batch to those of this process (`nas_gan.distributed.own_rows`).
+        gather: scores of this process to those of all.
+        mean: gradients of this process to their means over all.
+
     Raises:
         InvalidValueError: the amending coefficient is negative, or a loss has parts, such as a
             gradient penalty, that need more than scores.
@@ -73,6 +81,10 @@ class ArchitectureStep:
         amending: float = 0.0,
         upper_bound: float = UPPER_BOUND,
         device: torch.device | str = "cpu",
+        bf16: bool = False,
+        share: Callable[[Tensor], Tensor] = lambda batch: batch,
+        gather: Callable[[Tensor], Tensor] = lambda scores: scores,
+        mean: Callable[[Sequence[Tensor]], list[Tensor]] = list,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
         self.weight_loss = check_search_loss(weight_loss)
@@ -82,7 +94,8 @@ class ArchitectureStep:
         self.real, self.seed = real, seed
         self.updates_per_epoch, self.n_steps, self.n_critic = updates_per_epoch, n_steps, n_critic
         self.amending, self.upper_bound = check_coefficient(amending), upper_bound
-        self.device = torch.device(device)
+        self.device, self.bf16 = torch.device(device), bf16
+        self.share, self.gather, self.mean = share, gather, mean
 
     def __call__(self, index: int) -> dict[str, float]:
         self.generator.train()
@@ -93,7 +106,6 @@ class ArchitectureStep:
             self.relaxation,
             self.temperature(index / self.n_steps),
             self.generator.latent_dim,
-            self.device,
         )
         epoch = index // self.updates_per_epoch
         optimizers = self.optimizers
@@ -132,35 +144,65 @@ class ArchitectureStep:
         gradients: Iterable[Tensor | None]
         if self.amending:
             train_loss = loss_of(self.weight_loss, weight_real)
-            gradients = amended_gradient(search_loss, train_loss, alphas, weights, self.amending)
+            gradients = amended_gradient(
+                search_loss, train_loss, alphas, weights, self.amending, mean=self.mean
+            )
         else:
-            gradients = torch.autograd.grad(search_loss, alphas)
+            gradients = self.mean(torch.autograd.grad(search_loss, alphas))
         _move_(alphas_optimizer, alphas, gradients)
         loss = loss_of(self.weight_loss, weight_real)
-        # An operation that no weight of the mixing reaches has no gradient.
-        _move_(weights_optimizer, weights, torch.autograd.grad(loss, weights, allow_unused=True))
+        _move_(weights_optimizer, weights, self._weight_gradients(loss, weights))
         return search_loss.item(), loss.item()
+
+    def _weight_gradients(
+        self, loss: Tensor, weights: Sequence[nn.Parameter]
+    ) -> Iterator[Tensor | None]:
+        """Gradients of weights; an operation that no weight of the mixing reaches has none."""
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        # The mixing is that of every process, and so is what it does not reach.
+        means = iter(self.mean([gradient for gradient in gradients if gradient is not None]))
+        return (None if gradient is None else next(means) for gradient in gradients)
 
     def _discriminator_loss(
         self, loss: AdversarialLoss, real: Tensor, draws: Draws, epoch: int
     ) -> Tensor:
-        n = len(real)
+        latents, mixing = draws.latents(len(real)), draws.mixing(self.generator)
         with torch.no_grad():
-            fake = self.generator(draws.latents(n), draws.mixing(self.generator))
-        scores = self.discriminator(torch.cat([real, fake]), draws.mixing(self.discriminator))
-        return loss.discriminator(scores[:n], scores[n:], upper=self.upper_bound, epoch=epoch)
+            fake = self._generate(latents, mixing)
+        real = self._own(real)
+        scores = self._score(torch.cat([real, fake]), draws.mixing(self.discriminator))
+        real_scores, fake_scores = (self.gather(part) for part in scores.split(len(real)))
+        return loss.discriminator(real_scores, fake_scores, upper=self.upper_bound, epoch=epoch)
 
     def _generator_loss(self, loss: AdversarialLoss, real: Tensor, draws: Draws) -> Tensor:
         # The real scores are needed as values only.
         with torch.no_grad():
             judge = draws.mixing(self.discriminator)
-            real_scores = self.discriminator(real, judge)
-        fake = self.generator(draws.latents(2 * len(real)), draws.mixing(self.generator))
-        return loss.generator(real_scores, self.discriminator(fake, judge))
+            real_scores = self.gather(self._score(self._own(real), judge))
+        fake = self._generate(draws.latents(2 * len(real)), draws.mixing(self.generator))
+        return loss.generator(real_scores, self.gather(self._score(fake, judge)))
+
+    def _generate(self, latents: Tensor, mixing: Mixing) -> Tensor:
+        """Images of this process's share of latents."""
+        with self._autocast():
+            images: Tensor = self.generator(self._own(latents), mixing)
+        return images
+
+    def _score(self, images: Tensor, mixing: Mixing) -> Tensor:
+        with self._autocast():
+            scores: Tensor = self.discriminator(images, mixing)
+        return scores.float()  # kernels of distances lose too much in bfloat16
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _own(self, batch: Tensor) -> Tensor:
+        """This process's share of a batch, on its device."""
+        layout = torch.channels_last if batch.ndim == 4 else torch.preserve_format
+        return self.share(batch).to(self.device, memory_format=layout, non_blocking=True)
 
     def _halves(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         check_batch_size(len(batch))
-        batch = batch.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         first, second = batch.chunk(2)
         return first, second
 
@@ -189,7 +231,10 @@ class ArchitectureStep:
 
 
 class Draws:
-    """The latents and mixings of one iteration, one after the other from one stream."""
+    """The latents and mixings of one iteration, one after the other from one stream.
+
+    The same in every process of a search: the latents are those of the global batch, on the CPU.
+    """
 
     def __init__(
         self,
@@ -197,15 +242,13 @@ class Draws:
         relaxation: Relaxation,
         temperature: float,
         latent_dim: int,
-        device: torch.device,
     ) -> None:
         self.rng, self.relaxation, self.temperature = rng, relaxation, temperature
-        self.latent_dim, self.device = latent_dim, device
+        self.latent_dim = latent_dim
 
     def latents(self, n: int) -> Tensor:
         """`(n, latent_dim)` standard normal latents."""
-        drawn = self.rng.standard_normal((n, self.latent_dim), np.float32)
-        return torch.from_numpy(drawn).to(self.device)
+        return torch.from_numpy(self.rng.standard_normal((n, self.latent_dim), np.float32))
 
     def mixing(self, network: Supernet) -> Mixing:
         """A mixing of the network's operations, one for the whole batch."""

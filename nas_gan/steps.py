@@ -17,6 +17,7 @@ from nas_gan.averaging import ExponentialMovingAverage
 from nas_gan.conditional import with_labels
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss
+from nas_gan.skipping import DynamicSkipping
 from nas_gan.upper_bound import UpperBoundSchedule
 
 Sampler = Callable[[int], Tensor]
@@ -64,6 +65,9 @@ class AdversarialStep:
         g_clip: largest norm of the generator's gradient; a longer one is scaled down to it.
         d_clip: the same of the discriminator.
         d_every: the discriminator is updated in every so many updates only.
+        d_skipping: which of its updates are left out at random; how many were is among the scalars.
+        g_latents: latents of the generator's update, where its batch is larger; without them that
+            update sees the same fakes again.
         bf16: networks compute in bfloat16, losses in float32.
         compile_backend: what torch.compile turns the networks over to, such as `inductor`.
         log_gradients: the norms of both gradients are among the scalars.
@@ -94,6 +98,8 @@ class AdversarialStep:
         g_clip: float | None = None,
         d_clip: float | None = None,
         d_every: int = 1,
+        d_skipping: DynamicSkipping | None = None,
+        g_latents: Sampler | None = None,
         compile_backend: str | None = None,
         log_gradients: bool = False,
         log_health: bool = False,
@@ -108,12 +114,18 @@ class AdversarialStep:
                 "n_critic and d_every must be at least 1, and one of them 1; "
                 f"got {n_critic} and {d_every}"
             )
+        if d_skipping is not None and (d_every > 1 or n_critic > 1):
+            # Both are answers to a discriminator that is ahead, or behind.
+            raise InvalidValueError(
+                f"d_skip_from goes with n_critic 1 and d_every 1; got {n_critic} and {d_every}"
+            )
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.g_scheduler, self.d_scheduler = g_scheduler, d_scheduler
         self.g_clip, self.d_clip = g_clip, d_clip
         self.average, self.upper_bound = average, upper_bound
-        self.real, self.latents = real, latents
+        self.real, self.latents, self.g_latents = real, latents, g_latents
+        self.d_skipping = d_skipping
         self.updates_per_epoch, self.n_steps = updates_per_epoch, n_steps
         self.n_critic, self.d_every = n_critic, d_every
         self.device = torch.device(device)
@@ -132,20 +144,34 @@ class AdversarialStep:
         self.upper_bound.progressed(index / self.n_steps)
         real, real_labels = self._real(index)
         update_generator = (index + 1) % self.n_critic == 0
-        latents = self._to_device(self.latents(index))
-        fake_labels = None if real_labels is None else latents[:, -real_labels.shape[1] :]
-        with self._autocast(), torch.set_grad_enabled(update_generator):
-            fake = self._generate(latents)
+        again = update_generator and self.g_latents is None
+        fake = self._fake(self.latents(index), real_labels, with_graph=again)
         scalars: dict[str, float] = {}
-        if (index + 1) % self.d_every == 0:
+        if self._discriminator_is_due(index):
             scalars |= self._update_discriminator(
-                (real, real_labels), (fake.detach(), fake_labels), index
+                (real, real_labels), (fake[0].detach(), fake[1]), index
             )
+        if self.d_skipping is not None:
+            scalars["d_skipped"] = float(self.d_skipping.skipped)
         scalars["upper_bound"] = self.upper_bound.value
         if update_generator:
-            scalars |= self._update_generator((real, real_labels), (fake, fake_labels), index)
+            if self.g_latents is not None:
+                fake = self._fake(self.g_latents(index), real_labels, with_graph=True)
+            scalars |= self._update_generator((real, real_labels), fake, index)
             self.average.update(self.generator)
         return scalars
+
+    def _discriminator_is_due(self, index: int) -> bool:
+        if self.d_skipping is not None and self.d_skipping.skips(index):
+            return False
+        return (index + 1) % self.d_every == 0
+
+    def _fake(self, latents: Tensor, real_labels: Tensor | None, *, with_graph: bool) -> Labelled:
+        """Images of latents, with the labels at their end where there are any."""
+        latents = self._to_device(latents)
+        labels = None if real_labels is None else latents[:, -real_labels.shape[1] :]
+        with self._autocast(), torch.set_grad_enabled(with_graph):
+            return self._generate(latents), labels
 
     def _update_discriminator(self, real: Labelled, fake: Labelled, index: int) -> dict[str, float]:
         real, fake = self._noisy(real, index), self._noisy(fake, index)
@@ -176,6 +202,9 @@ class AdversarialStep:
             loss = self.loss.generator(real_scores, fake_scores)
             self.g_optimizer.zero_grad(set_to_none=True)
             loss.backward()
+        if self.d_skipping is not None:
+            # To the last bit the same in every process: they must all leave out the same updates.
+            self.d_skipping.observe(self.gather(loss.detach()[None]).mean().item())
         scalars = self._finish("g", self.generator, self.g_optimizer, self.g_scheduler)
         return {"loss/g": loss.item(), **scalars}
 
@@ -277,6 +306,8 @@ class AdversarialStep:
             state["g_scheduler"] = self.g_scheduler.state_dict()
         if self.d_scheduler is not None:
             state["d_scheduler"] = self.d_scheduler.state_dict()
+        if self.d_skipping is not None:
+            state["d_skipping"] = self.d_skipping.state_dict()
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -295,6 +326,8 @@ class AdversarialStep:
             self.g_scheduler.load_state_dict(state["g_scheduler"])
         if self.d_scheduler is not None:
             self.d_scheduler.load_state_dict(state["d_scheduler"])
+        if self.d_skipping is not None:
+            self.d_skipping.load_state_dict(state["d_skipping"])
         self.upper_bound.load_state_dict(state["upper_bound"])
         torch.set_rng_state(state["torch_rng"].cpu())
         if self.device.type == "cuda" and "cuda_rng" in state:

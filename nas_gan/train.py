@@ -33,7 +33,8 @@ from nas_gan.run_state import resume
 from nas_gan.train_config import TrainConfig
 from nas_gan.training import Callback, Every, TrainingResult, run_training
 
-MeasureFid = Callable[[nn.Module], float]
+# An averaged generator to its figures by name, such as `fid`.
+Measure = Callable[[nn.Module], Mapping[str, float]]
 
 
 def train(
@@ -41,13 +42,14 @@ def train(
     images: Images,
     *,
     on_update: Callable[[int], None] = lambda n: None,
-    measure_fid: MeasureFid | None = None,
+    measure: Measure | None = None,
     processes: Processes | None = None,
 ) -> TrainingResult:
     """Run, or go on with, the training that `config` describes, and keep it in its run directory.
 
-    `measure_fid` scores the averaged generator; `on_update(n)` is told of finished updates. Of
-    several processes the main one alone measures and writes.
+    `measure` scores the averaged generator; where that has an FID, the upper bound follows it and
+    the best weights are kept. `on_update(n)` is told of finished updates. Of several processes the
+    main one alone measures and writes.
     """
     processes = processes or Processes(device=config.device)
     networks = build_networks(config)
@@ -69,17 +71,19 @@ def train(
         def follow(index: int, scalars: Mapping[str, float]) -> None:
             step.upper_bound.validated(told_by_main(0.0, processes))
 
-        return train_with(Every(config.eval_every, follow, config.steps))
+        period = config.eval_every if config.measures_fid else 0
+        return train_with(Every(period, follow, config.steps))
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_json(config.run_dir / "config.json", plain_settings(config))
     with closing(RunLog(config.run_dir, first)) as log:
         files = RunFiles(config, networks, step, images, settings, log)
 
         def evaluate(index: int, scalars: Mapping[str, float]) -> None:
-            if measure_fid is not None:
-                fid = told_by_main(measure_fid(networks.average.average), processes)
-                files.measured(index, fid)
-                step.upper_bound.validated(fid)
+            if measure is not None:
+                figures = measure(networks.average.average)
+                files.measured(index, figures)
+                if config.measures_fid:
+                    step.upper_bound.validated(told_by_main(figures["fid"], processes))
 
         on_update(first)
         return train_with(
@@ -113,10 +117,21 @@ def load_images(config: TrainConfig) -> Images:
     )
 
 
-def fid_measure(config: TrainConfig, images: Images) -> MeasureFid | None:
-    """A function that scores a generator, or None where no evaluation was asked for."""
+def make_measure(config: TrainConfig, images: Images) -> Measure | None:
+    """A function that scores a generator, or None where no evaluation was asked for.
+
+    Raises:
+        InvalidValueError: an accuracy is asked for and the generator has no classes.
+    """
     if not config.eval_every:
         return None
+    makers = {"fid": _fid, "accuracy": _accuracy}
+    scores = {name: makers[name](config, images) for name in config.eval_metrics}
+    return lambda generator: {name: score(generator) for name, score in scores.items()}
+
+
+def _fid(config: TrainConfig, images: Images) -> Callable[[nn.Module], float]:
+    """The distance of a generator's images to the reference that a run names."""
     from nas_gan.metrics.features import make_extractor
     from nas_gan.metrics.frechet import FrechetReference, StreamingStatistics
     from nas_gan.metrics.reference import cache_dir, find_reference
@@ -142,6 +157,26 @@ def fid_measure(config: TrainConfig, images: Images) -> MeasureFid | None:
     return measure
 
 
+def _accuracy(config: TrainConfig, images: Images) -> Callable[[nn.Module], float]:
+    """The share of images in which a classifier of the run's data sees the class asked for."""
+    from nas_gan.classifier import class_accuracy, find_classifier, n_updates
+    from nas_gan.metrics.reference import cache_dir
+
+    if not n_classes_of(blueprint(describe_networks(config)[0])):
+        raise InvalidValueError(
+            f"accuracy among eval_metrics is for conditional generators; {config.model} has no "
+            "classes"
+        )
+    with progress("classifier", n_updates(images)) as advance:
+        classifier = find_classifier(images, cache=cache_dir(), on_update=advance)
+
+    def measure(generator: nn.Module) -> float:
+        n, seed = config.eval_samples, config.seed + 4
+        return class_accuracy(generator, classifier, n, seed, device=config.device)
+
+    return measure
+
+
 def main(config: TrainConfig) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -149,13 +184,11 @@ def main(config: TrainConfig) -> int:
         config = replace(config, device=processes.device)
         check_device(config.device)
         images = load_images(config)
-        measure = fid_measure(config, images) if processes.is_main else None
+        measure = make_measure(config, images) if processes.is_main else None
         # One bar for all processes.
         bar = progress("training", config.steps) if processes.is_main else nullcontext(_ignore)
         with bar as advance:
-            result = train(
-                config, images, on_update=advance, measure_fid=measure, processes=processes
-            )
+            result = train(config, images, on_update=advance, measure=measure, processes=processes)
     if result.status == "diverged":
         raise DivergedError(f"{result.message}; the last good state is in {config.run_dir}")
     if processes.is_main:

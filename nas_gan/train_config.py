@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nas_gan.data import Fit
-from nas_gan.errors import InvalidValueError
+from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.networks import InitName
 from nas_gan.upper_bound import Procedure
+
+EvalMetric = Literal["fid", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class TrainConfig:
     data_root: Path | None = None
     """Folder of the data set, if it is not in its usual place."""
     fit: Fit = "crop"
-    """How an image file becomes a square: cropped at its centre, or stretched."""
+    """How an image file becomes a square: cropped at its centre, stretched, or as the faces of
+    MMD-GAN: scaled to cover 72 x 88 pixels, of which the middle 64 are kept (other sizes alike)."""
     flip: bool = False
     """Mirror half of the real images, drawn anew for every batch."""
 
@@ -89,10 +92,16 @@ class TrainConfig:
     steps: int = 200_000
     batch_size: int = 128
     """Of all processes together."""
+    generator_batch_size: int | None = None
+    """Images in an update of the generator, no fewer than batch_size, which it is by default. The
+    loss of each score alone looks at all of them, an MMD at as many as there are real ones."""
     n_critic: int = 1
     """Updates of the discriminator for one of the generator."""
     d_every: int = 1
     """The discriminator is updated in every so many steps only."""
+    d_skip_from: int | None = None
+    """From this step on (published: 1000) updates of the discriminator are left out at random, the
+    more of them the further the generator's averaged loss, an MMD, is above 0.1."""
     g_optimizer: str = "Adam"
     """Any optimiser of torch by its name."""
     d_optimizer: str = "Adam"
@@ -142,7 +151,10 @@ class TrainConfig:
     snapshot_every: int = 0
     """Keep ckpt-STEP.pt every so many steps; 0 keeps the newest only."""
     eval_every: int = 0
-    """Measure FID every so many steps; 0 never. The best one's weights are in best.pt."""
+    """Measure every so many steps; 0 never. The weights of the best FID are in best.pt."""
+    eval_metrics: tuple[EvalMetric, ...] = ("fid",)
+    """fid, accuracy: in how many images of a conditional generator a small classifier of the data
+    set sees the class asked for; or both."""
     eval_samples: int = 5000
     reference: str = "auto"
     """Reference statistics for FID: auto or an .npz file."""
@@ -155,11 +167,19 @@ class TrainConfig:
         for name in _SIZES:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InvalidValueError(f"{name} must be at least 1; got {value}")
+        if (n := self.generator_batch_size) is not None and n < self.batch_size:
+            raise InvalidValueError(
+                f"generator_batch_size must be at least batch_size, {self.batch_size}; got {n}"
+            )
+        if self.d_skip_from is not None and self.d_skip_from < 0:
+            raise InvalidValueError(f"d_skip_from must be at least 0; got {self.d_skip_from}")
+        self._check_metrics()
         if self.image_channels not in (None, 1, 3):
             raise InvalidValueError(f"image_channels must be 1 or 3; got {self.image_channels}")
-        if self.upper_bound.startswith("saturate") and not self.eval_every:
+        if self.upper_bound.startswith("saturate") and not self.measures_fid:
             raise InvalidValueError(
-                f"upper_bound {self.upper_bound} follows the measured FID; set eval_every too"
+                f"upper_bound {self.upper_bound} follows the measured FID; set eval_every too, "
+                "with fid among eval_metrics"
             )
         if self.batch_size < 2:
             raise InvalidValueError("batch_size must be at least 2: the MMD losses need pairs")
@@ -180,6 +200,18 @@ class TrainConfig:
                 "weight_decay and image_noise must be at least 0; "
                 f"got {self.weight_decay} and {self.image_noise}"
             )
+
+    @property
+    def measures_fid(self) -> bool:
+        """Whether the run measures the FID of its generator as it goes on."""
+        return bool(self.eval_every) and "fid" in self.eval_metrics
+
+    def _check_metrics(self) -> None:
+        for name in self.eval_metrics:
+            if name not in get_args(EvalMetric):
+                raise unknown_name("metric of eval_metrics", name, get_args(EvalMetric))
+        if self.eval_every and not self.eval_metrics:
+            raise InvalidValueError("eval_every is given but eval_metrics names none")
 
 
 _SIZES = (

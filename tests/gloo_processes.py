@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nas_gan.averaging import ExponentialMovingAverage
+from nas_gan.data import synthetic_shapes
 from nas_gan.distributed import (
     Processes,
     Share,
     gather_scores,
     global_batch_norm_,
     joined_processes,
+    mean_over_processes,
+    own_rows,
     synchronised,
 )
 from nas_gan.losses import make_loss
@@ -28,14 +32,30 @@ from nas_gan.networks import (
     build_discriminator,
     initialize_,
 )
+from nas_gan.relaxation import Relaxation, TemperatureSchedule
+from nas_gan.search import SearchConfig, search
+from nas_gan.search_step import (
+    ArchitectureLoss,
+    ArchitectureStep,
+    Optimizers,
+    make_architecture_loss,
+)
+from nas_gan.skipping import DynamicSkipping
 from nas_gan.steps import AdversarialStep, StepLatents
+from nas_gan.supernet import SuperDiscriminator, SuperGenerator
 from nas_gan.upper_bound import UpperBoundSchedule
 
 BATCH = 8
 
 
 def curve(
-    loss: str, processes: Processes, *, n_steps: int = 4, n_critic: int = 1
+    loss: str,
+    processes: Processes,
+    *,
+    n_steps: int = 4,
+    n_critic: int = 1,
+    g_batch: int = 0,
+    skip: bool = False,
 ) -> list[dict[str, float]]:
     """Scalars of a small run of the published nets on this process's share of each batch."""
     rng = torch.Generator().manual_seed(0)
@@ -50,6 +70,9 @@ def curve(
     def real(index: int) -> Tensor:
         return images[index]
 
+    skipping = DynamicSkipping(0, seed=2)
+    skipping.average = 0.2  # of a run that has been going on: half of the updates are left out
+
     step = AdversarialStep(
         generator,
         discriminator,
@@ -61,6 +84,10 @@ def curve(
         upper_bound=UpperBoundSchedule("fixed"),
         real=Share(real, processes),
         latents=Share(StepLatents(1, BATCH, generator.latent_dim), processes),
+        g_latents=Share(StepLatents(2, g_batch, generator.latent_dim), processes)
+        if g_batch
+        else None,
+        d_skipping=skipping if skip else None,
         updates_per_epoch=2,
         n_steps=n_steps,
         n_critic=n_critic,
@@ -75,6 +102,75 @@ def curve(
         {name: averaged[f"to_rgb.0.running_{name}"][0].item() for name in ("mean", "var")}
     )
     return scalars
+
+
+def architecture_curve(
+    processes: Processes,
+    *,
+    arch_loss: ArchitectureLoss = "hinge",
+    amending: float = 0.0,
+    n_steps: int = 1,
+) -> list[dict[str, float]]:
+    """Scalars of a small search on this process's share, and an architecture parameter at last."""
+    torch.manual_seed(0)
+    generator = SuperGenerator(GeneratorConfig(gf_dim=2, bottom_width=2, latent_dim=6))
+    discriminator = SuperDiscriminator(4)
+    for network in (generator, discriminator):
+        global_batch_norm_(network)
+    with torch.no_grad():
+        for weight in discriminator.weights:
+            weight.mul_(6)  # scores of about 1: the mean of seven operations shrinks its input
+    images = torch.rand(n_steps, BATCH, 3, 16, 16) * 2 - 1
+
+    def real(index: int) -> Tensor:
+        return images[index]
+
+    sgd = torch.optim.SGD
+    step = ArchitectureStep(
+        generator,
+        discriminator,
+        weight_loss=make_loss("latest"),
+        architecture_loss=make_architecture_loss(arch_loss),
+        optimizers=Optimizers(
+            sgd(generator.weights, 0.02), sgd(discriminator.weights, 0.02),
+            sgd(generator.alphas, 0.01), sgd(discriminator.alphas, 0.01),
+        ),
+        average=ExponentialMovingAverage(generator, 0.9),
+        relaxation=Relaxation(),
+        temperature=TemperatureSchedule(),
+        real=real,
+        seed=1,
+        updates_per_epoch=2,
+        n_steps=n_steps,
+        amending=amending,
+        share=partial(own_rows, processes=processes),
+        gather=gather_scores,
+        mean=mean_over_processes,
+    )  # fmt: skip
+    scalars = [step(index) for index in range(n_steps)]
+    for role, network in (("g", generator), ("d", discriminator)):
+        values = network.alphas_normal.detach().flatten()
+        scalars.append({f"{role} {i}": 1e3 * value.item() for i, value in enumerate(values)})
+    return scalars
+
+
+def run_search(folder: str, processes: Processes) -> str:
+    """A search as the command has it, kept in `folder`; how it ended."""
+    config = SearchConfig(
+        dataset="synthetic", gf_dim=2, df_dim=2, batch_size=8, steps=1, n_critic=1, log_every=1,
+        sample_every=1, arch_loss="mmd", run_dir=Path(folder),
+    )  # fmt: skip
+    return search(config, synthetic_shapes(size=32, n=16), processes=processes).status
+
+
+def averaged(processes: Processes) -> list[Tensor]:
+    """Means of tensors over processes, and of one of them the first and second derivative."""
+    x = torch.tensor([1.0, 2.0]) * (processes.rank + 1)
+    x.requires_grad_()
+    first, second = mean_over_processes([x.square(), torch.full((2, 1), float(processes.rank))])
+    (slope,) = torch.autograd.grad(first.sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(mean_over_processes([slope])[0].sum(), x)
+    return [first.detach(), second, slope.detach(), curvature]
 
 
 def work(rank: int, folder: str, jobs: list[tuple[str, dict[str, Any]]]) -> None:
@@ -133,4 +229,7 @@ JOBS: dict[str, Callable[..., Any]] = {
     "gathered": gathered,
     "normalised": normalised,
     "summed": summed,
+    "averaged": averaged,
+    "architecture_curve": architecture_curve,
+    "run_search": run_search,
 }

@@ -20,6 +20,7 @@ OPTIONAL = ("onnx", "onnxsim", "onnxscript", "tensorrt", "tensorrt_rtx", "torch_
 # These draw, and do nothing else.
 PLOTTING = {
     "ard.curves", "ard.plots", "ard.report_html", "nas_gan.activation_figures",
+    "nas_gan.activation_sliders",
     "nas_gan.dashboard_page", "nas_gan.particle_figures", "nas_gan.plot_style",
 }  # fmt: skip
 

@@ -167,15 +167,12 @@ def _conv(
     bias: bool = True,
     spectral_norm: float | None = None,
 ) -> Built:
-    channels, *sides = _rank(shape, 3)
-    for name, value in (("out", out), ("kernel", kernel), ("stride", stride)):
-        _size(name, value)
-    module = nn.Conv2d(
-        channels, out, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias
-    )
-    span = dilation * (kernel - 1) + 1
-    after = (out, *((side + 2 * padding - span) // stride + 1 for side in sides))
-    return Built(module, _positive(after), _marked(shape, spectral_norm))
+    def after(side: int) -> int:
+        return (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+    counts = {"out": out, "kernel": kernel, "stride": stride, "dilation": dilation}
+    margins = {"padding": padding}
+    return _convolution(nn.Conv2d, shape, after, counts, margins, bias, spectral_norm)
 
 
 def _conv_transpose(
@@ -190,20 +187,33 @@ def _conv_transpose(
     bias: bool = True,
     spectral_norm: float | None = None,
 ) -> Built:
+    def after(side: int) -> int:
+        return (side - 1) * stride - 2 * padding + kernel + output_padding
+
+    counts = {"out": out, "kernel": kernel, "stride": stride}
+    margins = {"padding": padding, "output_padding": output_padding}
+    return _convolution(nn.ConvTranspose2d, shape, after, counts, margins, bias, spectral_norm)
+
+
+def _convolution(
+    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d],
+    shape: Shape,
+    after: Callable[[int], int],
+    counts: Mapping[str, int],
+    margins: Mapping[str, int],
+    bias: bool,
+    spectral_norm: float | None,
+) -> Built:
+    """A convolution of either direction, which makes a side of `n` pixels one of `after(n)`.
+
+    Of its options `counts` are at least 1 and `margins` at least 0.
+    """
     channels, *sides = _rank(shape, 3)
-    for name, value in (("out", out), ("kernel", kernel), ("stride", stride)):
-        _size(name, value)
-    module = nn.ConvTranspose2d(
-        channels,
-        out,
-        kernel,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        bias=bias,
-    )
-    grown = ((side - 1) * stride - 2 * padding + kernel + output_padding for side in sides)
-    return Built(module, _positive((out, *grown)), _marked(shape, spectral_norm))
+    sizes: dict[str, Any] = {name: _size(name, value) for name, value in counts.items()}
+    sizes |= {name: _size(name, value, least=0) for name, value in margins.items()}
+    out, kernel = sizes.pop("out"), sizes.pop("kernel")
+    module = kind(channels, out, kernel, bias=bias, **sizes)
+    return Built(module, _positive((out, *map(after, sides))), _marked(shape, spectral_norm))
 
 
 def _maxout(shape: Shape, slots: Slots, *, out: int, pieces: int) -> Built:
@@ -396,9 +406,9 @@ def _rank(shape: Shape, dimensions: int) -> Shape:
     return shape
 
 
-def _size(name: str, value: int) -> int:
-    if type(value) is not int or value < 1:
-        raise InvalidValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+def _size(name: str, value: int, least: int = 1) -> int:
+    if type(value) is not int or value < least:
+        raise InvalidValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
     return value
 
 

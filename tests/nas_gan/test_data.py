@@ -16,6 +16,7 @@ from nas_gan.data import (
     read_idx_images,
     read_idx_labels,
     read_image,
+    recorded_fit,
     synthetic_shapes,
     to_float,
     to_grey,
@@ -215,6 +216,43 @@ def test_a_wide_image_is_cropped_or_stretched(tmp_path):
     assert read_image(path, 20)[0].max() == 0
     stretched = read_image(path, 20, fit="stretch")
     assert [stretched[0, 0, x] for x in (0, 10, 19)] == [255, 0, 255]
+
+
+def test_the_face_of_an_aligned_celeba_picture_is_cut_out_as_published(tmp_path):
+    # 178 x 218 pixels that say where they are: red is the column, green the row.
+    columns, rows = np.meshgrid(np.arange(178), np.arange(218))
+    pixels = np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8)
+    path = tmp_path / "face.png"
+    Image.fromarray(pixels).save(path)
+    red, green, _ = read_image(path, 64, fit="crop-72x88").double()
+    # One pixel of the picture that covers 72 x 88 is 178 / 72 of the original; of its 72 columns
+    # 4 are cut off on the left, of its 88 rows 12 at the top. The rows of the original that are too
+    # many for 72 : 88 are half above and half below.
+    scale = 178 / 72
+    places = torch.arange(64).double() + 0.5
+    above = (218 - 88 * scale) / 2
+    assert (red[30] - ((places + 4) * scale - 0.5)).abs().max() <= 1
+    assert (green[:, 30] - (above + (places + 12) * scale - 0.5)).abs().max() <= 1
+
+
+def test_another_size_has_the_same_part_of_the_picture(tmp_path):
+    path = tmp_path / "face.png"
+    face = Image.new("RGB", (178, 218), (255, 0, 0))
+    part = 178 / 72 * 64  # what is left of the width
+    edges = [round((side - part) / 2) for side in (178, 218)]
+    face.paste((0, 0, 255), (edges[0], edges[1], 178 - edges[0], 218 - edges[1]))
+    face.save(path)
+    for size in (32, 64, 128):
+        inside = read_image(path, size, fit="crop-72x88")[:, 2:-2, 2:-2]
+        assert inside[0].max() < 30, size  # all blue but for the edge
+    assert read_image(path, 64)[0, 0, 0] == 255
+
+
+def test_a_checkpoint_says_how_its_images_became_squares():
+    assert recorded_fit({}) == "crop"
+    assert recorded_fit({"fit": "crop-72x88"}) == "crop-72x88"
+    with pytest.raises(InvalidValueError, match=r"fit of the checkpoint 'crap' is"):
+        recorded_fit({"fit": "crap"})
 
 
 def test_grey_is_the_luminance_in_memory_and_from_files(tmp_path):

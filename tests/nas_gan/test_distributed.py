@@ -1,3 +1,4 @@
+import json
 import socket
 
 import pytest
@@ -16,9 +17,15 @@ from nas_gan.distributed import (
 )
 from nas_gan.errors import InvalidValueError
 
-CURVES = [{"loss": "latest"}, {"loss": "rand_g_mix"}, {"loss": "hinge", "n_critic": 2}]
-ALL = [("summed", {}), ("gathered", {}), ("normalised", {})]
+CURVES = [
+    {"loss": "latest", "skip": True},
+    {"loss": "rand_g_mix"},
+    {"loss": "hinge", "n_critic": 2, "g_batch": 16},
+]
+SEARCHES = [{"arch_loss": "hinge"}, {"arch_loss": "mmd", "amending": 0.01}]
+ALL = [("summed", {}), ("gathered", {}), ("normalised", {}), ("averaged", {})]
 ALL += [("curve", settings) for settings in CURVES]
+ALL += [("architecture_curve", settings) for settings in SEARCHES]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +35,11 @@ def both(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         (folder / "port").write_text(str(probe.getsockname()[1]))
-    torch.multiprocessing.spawn(work, (str(folder), ALL), nprocs=2)
+    jobs = [*ALL, ("run_search", {"folder": str(folder / "search")})]
+    torch.multiprocessing.spawn(work, (str(folder), jobs), nprocs=2)
     results = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    return {name: [r[i] for r in results] for i, name in enumerate(map(repr, ALL))}
+    found = {name: [r[i] for r in results] for i, name in enumerate(map(repr, ALL))}
+    return found | {"folder": folder, "search": [r[-1] for r in results]}
 
 
 def results_of(both, name, **settings):
@@ -74,6 +83,47 @@ def test_two_processes_have_the_curve_of_one_with_the_same_global_batch(both, se
         for found, expected in zip(curve, one, strict=True):
             # float32, sums in another order, four updates.
             assert found == pytest.approx(expected, rel=2e-4, abs=2e-6)
+
+
+@pytest.mark.parametrize("settings", SEARCHES, ids=repr)
+def test_a_search_in_two_processes_has_the_curve_of_one(both, settings):
+    one = JOBS["architecture_curve"](processes=Processes(), **settings)
+    for curve in results_of(both, "architecture_curve", **settings):
+        for found, expected in zip(curve, one, strict=True):
+            # float32, sums in another order; second derivatives the more so. Without these the
+            # parameters of the second search would be off by up to 6.
+            assert found == pytest.approx(expected, rel=1e-3, abs=2e-3)
+
+
+def test_two_processes_write_the_run_directory_of_one_search(both, tmp_path):
+    assert JOBS["run_search"](processes=Processes(), folder=str(tmp_path)) == "finished"
+    assert both["search"] == ["finished"] * 2
+    one, two = tmp_path, both["folder"] / "search"
+    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (one, two)
+    ]
+    assert [line["step"] for line in logs[1]] == [1]
+    for expected, found in zip(*logs, strict=True):
+        # Adam divides by gradients, which makes more of rounding.
+        assert found == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+def test_means_over_processes_can_be_differentiated_twice(both):
+    for rank, (first, second, slope, curvature) in enumerate(results_of(both, "averaged")):
+        assert first.tolist() == [2.5, 10]  # of 1 and 4, of 4 and 16
+        assert second.tolist() == [[0.5], [0.5]]
+        # The sum over processes of the same mean: x^2 by its own x, then 2 by the sum's half.
+        assert slope.tolist() == [2 * (rank + 1), 4 * (rank + 1)]
+        assert curvature.tolist() == [2, 2]
+
+
+def test_skipping_left_out_the_same_updates_everywhere(both):
+    curves = results_of(both, "curve", loss="latest", skip=True)
+    counts = [[line["d_skipped"] for line in curve[:-1]] for curve in curves]
+    assert counts[0] == counts[1]
+    assert 0 < counts[0][-1] < 4
 
 
 def test_the_mean_of_two_half_batches_would_be_another_curve(both):

@@ -12,7 +12,6 @@ from nas_gan.experiments import (
     Outcome,
     Skip,
     main,
-    metrics_of,
     plan_runs,
     read_grid,
     run_experiment,
@@ -60,12 +59,6 @@ def test_failed_runs_are_counted_and_spoil_no_mean():
         ["dcgan", "default", "1", "1", "4.0", ""],
         ["dcgan", "b", "0", "1", "", ""],
     ]
-
-
-def test_the_best_of_a_metric_is_its_smallest_and_else_the_last_counts():
-    log = [{"step": 1, "fid": 5.0}, {"step": 2, "loss/g": 1.0}, {"step": 3, "fid": 6.0}]
-    found = metrics_of(log, ["fid", "best_fid", "loss/g", "loss/d"])
-    assert found == {"fid": 6.0, "best_fid": 5.0, "loss/g": 1.0}
 
 
 def test_hidden_and_output_changes_never_meet():
@@ -128,6 +121,8 @@ def test_a_finished_run_is_not_run_again_and_a_failed_one_is(tmp_path):
         ("presets = ['smoke']\nseeds = [1]\n[skip]\ndefault = true", "every combination"),
         ("presets = ['smoke']\nseeds = [1]\n[skip]\nmixed = true", "skip: key 'mixed'"),
         ("presets = ['smoke']\nseeds = [1]\nsettings = 3", "settings must be a table"),
+        ("presets = ['smoke']\nseeds = [1]\nmetrics = 'fid'", "metrics must be a list of names"),
+        ("presets = ['smoke']\nseeds = [1]\nmetrics = ['first_fid']", "not understood"),
         ("presets = [", "not a TOML file"),
     ],
 )

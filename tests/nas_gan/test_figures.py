@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from PIL import Image
 
@@ -14,6 +16,13 @@ def test_named_figures_are_written_and_no_others(tmp_path, capsys):
     assert figures("pmish", "--out", tmp_path) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'pmish.png'}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["pmish.png"]
+
+
+def test_sliders_are_a_page_of_their_own(tmp_path):
+    assert figures("sliders", "--out", tmp_path) == 0
+    page = (tmp_path / "sliders.html").read_text()
+    assert "bhaa (-1, 1): t1" in page
+    assert not re.search(r"<(script|link)[^>]*(src|href)=", page)  # nothing is fetched
 
 
 @pytest.mark.parametrize("name", ["losses", "bounds"])

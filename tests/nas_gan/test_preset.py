@@ -21,6 +21,7 @@ class Settings:
     threads: int | None = None
     quick: bool = False
     loss: Literal["hinge", "mmd"] = "hinge"
+    scores: tuple[Literal["fid", "kid"], ...] = ()
 
 
 def write(tmp_path, text):
@@ -36,6 +37,12 @@ def test_a_preset_changes_what_it_names_and_nothing_else(tmp_path):
     assert isinstance(found.rate, float)
 
 
+def test_a_list_in_a_preset_is_a_tuple(tmp_path):
+    assert load_preset(write(tmp_path, "scores = ['kid', 'fid']"), Settings).scores == (
+        *("kid", "fid"),
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -48,6 +55,8 @@ def test_a_preset_changes_what_it_names_and_nothing_else(tmp_path):
         ("threads = 'all'", "threads must be int"),
         ("loss = 'hing'", "loss must be one of hinge, mmd; got 'hing'"),
         ("steps = [", "not a TOML file"),
+        ("scores = 'fid'", "scores must be a list; got 'fid'"),
+        ("scores = ['fid', 'kit']", "scores must be one of fid, kid; got 'kit'"),
     ],
 )
 def test_a_preset_that_cannot_be_is_refused_by_key(text, message, tmp_path):

@@ -10,6 +10,7 @@ import torch
 import nas_gan
 from nas_gan.cli import run
 from nas_gan.data import synthetic_shapes
+from nas_gan.distributed import Processes
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.genotype import EDGES, MMD_NAS, DiscriminatorGenotype, Genotype
 from nas_gan.preset import load_preset, preset_from_arguments
@@ -179,6 +180,12 @@ def test_settings_that_cannot_search_are_refused(changes):
     name = next(iter(changes)).partition("_")[0]
     with pytest.raises(InvalidValueError, match=name):
         SearchConfig(**changes)
+
+
+def test_half_of_a_batch_must_divide_among_the_processes(images):
+    networks = build_supernets(TINY)
+    with pytest.raises(InvalidValueError, match="batch_size must be a multiple of 6; got 4"):
+        build_step(TINY, networks, images, Processes(0, 3))
 
 
 def test_a_table_names_every_operation():

@@ -82,7 +82,7 @@ def test_the_second_half_of_a_batch_moves_architectures_and_the_first_half_weigh
 def test_the_losses_are_those_of_the_scores():
     step = make_step(arch_lr=0.0, lr=0.0, n_critic=9, loss="latest")
     g, d = step.generator, step.discriminator
-    draws = Draws(np.random.default_rng([1, 3]), Relaxation(), 5 * 0.02**0.75, 6, "cpu")
+    draws = Draws(np.random.default_rng([1, 3]), Relaxation(), 5 * 0.02**0.75, 6)
 
     def scores(real):
         fake = g(draws.latents(4), draws.mixing(g))
@@ -111,6 +111,20 @@ def test_with_an_amending_coefficient_the_architecture_moves_another_way():
     for network in ("generator", "discriminator"):
         ours, theirs = (values(getattr(step, network).alphas) for step in (plain, amended))
         assert not same(ours, theirs)
+
+
+def test_bfloat16_changes_a_search_little():
+    exact, rounded = (make_step(loss="latest", amending=1e-3, bf16=bf16) for bf16 in (False, True))
+    for network in (exact.discriminator, rounded.discriminator):
+        with torch.no_grad():
+            for weight in network.weights:
+                weight *= 6  # scores of about 1: the mean of seven operations shrinks its input
+    plain, bfloat = exact(0), rounded(0)
+    for name in ("loss/d_arch", "loss/d", "loss/g_arch", "loss/g"):
+        # bfloat16 keeps 8 bits, of scores whose differences are in the losses.
+        assert bfloat[name] == pytest.approx(plain[name], abs=0.05)
+    assert bfloat["loss/d"] != plain["loss/d"]
+    assert all(p.dtype == torch.float32 for p in rounded.generator.parameters())
 
 
 def test_the_correction_through_a_whole_supernet_is_that_of_finite_differences():

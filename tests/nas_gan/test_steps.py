@@ -19,6 +19,7 @@ from nas_gan.losses import (
     make_loss,
 )
 from nas_gan.optimizers import make_optimizer, make_scheduler
+from nas_gan.skipping import DynamicSkipping
 from nas_gan.steps import AdversarialStep, DistillationStep, StepLatents
 from nas_gan.upper_bound import UpperBoundSchedule
 
@@ -310,9 +311,48 @@ def test_the_discriminator_can_be_the_one_to_wait():
     assert moved(before, step.discriminator)
 
 
+def test_the_generator_can_have_a_larger_batch_than_the_discriminator():
+    step = make_step(n_critic=2, loss="hinge", g_latents=StepLatents(9, 15, 4))
+    step(0)
+    assert step.discriminator.batches == [12]
+    step.discriminator.batches.clear()
+    step(1)
+    assert step.discriminator.batches == [12, 6, 15]
+
+
+def test_the_larger_batch_is_what_the_generators_loss_is_of():
+    step = make_step(loss="hinge", g_latents=StepLatents(9, 15, 4))
+    frozen = torch.optim.SGD(step.discriminator.parameters(), 0.0)
+    step.d_optimizer = frozen
+    with torch.no_grad():
+        expected = -step.discriminator(step.generator.train()(step.g_latents(0))).mean()
+    assert step(0)["loss/g"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_left_out_updates_leave_the_discriminator_alone_and_are_counted():
+    skipping = DynamicSkipping(2, seed=0)
+    step = make_step(d_skipping=skipping)
+    skipping.average = 1e9  # none that may be left out is made
+    for index, count in enumerate((0, 0, 1, 2)):
+        before = weights(step.discriminator), weights(step.generator)
+        scalars = step(index)
+        assert scalars["d_skipped"] == count
+        assert ("loss/d" in scalars) == moved(before[0], step.discriminator) == (index < 2)
+        assert moved(before[1], step.generator)
+
+
+def test_skipping_follows_the_generators_loss_and_is_resumed():
+    first, second = (make_step(d_skipping=DynamicSkipping(0, seed=0)) for _ in range(2))
+    loss = first(0)["loss/g"]
+    assert first.d_skipping.average == pytest.approx(0.01 * loss)
+    second.load_state_dict(first.state_dict())
+    assert second.d_skipping.average == first.d_skipping.average
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"d_skipping": DynamicSkipping(0, 0), "n_critic": 2}, "goes with n_critic 1 and d_every"),
         ({"g_clip": 0.0}, "g_clip must be above 0"),
         ({"d_every": 2, "n_critic": 2}, "one of them 1; got 2 and 2"),
         ({"n_critic": 0}, "at least 1"),

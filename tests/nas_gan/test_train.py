@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_gan import skipping
 from nas_gan.checkpoint import build_generator, build_saved_discriminator, load_checkpoint
+from nas_gan.classifier import class_accuracy, train_classifier
 from nas_gan.cli import run
 from nas_gan.data import synthetic_shapes
+from nas_gan.distributed import Processes
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.genotype import MMD_NAS
 from nas_gan.metrics.sampling import latents_of
 from nas_gan.preset import PRESETS, load_preset, preset_from_arguments
-from nas_gan.train import main, train
+from nas_gan.train import main, make_measure, train
 from nas_gan.train_config import TrainConfig
 
 
@@ -121,8 +124,8 @@ def test_validations_and_the_bound_are_resumed_too(config, images):
     config = replace(config, upper_bound="saturate", eval_every=1, upper_bound_increase=2.0)
     fids = iter([9.0, *[10.0] * 5])
     with pytest.raises(KeyboardInterrupt):
-        train(config, images, on_update=interrupt_after(3), measure_fid=lambda net: next(fids))
-    train(config, images, measure_fid=lambda net: 10.0)
+        train(config, images, on_update=interrupt_after(3), measure=lambda net: {"fid": next(fids)})
+    train(config, images, measure=lambda net: {"fid": 10.0})
     bound = state_of(config)["step_state"]["upper_bound"]
     assert bound == {"value": 4.0, "best_fid": 9.0, "counter": 1}
     assert [line["fid"] for line in log_of(config) if "fid" in line] == [9, 10, 10, 10, 10, 10]
@@ -210,9 +213,9 @@ def test_the_best_weights_are_kept_apart(config, images):
 
     def measure(net):
         nets.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
-        return next(fids)
+        return {"fid": next(fids)}
 
-    train(config, images, measure_fid=measure)
+    train(config, images, measure=measure)
     best, last = (load_checkpoint(config.run_dir / f"{name}.pt") for name in ("best", "ckpt"))
     assert (best.provenance["steps"], best.provenance["fid"]) == (2, 7.0)
     assert equal(best.generator, nets[1])
@@ -239,6 +242,66 @@ def test_labels_reach_both_networks_and_the_checkpoint(tmp_path):
         train(replace(config, run_dir=tmp_path / "c"), images)
 
 
+def test_a_larger_generator_batch_and_left_out_updates_are_resumed_to_the_bit(
+    config, images, monkeypatch
+):
+    # The average begins at 0 and takes hundreds of updates to get past the published threshold.
+    monkeypatch.setattr(skipping, "THRESHOLD", 0.003)
+    settings = {"generator_batch_size": 8, "d_skip_from": 1, "loss": "logistic", "batch_size": 4}
+    whole, parts = (
+        replace(config, run_dir=config.run_dir / name, **settings) for name in ("whole", "parts")
+    )
+    train(whole, images)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, images, on_update=interrupt_after(4))
+    train(parts, images)
+    assert log_of(parts) == log_of(whole)
+    assert equal(state_of(parts), state_of(whole))
+    assert 0 < log_of(whole)[2]["d_skipped"] < log_of(whole)[-1]["d_skipped"]
+    with pytest.raises(CheckpointError, match="generator_batch_size = 8, asked for 10"):
+        train(replace(parts, generator_batch_size=10), images)
+
+
+def test_a_generator_batch_of_the_same_size_changes_nothing(config, images):
+    for name, size in (("plain", None), ("same", 6)):
+        train(replace(config, run_dir=config.run_dir / name, generator_batch_size=size), images)
+    plain, same = (log_of(replace(config, run_dir=config.run_dir / n)) for n in ("plain", "same"))
+    assert plain == same
+
+
+def test_a_conditional_run_logs_the_accuracy_of_its_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = synthetic_shapes(size=28, n=60, channels=1)
+    config = TrainConfig(
+        model="mnist-condgan", dataset="synthetic", run_dir=tmp_path / "run", gf_dim=4, df_dim=4,
+        loss="logistic", batch_size=6, steps=2, upper_bound="fixed", sample_every=0, eval_every=1,
+        eval_samples=40, eval_metrics=("accuracy",),
+    )  # fmt: skip
+    measure = make_measure(config, images)
+    train(config, images, measure=measure)
+    lines = [line for line in log_of(config) if "accuracy" in line]
+    assert [line["step"] for line in lines] == [1, 2]
+    generator = build_generator(load_checkpoint(tmp_path / "run" / "ckpt.pt"))
+    classifier = train_classifier(images)
+    expected = class_accuracy(generator, classifier, 40, config.seed + 4)
+    assert lines[-1]["accuracy"] == expected
+    assert not (tmp_path / "run" / "best.pt").exists()  # the best is that of the FID
+
+
+def test_an_accuracy_needs_classes(config, images):
+    config = replace(config, eval_every=1, eval_metrics=("accuracy",), upper_bound="fixed")
+    with pytest.raises(InvalidValueError, match="conditional generators; mmd-nas has no classes"):
+        make_measure(config, images)
+
+
+def test_batches_that_do_not_divide_are_refused_before_anything_is_written(config, images):
+    for changes, n in (({}, 6), ({"generator_batch_size": 10}, 10)):
+        processes = Processes(1, 4 if n == 6 else 3)
+        with pytest.raises(InvalidValueError, match=f"batch of {n} does not divide into"):
+            train(replace(config, **changes), images, processes=processes)
+    assert not config.run_dir.exists()
+
+
 def test_activation_parameters_are_logged_and_freeze_at_their_epoch(config, images):
     config = replace(
         config, log_activations=True, freeze_activations_from=1, g_lr=0.01, batch_size=12
@@ -253,7 +316,10 @@ def test_activation_parameters_are_logged_and_freeze_at_their_epoch(config, imag
     "changes",
     [{"steps": 0}, {"batch_size": 1}, {"save_every": 0}, {"g_lr": 0.0}, {"d_lr": float("nan")},
      {"beta1": 1.0}, {"beta2": -0.1}, {"seed": -1}, {"threads": 0}, {"gf_dim": 0},
-     {"image_channels": 2}, {"weight_decay": -1.0}, {"image_noise": -0.1}],
+     {"image_channels": 2}, {"weight_decay": -1.0}, {"image_noise": -0.1},
+     {"generator_batch_size": 64}, {"d_skip_from": -1}, {"eval_metrics": ("kid",)},
+     {"eval_every": 1, "eval_metrics": ()},
+     {"upper_bound": "saturate", "eval_every": 1, "eval_metrics": ("accuracy",)}],
 )  # fmt: skip
 def test_settings_that_cannot_train_are_refused(changes):
     with pytest.raises(InvalidValueError, match=next(iter(changes))):
@@ -381,6 +447,19 @@ def command(*args, module="nas_gan.train"):
     )
 
 
+@pytest.mark.parametrize(
+    ("preset", "setting", "value"),
+    [
+        ("adversarial_nas_cifar10", "generator_batch_size", 80),
+        ("adversarial_nas_stl10", "generator_batch_size", 256),
+        ("mmd_gan_celeba", "fit", "crop-72x88"),
+        ("mnist_condgan", "eval_metrics", ("accuracy",)),
+    ],
+)
+def test_presets_have_what_was_published(preset, setting, value):
+    assert getattr(load_preset(Path(preset), TrainConfig), setting) == value
+
+
 def test_the_command_trains_a_preset_with_overrides(tmp_path):
     args = ["--config", PRESETS / "smoke.toml", "--steps", 2, "--run-dir", tmp_path / "run"]
     done = command(*args)
@@ -438,6 +517,7 @@ def test_two_processes_have_the_curve_of_one_and_write_one_directory(tmp_path):
         (["--model", "dcgan", "--activation", "relu"], 1, "error: activation is for the searched"),
         (["--g-optimizer", "Adamm"], 1, "error: optimizer 'Adamm' is not known; did you mean Adam"),
         (["--g-scheduler", "StepLRR"], 1, "error: scheduler 'StepLRR' is not known; did you mean "),
+        (["--d-skip-from", "0", "--n-critic", "2"], 1, "error: d_skip_from goes with n_critic 1"),
         (["--compile", "--compile-backend", "x"], 1, "error: compile_backend 'x' is not known; "),
     ],
 )

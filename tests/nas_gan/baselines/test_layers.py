@@ -46,6 +46,18 @@ def test_the_inferred_shape_is_that_of_the_output(kind):
     assert built.module(torch.randn(2, *shape)).shape[1:] == built.shape
 
 
+@pytest.mark.parametrize("kind", ["conv", "conv_transpose"])
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [("out", 0, 1), ("kernel", -3, 1), ("stride", 1.0, 1), ("padding", -1, 0)],
+)
+def test_both_kinds_of_convolution_refuse_the_same_sizes(kind, option, value, least):
+    layer = {"type": kind, "out": 4, "kernel": 3, option: value}
+    message = f"{option} must be a whole number of at least {least}; got {value}"
+    with pytest.raises(InvalidValueError, match=message):
+        build_layers([layer], (3, 8, 8), Slots())
+
+
 @pytest.mark.parametrize("geometry", [(1, 1, 0, 1), (3, 2, 1, 1), (5, 1, 4, 2), (4, 3, 0, 1)])
 def test_a_convolution_of_any_geometry_has_the_inferred_shape(geometry):
     kernel, stride, padding, dilation = geometry
