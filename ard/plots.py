@@ -243,7 +243,9 @@ def sensitivity_figure(
 def samples_figure(
     dense: Images, compressed: Images, *, columns: int = 8, difference: bool = True
 ) -> Figure:
-    """Pairs of `(n, 3, h, w)` images in [-1, 1] on the same latents, one above the other.
+    """Pairs of `(n, c, h, w)` images in [-1, 1] on the same latents, one above the other.
+
+    They have three colours, or one if they are grey.
 
     With `difference` a third row shows the absolute difference, averaged over the colours; black
     is half of the range from black to white.
@@ -255,8 +257,8 @@ def samples_figure(
     first, second = pictures
     if first.shape != second.shape or first.ndim != 4 or not len(first):
         raise InvalidValueError(
-            f"samples must be pairs of (n, 3, h, w) images; got {tuple(dense.shape)} dense and "
-            f"{tuple(compressed.shape)} compressed ones"
+            "samples must be pairs of (n, 3 or 1, h, w) images; got "
+            f"{tuple(dense.shape)} dense and {tuple(compressed.shape)} compressed ones"
         )
     labels = ["dense", "compressed"]
     if difference:
@@ -421,11 +423,13 @@ def _fit(name: str, length: int = 25) -> str:
 
 
 def _to_pixels(images: Images) -> npt.NDArray[np.float64]:
-    """`(n, 3, h, w)` in [-1, 1] to `(n, h, w, 3)` in [0, 1]; other shapes come back as they are."""
+    """`(n, 3 or 1, h, w)` in [-1, 1] to `(n, h, w, 3)` in [0, 1]; nothing of any other shape."""
     if isinstance(images, Tensor):
         images = images.detach().cpu().numpy()
     pixels = np.clip((np.asarray(images, dtype=np.float64) + 1) / 2, 0, 1)
-    return pixels.transpose(0, 2, 3, 1) if pixels.ndim == 4 and pixels.shape[1] == 3 else pixels[:0]
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        return pixels[:0]
+    return np.repeat(pixels.transpose(0, 2, 3, 1), 3 // pixels.shape[1], axis=3)
 
 
 def _mosaic(

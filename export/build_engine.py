@@ -179,10 +179,12 @@ def trtexec_line(manifest: dict[str, Any], batch: tuple[int, ...], workspace_mib
     The types stand in the graph, so there is no precision flag: --fp16 and --stronglyTyped exclude
     one another.
     """
-    latents = manifest["inputs"][0]
-    tail = "x".join(str(size) for size in latents["shape"][1:])
     shapes = " ".join(
-        f"--{which}Shapes={latents['name']}:{n}x{tail}"
+        f"--{which}Shapes="
+        + ",".join(
+            f"{tensor['name']}:{'x'.join(str(size) for size in (n, *tensor['shape'][1:]))}"
+            for tensor in manifest["inputs"]
+        )
         for which, n in zip(("min", "opt", "max"), batch, strict=True)
     )
     return (
@@ -215,8 +217,8 @@ def build(
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     profile = builder.create_optimization_profile()
-    latents = manifest["inputs"][0]
-    profile.set_shape(latents["name"], *((n, *latents["shape"][1:]) for n in batch))
+    for tensor in manifest["inputs"]:
+        profile.set_shape(tensor["name"], *((n, *tensor["shape"][1:]) for n in batch))
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:

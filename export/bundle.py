@@ -20,24 +20,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from export import build_engine
 from export.errors import BundleError, ExportError
+from export.interface import IMAGES, LABELS, LATENTS, arrays_of, input_width, inputs_of, outputs_of
 from export.manifest import (
     MANIFEST,
     BatchRange,
     FileEntry,
     Manifest,
-    TensorSpec,
     read_manifest,
     write_manifest,
 )
 from export.parity import check_parity
 from export.precision import Precision
 from export.rewrites import ALL
-from export.to_onnx import BATCH, DEFAULT_OPSET, INPUT, OUTPUT, input_width, write_onnx
+from export.to_onnx import DEFAULT_OPSET, write_onnx
 from export.to_tensorrt import COMPUTE_CAPABILITIES, RtxChoice, build_rtx_engines, rtx_available
+from nas_gan.architectures import n_classes_of
 from nas_gan.files import write_text
 from nas_gan.metrics.sampling import latents_of
 
-LATENTS, DENSE, BUILD_SCRIPT, README = "latents.npy", "dense", "build_engine.py", "README.md"
+DENSE, BUILD_SCRIPT, README = "dense", "build_engine.py", "README.md"
 TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "tensorrt-rtx", "polygraphy")
 WORKSPACE_MIB = 512
 
@@ -62,8 +63,9 @@ def write_bundle(
 ) -> Manifest:
     """Export `generator` into the folder `out`, which appears when it is complete.
 
-    `generator` has `latent_dim` and `image_shape` `(c, h, w)`; it is not changed. The first
-    `samples` latents of the bank of `seed` go into the bundle, and its images are compared on them.
+    `generator` has `latent_dim` and `image_shape` `(c, h, w)`, and if it is conditional
+    `n_classes`; it is not changed. The first `samples` latents of the bank of `seed` go into the
+    bundle, with their labels if there are any, and its images are compared on them.
     `dense`, the generator before compression, becomes a bundle of its own in `out/dense`. `macs` is
     counted where it is not given. `advance(1)` follows each of the `count_steps` steps.
 
@@ -128,15 +130,14 @@ def _fill(
     compute_capabilities: Sequence[str],
     advance: Callable[[int], None],
 ) -> Manifest:
-    width, image_shape = _shapes(generator)
+    _check_generator(generator)
     onnx_path = folder / f"{name}.onnx"
     latents = latents_of(generator, samples, seed)
     summary = write_onnx(generator, onnx_path, precision=precision, opset=opset, rewrites=rewrites)
     advance(1)
     parity = check_parity(generator, onnx_path, latents, precision=precision)
     advance(1)
-    inputs = (TensorSpec(INPUT, "float32", (BATCH, width)),)
-    outputs = (TensorSpec(OUTPUT, "float32", (BATCH, *image_shape)),)
+    inputs, outputs = inputs_of(generator), outputs_of(generator)
     built = build_rtx_engines(
         onnx_path,
         tensors=(*inputs, *outputs),
@@ -145,7 +146,8 @@ def _fill(
         compute_capabilities=compute_capabilities,
         advance=advance,
     )
-    np.save(folder / LATENTS, latents.numpy().astype(np.float32))
+    for tensor, array in arrays_of(generator, latents).items():
+        np.save(folder / f"{tensor}.npy", array)
     shutil.copyfile(build_engine.__file__, folder / BUILD_SCRIPT)
     (folder / BUILD_SCRIPT).chmod(0o755)
 
@@ -161,7 +163,8 @@ def _fill(
             precision=precision,
             batch=batch,
             tools=_tool_versions(),
-            latents={"file": LATENTS, "seed": seed, "samples": samples},
+            latents={"file": f"{LATENTS}.npy", "seed": seed, "samples": samples}
+            | ({"labels": f"{LABELS}.npy"} if n_classes_of(generator) else {}),
             parity=parity.to_dict(),
             params=sum(parameter.numel() for parameter in generator.parameters()),
             macs=count_macs(generator) if macs is None else macs,
@@ -169,6 +172,7 @@ def _fill(
             not_built=built.not_built,
             dense=dense,
             provenance=provenance,
+            n_classes=n_classes_of(generator),
         )
 
     write_text(folder / README, readme(manifest()))
@@ -191,6 +195,7 @@ def readme(manifest: Manifest) -> str:
     batch = manifest.batch
     line = build_engine.trtexec_line(data, (batch.min, batch.opt, batch.max), WORKSPACE_MIB)
     shape = ", ".join(str(size) for size in manifest.outputs[0].shape[1:])
+    loaded = ", ".join(f'"{spec.name}": numpy.load("{spec.name}.npy")' for spec in manifest.inputs)
     engines = "".join(
         f"- `{engine.file}`: compute capability {engine.compute_capability}, {engine.tool}; it "
         "loads in this version of TensorRT-RTX only\n"
@@ -202,18 +207,28 @@ def readme(manifest: Manifest) -> str:
         if manifest.dense
         else ""
     )
+    labels = (
+        f"""
+It is conditional: `{LABELS}` (batch), int64, says which class each image is to be of, 0 to
+{manifest.n_classes - 1}. `{LABELS}.npy` holds the labels of `{LATENTS}.npy`.
+
+"""
+        if manifest.n_classes
+        else ""
+    )
+    bank = f"`{LATENTS}.npy` holds {manifest.latents['samples']}"
     return f"""# {manifest.name}: a generator, {manifest.precision}
 
-`{manifest.onnx}` maps `{INPUT}` (batch, {manifest.inputs[0].shape[1]}), standard normal, to
-`{OUTPUT}` (batch, {shape}) in [-1, 1]. Both are float32, the batch is free; opset {manifest.opset}.
-`manifest.json` lists every file with its hash. `{LATENTS}` holds {manifest.latents["samples"]}
+`{manifest.onnx}` maps `{LATENTS}` (batch, {manifest.inputs[0].shape[1]}), standard normal, to
+`{IMAGES}` (batch, {shape}) in [-1, 1]. Both are float32, the batch is free; opset {manifest.opset}.
+{labels}`manifest.json` lists every file with its hash. {bank}
 latents to try it with:
 {inside}
 ```python
 import numpy, onnxruntime
 
 session = onnxruntime.InferenceSession("{manifest.onnx}", providers=["CPUExecutionProvider"])
-[images] = session.run(["{OUTPUT}"], {{"{INPUT}": numpy.load("{LATENTS}")}})
+[images] = session.run(["{IMAGES}"], {{{loaded}}})
 ```
 
 ## On a Jetson
@@ -237,7 +252,7 @@ on every network is strongly typed and the flag may be left out.
 {ahead}"""
 
 
-def _shapes(generator: nn.Module) -> tuple[int, tuple[int, ...]]:
+def _check_generator(generator: nn.Module) -> None:
     for key, tensor in generator.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise ExportError(
@@ -250,7 +265,6 @@ def _shapes(generator: nn.Module) -> tuple[int, tuple[int, ...]]:
             f"{type(generator).__name__} needs latent_dim: int and image_shape: (c, h, w) to be "
             f"exported; got {latent_dim!r} and {image_shape!r}"
         )
-    return input_width(generator), image_shape
 
 
 def _tool_versions() -> dict[str, str]:

@@ -18,20 +18,48 @@ SMALLEST, LARGEST = 1 / 16, 16.0
 
 
 def remove_no_ops(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what hands on its input: `x * 1`, `x + 0`, a Resize by one, a Cast to the same."""
+    """Remove what hands on its input: `x * 1`, `x + 0`, a Resize by one, a Cast to the same.
+
+    And a Split into what a Concat has just joined, as the label of a conditional net and its noise.
+    """
     graph = Graph(model)
     known = (*model.graph.input, *model.graph.value_info)
     types = {value.name: value.type.tensor_type.elem_type for value in known}
     for node in list(graph.nodes):
-        source = _unchanged(graph, node, types)
+        sources = _handed_on(graph, node, types)
         # The graph's outputs keep their names, and an input is not an output.
-        if source is None or node.output[0] in graph.outputs:
+        if not sources or graph.outputs & sources.keys():
             continue
         graph.nodes.remove(node)
-        for reader in graph.readers(node.output[0]):
-            reader.input[:] = [source if n == node.output[0] else n for n in reader.input]
+        for output in sources:
+            for reader in graph.readers(output):
+                reader.input[:] = [sources.get(name, name) for name in reader.input]
         graph.index()
     return graph.to_model()
+
+
+def _handed_on(graph: Graph, node: onnx.NodeProto, types: dict[str, int]) -> dict[str, str]:
+    """For each output of a node the tensor that it is; empty if the node does something."""
+    if node.op_type == "Split":
+        return _rejoined(graph, node)
+    source = _unchanged(graph, node, types)
+    return {} if source is None else {node.output[0]: source}
+
+
+def _rejoined(graph: Graph, split: onnx.NodeProto) -> dict[str, str]:
+    """For each output of a Split the input of the Concat before it that it is, if they all are."""
+    concat, shape = graph.producer(split.input[0]), graph.shapes.get(split.input[0])
+    if concat is None or concat.op_type != "Concat" or shape is None:
+        return {}
+    axes = [graph.attributes(node).get("axis", 0) % len(shape) for node in (concat, split)]
+    sizes = [
+        [graph.shapes[name][axes[0]] if name in graph.shapes else 0 for name in names]
+        for names in (concat.input, split.output)
+    ]
+    # A size of 0 is one that nobody knows.
+    if axes[0] != axes[1] or sizes[0] != sizes[1] or 0 in sizes[0]:
+        return {}
+    return dict(zip(split.output, concat.input, strict=True))
 
 
 def _unchanged(graph: Graph, node: onnx.NodeProto, types: dict[str, int]) -> str | None:

@@ -6,7 +6,8 @@ Nothing here needs torch. A program without this package reads the JSON itself; 
     name          "model": the stem of the ONNX file and of the engines
     onnx          "model.onnx"
     files         {"model.onnx": {"sha256": hex, "bytes": n}, ...}: every file but the manifest
-    inputs        [{"name": "latents", "dtype": "float32", "shape": ["batch", 120]}]
+    inputs        [{"name": "latents", "dtype": "float32", "shape": ["batch", 120]}], and behind it
+                  {"name": "labels", "dtype": "int64", "shape": ["batch"]} if it is conditional
     outputs       [{"name": "images", "dtype": "float32", "shape": ["batch", 3, 32, 32]}]
                   images are in [-1, 1]; a text among the dimensions is a dynamic one
     opset         18
@@ -16,12 +17,14 @@ Nothing here needs torch. A program without this package reads the JSON itself; 
                     "compute_capability": "8.6", "tool": "tensorrt-rtx 1.7.1.116"}]
     not_built     [{"target": ..., "compute_capability": ..., "reason": one line}]
     tools         {"torch": version, "onnx": version, ...}: what wrote the bundle
-    latents       {"file": "latents.npy", "seed": 0, "samples": 64}: float32 (samples, latent_dim)
+    latents       {"file": "latents.npy", "seed": 0, "samples": 64}: float32 (samples, latent_dim);
+                  if it is conditional also "labels": "labels.npy", int64 (samples,)
     parity        {"max_abs": 1.2e-6, "psnr_db": 134.1, "samples": 64} of ONNX Runtime against torch
                   on these latents; psnr_db is null where all pixels are equal
     params, macs  counted with bias; multiply-adds for one image; macs may be null
     dense         null, or the folder inside this one that holds the uncompressed generator's bundle
     provenance    where the generator came from, as its maker wrote it
+    n_classes     only there if it is conditional: labels are 0 to n_classes - 1
 """
 
 from __future__ import annotations
@@ -117,10 +120,14 @@ class Manifest:
     not_built: tuple[NotBuilt, ...] = ()
     dense: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    n_classes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the file."""
-        return {"format": FORMAT, **asdict(self)}
+        data = {"format": FORMAT, **asdict(self)}
+        if not self.n_classes:
+            del data["n_classes"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -143,6 +150,7 @@ class Manifest:
             not_built=tuple(NotBuilt(**entry) for entry in data["not_built"]),
             dense=data["dense"],
             provenance=data["provenance"],
+            n_classes=data.get("n_classes", 0),
         )
 
 

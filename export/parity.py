@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError, MissingPackageError
+from export.interface import arrays_of
 from export.precision import Precision
 
 # Images are in [-1, 1].
@@ -77,14 +79,15 @@ def check_parity(
 ) -> Parity:
     """Compare `generator` with the graph at `onnx_path` on `latents` `(n, latent_dim)`.
 
-    The graph also runs on 1 and on 5 latents: a batch that the export took for a constant fails.
+    Those of a conditional generator have the one-hot label behind the noise; the graph gets the two
+    apart. It also runs on 1 and on 5 latents: a batch that the export took for a constant fails.
 
     Raises:
         ExportError: the images differ by more than `TOLERANCES` allows, or the graph does not run.
         MissingPackageError: onnxruntime is not installed.
     """
     expected = _torch_images(generator, latents, batch_size)
-    found = _onnx_images(onnx_path, latents.numpy(), batch_size)
+    found = _onnx_images(onnx_path, arrays_of(generator, latents), batch_size)
     parity = compare(expected, found)
     tolerance = TOLERANCES[precision]
     # Written so that NaN fails.
@@ -106,7 +109,7 @@ def _torch_images(
 
 
 def _onnx_images(
-    path: Path, latents: np.ndarray[Any, Any], batch_size: int
+    path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], batch_size: int
 ) -> np.ndarray[Any, Any]:
     try:
         import onnxruntime
@@ -123,9 +126,10 @@ def _onnx_images(
             str(path), options, providers=["CPUExecutionProvider"]
         )
         for n in BATCH_SIZES:
-            session.run(None, {"latents": np.resize(latents, (n, latents.shape[1]))})
-        batches = np.split(latents, range(batch_size, len(latents), batch_size))
-        return np.concatenate([session.run(None, {"latents": batch})[0] for batch in batches])
+            session.run(None, {name: np.resize(a, (n, *a.shape[1:])) for name, a in arrays.items()})
+        starts = range(0, len(next(iter(arrays.values()))), batch_size)
+        batches = ({name: a[i : i + batch_size] for name, a in arrays.items()} for i in starts)
+        return np.concatenate([session.run(None, batch)[0] for batch in batches])
     except (
         status.Fail,
         status.InvalidArgument,

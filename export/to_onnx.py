@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from export.errors import ExportError, MissingPackageError
+from export.interface import BATCH, inputs_of, outputs_of, with_exported_inputs
 from export.precision import Precision, to_fp16
 from export.rewrites import ALL, rewrite
 from nas_gan.files import write_bytes
@@ -24,7 +25,6 @@ from nas_gan.files import write_bytes
 if TYPE_CHECKING:
     import onnx
 
-INPUT, OUTPUT, BATCH = "latents", "images", "batch"
 # The opset for which torch's exporter has its own translations, and one that the TensorRT 10.3 of
 # JetPack 6 reads. 17 is derived from it here, newer ones are left to the exporter.
 DEFAULT_OPSET = 18
@@ -46,11 +46,6 @@ class OnnxSummary:
         return sum(self.operators.values())
 
 
-def input_width(generator: nn.Module) -> int:
-    """Columns of its latents: the noise, and of a conditional generator the one-hot label."""
-    return cast(int, generator.latent_dim) + int(getattr(generator, "n_classes", 0))
-
-
 def write_onnx(
     generator: nn.Module,
     path: Path,
@@ -62,8 +57,9 @@ def write_onnx(
     """Write `generator`, which maps `(n, latent_dim)` to `(n, c, h, w)`, to `path`.
 
     The graph has the input `latents` and the output `images`, both float32 with a dynamic first
-    dimension. `rewrites` make it faster; without any, each layer is a node. The same weights give
-    the same bytes.
+    dimension; that of a conditional generator has the input `labels` besides, int64 `(n,)`.
+    `rewrites` make it faster; without any, each layer is a node. The same weights give the same
+    bytes.
 
     Raises:
         ExportError: the generator cannot be expressed in this opset or precision.
@@ -108,9 +104,13 @@ def build_model(
 
 
 def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
-    generator = copy.deepcopy(generator).eval().cpu()
+    inputs = inputs_of(generator)
+    traced = with_exported_inputs(copy.deepcopy(generator)).eval().cpu()
     # Two rows: an example batch of 1 would be taken for a constant.
-    latents = torch.zeros(2, input_width(generator))
+    example = tuple(
+        torch.zeros((2, *cast("tuple[int, ...]", spec.shape[1:])), dtype=getattr(torch, spec.dtype))
+        for spec in inputs
+    )
     batch = torch.export.Dim(BATCH, min=1)
     try:
         # The exporter reports its progress on stdout and warns about its own deprecations.
@@ -121,12 +121,12 @@ def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
         ):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                generator,
-                (latents,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                traced,
+                example,
+                input_names=[spec.name for spec in inputs],
+                output_names=[spec.name for spec in outputs_of(generator)],
                 opset_version=opset,
-                dynamic_shapes=({0: batch},),
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -211,17 +211,24 @@ def _check(model: onnx.ModelProto, generator: nn.Module) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise _invalid(model.opset_import[0].version, error) from error
-    for value, name, shape in (
-        (model.graph.input[0], INPUT, (input_width(generator),)),
-        (model.graph.output[0], OUTPUT, cast("tuple[int, ...]", generator.image_shape)),
-    ):
-        dims = value.type.tensor_type.shape.dim
-        found = tuple(dim.dim_param or dim.dim_value for dim in dims)
-        expected = (BATCH, *shape)
-        if (value.name, found) != (name, expected):
-            raise ExportError(
-                f"the exported graph has {value.name} {found}; expected {name} {expected}"
-            )
+    values = (*model.graph.input, *model.graph.output)
+    found = [_describe(value) for value in values]
+    expected = [
+        f"{spec.name} {spec.shape} {spec.dtype}"
+        for spec in (*inputs_of(generator), *outputs_of(generator))
+    ]
+    if found != expected:
+        raise ExportError(
+            f"the exported graph has {', '.join(found)}; expected {', '.join(expected)}"
+        )
+
+
+def _describe(value: onnx.ValueInfoProto) -> str:
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+    return f"{value.name} {shape} {onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)}"
 
 
 def _invalid(opset: int, error: Exception) -> ExportError:

@@ -63,7 +63,7 @@ def build_rtx_engines(
 ) -> EngineBuilds:
     """Build `model.sm86.engine` and its like beside `onnx_path`, one for each compute capability.
 
-    `tensors` are the input and the output that the network must have. `auto` builds where the
+    `tensors` are the inputs and the output that the network must have. `auto` builds where the
     packages are installed and otherwise builds nothing; `require` raises where they are not, or
     where a build fails; `off` builds nothing. Under `auto` a failed build is in `not_built` with
     the first error line of the builder. `advance(1)` follows each build.
@@ -144,16 +144,15 @@ def _build(request: Mapping[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     # Every TensorRT-RTX network is strongly typed; older releases want to be told.
     builder, network, parser = network_from_onnx_path(request["onnx"], strongly_typed=True)
-    found = {
-        tensor.name: list(tensor.shape)[1:]
-        for tensor in (network.get_input(0), network.get_output(0))
-    }
+    inputs = [network.get_input(place) for place in range(network.num_inputs)]
+    outputs = [network.get_output(place) for place in range(network.num_outputs)]
+    found = {tensor.name: list(tensor.shape)[1:] for tensor in (*inputs, *outputs)}
     if found != request["tensors"]:
         return {"error": f"the parsed network has {found}; the ONNX file has {request['tensors']}"}
     major, minor = (int(part) for part in request["compute_capability"].split("."))
     profile = Profile()
-    name = network.get_input(0).name
-    profile.add(name, *((n, *found[name]) for n in request["batch"]))
+    for tensor in inputs:
+        profile.add(tensor.name, *((n, *found[tensor.name]) for n in request["batch"]))
     config = CreateConfigRTX(profiles=[profile], compute_capabilities=[(major, minor)])
     engine = bytes(engine_bytes_from_network((builder, network, parser), config=config))
     seconds = time.perf_counter() - start

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from export.errors import ExportError, MissingPackageError
+from export.interface import with_exported_inputs
 from export.manifest import BatchRange
+from nas_gan.architectures import n_classes_of
 
 INSTALL = 'pip install "ard-gan[torch-tensorrt]"'
 
@@ -23,7 +25,8 @@ def build_torch_tensorrt_engine(
     """The whole generator as one serialized engine for the GPU of this machine.
 
     The engine takes `(n, latent_dim)` latents with n in the range of `batch`, float16 if `half`:
-    torch-tensorrt is strongly typed, so it computes in the type that the network has.
+    torch-tensorrt is strongly typed, so it computes in the type that the network has. Of a
+    conditional generator it takes int64 labels `(n,)` as its second input.
 
     Raises:
         MissingPackageError: torch-tensorrt is not installed.
@@ -38,19 +41,28 @@ def build_torch_tensorrt_engine(
             "torch-tensorrt builds on a GPU, and this machine has none that torch sees"
         )
     dtype = torch.float16 if half else torch.float32
-    network = copy.deepcopy(generator).eval().to("cuda", dtype)
-    latents = torch.zeros(batch.opt, latent_dim, device="cuda", dtype=dtype)
+    network = with_exported_inputs(copy.deepcopy(generator)).eval().to("cuda", dtype)
+    # (sizes behind the batch, type) of each input
+    inputs: list[tuple[tuple[int, ...], torch.dtype]] = [((latent_dim,), dtype)]
+    if n_classes_of(generator):
+        inputs.append(((), torch.int64))
+    example = tuple(torch.zeros((batch.opt, *s), device="cuda", dtype=t) for s, t in inputs)
     dimension = torch.export.Dim("batch", min=batch.min, max=batch.max)
-    program = torch.export.export(network, (latents,), dynamic_shapes=({0: dimension},))
-    shapes = torch_tensorrt.Input(
-        min_shape=(batch.min, latent_dim),
-        opt_shape=(batch.opt, latent_dim),
-        max_shape=(batch.max, latent_dim),
-        dtype=dtype,
+    program = torch.export.export(
+        network, example, dynamic_shapes=tuple({0: dimension} for _ in inputs)
     )
+    shapes = [
+        torch_tensorrt.Input(
+            min_shape=(batch.min, *sizes),
+            opt_shape=(batch.opt, *sizes),
+            max_shape=(batch.max, *sizes),
+            dtype=kind,
+        )
+        for sizes, kind in inputs
+    ]
     convert = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine
     try:
-        return bytes(convert(program, arg_inputs=[shapes]))
+        return bytes(convert(program, arg_inputs=shapes))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ExportError(f"torch-tensorrt could not build the engine: {reason}") from error

@@ -1,7 +1,8 @@
 """Labels of conditional generators: as one-hot columns behind the noise, or as an input of its own.
 
-Everywhere in this project a conditional generator takes one tensor `(n, latent_dim + n_classes)`,
-so that whatever handles latents handles labels. An exported net has two inputs instead.
+In training, sampling, measuring and compressing a conditional generator takes one tensor
+`(n, latent_dim + n_classes)`, so that whatever handles latents handles labels. An exported net
+takes two inputs instead, which is what a program on a device has: noise and whole numbers.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def labels_of(latents: Tensor, n_classes: int) -> Tensor:
     return latents[:, -n_classes:].argmax(dim=1)
 
 
+def split_labels(latents: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Undo `with_labels`: the noise `(n, latent_dim)` and the integer labels `(n,)`."""
+    return latents[:, :-n_classes], labels_of(latents, n_classes)
+
+
 class SplitInputs(nn.Module):
     """A conditional generator with two inputs: noise `(n, latent_dim)` and int64 labels `(n,)`.
 
@@ -46,7 +52,6 @@ class SplitInputs(nn.Module):
         InvalidValueError: the generator has no classes.
     """
 
-    input_names = ("z", "label")
     identity: Tensor
 
     def __init__(self, generator: nn.Module) -> None:

@@ -129,6 +129,15 @@ def test_samples_may_be_arrays_and_differ_by_half_of_the_range_at_most_in_black(
     assert image.get_array()[18:26].max() == 0
 
 
+def test_grey_samples_are_drawn_as_those_of_three_equal_colours():
+    grey = torch.linspace(-1, 1, 2 * 64).view(2, 1, 8, 8)
+    first, second = (
+        samples_figure(images, -images).axes[0].images[0].get_array()
+        for images in (grey, grey.expand(-1, 3, -1, -1))
+    )
+    assert (first == second).all()
+
+
 def test_without_the_difference_there_are_two_rows():
     figure = samples_figure(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), difference=False)
     assert figure.axes[0].images[0].get_array().shape[0] == 2 * 8 + 1
@@ -137,8 +146,8 @@ def test_without_the_difference_there_are_two_rows():
 
 @pytest.mark.parametrize(
     "shapes",
-    [((2, 3, 8, 8), (3, 3, 8, 8)), ((2, 1, 8, 8), (2, 1, 8, 8)), ((0, 3, 8, 8), (0, 3, 8, 8))],
-    ids=["numbers differ", "one colour", "none"],
+    [((2, 3, 8, 8), (3, 3, 8, 8)), ((2, 2, 8, 8), (2, 2, 8, 8)), ((0, 3, 8, 8), (0, 3, 8, 8))],
+    ids=["numbers differ", "two colours", "none"],
 )
 def test_samples_that_are_not_pairs_are_refused(shapes):
     first, second = map(torch.zeros, shapes)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas_gan.models import build_model
 from nas_gan.networks import Generator, GeneratorConfig
 
 if TYPE_CHECKING:
@@ -66,6 +67,24 @@ def generator() -> Generator:
     with torch.no_grad():
         net.train()(torch.randn(64, net.latent_dim, generator=rng))
     return net.eval()
+
+
+@pytest.fixture(scope="session")
+def conditional() -> nn.Module:
+    """A net of five classes with transposed convolutions; 8x8 grey images."""
+    architecture = {"kind": "dcgan", "latent_dim": 6, "gf_dim": 8, "image_size": 8,
+                    "image_channels": 1, "n_classes": 5}  # fmt: skip
+    return build_model(architecture, rng=torch.Generator().manual_seed(0)).eval()
+
+
+@pytest.fixture(scope="session")
+def conditional_onnx(conditional: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxsim", reason="onnxsim is not installed")
+    from export.to_onnx import write_onnx
+
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    write_onnx(conditional, path)
+    return path
 
 
 @pytest.fixture(scope="session")

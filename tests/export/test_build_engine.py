@@ -23,15 +23,31 @@ from export.manifest import (
 
 @pytest.fixture
 def bundle(generator_onnx: Path, tmp_path: Path) -> Path:
+    inputs = (TensorSpec("latents", "float32", ("batch", 120)),)
+    return bundle_of(generator_onnx, tmp_path, inputs, ("batch", 3, 32, 32))
+
+
+@pytest.fixture
+def conditional_bundle(conditional_onnx: Path, tmp_path: Path) -> Path:
+    inputs = (
+        TensorSpec("latents", "float32", ("batch", 6)),
+        TensorSpec("labels", "int64", ("batch",)),
+    )
+    return bundle_of(conditional_onnx, tmp_path, inputs, ("batch", 1, 8, 8))
+
+
+def bundle_of(
+    graph: Path, tmp_path: Path, inputs: tuple[TensorSpec, ...], images: tuple[int | str, ...]
+) -> Path:
     """What the script needs of a bundle, with the script in it."""
-    shutil.copy(generator_onnx, tmp_path / "model.onnx")
+    shutil.copy(graph, tmp_path / "model.onnx")
     shutil.copy(build_engine.__file__, tmp_path / "build_engine.py")
     manifest = Manifest(
         name="model",
         onnx="model.onnx",
         files={"model.onnx": FileEntry.of(tmp_path / "model.onnx")},
-        inputs=(TensorSpec("latents", "float32", ("batch", 120)),),
-        outputs=(TensorSpec("images", "float32", ("batch", 3, 32, 32)),),
+        inputs=inputs,
+        outputs=(TensorSpec("images", "float32", images),),
         opset=18,
         precision="fp32",
         batch=BatchRange(1, 8, 64),
@@ -80,6 +96,23 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(bundle):
     ) in done.stdout
     assert "--fp16" not in done.stdout
     assert sorted(bundle.iterdir()) == before
+
+
+def test_each_input_of_a_conditional_generator_has_its_batch_range(conditional_bundle):
+    done = script(conditional_bundle, "--dry-run", "--batch", "1", "2", "4")
+    assert (
+        "--minShapes=latents:1x6,labels:1 --optShapes=latents:2x6,labels:2 "
+        "--maxShapes=latents:4x6,labels:4 "
+    ) in done.stdout
+
+
+@pytest.mark.tensorrt
+def test_it_builds_the_engine_of_a_conditional_generator(conditional_bundle):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    args = ["--module", "tensorrt_rtx", "--batch", "1", "2", "4"]
+    done = script(conditional_bundle, *args, bare=False)
+    assert done.returncode == 0, done.stderr
+    assert (conditional_bundle / "model.engine").read_bytes().startswith(b"vtrt")
 
 
 def test_without_tensorrt_one_line_says_where_it_comes_from(bundle):

@@ -17,7 +17,6 @@ from export.bundle import count_macs, count_steps, write_bundle
 from export.errors import BundleError, ExportError
 from export.manifest import read_manifest, verify
 from nas_gan.metrics.sampling import latent_bank
-from nas_gan.models import build_model
 
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -148,9 +147,29 @@ def test_engines_are_in_the_manifest_and_so_are_those_that_failed(upsampler, tmp
     )
 
 
-def test_a_conditional_generator_takes_its_label_behind_the_noise(tmp_path: Path) -> None:
-    generator = build_model({"kind": "dense-cgan", "latent_dim": 6, "n_classes": 3}).eval()
-    manifest = write_bundle(generator, tmp_path / "bundle", samples=4, tensorrt_rtx="off")
-    latents = np.load(tmp_path / "bundle" / "latents.npy")
-    assert manifest.inputs[0].shape[1] == latents.shape[1] == 6 + 3
-    assert (latents[:, 6:].sum(axis=1) == 1).all()
+@pytest.fixture(scope="module")
+def conditional_bundle(conditional, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "bundle"
+    write_bundle(conditional, out, seed=5, samples=12, tensorrt_rtx="off")
+    return out
+
+
+def test_a_conditional_bundle_holds_labels_beside_its_latents(conditional_bundle):
+    manifest = verify(conditional_bundle)
+    assert manifest.n_classes == 5
+    assert [spec.name for spec in manifest.inputs] == ["latents", "labels"]
+    bank = latent_bank(12, 6, 5, n_classes=5)
+    files = [manifest.latents[key] for key in ("file", "labels")]
+    latents, labels = (np.load(conditional_bundle / name) for name in files)
+    np.testing.assert_array_equal(latents, bank[:, :6].numpy())
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(np.eye(5)[labels], bank[:, 6:].numpy())
+
+
+def test_the_readme_of_a_conditional_bundle_runs(conditional_bundle):
+    text = (conditional_bundle / "README.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code += "assert images.shape == (12, 1, 8, 8)"
+    subprocess.run([sys.executable, "-c", code], cwd=conditional_bundle, check=True)
+    assert "which class each image is to be of, 0 to\n4." in text
+    assert "--minShapes=latents:1x6,labels:1 --optShapes=latents:8x6,labels:8" in text

@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-from onnx import numpy_helper
+import onnx
+from onnx import helper, numpy_helper
 from onnx_graphs import (
     CUBIC,
     NEAREST,
@@ -72,6 +73,34 @@ def test_a_chain_of_no_ops_vanishes_and_an_output_keeps_its_name():
     cleaned = remove_no_ops(model_of(nodes, SHAPE, s=scales(1, 1)))
     assert in_order(cleaned) == ["Tanh", "Identity"]
     assert cleaned.graph.output[0].name == "y"
+
+
+def concat_then_split(parts: str, sizes: list[int]) -> onnx.ModelProto:
+    """x and y of 3 and 2 channels, joined, split and used."""
+    split = helper.make_node("Split", ["c", "sizes"], ["d", "e"], axis=1)
+    nodes = [
+        node("Slice", "x zero two one", "t"),  # (n, 2, 5, 5)
+        node("Concat", parts, "c", axis=-3),
+        split,
+        node("Tanh", "d", "f"),
+        node("Sigmoid", "e", "g"),
+    ]
+    ends = {"zero": [0], "two": [2], "one": [1], "sizes": sizes}
+    weights = {name: np.array(value, np.int64) for name, value in ends.items()}
+    return model_of(nodes, SHAPE, "f g", **weights)
+
+
+@pytest.mark.parametrize(
+    ("parts", "sizes", "gone"),
+    [("x t", [3, 2], True), ("t x", [2, 3], True), ("x t", [2, 3], False)],
+)
+def test_what_is_joined_and_split_again_is_neither(parts, sizes, gone):
+    model = concat_then_split(parts, sizes)
+    cleaned = remove_no_ops(model)
+    assert operators(cleaned).keys() & {"Concat", "Split"} == (
+        set() if gone else {"Concat", "Split"}
+    )
+    assert_same(model, cleaned, X)
 
 
 def test_batch_normalization_behind_a_sum_goes_into_each_convolution_of_the_sum():

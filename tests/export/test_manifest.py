@@ -67,6 +67,16 @@ def test_the_file_has_the_keys_that_other_programs_read(bundle):
     }
 
 
+def test_a_conditional_one_says_how_many_classes_it_has(tmp_path):
+    labels = TensorSpec("labels", "int64", ("batch",))
+    conditional = replace(MANIFEST, n_classes=10, inputs=(*MANIFEST.inputs, labels))
+    write_manifest(conditional, tmp_path)
+    assert read_manifest(tmp_path) == conditional
+    data = json.loads((tmp_path / "manifest.json").read_text())
+    assert data["n_classes"] == 10
+    assert data["inputs"][1] == {"name": "labels", "dtype": "int64", "shape": ["batch"]}
+
+
 def test_a_key_of_a_later_version_is_ignored(bundle):
     data = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps({**data, "later": 1}))

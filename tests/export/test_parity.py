@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from export.errors import ExportError
 from export.parity import Parity, check_parity, compare
+from nas_gan.conditional import with_labels
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -39,6 +41,18 @@ def test_a_right_export_agrees_to_float32_rounding(upsampler, upsampler_onnx):
     parity = check_parity(upsampler, upsampler_onnx, LATENTS)
     assert parity.n == 20
     assert parity.max_abs < 1e-5
+
+
+def test_labels_are_part_of_the_comparison(conditional, conditional_onnx):
+    noise, labels = torch.ones(7, 6), torch.arange(7) % 5
+    latents = with_labels(noise, labels, 5)
+    assert check_parity(conditional, conditional_onnx, latents).max_abs < 1e-5
+    weight = conditional.state_dict()["layers.conv_transpose1.weight"]
+    changed = copy.deepcopy(conditional)
+    with torch.no_grad():  # two classes change places: the noise does as it did
+        changed.layers.conv_transpose1.weight[[6, 7]] = weight[[7, 6]] + 1
+    with pytest.raises(ExportError, match="does not draw the generator's images"):
+        check_parity(changed, conditional_onnx, latents)
 
 
 def test_the_result_does_not_depend_on_the_batch_size(upsampler, upsampler_onnx):

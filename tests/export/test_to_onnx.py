@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError
+from export.rewrites import ALL
 from export.to_onnx import build_model, write_onnx
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -70,6 +71,46 @@ def test_input_and_output_are_float32_with_a_dynamic_batch(generator_onnx):
         ("latents", float32, ["batch", 120]),
         ("images", float32, ["batch", 3, 32, 32]),
     ]
+
+
+@pytest.mark.parametrize("rewrites", [ALL, ()], ids=["rewritten", "as traced"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_conditional_graph_draws_each_class_at_any_batch_size(
+    conditional, tmp_path, precision, rewrites
+):
+    write_onnx(conditional, tmp_path / "c.onnx", precision=precision, rewrites=rewrites)
+    session = onnxruntime.InferenceSession(tmp_path / "c.onnx", providers=["CPUExecutionProvider"])
+    noise = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = conditional(torch.cat([noise, torch.eye(5)], dim=1)).numpy()
+    feed = {"latents": noise.numpy(), "labels": np.arange(5)}
+    for rows in (slice(0, 5), slice(3, 4)):
+        [found] = session.run(["images"], {name: array[rows] for name, array in feed.items()})
+        # float16 has 11 bits, and a few roundings
+        atol = 1e-6 if precision == "fp32" else 4 * 2**-11 * np.abs(expected).max()
+        np.testing.assert_allclose(found, expected[rows], atol=atol)
+
+
+def test_a_conditional_graph_names_both_inputs_and_does_nothing_twice(conditional_onnx):
+    graph = onnx.load(conditional_onnx).graph
+    described = [
+        (v.name, v.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in dims])
+        for v in graph.input
+        for dims in [v.type.tensor_type.shape.dim]
+    ]
+    assert described == [
+        ("latents", onnx.TensorProto.FLOAT, ["batch", 6]),
+        ("labels", onnx.TensorProto.INT64, ["batch"]),
+    ]
+    # The label behind the noise: what the network splits and joins again is gone.
+    assert [node.op_type for node in graph.node][:3] == ["Gather", "Concat", "Reshape"]
+
+
+def test_a_label_that_no_class_has_is_an_error(conditional_onnx):
+    session = onnxruntime.InferenceSession(conditional_onnx, providers=["CPUExecutionProvider"])
+    refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
+    with pytest.raises(refused, match="out of data bounds"):
+        session.run(None, {"latents": np.zeros((1, 6), np.float32), "labels": np.array([5])})
 
 
 def test_the_same_weights_give_the_same_bytes_also_in_training_mode_and_nothing_is_printed(

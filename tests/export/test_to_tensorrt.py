@@ -54,6 +54,22 @@ def test_a_gpu_that_cannot_run_the_graph_is_recorded_with_the_builders_reason(gr
     assert [path.name for path in graph.parent.iterdir()] == ["model.onnx"]
 
 
+def test_an_engine_of_a_conditional_generator_takes_labels(conditional_onnx, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    pytest.importorskip("polygraphy", reason="polygraphy is not installed")
+    graph = Path(shutil.copy(conditional_onnx, tmp_path / "model.onnx"))
+    specs = (
+        TensorSpec("latents", "float32", ("batch", 6)),
+        TensorSpec("labels", "int64", ("batch",)),
+        TensorSpec("images", "float32", ("batch", 1, 8, 8)),
+    )
+    built = build_rtx_engines(graph, tensors=specs, compute_capabilities=("8.6",))
+    assert (len(built.engines), built.not_built) == (1, ())
+    without = (specs[0], specs[2])
+    [failed] = build_rtx_engines(graph, tensors=without, compute_capabilities=("8.6",)).not_built
+    assert "'labels': []" in failed.reason
+
+
 def test_a_network_with_other_tensors_is_not_built(graph):
     other = (SPECS[0], TensorSpec("images", "float32", ("batch", 3, 64, 64)))
     [failed] = build_rtx_engines(graph, tensors=other, compute_capabilities=("8.6",)).not_built

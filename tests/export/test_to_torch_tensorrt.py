@@ -29,3 +29,10 @@ def test_without_a_gpu_it_says_so():
 def test_an_engine_is_built_on_the_gpu():
     network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh())
     assert len(build_torch_tensorrt_engine(network, 4, batch=BatchRange(1, 2, 4))) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not installed, reason="torch-tensorrt is not installed")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_an_engine_of_a_conditional_generator_is_built_on_the_gpu(conditional):
+    assert len(build_torch_tensorrt_engine(conditional, 6, batch=BatchRange(1, 2, 4))) > 0

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nas_gan.conditional import SplitInputs, labels_of, with_labels
+from nas_gan.conditional import SplitInputs, labels_of, split_labels, with_labels
 from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.sampling import latents_of
 from nas_gan.models import build_model
@@ -19,6 +19,9 @@ def test_labels_are_one_hot_columns_behind_the_noise():
     latents = with_labels(noise, torch.tensor([2, 0]), 3)
     assert latents.tolist() == [[0.5, -1.0, 0, 0, 1], [2.0, 3.0, 1, 0, 0]]
     assert labels_of(latents, 3).tolist() == [2, 0]
+    found, labels = split_labels(latents, 3)
+    assert torch.equal(found, noise)
+    assert labels.tolist() == [2, 0]
 
 
 @pytest.mark.parametrize(

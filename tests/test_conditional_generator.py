@@ -1,0 +1,124 @@
+"""A conditional generator from its checkpoint to the device, through the commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ard.compress import CompressConfig
+from ard.compress import main as compress
+from export.__main__ import Config as ExportConfig
+from export.__main__ import main as export
+from export.manifest import TensorSpec, verify
+from nas_gan import cli
+from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
+from nas_gan.conditional import with_labels
+from nas_gan.models import build_model
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxsim", reason="onnxsim is not installed")
+pytestmark = pytest.mark.onnx
+
+LATENT_DIM, N_CLASSES = 8, 4
+ARCHITECTURE = {
+    "kind": "dense-cgan", "gf_dim": 16, "image_size": 8, "latent_dim": LATENT_DIM,
+    "n_classes": N_CLASSES,
+}  # fmt: skip
+QUICK = [
+    *("--fid-budget", "300%", "--methods", "svd", "--fractions", "0.5", "--no-bundle"),
+    *("--samples", "32", "--sweep-samples", "16", "--recover-steps", "2", "--max-trials", "1"),
+    *("--features", "efficientnet-lite0", "--anchors", "2", "--threads", "1"),
+]
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What the commands made of one checkpoint."""
+
+    dense: Path
+    run_dir: Path
+    bundle: Path
+
+
+def command(main: object, config: type[object], *arguments: str | Path) -> int:
+    return cli.run(main, config, prog="test", description="", args=[str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> Delivered:
+    folder = tmp_path_factory.mktemp("conditional")
+    generator = build_model(ARCHITECTURE, rng=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # what is drawn for training is too small for images to differ
+        for parameter in generator.parameters():
+            parameter *= 2.0
+    dense, run_dir = folder / "ckpt.pt", folder / "run"
+    save_checkpoint(Checkpoint(ARCHITECTURE, generator.state_dict()), dense)
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((1280, 16))  # of low rank, which makes a score cheap
+    np.savez(folder / "real.npz", mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T, n=17)
+    reference = ("--reference", folder / "real.npz")
+    threads = torch.get_num_threads()
+    assert command(compress, CompressConfig, dense, *reference, "--run-dir", run_dir, *QUICK) == 0
+    torch.set_num_threads(threads)
+    out = ("--out", folder / "bundle", "--tensorrt-rtx", "off", "--samples", "8")
+    assert command(export, ExportConfig, run_dir, *out) == 0
+    return Delivered(dense, run_dir, folder / "bundle")
+
+
+@pytest.mark.parametrize("side", ["compressed", "dense"])
+def test_onnx_runtime_draws_the_images_of_torch_for_every_class(
+    delivered: Delivered, side: str
+) -> None:
+    checkpoint, model = {
+        "compressed": (delivered.run_dir / "compressed.pt", delivered.bundle / "model.onnx"),
+        "dense": (delivered.dense, delivered.bundle / "dense" / "dense.onnx"),
+    }[side]
+    noise = torch.randn(1, LATENT_DIM, generator=torch.Generator().manual_seed(1))
+    latents, labels = noise.expand(N_CLASSES, -1).contiguous(), torch.arange(N_CLASSES)
+    with torch.no_grad():
+        generator = build_generator(load_checkpoint(checkpoint)).eval()
+        expected = generator(with_labels(latents, labels, N_CLASSES)).numpy()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    feed = {"latents": latents.numpy(), "labels": labels.numpy()}
+    [found] = session.run(["images"], feed)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    # On the same noise only the class tells images apart.
+    assert all(np.abs(found[k] - found[0]).max() > 0.05 for k in range(1, N_CLASSES))
+
+
+def test_the_compressed_model_is_smaller_and_its_manifest_names_both_inputs(
+    delivered: Delivered,
+) -> None:
+    manifest = verify(delivered.bundle)
+    latents = TensorSpec("latents", "float32", ("batch", LATENT_DIM))
+    assert manifest.inputs == (latents, TensorSpec("labels", "int64", ("batch",)))
+    assert manifest.n_classes == N_CLASSES
+    dense = verify(delivered.bundle / "dense")
+    assert (dense.inputs, dense.n_classes) == (manifest.inputs, N_CLASSES)
+    assert manifest.params < dense.params
+
+
+def test_the_ten_images_of_the_deployment_page_are_drawn(delivered: Delivered) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code += "assert images.shape == (10, 1, 8, 8)"
+    subprocess.run([sys.executable, "-c", code], cwd=delivered.bundle, check=True)
+
+
+def test_it_is_timed_against_the_dense_one(delivered: Delivered, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "edge_bench", str(delivered.bundle), "--batch", "1", "6"]
+    quick = ["--runs", "10", "--warmup", "2", "--duration", "0", "--out", str(tmp_path)]
+    done = subprocess.run([*line, *quick], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "bench.json").read_text())
+    rows = [(row["bundle"], row["batch"]) for row in report["rows"]]
+    assert rows == [("dense", 1), ("bundle", 1), ("dense", 6), ("bundle", 6)]
+    assert {bundle["n_classes"] for bundle in report["bundles"]} == {N_CLASSES}
