@@ -1,6 +1,8 @@
 """Time exported generators on this device; several are measured interleaved and compared.
 
-The first bundle is what the others are compared with: give the dense one first.
+The first bundle is what the others are compared with: give the dense one first. A model that makes
+20000 runs before its seconds are over gets fewer of them; where there is a sensor, power is
+measured for as long again.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_bench.command import check_writable, not_negative, positive, progress, run, seconds
+from edge_bench.command import (
+    add_timing_options,
+    check_writable,
+    make_parser,
+    not_negative,
+    progress,
+    run,
+)
 from edge_bench.pipeline import benchmark
 from edge_bench.report import table, write_report
-from edge_bench.runners import RUNNERS
 from edge_bench.timing import TimingPlan
 
-EPILOG = """example:
-  python -m edge_bench dense/ compressed/ --batch 1 64 --threads 4
-
-exit codes: 0 done, 1 error, 2 usage, 130 interrupted"""
+EXAMPLE = "python -m edge_bench dense/ compressed/ --batch 1 64 --threads 4"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -48,12 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_bench",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m edge_bench", __doc__, EXAMPLE)
     add = parser.add_argument
     add(
         "bundles",
@@ -62,20 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help="a folder that `python -m export` wrote, an .onnx file or a TensorRT engine",
     )
-    add(
-        "--batch",
-        nargs="+",
-        type=positive,
-        default=[1],
-        metavar="N",
-        help="batch sizes (default: 1)",
-    )
-    add(
-        "--runs",
-        type=positive,
-        default=200,
-        metavar="N",
-        help="timed runs of each bundle and batch size, at least (default: 200)",
+    add_timing_options(
+        parser,
+        timed="each bundle and batch size",
+        runs=200,
+        duration=3.0,
+        auto="every bundle has an engine",
     )
     add(
         "--warmup",
@@ -83,28 +75,6 @@ def _parser() -> argparse.ArgumentParser:
         default=20,
         metavar="N",
         help="untimed runs before, at least; they go on until times settle (default: 20)",
-    )
-    add(
-        "--duration",
-        type=seconds,
-        default=3.0,
-        metavar="SECONDS",
-        help="timed seconds of each bundle and batch size, at least, on average over the bundles; "
-        "fewer where a model makes 20000 runs before; power is measured as long again where there "
-        "is a sensor (default: 3)",
-    )
-    add(
-        "--threads",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="CPU threads of ONNX Runtime (default: 1)",
-    )
-    add(
-        "--runner",
-        choices=RUNNERS,
-        default="auto",
-        help="auto takes TensorRT where every bundle has an engine (default: auto)",
     )
     add(
         "--out",

@@ -31,6 +31,7 @@ class Bundle:
     params: int | None = None
     macs: int | None = None
     dense: Path | None = None
+    n_classes: int | None = None
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -121,7 +122,16 @@ def _load_folder(folder: Path) -> Bundle:
         params=manifest.get("params"),
         macs=manifest.get("macs"),
         dense=None if dense is None else _inside(folder, str(dense)),
+        n_classes=_classes(manifest, path),
     )
+
+
+def _classes(manifest: dict[str, Any], path: Path) -> int | None:
+    """How many labels a conditional model knows; the manifest of another does not say."""
+    found = manifest.get("n_classes")
+    if found is None or (type(found) is int and found > 0):
+        return found
+    raise BundleError(f"{path}: n_classes is {found!r}, not a count; export the bundle again")
 
 
 def _engine_built_here(folder: Path, listed: Collection[str]) -> Path | None:

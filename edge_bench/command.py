@@ -1,4 +1,4 @@
-"""The skin of this package's command lines: numbers read, errors as one line, the time left."""
+"""The skin of this package's command lines: options, errors as one line, the time left."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TextIO
 
 from edge_bench.errors import EdgeBenchError
+from edge_bench.runners import RUNNERS
 
 DONE, ERROR, INTERRUPTED = 0, 1, 130
+EXIT_CODES = "exit codes: 0 done, 1 error, 2 usage, 130 interrupted"
 
 # To the start of the line, and clear to its end.
 WIPE = "\r\x1b[K"
@@ -74,6 +76,62 @@ def progress(
         if stream.isatty():
             stream.write(WIPE)
             stream.flush()
+
+
+def make_parser(prog: str, description: str | None, example: str) -> argparse.ArgumentParser:
+    """A parser whose help keeps its lines, and ends with an example and the exit codes."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_timing_options(
+    parser: argparse.ArgumentParser, *, timed: str, runs: int, duration: float, auto: str
+) -> None:
+    """What every command that times something is asked: --batch, --runs, --duration and where.
+
+    Each thing `timed` gets `runs` runs and `duration` seconds by default; `auto` says when
+    `--runner auto` takes TensorRT.
+    """
+    add = parser.add_argument
+    add(
+        "--batch",
+        nargs="+",
+        type=positive,
+        default=[1],
+        metavar="N",
+        help="batch sizes (default: 1)",
+    )
+    add(
+        "--runs",
+        type=positive,
+        default=runs,
+        metavar="N",
+        help=f"timed runs of {timed}, at least (default: %(default)s)",
+    )
+    add(
+        "--duration",
+        type=seconds,
+        default=duration,
+        metavar="SECONDS",
+        help=f"timed seconds of {timed}, at least, on average (default: %(default)s)",
+    )
+    add(
+        "--threads",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="CPU threads of ONNX Runtime (default: 1)",
+    )
+    add(
+        "--runner",
+        choices=RUNNERS,
+        default="auto",
+        help=f"auto takes TensorRT where {auto} (default: auto)",
+    )
 
 
 def positive(text: str) -> int:

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from edge_bench.device import DeviceDescription
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
-from edge_bench.runners import RUNNERS, InputSpec, OnnxRuntimeRunner, TensorRTRunner
+from edge_bench.inputs import InputSpec, draw_feed
+from edge_bench.runners import RUNNERS, OnnxRuntimeRunner, TensorRTRunner
 from edge_bench.statistics import ratio_of_medians
 from edge_bench.timing import Clock, TimingPlan, measure
 
@@ -105,9 +106,9 @@ class LayerRunner(contextlib.AbstractContextManager["LayerRunner"], Protocol):
     calls: int
 
     @property
-    def input(self) -> InputSpec: ...
+    def inputs(self) -> tuple[InputSpec, ...]: ...
 
-    def infer(self, latents: NDArray[np.generic]) -> NDArray[np.generic]: ...
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
 
 class OnnxRuntimeLayer(OnnxRuntimeRunner):
@@ -121,18 +122,19 @@ class TensorRTLayer(TensorRTRunner):
 
     calls = CALLS_PER_WAIT
 
-    def infer(self, latents: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Run the engine on the latents of the first call with this shape; no image comes back."""
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Run the engine on what the first call with these shapes gave; no image comes back."""
         cuda = self._open()
-        if self._bound != latents.shape:
-            self._bind(cuda, latents)
-            source = np.ascontiguousarray(latents)
-            cuda.copy_to_device(self._buffers[latents.shape].latents, source, self._stream)
+        known = self._bound
+        buffers = self._bind(cuda, feed)
+        if self._bound != known:
+            sent = [np.ascontiguousarray(array) for array in feed]
+            for pointer, array in zip(buffers.inputs, sent, strict=True):
+                cuda.copy_to_device(pointer, array, self._stream)
         for _ in range(self.calls):
-            if not self._context.execute_async_v3(self._stream):
-                raise RunnerError(f"{self._path}: TensorRT could not run it at {latents.shape}")
+            self._execute(feed)
         cuda.synchronize(self._stream)
-        return self._buffers[latents.shape].host
+        return buffers.host
 
 
 def load_folder(folder: Path) -> LayerFolder:
@@ -232,7 +234,7 @@ def _time_group(
             runners.append(opened.enter_context(layer))
         rng = np.random.default_rng(seed)
         largest = max(batches)
-        inputs = [r.input.latents(largest, np.random.default_rng(seed)) for r in runners]
+        inputs = [draw_feed(r.inputs, largest, seed, None) for r in runners]
         for timing in measure(runners, inputs, batches, clock, plan, advance):
             # (rounds, block) of one call each
             us = timing.times_ns / 1e3 / runners[timing.runner].calls

@@ -12,20 +12,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_bench.command import check_writable, positive, progress, run, seconds
+from edge_bench.command import add_timing_options, check_writable, make_parser, progress, run
 from edge_bench.device import describe_device
 from edge_bench.layer_timing import TABLE, LayerTime, load_folder, read_times, time_layers, to_csv
 from edge_bench.report import write_whole
-from edge_bench.runners import RUNNERS
 from edge_bench.timing import TimingPlan
 
 # An interval wider than this share of its time says that the machine did something else as well.
 UNCERTAIN = 0.1
 
-EPILOG = """example:
-  python -m edge_bench.layers layers/ --batch 1 --runner tensorrt
-
-exit codes: 0 done, 1 error, 2 usage, 130 interrupted"""
+EXAMPLE = "python -m edge_bench.layers layers/ --batch 1 --runner tensorrt"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -72,48 +68,15 @@ def summary(path: Path, known: Sequence[LayerTime], times: Sequence[LayerTime]) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_bench.layers",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m edge_bench.layers", __doc__, EXAMPLE)
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="a folder that `python -m ard.latency` wrote")
-    add(
-        "--batch",
-        nargs="+",
-        type=positive,
-        default=[1],
-        metavar="N",
-        help="batch sizes (default: 1)",
-    )
-    add(
-        "--runs",
-        type=positive,
-        default=30,
-        metavar="N",
-        help="timed runs of each layer under each choice, at least (default: 30)",
-    )
-    add(
-        "--duration",
-        type=seconds,
-        default=0.2,
-        metavar="SECONDS",
-        help="timed seconds of each layer under each choice, at least, on average (default: 0.2)",
-    )
-    add(
-        "--threads",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="CPU threads of ONNX Runtime (default: 1)",
-    )
-    add(
-        "--runner",
-        choices=RUNNERS,
-        default="auto",
-        help="auto takes TensorRT where its package is installed (default: auto)",
+    add_timing_options(
+        parser,
+        timed="each layer under each choice",
+        runs=30,
+        duration=0.2,
+        auto="its package is installed",
     )
     add(
         "--table",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_bench.bundle import Bundle, load_bundles
 from edge_bench.device import (
@@ -19,6 +18,7 @@ from edge_bench.device import (
     throttled,
 )
 from edge_bench.errors import InvalidValueError, RunnerError
+from edge_bench.inputs import Feed, draw_feed
 from edge_bench.power import Energy, PowerMeter, PowerReading, energy_per_image, find_power_meter
 from edge_bench.report import BenchReport, BenchRow
 from edge_bench.runners import Runner, TensorRTRunner, open_runners
@@ -29,7 +29,7 @@ from edge_bench.statistics import (
     ratio_of_medians,
     summarize,
 )
-from edge_bench.timing import Clock, Timing, TimingPlan, measure, run_for
+from edge_bench.timing import Clock, Timing, TimingPlan, first_rows, measure, run_for
 
 FindMeter = Callable[[bool], PowerMeter | None]
 
@@ -68,18 +68,18 @@ def benchmark(
         runners = [
             opened.enter_context(runner_) for runner_ in open_runners(loaded, runner, threads)
         ]
-        latents = _latents(runners, batches, seed)
-        _check_images(loaded, runners, latents)
+        feeds = _feeds(loaded, runners, batches, seed)
+        _check_images(loaded, runners, feeds)
 
         meter = find_meter(any(isinstance(runner_, TensorRTRunner) for runner_ in runners))
         timed = 1.0 if meter is None else 0.5
         idle = _idle_power(meter, plan)
         timings = measure(
-            runners, latents, batches, clock, plan, lambda fraction: advance(timed * fraction)
+            runners, feeds, batches, clock, plan, lambda fraction: advance(timed * fraction)
         )
         powers: list[tuple[PowerReading | None, Energy | None]] = []
         for t in timings:
-            x = latents[t.runner][: t.batch]
+            x = first_rows(feeds[t.runner], t.batch)
             powers.append(_power(meter, runners[t.runner], x, clock, plan, idle))
             advance(timed + (1 - timed) * len(powers) / len(timings))
         runtimes = tuple(runner_.runtime for runner_ in runners)
@@ -114,22 +114,24 @@ def _check(bundles: Sequence[Path], batches: Sequence[int], threads: int) -> Non
         raise InvalidValueError(f"threads must be at least 1, found {threads}")
 
 
-def _latents(
-    runners: Sequence[Runner], batches: Sequence[int], seed: int
-) -> list[NDArray[np.generic]]:
-    """A bank of latents for each runner; equal inputs get equal numbers."""
-    for runner in runners:
-        for batch in batches:
-            runner.input.latents(batch, np.random.default_rng(seed))
-    return [runner.input.latents(max(batches), np.random.default_rng(seed)) for runner in runners]
+def _feeds(
+    bundles: Sequence[Bundle], runners: Sequence[Runner], batches: Sequence[int], seed: int
+) -> list[Feed]:
+    """What each runner is fed, enough for the largest batch; equal inputs get equal numbers."""
+    feeds = []
+    for bundle, runner in zip(bundles, runners, strict=True):
+        for batch in batches:  # each must be one that the model takes
+            draw_feed(runner.inputs, batch, seed, bundle.n_classes)
+        feeds.append(draw_feed(runner.inputs, max(batches), seed, bundle.n_classes))
+    return feeds
 
 
 def _check_images(
-    bundles: Sequence[Bundle], runners: Sequence[Runner], latents: Sequence[NDArray[np.generic]]
+    bundles: Sequence[Bundle], runners: Sequence[Runner], feeds: Sequence[Feed]
 ) -> None:
     """Run each model once: times of a model that computes NaN are times of something else."""
-    for bundle, runner, bank in zip(bundles, runners, latents, strict=True):
-        if not np.isfinite(runner.infer(bank)).all():
+    for bundle, runner, feed in zip(bundles, runners, feeds, strict=True):
+        if not np.isfinite(runner.infer(*feed)).all():
             raise RunnerError(
                 f"{bundle.path}: the images are not finite numbers; export the model again, "
                 "in fp32 if this precision overflows"
@@ -147,7 +149,7 @@ def _idle_power(meter: PowerMeter | None, plan: TimingPlan) -> PowerReading | No
 def _power(
     meter: PowerMeter | None,
     runner: Runner,
-    latents: NDArray[np.generic],
+    feed: Feed,
     clock: Clock,
     plan: TimingPlan,
     idle: PowerReading | None,
@@ -155,7 +157,7 @@ def _power(
     if meter is None:
         return None, None
     with meter:
-        images, duration_s = run_for(runner, latents, clock, plan.duration_s)
+        images, duration_s = run_for(runner, feed, clock, plan.duration_s)
     reading = meter.result()
     if reading is None:
         return None, None

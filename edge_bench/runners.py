@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edge_bench.bundle import Bundle
 from edge_bench.errors import RunnerError
+from edge_bench.inputs import InputSpec, check_inputs, shapes_of
 
 if TYPE_CHECKING:
     # Python 3.10, whose TensorRT binding JetPack 6 ships, does not have it.
@@ -25,57 +26,31 @@ if TYPE_CHECKING:
 
 RUNNERS = ("auto", "onnxruntime", "tensorrt")
 
-# What ONNX Runtime calls the types that a generator's latents can have.
+# What ONNX Runtime calls the types that a generator's latents and labels can have.
 ONNX_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
 }
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """The one input of a model: `shape` begins with the batch, `None` where any size goes."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | None, ...]
-
-    def latents(self, batch: int, rng: np.random.Generator) -> NDArray[np.generic]:
-        """`batch` standard normal latents of this shape.
-
-        Raises:
-            RunnerError: the model was made for another batch size, or leaves a latent size open.
-        """
-        fixed, *rest = self.shape
-        if fixed is not None and fixed != batch:
-            raise RunnerError(
-                f"input {self.name!r} has a fixed batch of {fixed}, asked for {batch}; "
-                f"use --batch {fixed} or export with a dynamic batch"
-            )
-        sizes = [size for size in rest if size is not None]
-        if not rest or len(sizes) != len(rest):
-            raise RunnerError(
-                f"input {self.name!r} has shape {self.shape}; a batch and a fixed latent size, "
-                "as in (None, 128), are expected"
-            )
-        return rng.standard_normal((batch, *sizes), dtype=np.float32).astype(self.dtype)
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):
     """A loaded model: a context manager that owns the runtime's memory.
 
-    `infer` takes latents `(batch, ...)` of the type and shape of `input`, and returns when the
-    images are in host memory: transfers to and from a device are part of the call.
+    `infer` takes an array `(batch, ...)` for each of `inputs`, latents and then labels if there are
+    any, and returns when the images are in host memory: transfers to and from a device are part of
+    the call.
     """
 
     @property
-    def input(self) -> InputSpec: ...
+    def inputs(self) -> tuple[InputSpec, ...]: ...
 
     @property
     def runtime(self) -> str: ...
 
-    def infer(self, latents: NDArray[np.generic]) -> NDArray[np.generic]: ...
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
 
 def open_runners(bundles: Sequence[Bundle], name: str, threads: int) -> list[Runner]:
@@ -120,7 +95,7 @@ class OnnxRuntimeRunner:
         self._path = path
         self._threads = threads
         self._session = session
-        self._input: InputSpec | None = None
+        self._inputs: tuple[InputSpec, ...] = ()
         self._output = ""
         self._version = ""
         self._errors: tuple[type[Exception], ...] = ()
@@ -136,20 +111,9 @@ class OnnxRuntimeRunner:
         self._errors = _onnxruntime_errors()
         if self._session is None:
             self._session = self._load(onnxruntime)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise RunnerError(
-                f"{self._path}: one input (latents) and one output (images) are expected, "
-                f"found {len(inputs)} and {len(outputs)}"
-            )
-        if inputs[0].type not in ONNX_TYPES:
-            raise RunnerError(
-                f"{self._path}: input {inputs[0].name!r} is {inputs[0].type}; "
-                f"one of {', '.join(ONNX_TYPES)} is expected"
-            )
-        shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
-        dtype = np.dtype(ONNX_TYPES[inputs[0].type])
-        self._input = InputSpec(inputs[0].name, dtype, shape)
+        outputs = self._session.get_outputs()
+        inputs = [self._describe(tensor) for tensor in self._session.get_inputs()]
+        self._inputs = check_inputs(self._path, inputs, len(outputs))
         self._output = outputs[0].name
         return self
 
@@ -162,26 +126,36 @@ class OnnxRuntimeRunner:
         self._session = None
 
     @property
-    def input(self) -> InputSpec:
-        if self._input is None:
+    def inputs(self) -> tuple[InputSpec, ...]:
+        if not self._inputs:
             raise RunnerError("the runner is not open; use it in a with statement")
-        return self._input
+        return self._inputs
 
     @property
     def runtime(self) -> str:
         threads = "1 thread" if self._threads == 1 else f"{self._threads} threads"
         return f"onnxruntime {self._version} on CPU, {threads}"
 
-    def infer(self, latents: NDArray[np.generic]) -> NDArray[np.generic]:
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
         images: NDArray[np.generic]
+        named = {spec.name: array for spec, array in zip(self.inputs, feed, strict=True)}
         try:
-            (images,) = self._session.run([self._output], {self.input.name: latents})
+            (images,) = self._session.run([self._output], named)
         except self._errors as error:
             raise RunnerError(
-                f"{self._path}: ONNX Runtime failed at {latents.shape} "
+                f"{self._path}: ONNX Runtime failed at {shapes_of(feed)} "
                 f"({_first_line(error)}); try a smaller --batch, or export the model again"
             ) from None
         return images
+
+    def _describe(self, tensor: Any) -> InputSpec:
+        if tensor.type not in ONNX_TYPES:
+            raise RunnerError(
+                f"{self._path}: input {tensor.name!r} is {tensor.type}; "
+                f"one of {', '.join(ONNX_TYPES)} is expected"
+            )
+        shape = tuple(size if isinstance(size, int) else None for size in tensor.shape)
+        return InputSpec(tensor.name, np.dtype(ONNX_TYPES[tensor.type]), shape)
 
     def _load(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
@@ -218,7 +192,7 @@ def _first_line(error: Exception) -> str:
 class TensorRTRunner:
     """A serialized TensorRT engine (10.3 to 11) on the first NVIDIA GPU.
 
-    Latents are copied to the device and images back on one stream, which is then synchronized, so
+    Inputs are copied to the device and images back on one stream, which is then synchronized, so
     that nothing is still under way when `infer` returns. Buffers are kept for each batch size: the
     images that `infer` returns are overwritten by the next call with that size.
     """
@@ -230,12 +204,12 @@ class TensorRTRunner:
         self._engine: Any = None
         self._context: Any = None
         self._keep: list[Any] = []
-        self._input: InputSpec | None = None
+        self._inputs: tuple[InputSpec, ...] = ()
         self._output = ""
         self._output_dtype: np.dtype[Any] = np.dtype(np.float32)
         self._version = ""
-        self._buffers: dict[tuple[int, ...], _Buffers] = {}
-        self._bound: tuple[int, ...] | None = None
+        self._buffers: dict[_Shapes, _Buffers] = {}
+        self._bound: _Shapes | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -265,30 +239,33 @@ class TensorRTRunner:
         self._close()
 
     @property
-    def input(self) -> InputSpec:
-        if self._input is None:
+    def inputs(self) -> tuple[InputSpec, ...]:
+        if not self._inputs:
             raise RunnerError("the runner is not open; use it in a with statement")
-        return self._input
+        return self._inputs
 
     @property
     def runtime(self) -> str:
         return f"tensorrt {self._version} on GPU, transfers included"
 
-    def infer(self, latents: NDArray[np.generic]) -> NDArray[np.generic]:
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
         cuda = self._open()
-        if self._bound != latents.shape:
-            self._bind(cuda, latents)
-        buffers = self._buffers[latents.shape]
-        latents = np.ascontiguousarray(latents)
-        cuda.copy_to_device(buffers.latents, latents, self._stream)
-        if not self._context.execute_async_v3(self._stream):
-            raise RunnerError(
-                f"{self._path}: TensorRT could not run the engine at {latents.shape}; "
-                "its own message is above"
-            )
+        buffers = self._bind(cuda, feed)
+        # In a name, so that a copy lives until the stream is done with it.
+        sent = [np.ascontiguousarray(array) for array in feed]
+        for pointer, array in zip(buffers.inputs, sent, strict=True):
+            cuda.copy_to_device(pointer, array, self._stream)
+        self._execute(feed)
         cuda.copy_to_host(buffers.host, buffers.images, self._stream)
         cuda.synchronize(self._stream)
         return buffers.host
+
+    def _execute(self, feed: Sequence[NDArray[np.generic]]) -> None:
+        if not self._context.execute_async_v3(self._stream):
+            raise RunnerError(
+                f"{self._path}: TensorRT could not run the engine at {shapes_of(feed)}; "
+                "its own message is above"
+            )
 
     def _load(self, trt: Any) -> None:
         cuda = self._open()
@@ -307,16 +284,8 @@ class TensorRTRunner:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise RunnerError(
-                f"{self._path}: one input (latents) and one output (images) are expected, "
-                f"found {len(inputs)} and {len(outputs)}"
-            )
-        shape = tuple(
-            None if size == -1 else int(size) for size in self._engine.get_tensor_shape(inputs[0])
-        )
-        dtype = self._numpy_type(trt, inputs[0])
-        self._input = InputSpec(inputs[0], dtype, shape)
+        described = [self._describe(trt, name) for name in inputs]
+        self._inputs = check_inputs(self._path, described, len(outputs))
         self._output = outputs[0]
         self._output_dtype = self._numpy_type(trt, outputs[0])
         self._context = self._engine.create_execution_context()
@@ -326,6 +295,11 @@ class TensorRTRunner:
                 "GPU or build the engine with a smaller workspace"
             )
         self._stream = cuda.create_stream()
+
+    def _describe(self, trt: Any, tensor: str) -> InputSpec:
+        sizes = self._engine.get_tensor_shape(tensor)
+        shape = tuple(None if size == -1 else int(size) for size in sizes)
+        return InputSpec(tensor, self._numpy_type(trt, tensor), shape)
 
     def _numpy_type(self, trt: Any, tensor: str) -> np.dtype[Any]:
         found = self._engine.get_tensor_dtype(tensor)
@@ -337,24 +311,30 @@ class TensorRTRunner:
                 "build the engine with float inputs and outputs"
             ) from None
 
-    def _bind(self, cuda: _Cuda, latents: NDArray[np.generic]) -> None:
-        """Set the shape and the addresses, with buffers made on a shape's first use."""
-        name = self.input.name
-        if not self._context.set_input_shape(name, latents.shape):
-            low, _, high = self._engine.get_tensor_profile_shape(name, 0)
-            raise RunnerError(
-                f"{self._path}: the engine takes shapes from {tuple(low)} to {tuple(high)}, asked "
-                f"for {latents.shape}; choose another --batch or build the engine for it"
-            )
-        if latents.shape not in self._buffers:
+    def _bind(self, cuda: _Cuda, feed: Sequence[NDArray[np.generic]]) -> _Buffers:
+        """Set shapes and addresses where they are others; buffers are made on their first use."""
+        shapes = tuple(array.shape for array in feed)
+        if self._bound == shapes:
+            return self._buffers[shapes]
+        self._bound = None  # the context may take one shape and refuse the next
+        for spec, array in zip(self.inputs, feed, strict=True):
+            if not self._context.set_input_shape(spec.name, array.shape):
+                low, _, high = self._engine.get_tensor_profile_shape(spec.name, 0)
+                raise RunnerError(
+                    f"{self._path}: the engine takes shapes from {tuple(low)} to {tuple(high)}, "
+                    f"asked for {array.shape}; choose another --batch or build the engine for it"
+                )
+        if shapes not in self._buffers:
             shape = tuple(int(size) for size in self._context.get_tensor_shape(self._output))
             host = np.empty(shape, self._output_dtype)
-            on_device = cuda.allocate(latents.nbytes)
-            self._buffers[latents.shape] = _Buffers(on_device, cuda.allocate(host.nbytes), host)
-        buffers = self._buffers[latents.shape]
-        self._context.set_tensor_address(name, buffers.latents)
+            inputs = tuple(cuda.allocate(array.nbytes) for array in feed)
+            self._buffers[shapes] = _Buffers(inputs, cuda.allocate(host.nbytes), host)
+        buffers = self._buffers[shapes]
+        for spec, pointer in zip(self.inputs, buffers.inputs, strict=True):
+            self._context.set_tensor_address(spec.name, pointer)
         self._context.set_tensor_address(self._output, buffers.images)
-        self._bound = latents.shape
+        self._bound = shapes
+        return buffers
 
     def _open(self) -> _Cuda:
         if self._cuda is None:
@@ -368,16 +348,20 @@ class TensorRTRunner:
         self._keep = []
         if self._cuda is not None:
             for buffers in self._buffers.values():
-                self._cuda.free(buffers.latents)
-                self._cuda.free(buffers.images)
+                for pointer in (*buffers.inputs, buffers.images):
+                    self._cuda.free(pointer)
             if self._stream:
                 self._cuda.destroy_stream(self._stream)
         self._buffers, self._bound, self._stream, self._cuda = {}, None, 0, None
 
 
+# The shape of each input.
+_Shapes = tuple[tuple[int, ...], ...]
+
+
 @dataclass(frozen=True)
 class _Buffers:
-    latents: int
+    inputs: tuple[int, ...]
     images: int
     host: NDArray[np.generic]
 

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_bench.errors import InvalidValueError
+from edge_bench.inputs import Feed
 from edge_bench.statistics import is_settled
 
 
 class Infer(Protocol):
-    """What is timed: one call, latents in, images out, finished when it returns."""
+    """What is timed: one call, a feed in, images out, finished when it returns."""
 
-    def infer(self, latents: NDArray[np.generic]) -> NDArray[np.generic]: ...
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
 
 Clock = Callable[[], int]
@@ -68,7 +69,7 @@ class Timing:
 
 def measure(
     runners: Sequence[Infer],
-    latents: Sequence[NDArray[np.generic]],
+    feeds: Sequence[Feed],
     batches: Sequence[int],
     clock: Clock,
     plan: TimingPlan,
@@ -76,16 +77,16 @@ def measure(
 ) -> tuple[Timing, ...]:
     """Time every runner at every batch size, the runners interleaved.
 
-    `latents[i]` has at least `max(batches)` rows and is what runner i is fed. For each batch size
-    all runners warm up, then take turns in blocks of a few runs, a round being one block of each,
-    and every round begins with another runner. Whatever drifts (clocks, heat, a neighbour on the
+    `feeds[i]` has at least `max(batches)` rows and is what runner i is fed. For each batch size all
+    runners warm up, then take turns in blocks of a few runs, a round being one block of each, and
+    every round begins with another runner. Whatever drifts (clocks, heat, a neighbour on the
     machine) then hits all of them alike. `advance` is told the finished fraction, 0 to 1.
 
     Returns one `Timing` for each runner and batch size: batch by batch, in the order of `runners`.
     """
     timings: list[Timing] = []
     for done, batch in enumerate(batches):
-        inputs = [bank[:batch] for bank in latents]
+        inputs = [first_rows(feed, batch) for feed in feeds]
 
         def advance_within(fraction: float, done: int = done) -> None:
             advance((done + fraction) / len(batches))
@@ -102,23 +103,24 @@ def measure(
     return tuple(timings)
 
 
-def run_for(
-    runner: Infer, latents: NDArray[np.generic], clock: Clock, duration_s: float
-) -> tuple[int, float]:
+def first_rows(feed: Feed, n: int) -> Feed:
+    """The feed of the first `n` images of a larger one."""
+    return tuple(array[:n] for array in feed)
+
+
+def run_for(runner: Infer, feed: Feed, clock: Clock, duration_s: float) -> tuple[int, float]:
     """Call `runner` without a pause for `duration_s`; how many images it made and in what time."""
     calls = 0
     start = clock()
     while True:
-        runner.infer(latents)
+        runner.infer(*feed)
         calls += 1
         elapsed = clock() - start
         if elapsed >= duration_s * 1e9:
-            return calls * len(latents), elapsed / 1e9
+            return calls * len(feed[0]), elapsed / 1e9
 
 
-def _warm_up(
-    runner: Infer, x: NDArray[np.generic], clock: Clock, plan: TimingPlan
-) -> tuple[int, bool]:
+def _warm_up(runner: Infer, x: Feed, clock: Clock, plan: TimingPlan) -> tuple[int, bool]:
     """Run until the time settles; how many runs that took, and whether it did settle.
 
     At least `warmup` runs and `min_warmup_s` seconds, since clocks take a moment to ramp up, and
@@ -137,7 +139,7 @@ def _warm_up(
 
 def _take_turns(
     runners: Sequence[Infer],
-    inputs: Sequence[NDArray[np.generic]],
+    inputs: Sequence[Feed],
     clock: Clock,
     plan: TimingPlan,
     advance: Callable[[float], None],
@@ -155,7 +157,7 @@ def _take_turns(
             if len(runners) > 1:
                 # The other model's weights fill the caches now: this run pays for the switch,
                 # which would not happen on a device that serves one model.
-                runner.infer(x)
+                runner.infer(*x)
             blocks[index] = [_time(runner, x, clock) for _ in range(block)]
         rounds.append(blocks)
         runs, elapsed = len(rounds) * block, clock() - start
@@ -167,9 +169,9 @@ def _take_turns(
         advance(min(runs / plan.runs, of_time))
 
 
-def _time(runner: Infer, x: NDArray[np.generic], clock: Clock) -> int:
+def _time(runner: Infer, x: Feed, clock: Clock) -> int:
     start = clock()
-    runner.infer(x)
+    runner.infer(*x)
     return clock() - start
 
 

@@ -22,21 +22,33 @@ def save_generator(
     batch: int | str = "batch",
     dtype: int = TensorProto.FLOAT,
     final: str = "Tanh",
+    n_classes: int = 0,
 ) -> Path:
-    """images = final(relu(z A) B), all weights 1: for z of ones every pixel is final(4 * 8)."""
+    """images = final(relu(z A) B), all weights 1: for z of ones every pixel is final(4 * 8).
+
+    With classes it is final(relu(z A) B + k) for label k, the labels being the first input.
+    """
     numpy_dtype = helper.tensor_dtype_to_np_dtype(dtype)
-    ones = {"a": (latent_dim, width), "b": (width, 6)}
+    weights = {"a": np.ones((latent_dim, width)), "b": np.ones((width, 6))}
+    nodes = [
+        helper.make_node("MatMul", ["latents", "a"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "b"], ["o"]),
+    ]
+    inputs = [helper.make_tensor_value_info("latents", dtype, [batch, latent_dim])]
+    last = "o"
+    if n_classes:
+        weights["table"] = np.arange(n_classes)[:, None]  # (n_classes, 1)
+        nodes.append(helper.make_node("Gather", ["table", "labels"], ["k"]))
+        nodes.append(helper.make_node("Add", ["o", "k"], ["s"]))
+        inputs.insert(0, helper.make_tensor_value_info("labels", TensorProto.INT64, [batch]))
+        last = "s"
     graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["latents", "a"], ["h"]),
-            helper.make_node("Relu", ["h"], ["r"]),
-            helper.make_node("MatMul", ["r", "b"], ["o"]),
-            helper.make_node(final, ["o"], ["images"]),
-        ],
+        [*nodes, helper.make_node(final, [last], ["images"])],
         "generator",
-        [helper.make_tensor_value_info("latents", dtype, [batch, latent_dim])],
+        inputs,
         [helper.make_tensor_value_info("images", dtype, [batch, 6])],
-        [numpy_helper.from_array(np.ones(s, numpy_dtype), name) for name, s in ones.items()],
+        [numpy_helper.from_array(w.astype(numpy_dtype), name) for name, w in weights.items()],
     )
     # Pinned: ONNX Runtime refuses an IR or an opset that is newer than itself.
     model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])

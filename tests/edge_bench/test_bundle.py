@@ -22,6 +22,11 @@ def test_a_bare_model_is_a_bundle_that_says_nothing_of_itself(make_model):
     assert (bundle.name, bundle.engine, bundle.params) == ("wide", None, None)
 
 
+@pytest.mark.parametrize(("changes", "expected"), [({"n_classes": 10}, 10), ({}, None)])
+def test_the_manifest_of_a_conditional_model_counts_its_classes(make_bundle, changes, expected):
+    assert load_bundle(make_bundle(changes=changes)).n_classes == expected
+
+
 def test_a_bare_engine_is_a_bundle_without_a_model(tmp_path):
     (tmp_path / "orin.engine").write_bytes(b"plan")
     bundle = load_bundle(tmp_path / "orin.engine")
@@ -57,6 +62,7 @@ def test_two_engines_ask_which_one_is_meant(make_bundle):
         ({"format": 2}, "format 2, this program reads format 1"),
         ({"onnx": "../other.onnx"}, "not a name inside the bundle"),
         ({"dense": ".."}, "not a name inside the bundle"),
+        ({"n_classes": "ten"}, "n_classes is 'ten', not a count"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_says_what_is_wrong(make_bundle, changes, message):

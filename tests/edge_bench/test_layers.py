@@ -197,7 +197,7 @@ def test_tensorrt_waits_once_for_several_runs_and_copies_nothing(tmp_path: Path)
     layer = TensorRTLayer(tmp_path / "x.engine")
     layer._cuda = _Cuda(call, str)
     layer._context = SimpleNamespace(execute_async_v3=lambda _: not done.append("run"))
-    layer._buffers, layer._bound = {x.shape: _Buffers(1, 2, x)}, x.shape
+    layer._buffers, layer._bound = {(x.shape,): _Buffers((1,), 2, x)}, (x.shape,)
     layer.infer(x)
     assert done == ["run"] * layer.calls + ["cudaStreamSynchronize"]
     done.clear()

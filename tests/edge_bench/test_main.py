@@ -9,8 +9,15 @@ import time
 
 import pytest
 
+from edge_bench import layers
 from edge_bench.__main__ import main
-from edge_bench.command import WIPE, progress
+from edge_bench.command import (
+    EXIT_CODES,
+    WIPE,
+    add_timing_options,
+    make_parser,
+    progress,
+)
 
 QUICK = ["--runs", "20", "--warmup", "2", "--duration", "0"]
 
@@ -73,11 +80,34 @@ def test_a_batch_that_no_memory_holds_is_one_line(make_model, capsys, tmp_path):
     ],
     ids=" ".join,
 )
-def test_usage_errors_are_exit_code_2(arguments, capsys):
+@pytest.mark.parametrize(
+    ("command", "prog"),
+    [(main, "python -m edge_bench"), (layers.main, "python -m edge_bench.layers")],
+    ids=["bundles", "layers"],
+)
+def test_usage_errors_are_exit_code_2(command, prog, arguments, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(arguments)
+        command(arguments)
     assert caught.value.code == 2
-    assert "usage: python -m edge_bench" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith(f"usage: {prog} [-h] [--batch N [N ...]] [--runs N]")
+    assert f"\n{prog}: error: " in err
+
+
+def test_the_options_of_both_commands_mean_the_same_and_differ_in_how_long_they_measure():
+    asked = ["x", "--batch", "2", "8", "--threads", "3", "--runner", "onnxruntime"]
+    defaults = []
+    for run_s, prog in ((3.0, "bundles"), (0.2, "layers")):
+        parser = make_parser(prog, "What it does.", f"{prog} x")
+        parser.add_argument("what")
+        add_timing_options(parser, timed="each", runs=7, duration=run_s, auto="it can")
+        options = vars(parser.parse_args(asked))
+        defaults.append(options.pop("duration"))
+        assert options == {
+            "what": "x", "batch": [2, 8], "runs": 7, "threads": 3, "runner": "onnxruntime",
+        }  # fmt: skip
+        assert parser.format_help().endswith(f"example:\n  {prog} x\n\n{EXIT_CODES}\n")
+    assert defaults == [3.0, 0.2]
 
 
 def test_ctrl_c_is_exit_code_130_and_writes_nothing(make_model, tmp_path):

@@ -59,6 +59,20 @@ def test_a_bundle_with_a_dense_counterpart_is_compared_with_it(make_bundle):
     assert [row.bundle for row in report.rows] == ["dense", "bundle"]
 
 
+def test_a_conditional_model_is_fed_labels_that_it_knows(make_bundle, make_model):
+    bundle = make_bundle("bundle", changes={"n_classes": 3}, n_classes=3)
+    bare = make_model(n_classes=3)
+    report = benchmark([bundle, bare], [1, 8], plan=QUICK, find_meter=no_meter)
+    assert [(row.bundle, row.batch) for row in report.rows] == [
+        ("bundle", 1), ("tiny", 1), ("bundle", 8), ("tiny", 8),
+    ]  # fmt: skip
+    assert report.bundles[0].n_classes == 3
+    # A label of a fourth class is an error of the runtime, so the count was used.
+    wrong = make_bundle("wrong", changes={"n_classes": 4}, n_classes=3)
+    with pytest.raises(RunnerError, match=r"failed at \(8, 4\) and \(8,\)"):
+        benchmark([wrong], [8], plan=QUICK, find_meter=no_meter)
+
+
 def test_the_times_come_from_the_clock_that_was_passed_in(make_model):
     ticks = iter(range(0, 10**9, 5000))
     report = benchmark([make_model()], [1], plan=QUICK, clock=ticks.__next__, find_meter=no_meter)

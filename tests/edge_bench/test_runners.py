@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import sys
 
@@ -11,10 +12,11 @@ from onnx import TensorProto
 from edge_bench.bundle import load_bundle
 from edge_bench.device import ask_nvidia_smi
 from edge_bench.errors import RunnerError
+from edge_bench.inputs import InputSpec, draw_feed
 from edge_bench.runners import (
-    InputSpec,
     OnnxRuntimeRunner,
     TensorRTRunner,
+    _Cuda,
     _cuda_python,
     open_cuda,
     open_runners,
@@ -36,9 +38,87 @@ def test_onnx_runtime_computes_the_images(make_model, batch):
 )
 def test_latents_have_the_type_and_shape_that_the_model_asks_for(make_model, dtype, expected):
     with ONNX_RUNTIME(make_model(dtype=dtype)) as runner:
-        latents = runner.input.latents(5, np.random.default_rng(0))
+        [latents] = draw_feed(runner.inputs, 5, 0, None)
         assert (latents.shape, latents.dtype) == ((5, 4), np.dtype(expected))
         assert runner.infer(latents).shape == (5, 6)
+
+
+def test_onnx_runtime_gives_each_image_its_label(make_model):
+    with ONNX_RUNTIME(make_model(final="Identity", n_classes=3)) as runner:
+        assert [spec.name for spec in runner.inputs] == ["latents", "labels"]
+        images = runner.infer(np.ones((3, 4), np.float32), np.array([2, 0, 1]))
+    # 32 without a label, as above, and the label.
+    assert images[:, 0].tolist() == [34, 32, 33]
+
+
+def test_a_label_that_no_class_has_is_one_line(make_model):
+    with (
+        ONNX_RUNTIME(make_model(n_classes=3)) as runner,
+        pytest.raises(RunnerError, match=r"failed at \(1, 4\) and \(1,\)") as caught,
+    ):
+        runner.infer(np.ones((1, 4), np.float32), np.array([3]))
+    assert "\n" not in str(caught.value)
+
+
+class HostMemory:
+    """The calls of the CUDA runtime that a runner makes, with this process for a device."""
+
+    def __init__(self):
+        self.buffers = {}
+
+    def __call__(self, name, *args):
+        if name == "cudaMalloc":
+            buffer = ctypes.create_string_buffer(args[0])
+            self.buffers[ctypes.addressof(buffer)] = buffer
+            return 0, ctypes.addressof(buffer)
+        if name == "cudaMemcpyAsync":
+            ctypes.memmove(*args[:3])
+        if name == "cudaFree":
+            del self.buffers[args[0]]
+        return 0, 0
+
+    def array(self, pointer, shape, dtype):
+        return np.frombuffer(self.buffers[pointer], dtype).reshape(shape)
+
+
+class AddsLabels:
+    """An execution context of TensorRT whose engine adds its label to a latent of one number."""
+
+    def __init__(self, memory):
+        self.memory, self.shapes, self.addresses = memory, {}, {}
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+        return True
+
+    def get_tensor_shape(self, name):
+        return self.shapes["latents"]
+
+    def set_tensor_address(self, name, pointer):
+        self.addresses[name] = pointer
+
+    def execute_async_v3(self, stream):
+        types = {"latents": np.float32, "labels": np.int64}
+        z, k = (self.memory.array(self.addresses[n], self.shapes[n], t) for n, t in types.items())
+        self.memory.array(self.addresses["images"], z.shape, np.float32)[:] = z + k[:, None]
+        return True
+
+
+def test_tensorrt_sends_latents_and_labels_and_frees_what_it_took(tmp_path):
+    memory = HostMemory()
+    runner = TensorRTRunner(tmp_path / "x.engine")
+    runner._cuda, runner._context, runner._output = _Cuda(memory, str), AddsLabels(memory), "images"
+    runner._inputs = (
+        InputSpec("latents", np.dtype(np.float32), (None, 1)),
+        InputSpec("labels", np.dtype(np.int64), (None,)),
+    )
+    for labels in ([3], [0, 2], [1]):  # another batch, and back
+        latents = np.full((len(labels), 1), 0.5, np.float32)
+        images = runner.infer(latents, np.array(labels))
+        assert images[:, 0].tolist() == [0.5 + label for label in labels]
+    assert len(memory.buffers) == 2 * 3  # latents, labels, images of two batch sizes
+    runner.__exit__(None, None, None)
+    assert memory.buffers == {}
 
 
 def test_a_session_can_be_passed_in(make_model, tmp_path):
@@ -47,22 +127,11 @@ def test_a_session_can_be_passed_in(make_model, tmp_path):
         assert runner.infer(np.zeros((2, 4), np.float32)).shape == (2, 6)
 
 
-def test_equal_seeds_give_equal_latents_and_a_prefix_of_a_larger_bank():
-    spec = InputSpec("z", np.dtype(np.float32), (None, 4))
-    small = spec.latents(2, np.random.default_rng(7))
-    assert (small == spec.latents(8, np.random.default_rng(7))[:2]).all()
-
-
 def test_a_fixed_batch_refuses_another_one(make_model):
     with ONNX_RUNTIME(make_model(batch=2)) as runner:
         with pytest.raises(RunnerError, match=r"fixed batch of 2, asked for 64; use --batch 2"):
-            runner.input.latents(64, np.random.default_rng(0))
-        assert runner.infer(runner.input.latents(2, np.random.default_rng(0))).shape == (2, 6)
-
-
-def test_an_open_latent_size_is_refused():
-    with pytest.raises(RunnerError, match="fixed latent size"):
-        InputSpec("z", np.dtype(np.float32), (None, None)).latents(1, np.random.default_rng(0))
+            draw_feed(runner.inputs, 64, 0, None)
+        assert runner.infer(*draw_feed(runner.inputs, 2, 0, None)).shape == (2, 6)
 
 
 def test_a_file_that_is_no_model_is_one_line(tmp_path):
@@ -83,7 +152,7 @@ def test_latents_that_do_not_fit_are_one_line(make_model):
 def test_a_runner_that_is_not_open_says_so(make_model, tmp_path):
     for runner in (ONNX_RUNTIME(make_model()), TensorRTRunner(tmp_path / "x.engine")):
         with pytest.raises(RunnerError, match="with statement"):
-            _ = runner.input
+            _ = runner.inputs
 
 
 def test_tensorrt_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
@@ -186,4 +255,5 @@ def test_every_tensorrt_call_of_the_runner_is_in_the_python_api(owner, methods):
     trt = importlib.import_module(name)
     assert [m for m in methods if not hasattr(getattr(trt, owner), m)] == []
     assert trt.nptype(trt.float32) is np.float32
+    assert trt.nptype(trt.int64) is np.int64
     assert trt.TensorIOMode.INPUT != trt.TensorIOMode.OUTPUT

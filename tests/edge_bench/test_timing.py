@@ -37,7 +37,7 @@ class Model:
 
 
 def bank(rows=8):
-    return np.zeros((rows, 2), np.float32)
+    return (np.zeros((rows, 2), np.float32),)
 
 
 def test_times_are_those_of_the_clock_and_grow_with_the_batch():

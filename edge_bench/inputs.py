@@ -1,0 +1,104 @@
+"""What a model is fed: standard normal latents and, where it is conditional, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_bench.errors import RunnerError
+
+Feed = tuple[NDArray[np.generic], ...]
+"""One array for each input of a model, in their order; the first axis of each is the batch."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of a model: `shape` begins with the batch, `None` where any size goes."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it takes whole numbers, the class of each image."""
+        return self.dtype.kind == "i"
+
+    def latents(self, batch: int, rng: np.random.Generator) -> NDArray[np.generic]:
+        """`batch` standard normal latents of this shape.
+
+        Raises:
+            RunnerError: the model was made for another batch size, or leaves a latent size open.
+        """
+        rest = self._of_batch(batch)[1:]
+        sizes = [size for size in rest if size is not None]
+        if not rest or len(sizes) != len(rest):
+            raise RunnerError(
+                f"input {self.name!r} has shape {self.shape}; a batch and a fixed latent size, "
+                "as in (None, 128), are expected"
+            )
+        return rng.standard_normal((batch, *sizes), dtype=np.float32).astype(self.dtype)
+
+    def labels(self, batch: int, n_classes: int) -> NDArray[np.generic]:
+        """`batch` labels, 0 to n_classes - 1 over and over.
+
+        Raises:
+            RunnerError: the model was made for another batch size, or takes more than a number.
+        """
+        if len(self._of_batch(batch)) != 1:
+            raise RunnerError(
+                f"input {self.name!r} has shape {self.shape}; one label for each image, as in "
+                "(None,), is expected"
+            )
+        return (np.arange(batch) % n_classes).astype(self.dtype)
+
+    def _of_batch(self, batch: int) -> tuple[int | None, ...]:
+        fixed = self.shape[0] if self.shape else None
+        if fixed is not None and fixed != batch:
+            raise RunnerError(
+                f"input {self.name!r} has a fixed batch of {fixed}, asked for {batch}; "
+                f"use --batch {fixed} or export with a dynamic batch"
+            )
+        return self.shape
+
+
+def check_inputs(path: Path, inputs: Sequence[InputSpec], n_outputs: int) -> tuple[InputSpec, ...]:
+    """The inputs of the model at `path` with the latents first, which alone or with labels it has.
+
+    Raises:
+        RunnerError: it has others, or not one output.
+    """
+    inputs = sorted(inputs, key=lambda spec: spec.is_label)
+    if [spec.is_label for spec in inputs] not in ([False], [False, True]) or n_outputs != 1:
+        found = ", ".join(f"{spec.name} {spec.dtype}" for spec in inputs) or "none"
+        raise RunnerError(
+            f"{path}: one input (latents), or two (latents, and labels as whole numbers), and one "
+            f"output (images) are expected, found {len(inputs)} ({found}) and {n_outputs}"
+        )
+    return tuple(inputs)
+
+
+def draw_feed(inputs: Sequence[InputSpec], batch: int, seed: int, n_classes: int | None) -> Feed:
+    """Latents and labels for `batch` images; equal seeds and inputs give equal numbers.
+
+    The first rows of a larger feed are the smaller one. Where nobody says how many classes there
+    are, every label is 0, which any conditional model has.
+
+    Raises:
+        RunnerError: the model does not take this batch.
+    """
+    rng = np.random.default_rng(seed)
+    return tuple(
+        spec.labels(batch, n_classes or 1) if spec.is_label else spec.latents(batch, rng)
+        for spec in inputs
+    )
+
+
+def shapes_of(feed: Sequence[NDArray[np.generic]]) -> str:
+    """The shapes of a feed, for a message."""
+    return " and ".join(str(array.shape) for array in feed)
