@@ -22,6 +22,9 @@ from ard.surgery import apply_plan
 # Random directions of the image, and latents, behind what each output is worth to it. The matrix
 # averages over positions as well, so few of either do.
 N_PROBES, N_PROBED = 2, 64
+# Latents behind batch statistics. What counts is how they differ from the dense net's on the same
+# latents, which few show as well; every plan that is built pays for them.
+N_MOMENTS = 32
 # The matrix of a linear layer that fills a feature map has a row for every value of that map: of
 # 65,536 outputs it would take 34 GB. Such a layer is weighted by its inputs alone.
 MAX_OUTPUTS = 1024
@@ -36,7 +39,7 @@ class Assembler:
         latents: `(n, latent_dim)` latents behind all the statistics.
         statistics: second moments of what enters the layers that a plan may replace, in execution
             order, and of what leaves them by what it is worth to the image.
-        moments: of what enters the batch normalisations.
+        moments: of what enters the batch normalisations, on the first `N_MOMENTS` latents.
         outputs: what the layers put out, those that run once in a pass.
         fit: how each replaced layer is fitted to those.
     """
@@ -66,7 +69,7 @@ class Assembler:
             generator,
             latents,
             with_outputs(input_covariances(generator, latents, names), worth),
-            batch_moments(generator, latents),
+            batch_moments(generator, latents[:N_MOMENTS]),
             layer_outputs(generator, latents, alone),
             fit,
         )
@@ -80,10 +83,11 @@ class Assembler:
         if plan == DENSE:
             return self.generator if base is None else base
         statistics, moments, source = self.statistics, self.moments, self.generator
+        few = self.latents[:N_MOMENTS]
         if base is not None:
             worth = {n: s.output for n, s in self.statistics.items() if s.output is not None}
             statistics = with_outputs(input_covariances(base, self.latents, list(plan)), worth)
-            moments, source = batch_moments(base, self.latents), base
+            moments, source = batch_moments(base, few), base
         factorized = apply_plan(source, plan, statistics)
         replaced = [name for name in self.statistics if name in plan]
         repaired = (
@@ -91,4 +95,4 @@ class Assembler:
             if self.fit == "none"
             else calibrate(factorized, self.latents, self.outputs, replaced, fit=self.fit)
         )
-        return correct_batchnorm(repaired, source, self.latents, dense_moments=moments)
+        return correct_batchnorm(repaired, source, few, dense_moments=moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -18,6 +19,10 @@ from nas_gan.structure import evaluating
 
 # A choice must be cheaper than the next more accurate one by this share to be worth a measurement.
 MIN_SAVING = 0.1
+# The alternating least squares of CP take seconds a rank on a CPU for a kernel of this many
+# weights, and with twice the channels eight times as long: 128 x 128 x 5 x 5 competes,
+# 256 x 256 x 3 x 3 does not.
+MAX_CP_WEIGHTS = 2**19
 
 
 def capture_inputs(
@@ -56,6 +61,16 @@ def output_error(
     return ((found - dense).norm() / dense.norm().clamp(min=1e-12)).item()
 
 
+def competitors(layer: LayerProfile, methods: Sequence[Method]) -> tuple[Method, ...]:
+    """Those of `methods` that compete on a layer.
+
+    CP stays away from a kernel that is large, where another method can take its place.
+    """
+    fitting = tuple(method for method in layer.methods() if method in methods)
+    others = tuple(method for method in fitting if method != "cp")
+    return others if others and math.prod(layer.shape) > MAX_CP_WEIGHTS else fitting
+
+
 def competing_choices(
     generator: nn.Module,
     layers: Sequence[LayerProfile],
@@ -82,9 +97,7 @@ def competing_choices(
         worth = None if known is None else known.output
         root = None if worth is None or not worth.any() else covariance_root(worth)
         entries: list[tuple[float, float, Factorization]] = []
-        for method in layer.methods():
-            if method not in methods:
-                continue
+        for method in competitors(layer, methods):
             for choice in layer.rank_grid(method, fractions, multiple_of):
                 try:
                     factors = factorize_layer(module, choice, known)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ard.budget import FidBudget
 from ard.delivery import compare_latency, export_bundle
-from ard.evaluate import FidEvaluator
 from ard.pipeline import CompressionResult, Prepared, compress_generator
 from ard.reachable import reachable_plans
 from ard.reachable import to_text as reachable_text
@@ -27,26 +26,19 @@ from ard.report import CompressionReport, LatencyRow, distance_name, to_json, to
 from ard.sensitivity import SensitivityTable
 from ard.session import (
     SearchConfig,
-    check,
-    discriminator_of,
     environment,
-    layer_cost,
-    make_store,
     multiple_of,
-    open_journal,
-    remarks,
-    run_directory,
-    search_evaluators,
+    open_search,
     statistics_latents,
+    tell_remarks,
 )
-from ard.setting import Setting, load_setting
+from ard.setting import Setting
 from ard.store import compressed_checkpoint
 from ard.summary import make_report
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
 from nas_gan.files import write_text
 
-N_PICTURE = 24
 LATENCY_BATCHES = (1, 64)
 
 
@@ -63,39 +55,23 @@ class CompressConfig(SearchConfig):
 def compress(config: CompressConfig, console: Console) -> tuple[CompressionReport, Path]:
     """Run the whole command and write the run directory; returns the report and that directory."""
     budget = FidBudget.parse(config.fid_budget)
-    check(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    setting = load_setting(config.checkpoint, config)
-    discriminator_of(config, setting)  # refuses before anything is measured
-    run_dir = run_directory(config)
-    journal = open_journal(config, setting, run_dir)
-
-    started = time.monotonic()
-    cost = layer_cost(config, setting, run_dir)
-    evaluators = search_evaluators(config, setting)
-    seconds = {"dense scores": time.monotonic() - started}
-    single, final = evaluators.single, evaluators.final
-    assert isinstance(single, FidEvaluator)
-    assert isinstance(final, FidEvaluator)
-    fid_dense = final.paired.fid_dense
+    search = open_search(config)
+    setting, run_dir, fid_dense = search.setting, search.run_dir, search.fid_dense
     allowed = budget.absolute(fid_dense)
-    for line in remarks(config, setting, budget, fid_dense):
-        console.print(line, highlight=False)
+    tell_remarks(console, config, search, budget)
 
     def show_reachable(prepared: Prepared, table: SensitivityTable) -> None:
-        rows = reachable_plans(table, prepared.profile, prepared.layers, cost)
+        rows = reachable_plans(table, prepared.profile, prepared.layers, search.cost)
         console.print(reachable_text(rows, prepared.profile, fid_dense), highlight=False)
 
-    store = make_store(config, setting, run_dir, single)
     result = compress_generator(
         setting.generator,
         statistics_latents(config, setting),
         fid_budget=allowed,
-        evaluators=evaluators,
-        cost=cost,
-        recover=store,
-        journal=journal,
+        evaluators=search.evaluators,
+        cost=search.cost,
+        recover=search.store,
+        journal=search.journal,
         methods=config.methods,
         fractions=config.fractions,
         multiple_of=multiple_of(config),
@@ -106,6 +82,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         progress=progress,
     )
     save_result(setting, result, run_dir)
+    seconds = {"dense scores": search.seconds, **result.timings}
     latency: tuple[LatencyRow, ...] = ()
     if config.bundle:
         started = time.monotonic()
@@ -120,12 +97,11 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         budget_text=budget.text,
         fid_dense=fid_dense,
         latency=latency,
-        timings={**seconds, **result.timings},
+        timings=seconds,
         environment={**environment(), "seed": str(config.seed)},
     )
-    picture = final.latents[:N_PICTURE].to(config.device)
-    write_report(report, setting.generator, result.generator, picture, run_dir)
-    store.clear()  # only now: a command that stopped while exporting need not recover again
+    write_report(report, setting.generator, result.generator, search.pictured, run_dir)
+    search.store.clear()  # only now: a command that stopped while exporting need not recover again
     return report, run_dir
 
 

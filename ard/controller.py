@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ard.allocation import Option, allocate, monotone, undominated
 from ard.cost import LayerCost
@@ -26,11 +26,15 @@ WORTHWHILE = 0.02
 
 @dataclass(frozen=True)
 class _Told:
-    """A finished trial: the summed single-layer damage that was allowed, and the outcome."""
+    """A finished trial: the summed single-layer damage that was allowed, and the outcome.
+
+    An `inherited` one was made under another budget, and costs nothing here.
+    """
 
     allowed: float
     measurement: Measurement
     cost: float
+    inherited: bool = False
 
 
 class BudgetController:
@@ -50,16 +54,36 @@ class BudgetController:
         fid_budget: float,
         *,
         max_trials: int = 6,
+        known: Sequence[Measurement] = (),
     ) -> None:
+        """`known` are trials of an earlier search with the same table, under another budget."""
         if not (math.isfinite(fid_budget) and fid_budget >= 0):
             raise BudgetError(f"the FID budget must be 0 or more; got {fid_budget}")
         self.layers, self.cost, self.fid_budget = tuple(layers), cost, fid_budget
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
-        self._options = [layer_options(layer, table.of_layer(layer.name), cost) for layer in layers]
-        self._largest = sum(options[-1].damage for options in self._options)
         self._told: list[_Told] = []
-        self._next = min(fid_budget / EXPECTED_RATIO, self._largest)
         self._asked: tuple[float, RankPlan] | None = None
+        self.learn(table)
+        self._next = min(fid_budget / EXPECTED_RATIO, self._largest)
+        for measurement in known:
+            allowed = self._summed_damage(measurement.plan)
+            if allowed is not None:
+                known_cost = self._cost_of(measurement.plan)
+                self._told.append(_Told(allowed, measurement, known_cost, inherited=True))
+
+    def learn(self, table: SensitivityTable) -> None:
+        """Go on with a table that knows better; finished trials are placed anew."""
+        every = [
+            layer_damages(layer, table.of_layer(layer.name), self.cost) for layer in self.layers
+        ]
+        self._damages = [{option.choice: option.damage for option in options} for options in every]
+        self._options = [undominated(options) for options in every]
+        self._largest = sum(options[-1].damage for options in self._options)
+        self._asked = None
+        for i, told in enumerate(self._told):
+            allowed = self._summed_damage(told.measurement.plan)
+            if allowed is not None:
+                self._told[i] = replace(told, allowed=allowed)
 
     def plan_for(self, allowed: float) -> RankPlan:
         """The cheapest plan whose single-layer damages add up to at most `allowed`."""
@@ -79,7 +103,7 @@ class BudgetController:
 
     def ask(self) -> RankPlan | None:
         """The next plan to recover and measure, or None when the search is over."""
-        while len(self._told) < self.max_trials:
+        while len(self.trials) < self.max_trials:
             allowed = self._proposal()
             if allowed is None:
                 return None
@@ -105,7 +129,7 @@ class BudgetController:
     def reject(self, measurement: Measurement) -> None:
         """Replace the score of a told plan by a later one, made on other latents."""
         self._told = [
-            _Told(t.allowed, measurement, t.cost) if t.measurement.plan == measurement.plan else t
+            replace(t, measurement=measurement) if t.measurement.plan == measurement.plan else t
             for t in self._told
         ]
         # One more trial for each plan that did not hold, up to twice what was asked for.
@@ -113,8 +137,8 @@ class BudgetController:
 
     @property
     def trials(self) -> tuple[Measurement, ...]:
-        """The measured joint plans in the order in which they were asked for."""
-        return tuple(t.measurement for t in self._told)
+        """The measured joint plans in the order in which they were asked for here."""
+        return tuple(t.measurement for t in self._told if not t.inherited)
 
     def best(self) -> Measurement | None:
         """The cheapest measured plan within the budget, or None."""
@@ -199,7 +223,7 @@ class BudgetController:
             moved = min(allowed, known.allowed)
             if beyond is None or moved >= known.allowed:
                 return False
-        self._told[self._told.index(known)] = _Told(moved, known.measurement, known.cost)
+        self._told[self._told.index(known)] = replace(known, allowed=moved)
         within, beyond = self._within(), self._beyond()
         if within is None or beyond is None:
             return moved > self._smallest_step()
@@ -209,12 +233,27 @@ class BudgetController:
         """The least damage that buys anything at all."""
         return min((options[1].damage for options in self._options if len(options) > 1), default=0)
 
+    def _summed_damage(self, plan: RankPlan) -> float | None:
+        """What the layers of the plan lose alone, added up; None if one is not on offer here."""
+        total = 0.0
+        for layer, damages in zip(self.layers, self._damages, strict=True):
+            choice = plan.get(layer.name)
+            if choice not in damages:
+                return None
+            total += damages[choice]
+        return total
+
     def _cost_of(self, plan: RankPlan) -> float:
         return sum(self.cost(layer, plan.get(layer.name)) for layer in self.layers)
 
 
 def layer_options(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
-    """What a controller may choose for one layer: dense, and every row that is worth its damage.
+    """What a controller may choose for one layer: dense, and every row that is worth its damage."""
+    return undominated(layer_damages(layer, rows, cost))
+
+
+def layer_damages(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
+    """Dense and every row of a layer with its damage.
 
     Scores are noisy, and the best of many noisy ones looks better than it is. So each method's
     damages are first made monotone in cost, and a damage is at least half of the upper end of its
@@ -231,7 +270,7 @@ def layer_options(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> 
             Option(row.choice, cost(layer, row.choice), damage)
             for row, damage in zip(of_method, damages, strict=True)
         ]
-    return undominated(options)
+    return options
 
 
 def _damage(row: Row) -> float:

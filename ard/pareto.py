@@ -12,30 +12,25 @@ import csv
 import io
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from ard.budget import FidBudget
 from ard.cost import LayerCost
 from ard.errors import BudgetError
-from ard.evaluate import FidEvaluator
 from ard.executors import SerialExecutor
 from ard.pipeline import Found, Prepared, find_plan, measure_sensitivities
+from ard.sensitivity import Measurement
 from ard.session import (
+    Search,
     SearchConfig,
-    check,
-    discriminator_of,
-    layer_cost,
-    make_store,
-    open_journal,
+    open_search,
     prepare_setting,
-    remarks,
-    run_directory,
-    search_evaluators,
+    tell_remarks,
 )
-from ard.setting import Setting, load_setting
+from ard.setting import Setting
 from ard.store import compressed_checkpoint
 from ard.summary import feature_distance_name, plan_macs, plan_params
 from nas_gan.checkpoint import save_checkpoint
@@ -78,47 +73,50 @@ def parse_budgets(texts: tuple[str, ...]) -> list[FidBudget]:
 
 
 def find_points(
-    config: ParetoConfig, setting: Setting, run_dir: Path, console: Console
+    config: ParetoConfig, search: Search, console: Console
 ) -> tuple[Prepared, list[Point]]:
     """One sweep of single layers, then a search for each budget; all share what is measured."""
-    budgets = parse_budgets(config.budgets)
-    discriminator_of(config, setting)  # refuses before anything is measured
-    journal = open_journal(config, setting, run_dir)
-    cost = layer_cost(config, setting, run_dir)
-    evaluators = search_evaluators(config, setting)
-    single, final = evaluators.single, evaluators.final
-    assert isinstance(single, FidEvaluator)
-    assert isinstance(final, FidEvaluator)
-    fid_dense = final.paired.fid_dense
-    prepared = prepare_setting(config, setting, cost)
+    cost, evaluators, journal = search.cost, search.evaluators, search.journal
+    prepared = prepare_setting(config, search.setting, cost)
     executor = SerialExecutor()
-    table = measure_sensitivities(
-        prepared, evaluators, executor, journal, anchors=config.anchors, progress=progress
+    measure_singles = partial(
+        measure_sensitivities,
+        prepared,
+        evaluators,
+        executor,
+        journal,
+        anchors=config.anchors,
+        progress=progress,
     )
-    table.save(run_dir / "sensitivity.csv")
-    store = make_store(config, setting, run_dir, single)
+    table = measure_singles()
+    budgets = parse_budgets(config.budgets)
     points: list[Point] = []
-    for budget in sorted(budgets, key=lambda b: b.absolute(fid_dense)):
-        for line in remarks(config, setting, budget, fid_dense):
-            console.print(line, highlight=False)
+    trials: list[Measurement] = []
+    for budget in sorted(budgets, key=lambda b: b.absolute(search.fid_dense)):
+        tell_remarks(console, config, search, budget)
         found = find_plan(
             prepared,
             table,
-            fid_budget=budget.absolute(fid_dense),
+            fid_budget=budget.absolute(search.fid_dense),
             cost=cost,
             evaluators=evaluators,
-            recover=store,
+            recover=search.store,
             executor=executor,
             journal=journal,
             max_trials=config.max_trials,
+            known=trials,
+            confirm=lambda choices: measure_singles(also=choices),
             progress=progress,
         )
+        trials += found.trials
+        table = found.table
+        table.save(search.run_dir / "sensitivity.csv")
         if points:
             found = cheaper_within(points[-1].found, found, prepared, cost)
         params = plan_params(prepared.profile, found.plan)
         macs = plan_macs(prepared.profile, found.plan)
         points.append(Point(budget, found, params, macs))
-        save_point(setting, prepared, points[-1], run_dir)
+        save_point(search.setting, prepared, points[-1], search.run_dir)
     return prepared, points
 
 
@@ -196,13 +194,10 @@ def main(config: ParetoConfig) -> int:
     from ard.curves import Curve, curves_figure
     from nas_gan.plot_style import save_figure
 
-    check(config)
-    parse_budgets(config.budgets)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    setting = load_setting(config.checkpoint, config)
-    run_dir = run_directory(config)
-    prepared, points = find_points(config, setting, run_dir, Console(stderr=True))
+    parse_budgets(config.budgets)  # refuses before anything is measured
+    search = open_search(config)
+    run_dir = search.run_dir
+    prepared, points = find_points(config, search, Console(stderr=True))
     write_text(run_dir / "pareto.csv", to_csv(points, prepared))
     total = prepared.profile.total_params
     curve = Curve(
@@ -214,7 +209,7 @@ def main(config: ParetoConfig) -> int:
         tuple((total / p.params, p.found.factorized) for p in points),
         dashed=True,
     )
-    figure = curves_figure([curve, factorized], distance=feature_distance_name(setting))
+    figure = curves_figure([curve, factorized], distance=feature_distance_name(search.setting))
     save_figure(figure, run_dir / "pareto.png")
     sys.stdout.write(f"{to_text(points, prepared)}\n{run_dir / 'pareto.csv'}\n")
     return DONE if all(point.found.budget_met for point in points) else BUDGET_MISSED

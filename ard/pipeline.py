@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -27,16 +28,18 @@ from ard.sensitivity import (
     Measure,
     Measurement,
     SensitivityTable,
+    Stage,
     single_layer_plans,
     sweep,
 )
 
 FRACTIONS = (0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05)
-# CP is left to those who ask for it: at the same size whitened spatial SVD was better on every
-# layer that was tried (benchmarks/results/factorization.json), and takes a hundredth of the time.
-COMPETITORS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd")
+COMPETITORS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
 # A layer below this share of the objective is left dense: measuring it costs more than it holds.
 MIN_SHARE = 0.004
+# How often a plan is chosen again, because measuring its layers one by one changed what is known,
+# before it is taken as it is.
+MAX_CONFIRMATIONS = 2
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -93,7 +96,8 @@ class Found:
     """The outcome of a search under one budget.
 
     `plan` is the cheapest one within the budget, or the closest to it where `budget_met` is
-    false; `generator` is the recovered net with it.
+    false; `generator` is the recovered net with it. `table` is what was known of single layers in
+    the end.
     """
 
     plan: RankPlan
@@ -102,6 +106,7 @@ class Found:
     factorized: Evaluation
     recovered: Evaluation
     trials: tuple[Measurement, ...]
+    table: SensitivityTable
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,6 @@ class CompressionResult(Found):
 
     profile: Profile
     skipped: tuple[tuple[str, str], ...]
-    table: SensitivityTable
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -167,10 +171,17 @@ def compress_generator(
             fit=fit,
             progress=progress,
         )
+    measure_singles = partial(
+        measure_sensitivities,
+        prepared,
+        evaluators,
+        executor,
+        journal,
+        anchors=anchors,
+        progress=progress,
+    )
     with timings("sweep"):
-        table = measure_sensitivities(
-            prepared, evaluators, executor, journal, anchors=anchors, progress=progress
-        )
+        table = measure_singles()
     on_table(prepared, table)
     found = find_plan(
         prepared,
@@ -182,6 +193,7 @@ def compress_generator(
         executor=executor,
         journal=journal,
         max_trials=max_trials,
+        confirm=lambda choices: measure_singles(also=choices),
         progress=progress,
         timings=timings,
     )
@@ -189,7 +201,6 @@ def compress_generator(
         **vars(found),
         profile=prepared.profile,
         skipped=prepared.skipped,
-        table=table,
         timings=timings.seconds,
     )
 
@@ -240,48 +251,46 @@ def measure_sensitivities(
     journal: Journal,
     *,
     anchors: int = 0,
+    also: Sequence[tuple[str, Factorization]] = (),
     progress: Progress = _no_progress,
 ) -> SensitivityTable:
     """How much does each layer hurt, alone?
 
-    With a proxy every choice moves the images of a few latents, `anchors` choices are scored, and
-    those tell what a movement means. Without one, or with 0 anchors, every choice is scored.
+    With a proxy every choice moves the images of a few latents, `anchors` choices and those of
+    `also` are scored, and these tell what a movement means. Without one, or with 0 anchors, every
+    choice is scored.
     """
     choices = list(prepared.choices)
     costs = {layer.name: layer.params() for layer in prepared.layers}
     movements: dict[tuple[str, Factorization], float] = {}
     scored = choices
+
+    def run(
+        plans: list[RankPlan], evaluate: Evaluator, stage: Stage, title: str
+    ) -> list[Evaluation]:
+        known = {m.plan for m in journal.measurements() if m.stage == stage}
+        show = _no_progress if known.issuperset(plans) else progress
+        with show(title, len(plans)) as advance:
+            measure = Measure(prepared.assemble, evaluate)
+            done = sweep(plans, measure, executor, journal, stage=stage, on_measured=advance)
+        return [measurement.evaluation for measurement in done]
+
     if evaluators.proxy is not None and anchors:
-        plans = single_layer_plans(choices)
-        with progress("how far images move", len(plans)) as advance:
-            moved = sweep(
-                plans,
-                Measure(prepared.assemble, evaluators.proxy),
-                executor,
-                journal,
-                stage="proxy",
-                on_measured=advance,
-            )
+        moved = run(single_layer_plans(choices), evaluators.proxy, "proxy", "how far images move")
         # A choice that makes images of NaN is none.
         movements = {
-            choice: measured.evaluation.fid
-            for choice, measured in zip(choices, moved, strict=True)
-            if math.isfinite(measured.evaluation.fid)
+            choice: evaluation.fid
+            for choice, evaluation in zip(choices, moved, strict=True)
+            if math.isfinite(evaluation.fid)
         }
-        scored = choose_anchors(movements, costs, anchors)
+        asked_for = (choice for choice in also if choice in movements)
+        scored = list(dict.fromkeys([*choose_anchors(movements, costs, anchors), *asked_for]))
     plans = [DENSE, *single_layer_plans(scored)]
-    with progress("one layer at a time", len(plans)) as advance:
-        dense, *singles = sweep(
-            plans,
-            Measure(prepared.assemble, evaluators.single),
-            executor,
-            journal,
-            on_measured=advance,
-        )
-    measured = {c: m.evaluation for c, m in zip(scored, singles, strict=True)}
+    dense, *singles = run(plans, evaluators.single, "single", "one layer at a time")
+    measured = dict(zip(scored, singles, strict=True))
     if movements:
         measured = estimate(movements, measured)
-    return SensitivityTable.of(dense.evaluation, measured, prepared.layers)
+    return SensitivityTable.of(dense, measured, prepared.layers)
 
 
 def find_plan(
@@ -295,10 +304,18 @@ def find_plan(
     executor: Executor,
     journal: Journal,
     max_trials: int,
+    known: Sequence[Measurement] = (),
+    confirm: Callable[[Sequence[tuple[str, Factorization]]], SensitivityTable] | None = None,
     progress: Progress = _no_progress,
     timings: Stopwatch | None = None,
 ) -> Found:
-    """Which plan is the cheapest that the budget allows, measured as a whole and after recovery?"""
+    """Which plan is the cheapest that the budget allows, measured as a whole and after recovery?
+
+    `known` are trials of an earlier search with the same table, evaluators and recovery, under
+    another budget; they are not made again. `confirm(choices)` is a table in which these are
+    measured. A plan made of estimates is made of those that were too low, so its choices are
+    measured, and it is chosen again, before a recovery is spent on it.
+    """
     timings = timings or Stopwatch(time.monotonic)
     assemble = prepared.assemble
 
@@ -310,10 +327,24 @@ def find_plan(
 
     measure_joint = Measure(recovered, evaluators.joint)
     measure_final = Measure(recovered, evaluators.final)
-    controller = BudgetController(table, prepared.layers, cost, fid_budget, max_trials=max_trials)
+    controller = BudgetController(
+        table, prepared.layers, cost, fid_budget, max_trials=max_trials, known=known
+    )
+
+    def next_plan() -> RankPlan | None:
+        nonlocal table
+        for _ in range(MAX_CONFIRMATIONS if confirm else 0):
+            plan = controller.ask()
+            measured = table.measured()
+            if plan is None or confirm is None or measured.keys() >= set(plan.items()):
+                return plan
+            table = confirm([*measured, *plan.items()])
+            controller.learn(table)
+        return controller.ask()
+
     with timings("joint plans"), progress("joint plans, recovered", max_trials) as advance:
         while True:
-            while (plan := controller.ask()) is not None:
+            while (plan := next_plan()) is not None:
                 [measured] = sweep(
                     [plan], measure_joint, executor, journal, stage="recovered", on_measured=advance
                 )
@@ -342,6 +373,7 @@ def find_plan(
         factorized=before.evaluation,
         recovered=final.evaluation,
         trials=controller.trials,
+        table=table,
     )
 
 

@@ -8,14 +8,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ard.errors import NonFiniteError
-from nas_gan.steps import DistillationStep, StepLatents, image_distance
+from nas_gan.averaging import ExponentialMovingAverage
+from nas_gan.errors import InvalidValueError
+from nas_gan.steps import DistillationStep, Sampler, StepLatents, image_distance
 from nas_gan.training import Every, run_training
 
 Distance = Callable[[Tensor, Tensor], Tensor]
+
+# Share of the updates in which the rate rises. A factorized net is nearly right, and the first
+# steps of Adam are as long as any: at the full rate they undo more than they mend.
+WARM_UP = 0.3
+# What is scored and kept is an average over about ten updates: each alone scatters by more than
+# the last ones improve.
+DECAY = 0.9
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Recovery:
 
     n_steps: int = 300
     batch_size: int = 32
-    lr: float = 1e-4
+    lr: float = 5e-4
     n_checks: int = 4
     seed: int = 0
     factor_lr: float | None = None
@@ -40,8 +50,9 @@ def recover(
     settings: Recovery,
     *,
     selection: Tensor,
-    latent_dim: int,
+    latent_dim: int | None = None,
     n_classes: int = 0,
+    latents: Sampler | None = None,
     score: Callable[[nn.Module], float] | None = None,
     distance: Distance = image_distance,
     device: str = "cpu",
@@ -51,13 +62,28 @@ def recover(
 
     Both see the same latents, so no data is needed. The state with the smallest `score` wins, the
     untouched student included: tuning can also hurt. Without a score it is the image error on the
-    `selection` latents `(n, latent_dim)`; that favours images that are smoother than the
+    `selection` latents `(n, ...)`; that favours images that are smoother than the
     teacher's, which an FID punishes, so give the FID where there is one. What training makes
-    smaller is `distance(images, target)`; the rate decays along a cosine.
+    smaller is `distance(images, target)`; the rate rises for the first `WARM_UP` of the updates and
+    decays along a cosine, and what is scored is an average over the last few.
+
+    Fresh latents are normal ones `(batch_size, latent_dim)`, with one-hot labels behind them where
+    there are classes. For a net that takes anything else, as images `(n, c, h, w)`, give `latents`
+    instead: a function from the index of an update to its batch, as `rows_of` makes one.
 
     Raises:
+        InvalidValueError: both of `latent_dim` and `latents` are given, or neither.
         NonFiniteError: the student's images are NaN or infinite before the first update.
     """
+    if (latent_dim is None) == (latents is None):
+        found = "both" if latents else "neither"
+        raise InvalidValueError(
+            "recover takes one of latent_dim, the length of normal latents, and latents, a "
+            f"function from the index of an update to its batch; got {found}"
+        )
+    if latents is None:
+        assert latent_dim is not None
+        latents = StepLatents(settings.seed, settings.batch_size, latent_dim, n_classes)
     selection = selection.to(device)
     student = copy.deepcopy(student).to(device).eval()
     if settings.n_steps == 0:
@@ -74,28 +100,49 @@ def recover(
             "recovery: the factorized generator's images are NaN or infinite before the first "
             "update; check the checkpoint's weights"
         )
-    best = KeepBest(student, error_of)
+    average = ExponentialMovingAverage(student, DECAY)
+    best = KeepBest(average.average, error_of)
     student.requires_grad_(True)
     optimizer = torch.optim.Adam(parameter_groups(student, teacher, settings), settings.lr)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_steps)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        # Two more than there are: the last ones would have no rate, and a run may be short.
+        total_steps=settings.n_steps + 2,
+        pct_start=WARM_UP,
+        cycle_momentum=False,
+    )
     run_training(  # one that diverges just ends early: the best state is from before
         DistillationStep(
             student,
             teacher,
             optimizer=optimizer,
             scheduler=scheduler,
-            latents=StepLatents(settings.seed, settings.batch_size, latent_dim, n_classes),
+            latents=latents,
             distance=distance,
             device=device,
         ),
         n_steps=settings.n_steps,
         callbacks=[
+            lambda index, scalars: average.update(student),
             lambda index, scalars: on_update(1),
             Every(max(settings.n_steps // settings.n_checks, 1), best, settings.n_steps),
         ],
     )
     student.load_state_dict(best.state)
     return student.requires_grad_(False)
+
+
+def rows_of(bank: Tensor, batch_size: int, seed: int = 0) -> Sampler:
+    """Batches of random rows of `bank`, for recovering a net on inputs that cannot be drawn.
+
+    A batch `(batch_size, ...)` depends on nothing but the seed and the index.
+    """
+
+    def rows(index: int) -> Tensor:
+        return bank[np.random.default_rng([seed, index]).integers(len(bank), size=batch_size)]
+
+    return rows
 
 
 class KeepBest:

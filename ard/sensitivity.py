@@ -139,6 +139,10 @@ class SensitivityTable:
         """The rows of one layer."""
         return tuple(row for row in self.rows if row.layer == name)
 
+    def measured(self) -> dict[tuple[str, Factorization], Evaluation]:
+        """What was measured, not estimated."""
+        return {(r.layer, r.choice): r.evaluation for r in self.rows if r.evaluation.n_samples}
+
     def to_csv(self) -> str:
         """The columns of `COLUMNS` and `MORE`; the dense generator is the row without a layer."""
         text = io.StringIO()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from rich.console import Console
 from torch import Tensor, nn
 
 from ard.alignment import AUTO, parse_rank_multiple
@@ -28,7 +30,7 @@ from ard.plan import DENSE, METHODS, Method, RankPlan
 from ard.polish import Polish, polish
 from ard.proxy import MovementEvaluator, feature_error
 from ard.recovery import Distance, Recovery, feature_distance, recover
-from ard.setting import MeasuringConfig, Setting, make_evaluator
+from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
 from ard.staging import in_stages
 from ard.store import RecoveredStore
 from nas_gan.checkpoint import build_saved_discriminator
@@ -39,8 +41,11 @@ from nas_gan.files import sha256, write_json
 from nas_gan.steps import Batch, StepLatents, image_distance
 
 N_STATISTICS = 128  # latents behind activation covariances and everything fitted in closed form
-N_PROXY = 48  # latents whose images may move
+N_PROXY = 32  # latents whose images may move
 N_SELECTION = 128  # latents on which recovery watches the image error
+# Of the discriminator's features against the image, both as shares: benchmarks/recovery.py.
+FEATURE_WEIGHT = 1.0
+N_PICTURED = 24  # latents whose images are shown
 # What is added to --seed for each bank of latents and each stream of a run. No two may be equal:
 # a bank that chose something must not judge it.
 SEEDS = {
@@ -86,9 +91,10 @@ class SearchConfig(SweepConfig):
     recover_steps: int = 300
     """Distillation updates after factorizing; 0 leaves them out."""
     recover_batch: int = 32
-    recover_lr: float = 1e-4
-    feature_weight: float = 0.0
-    """Weight of the discriminator's features beside the image in the distillation."""
+    recover_lr: float = 5e-4
+    feature_weight: float | None = None
+    """Weight of the discriminator's features beside the image in the distillation; if not given 1,
+    or 0 where the checkpoint holds no discriminator or a conditional one."""
     stage_ratio: float = 4.0
     """A plan that shrinks the net by more is recovered in stages of this ratio each."""
     polish_steps: int = 0
@@ -198,10 +204,16 @@ def environment() -> dict[str, str]:
     }
 
 
+def tell_remarks(console: Console, config: SearchConfig, search: Search, budget: FidBudget) -> None:
+    """Print what a user should know before the search starts."""
+    for line in remarks(config, search.setting, budget, search.fid_dense):
+        console.print(line, highlight=False)
+
+
 def remarks(
     config: SweepConfig, setting: Setting, budget: FidBudget, fid_dense: float
 ) -> Iterator[str]:
-    """What a user should know before the search starts."""
+    """What the budget means here, and what about the settings is doubtful."""
     yield budget.explain(fid_dense, setting.extractor.name)
     if not setting.comparable and not budget.relative and fid_dense > 0:
         share = 100 * budget.absolute(fid_dense) / fid_dense
@@ -270,8 +282,47 @@ def proxy_evaluator(config: SweepConfig, setting: Setting) -> MovementEvaluator 
     return MovementEvaluator(measure, N_PROXY, setting.extractor.name)
 
 
-def search_evaluators(config: SearchConfig, setting: Setting) -> Evaluators:
-    """Looks at single layers, at whole plans and at the end, each on its own bank of latents."""
+@dataclass(frozen=True)
+class Search:
+    """What a search for plans is made of, wired as its settings say.
+
+    Attributes:
+        setting: the checkpoint and how its quality is measured.
+        run_dir: where the run is kept.
+        journal: the record of its measurements.
+        cost: what is to become small.
+        evaluators: looks at single layers, at whole plans and at the end, each on its own latents.
+        store: the recovery, remembered in the run directory.
+        fid_dense: score of the dense generator on the latents of the last look.
+        pictured: the first of those latents, on the device.
+        seconds: what scoring the dense generator and timing its layers took.
+    """
+
+    setting: Setting
+    run_dir: Path
+    journal: FileJournal
+    cost: LayerCost
+    evaluators: Evaluators
+    store: RecoveredStore
+    fid_dense: float
+    pictured: Tensor
+    seconds: float
+
+
+def open_search(config: SearchConfig) -> Search:
+    """Everything that a search needs before its first measurement of a plan.
+
+    Refuses what is wrong with the settings before anything is written or measured.
+    """
+    check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    setting = load_setting(config.checkpoint, config)
+    discriminator_of(config, setting)
+    run_dir = run_directory(config)
+    journal = open_journal(config, setting, run_dir)
+    started = time.monotonic()
+    cost = layer_cost(config, setting, run_dir)
     with progress("scoring the dense generator", 3) as advance:
         single = single_evaluator(config, setting)
         advance(1)
@@ -282,12 +333,23 @@ def search_evaluators(config: SearchConfig, setting: Setting) -> Evaluators:
             setting, config, n=config.samples, seed=seeds["final"], bootstrap=True
         )
         advance(1)
-    return Evaluators(
+    evaluators = Evaluators(
         single,
         joint,
         final,
         factorized=replace(final, bootstrap=False),
         proxy=proxy_evaluator(config, setting),
+    )
+    return Search(
+        setting,
+        run_dir,
+        journal,
+        cost,
+        evaluators,
+        make_store(config, setting, run_dir, single),
+        final.paired.fid_dense,
+        final.latents[:N_PICTURED].to(config.device),
+        time.monotonic() - started,
     )
 
 
@@ -319,6 +381,7 @@ def make_store(
 ) -> RecoveredStore:
     """The recovery of a run, remembered in its directory; `evaluate` picks its best state."""
     selection = setting.latents(N_SELECTION, config.seed + SEEDS["selection"])
+    shown = selection[:2].to(config.device)
     settings = Recovery(
         config.recover_steps,
         config.recover_batch,
@@ -327,8 +390,9 @@ def make_store(
     )
     discriminator = discriminator_of(config, setting)
     distance: Distance = image_distance
-    if config.feature_weight and discriminator is not None:
-        distance = feature_distance(discriminator, config.feature_weight)
+    weight = feature_weight(config, setting)
+    if weight and discriminator is not None:
+        distance = feature_distance(discriminator, weight)
 
     def score(network: nn.Module) -> float:
         return evaluate(Candidate(DENSE, lambda _: network)).fid
@@ -349,7 +413,9 @@ def make_store(
             )
 
     def recovered(build: Build, plan: RankPlan) -> nn.Module:
-        network = in_stages(build, plan, setting.generator, config.stage_ratio, settings, distilled)
+        network = in_stages(
+            build, plan, setting.generator, shown, config.stage_ratio, settings, distilled
+        )
         if config.polish_steps and discriminator is not None:
             with progress("  polishing", config.polish_steps) as advance:
                 network = polish(
@@ -376,9 +442,14 @@ def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None
     """The discriminator, where the recovery makes use of one.
 
     Raises:
-        ArdError: it does, and the checkpoint has none.
+        ArdError: it is asked to, and the checkpoint has none, or one that also takes labels.
     """
-    if not (config.feature_weight or config.polish_steps):
+    if config.feature_weight and setting.n_classes:
+        raise ArdError(
+            f"--feature-weight {config.feature_weight:g}: the discriminator of a conditional "
+            "generator judges images with their labels, whose features are not used; leave it out"
+        )
+    if not (feature_weight(config, setting) or config.polish_steps):
         return None
     discriminator = build_saved_discriminator(setting.checkpoint)
     if discriminator is None:
@@ -387,6 +458,15 @@ def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None
             "--polish-steps need; leave them out"
         )
     return discriminator.to(config.device)
+
+
+def feature_weight(config: SearchConfig, setting: Setting) -> float:
+    """What the discriminator's features weigh in the recovery of this checkpoint."""
+    if config.feature_weight is not None:
+        return config.feature_weight
+    checkpoint = setting.checkpoint
+    saved = checkpoint.discriminator is not None and checkpoint.discriminator_config is not None
+    return FEATURE_WEIGHT if saved and not setting.n_classes else 0.0
 
 
 def real_images(config: SearchConfig, setting: Setting) -> Callable[[int], Batch]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from ard.pipeline import Build
 from ard.plan import RankPlan
 from ard.recovery import Recovery
+from nas_gan.structure import evaluating
 
 
 def in_stages(
     build: Build,
     plan: RankPlan,
     dense: nn.Module,
+    latents: Tensor,
     ratio: float,
     settings: Recovery,
     distilled: Callable[[nn.Module, Recovery], nn.Module],
@@ -26,14 +28,14 @@ def in_stages(
 
     In stages the layers of each part are factorized in the net that the parts before it left, so
     they are fitted to what really enters them, and never far from a net that works. The updates
-    are shared out between the stages.
+    are shared out between the stages. Front and back are told by a pass of `dense` on `latents`, of
+    which one or two rows will do, on its device.
     """
     small = build()
     n_dense = sum(p.numel() for p in dense.parameters())
     n_small = sum(p.numel() for p in small.parameters())
     n_stages = max(1, math.ceil(math.log(n_dense / n_small) / math.log(ratio) - 1e-9))
-    order = [name for name, _ in dense.named_modules()]
-    parts = stages(plan, order, n_stages)
+    parts = stages(plan, execution_order(dense, plan, latents), n_stages)
     if len(parts) == 1 or settings.n_steps == 0:
         return distilled(small, settings)
     network: nn.Module | None = None
@@ -46,6 +48,31 @@ def in_stages(
         network = distilled(build(part, network), share)
     assert network is not None
     return network
+
+
+def execution_order(network: nn.Module, names: Iterable[str], latents: Tensor) -> list[str]:
+    """`names` of layers in the order in which they first run; those that do not run come last.
+
+    Where a class makes its layers says nothing about when it calls them.
+    """
+    names, ran = list(names), dict[str, None]()
+
+    def hook_for(name: str) -> Callable[[nn.Module, object], None]:
+        def hook(module: nn.Module, inputs: object) -> None:
+            ran.setdefault(name)
+
+        return hook
+
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in names
+    ]
+    try:
+        with evaluating(network):
+            network(latents)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [*ran, *(name for name in names if name not in ran)]
 
 
 def stages(plan: RankPlan, order: Sequence[str], n: int) -> list[RankPlan]:

@@ -16,8 +16,9 @@ Interrupt it and start it again: what was measured is in --work.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +36,24 @@ from ard.pipeline import (
     find_plan,
     measure_sensitivities,
 )
-from ard.plan import RankPlan
+from ard.plan import Factorization, RankPlan
 from ard.proxy import MovementEvaluator, feature_error
-from ard.sensitivity import SensitivityTable
+from ard.sensitivity import Measurement, SensitivityTable
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 
 BUDGETS = (0.1, 0.2, 0.4)
 ANCHORS = 16
-N_PROXY = 48
-MAX_TRIALS = 4
+N_PROXY = 32
+MAX_TRIALS = 5
 WAYS = ("published", "uniform rank", "uniform ratio", "energy", "EVBMF", "greedy", "random")
 # A plan that loses more than this many times the largest budget before recovery is not recovered:
 # no recovery of this length brings that back.
-HOPELESS = 6.0
+HOPELESS = 4.5
 
 
-def our_table(bench: RankBench) -> SensitivityTable:
-    """Our sensitivities: a proxy for every choice, a few scores."""
+def our_table(bench: RankBench, also: Sequence[tuple[str, Factorization]] = ()) -> SensitivityTable:
+    """Our sensitivities: a proxy for every choice, scores of a few and of those in `also`."""
     journal = FileJournal(bench.work / f"{bench.name}-ours.jsonl", asdict(bench.effort))
     return measure_sensitivities(
         bench.prepared,
@@ -60,6 +61,7 @@ def our_table(bench: RankBench) -> SensitivityTable:
         SerialExecutor(),
         journal,
         anchors=ANCHORS,
+        also=also,
         progress=progress,
     )
 
@@ -86,6 +88,7 @@ def our_points(bench: RankBench, table: SensitivityTable) -> list[Point]:
     for again, recover in ways:
         name = "recovered" if again else "closed-form"
         journal = FileJournal(bench.work / f"{bench.name}-{name}.jsonl", asdict(bench.effort))
+        known: list[Measurement] = []
         for budget in BUDGETS:
             found = find_plan(
                 bench.prepared,
@@ -97,8 +100,12 @@ def our_points(bench: RankBench, table: SensitivityTable) -> list[Point]:
                 executor=SerialExecutor(),
                 journal=journal,
                 max_trials=MAX_TRIALS,
+                known=known,
+                confirm=partial(our_table, bench),
                 progress=progress,
             )
+            known += found.trials
+            table = found.table
             for trial in found.trials:
                 before, after = (None, trial.evaluation) if again else (trial.evaluation, None)
                 points.append(bench.describe("ours", budget, trial.plan, before, after))
@@ -200,7 +207,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--full", action="store_true", help="sizes for a GPU")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
-    parser.add_argument("--recover", nargs="+", default=["published", "uniform ratio", "greedy"])
+    parser.add_argument(
+        "--recover", nargs="+", default=["published", "uniform ratio", "greedy"], choices=list(WAYS)
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "compression_at_budget.json")
     options = parser.parse_args()
     effort = replace(FULL if options.full else Effort(), threads=options.threads)

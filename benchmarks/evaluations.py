@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from compression_at_budget import ANCHORS, BUDGETS, MAX_TRIALS, our_evaluators
@@ -51,12 +52,18 @@ def measure_ours(bench: RankBench) -> dict[str, float]:
     started = time.perf_counter()
     vars(bench).pop("prepared", None)  # taking the net apart is part of it
     journal = MemoryJournal()
-    table = measure_sensitivities(
-        bench.prepared, counted, SerialExecutor(), journal, anchors=ANCHORS, progress=progress
+    measure_singles = partial(
+        measure_sensitivities,
+        bench.prepared,
+        counted,
+        SerialExecutor(),
+        journal,
+        anchors=ANCHORS,
+        progress=progress,
     )
     find_plan(
         bench.prepared,
-        table,
+        measure_singles(),
         fid_budget=BUDGETS[1] * bench.fid_dense,
         cost=params_cost,
         evaluators=counted,
@@ -64,6 +71,7 @@ def measure_ours(bench: RankBench) -> dict[str, float]:
         executor=SerialExecutor(),
         journal=journal,
         max_trials=MAX_TRIALS,
+        confirm=lambda choices: measure_singles(also=choices),
         progress=progress,
     )
     seconds = time.perf_counter() - started

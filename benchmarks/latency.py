@@ -8,25 +8,30 @@ Question: how much faster is a compressed net, and do the rewrites help it as we
 The generator of the zoo is exported with the published form of PMish (a Softplus), as it is, and
 rewritten; so is a compressed one, in which every 3x3 and 5x5 convolution of the cells keeps at most
 a quarter of its parameters as a spatial SVD. No search and no fine-tuning: this is about speed, and
-the images of the compressed net are not good. All sessions take turns in one process, by the timing
-of `edge_bench`: ratios of medians with a bootstrap interval over rounds. One thread is timed by the
-processor's clock, which stands while other programs run; two threads by that on the wall.
+the images of the compressed net are not good. Nets that were searched for come by `--compressed`,
+as the one whose plan minimised multiply-adds beside the one whose plan minimised time. All sessions
+take turns in one process, by the timing of `edge_bench`: ratios of medians with a bootstrap
+interval over rounds. One thread is timed by the processor's clock, which stands while other
+programs run; two threads by that on the wall.
 
     OMP_NUM_THREADS=1 python benchmarks/latency.py            # five minutes
     OMP_NUM_THREADS=1 python benchmarks/latency.py --full     # four times as many runs
-    ... --compressed small=runs/small/compressed.pt           # also nets of your own, by name
+    ... --compressed macs=runs/macs/compressed.pt time=runs/time/compressed.pt
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import os
 import platform
+import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,32 +48,32 @@ from ard.plan import Factorization, RankPlan
 from ard.surgery import apply_plan
 from edge_bench.runners import OnnxRuntimeRunner
 from edge_bench.statistics import disturbance, ratio_of_medians, summarize
-from edge_bench.timing import TimingPlan, measure
+from edge_bench.timing import Clock, TimingPlan, measure
 from export.activation_forms import choose_activation_forms
 from export.bundle import count_macs
 from export.parity import check_parity
 from export.rewrites import rewrite
 from export.to_onnx import build_model
 from nas_gan.activations import PMish, away_from_zero
-from nas_gan.checkpoint import build_generator, load_checkpoint
+from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint
 from nas_gan.cli import progress
+from nas_gan.errors import InvalidValueError, NasGanError
 from nas_gan.files import write_json
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.metrics.sampling import latents_of
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "nas_gan" / "zoo" / "fashion_mnist.pt"
 RESULT = Path(__file__).parent / "results" / "latency.json"
-BATCHES, LATENTS, SEED = (1, 64), 120, 0
+SEED = 0
 CLOCKS = {1: time.process_time_ns, 2: time.perf_counter_ns}
 SHARE = 4  # one weight in four stays
+QUARTER = "compressed"  # the net whose plan was not searched for
 # What is compared: (slower, faster), and the ratio asked for where there is one.
-PAIRS: tuple[tuple[str, str, float | None], ...] = (
+Pair = tuple[str, str, float | None]
+DENSE_PAIRS: tuple[Pair, ...] = (
     ("dense published", "dense as is", None),
     ("dense published", "dense rewritten", 1.25),
     ("dense as is", "dense rewritten", 1.25),
-    ("compressed as is", "compressed rewritten", None),
-    ("dense rewritten", "compressed rewritten", 1.5),
-    ("dense published", "compressed rewritten", 2.5),
 )
 
 
@@ -105,33 +111,41 @@ def quarter(generator: nn.Module) -> RankPlan:
     return RankPlan(plan)
 
 
-def load(path: Path) -> nn.Module:
-    return build_generator(load_checkpoint(path))
+def pairs_of(compressed: Sequence[str]) -> list[Pair]:
+    """What is compared: the dense graphs, each compressed net with them, and those in turn."""
+    pairs = list(DENSE_PAIRS)
+    for name in compressed:
+        pairs += [
+            (f"{name} as is", f"{name} rewritten", None),
+            ("dense rewritten", f"{name} rewritten", 1.5),
+            ("dense as is", f"{name} rewritten", None),
+            ("dense published", f"{name} rewritten", 2.5),
+        ]
+    for one, other in itertools.combinations(compressed, 2):
+        pairs.append((f"{one} rewritten", f"{other} rewritten", None))
+    return pairs
 
 
 def write_graphs(
-    folder: Path, others: Mapping[str, Path]
+    folder: Path, dense: nn.Module, compressed: Mapping[str, nn.Module]
 ) -> tuple[dict[str, Path], list[dict[str, Any]]]:
     """The graphs to be timed, by name, and what is known of each net."""
-    dense = load(ZOO)
-    nets = {"dense": dense, "compressed": apply_plan(dense, quarter(dense))}
-    nets |= {name: load(path) for name, path in others.items()}
-    plain = {name: build_model(net, rewrites=()) for name, net in nets.items()}
-    models = {"dense published": build_model(with_published_activations(load(ZOO)), rewrites=())}
-    for name, model in plain.items():
-        models |= {f"{name} as is": model, f"{name} rewritten": rewrite(model)}
-    latents = latent_bank(16, LATENTS, SEED)
+    published = build_model(with_published_activations(copy.deepcopy(dense)), rewrites=())
+    graphs = [("dense published", dense, published)]
+    for name, net in {"dense": dense, **compressed}.items():
+        plain = build_model(net, rewrites=())
+        graphs += [(f"{name} as is", net, plain), (f"{name} rewritten", net, rewrite(plain))]
+    latents = latents_of(dense, 16, SEED)
     paths, rows = {}, []
-    for name, model in models.items():
-        net = nets[name.rpartition(" ")[0] if name.endswith("rewritten") else name.split(" ")[0]]
-        paths[name] = folder / f"{name.replace(' ', '_')}.onnx"
-        onnx.save(model, paths[name])
-        parity = check_parity(net, paths[name], latents)
+    for graph, net, model in graphs:
+        paths[graph] = folder / f"{graph.replace(' ', '_')}.onnx"
+        onnx.save(model, paths[graph])
+        parity = check_parity(net, paths[graph], latents)
         rows.append(
             {
-                "graph": name,
+                "graph": graph,
                 "params": sum(p.numel() for p in net.parameters()),
-                "macs": convolution_macs(model),
+                "macs": graph_macs(model),
                 "macs_of_the_network": count_macs(net),
                 "nodes": len(model.graph.node),
                 "parity": parity.to_dict(),
@@ -140,7 +154,7 @@ def write_graphs(
     return paths, rows
 
 
-def convolution_macs(model: onnx.ModelProto) -> int:
+def graph_macs(model: onnx.ModelProto) -> int:
     """Multiply-adds of the convolutions and matrix products of a graph, for one image."""
     weights = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
     shapes = {
@@ -152,32 +166,43 @@ def convolution_macs(model: onnx.ModelProto) -> int:
         if node.op_type in {"Conv", "ConvTranspose"}:
             at = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]]
             total += weights[node.input[1]] * int(np.prod(at[2:]))
-        elif node.op_type == "Gemm":
+        elif node.op_type in {"Gemm", "MatMul"}:  # with a bias, and without one
             total += weights[node.input[1]]
     return total
 
 
+def timing_plans(many: int) -> dict[int, TimingPlan]:
+    """How much is measured at each batch size."""
+    common = TimingPlan(warmup=3, duration_s=5.0 * many, max_warmup_s=2.0)
+    return {
+        1: replace(common, runs=120 * many, block=10),
+        64: replace(common, runs=12 * many, block=1),
+    }
+
+
 def time_graphs(
-    paths: Mapping[str, Path], pairs: list[tuple[str, str, float | None]], runs: int, seconds: float
+    paths: Mapping[str, Path],
+    pairs: Sequence[Pair],
+    bank: NDArray[Any],
+    plans: Mapping[int, TimingPlan],
+    clocks: Mapping[int, Clock],
 ) -> list[dict[str, Any]]:
-    """Every graph at each batch and number of threads, in turns; ratios of the pairs."""
+    """Every graph at each batch size and number of threads, in turns; ratios of the pairs.
+
+    `bank` holds latents, at least as many as the largest batch; `plans` are by batch size,
+    `clocks` by number of threads.
+    """
     names, rows = list(paths), []
-    bank = latent_bank(max(BATCHES), LATENTS, SEED).numpy()
-    settings = [(threads, batch) for threads in (1, 2) for batch in BATCHES]
+    settings = [(threads, batch) for threads in clocks for batch in plans]
     with progress("timing graphs", len(settings)) as advance:
         for threads, batch in settings:
-            plan = TimingPlan(
-                runs=runs * (10 if batch == 1 else 1),
-                warmup=3,
-                duration_s=seconds,
-                block=10 if batch == 1 else 1,
-                max_warmup_s=2.0,
-            )
             with ExitStack() as stack:
                 runners = [
                     stack.enter_context(OnnxRuntimeRunner(paths[name], threads)) for name in names
                 ]
-                timings = measure(runners, [bank] * len(names), [batch], CLOCKS[threads], plan)
+                timings = measure(
+                    runners, [(bank,)] * len(names), [batch], clocks[threads], plans[batch]
+                )
             times = {name: t.times_ns / 1e3 for name, t in zip(names, timings, strict=True)}
             rows.append(
                 {
@@ -240,7 +265,7 @@ def time_activations(folder: Path, runs: int) -> list[dict[str, Any]]:
             runners = [stack.enter_context(OnnxRuntimeRunner(p, 1)) for p in paths.values()]
             published, ours = (np.asarray(runner.infer(x), np.float64) for runner in runners)
             plan = TimingPlan(runs=10 * runs, duration_s=2.0, warmup=10)
-            timings = measure(runners, [x, x], [1], CLOCKS[1], plan)
+            timings = measure(runners, [(x,), (x,)], [1], CLOCKS[1], plan)
         times = {name: t.times_ns / 1e3 for name, t in zip(paths, timings, strict=True)}
         row = {"beta": beta, "largest_difference": float(np.abs(published - ours).max())}
         rows.append(row | compare(times, "published", "ours", None))
@@ -269,31 +294,54 @@ def show(result: Mapping[str, Any]) -> None:
         )
 
 
+def parse_compressed(entries: Sequence[str], dense: Checkpoint) -> dict[str, Checkpoint]:
+    """Compressed nets by name, from entries `NAME=FILE`.
+
+    Raises:
+        InvalidValueError: an entry is none, its name is taken, or its net is not one of `dense`.
+    """
+    found: dict[str, Checkpoint] = {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not (equals and path and re.fullmatch(r"[\w.-]+", name)):
+            raise InvalidValueError(f"--compressed takes NAME=FILE; got {entry!r}")
+        if name in found or name in {"dense", QUARTER}:
+            taken = ", ".join(["dense", QUARTER, *found])
+            raise InvalidValueError(f"--compressed {entry}: {name} is taken ({taken})")
+        found[name] = load_checkpoint(Path(path))
+        if found[name].architecture != dense.architecture:
+            raise InvalidValueError(
+                f"--compressed {entry}: a net of {found[name].architecture}, and the dense one is "
+                f"of {dense.architecture}; a ratio of their times would mean nothing"
+            )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="four times as many runs")
     parser.add_argument(
-        "--compressed", action="append", default=[], metavar="NAME=FILE", help="also time this net"
-    )
+        "--compressed", action="extend", nargs="+", default=[], metavar="NAME=FILE",
+        help="also time these nets, compressed from the one of the zoo",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    others = {}
-    for entry in arguments.compressed:
-        name, equals, path = entry.partition("=")
-        if not equals or not Path(path).is_file() or name in {"dense", "compressed", ""}:
-            parser.error(f"--compressed takes NAME=FILE of a checkpoint; got {entry!r}")
-        others[name] = Path(path)
+    checkpoint = load_checkpoint(ZOO)
+    try:
+        others = parse_compressed(arguments.compressed, checkpoint)
+    except NasGanError as error:
+        parser.error(str(error))
     many = 4 if arguments.full else 1
-    pairs = list(PAIRS)
-    for name in others:
-        pairs += [
-            (f"{name} as is", f"{name} rewritten", None),
-            ("dense rewritten", f"{name} rewritten", 1.5),
-            ("dense published", f"{name} rewritten", 2.5),
-        ]
+    dense = build_generator(checkpoint)
+    plan = quarter(dense)
+    compressed = {QUARTER: apply_plan(dense, plan)}
+    compressed |= {name: build_generator(other) for name, other in others.items()}
+    plans = {QUARTER: {name: str(choice) for name, choice in plan.items()}}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths, graphs = write_graphs(folder, others)
+        paths, graphs = write_graphs(folder, dense, compressed)
+        timing = timing_plans(many)
+        bank = latents_of(dense, max(timing), SEED).numpy()
         result = {
             "machine": {
                 "machine": platform.machine(),
@@ -302,10 +350,10 @@ def main() -> None:
                 **{name: version(name) for name in ("torch", "onnx", "onnxsim", "onnxruntime")},
             },
             "checkpoint": ZOO.name,
-            "plan": str(quarter(load(ZOO))),
+            "plans": plans | {n: other.provenance.get("plan", {}) for n, other in others.items()},
             "seed": SEED,
             "graphs": graphs,
-            "latency": time_graphs(paths, pairs, runs=12 * many, seconds=5.0 * many),
+            "latency": time_graphs(paths, pairs_of(list(compressed)), bank, timing, CLOCKS),
             "activations": time_activations(folder, runs=10 * many),
         }
     write_json(arguments.out, result)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ard.assembly import N_MOMENTS
 from ard.baselines import (
     energy_threshold,
     evbmf,
@@ -35,12 +36,15 @@ from ard.layers import LayerProfile
 from ard.pipeline import Prepared, prepare
 from ard.plan import DENSE, Factorization, RankPlan
 from ard.published import published_generator
-from ard.recovery import Recovery, recover
+from ard.recovery import Distance, Recovery, feature_distance, recover
 from ard.sensitivity import Measure, SensitivityTable, single_layer_plans, sweep
+from ard.session import FEATURE_WEIGHT
 from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
 from ard.summary import plan_macs, plan_params
 from ard.surgery import apply_plan
+from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
+from nas_gan.steps import image_distance
 
 ZOO = Path(__file__).parents[1] / "nas_gan" / "zoo"
 NETS = {"mmd-nas": ZOO / "fashion_mnist.pt", "adversarial-nas": ZOO / "adversarial_nas.pt"}
@@ -60,7 +64,7 @@ class Effort:
 
     samples: int = 1000
     sweep_samples: int = 250
-    recover_steps: int = 60
+    recover_steps: int = 80
     recover_batch: int = 16
     threads: int = 1
 
@@ -108,6 +112,11 @@ class RankBench:
         """Behind everything that is fitted in closed form."""
         return self.setting.latents(128, 6)
 
+    @property
+    def moment_latents(self) -> Tensor:
+        """Those of them behind the corrected batch statistics, as many as ours has."""
+        return self.latents[:N_MOMENTS]
+
     @cached_property
     def prepared(self) -> Prepared:
         with progress(f"{self.name}: preparing", 1) as advance:
@@ -138,7 +147,9 @@ class RankBench:
             return self.generator
         factorized = apply_plan(self.generator, plan)
         moments = self.prepared.assemble.moments
-        return correct_batchnorm(factorized, self.generator, self.latents, dense_moments=moments)
+        return correct_batchnorm(
+            factorized, self.generator, self.moment_latents, dense_moments=moments
+        )
 
     def build_published(self, plan: RankPlan) -> nn.Module:
         """CP from a random start; the fault in the linear layers mended."""
@@ -146,7 +157,9 @@ class RankBench:
             return self.generator
         factorized = published_generator(self.generator, plan, seed=0, linear_fault=False)
         moments = self.prepared.assemble.moments
-        return correct_batchnorm(factorized, self.generator, self.latents, dense_moments=moments)
+        return correct_batchnorm(
+            factorized, self.generator, self.moment_latents, dense_moments=moments
+        )
 
     def recover(self, factorized: nn.Module) -> nn.Module:
         settings = Recovery(self.effort.recover_steps, self.effort.recover_batch, seed=4)
@@ -156,8 +169,17 @@ class RankBench:
             settings,
             selection=self.setting.latents(64, 5),
             score=self.score,
+            distance=self.distance,
             latent_dim=self.setting.latent_dim,
         )
+
+    @cached_property
+    def distance(self) -> Distance:
+        """What every recovery shrinks, whoever chose the ranks."""
+        discriminator = build_saved_discriminator(self.setting.checkpoint)
+        if discriminator is None:
+            return image_distance
+        return feature_distance(discriminator, FEATURE_WEIGHT)
 
     def score(self, network: nn.Module) -> float:
         return self.single(Candidate(DENSE, lambda _: network)).fid

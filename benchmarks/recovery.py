@@ -3,9 +3,10 @@
     python benchmarks/recovery.py
 
 One plan (spatial SVD, SVD for matrices, a quarter of every layer's parameters) and one start for
-all, scored on the same latents. Ours distils the images with one rate for all weights. The
-published fine-tuning trains on against the discriminator and real images, with a rate of 1e-8 for
-the factors, which amounts to freezing them; it is also run with its factors trained.
+all, scored on the same latents. Ours distils the images, and the features that the checkpoint's
+discriminator has of them, with one rate for all weights. The published fine-tuning trains on
+against the discriminator and real images, with a rate of 1e-8 for the factors, which amounts to
+freezing them; it is also run with its factors trained.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from ard.plan import Method, RankPlan
 from ard.polish import POLISH_BOUND, Polish, polish
 from ard.recovery import Recovery, feature_distance, parameter_groups, recover
+from ard.session import FEATURE_WEIGHT
 from nas_gan.averaging import ExponentialMovingAverage
 from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
@@ -121,7 +123,7 @@ def measure(bench: RankBench, steps: Sequence[int], share: float) -> dict[str, o
 
     ways: dict[str, Callable[[int], nn.Module]] = {
         "images": lambda n: distilled(bench, start, n, 0.0, discriminator),
-        "images and features": lambda n: distilled(bench, start, n, 0.3, discriminator),
+        "images and features": lambda n: distilled(bench, start, n, FEATURE_WEIGHT, discriminator),
         "images, then adversarial": polished,
         "published": lambda n: fine_tuned(bench, start, n, FACTOR_RATE, discriminator, real),
         "published, factors trained": lambda n: fine_tuned(

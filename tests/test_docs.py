@@ -23,13 +23,14 @@ import pytest
 import torch
 
 from ard.allocation import N_BINS
-from ard.assembly import MAX_OUTPUTS
+from ard.assembly import MAX_OUTPUTS, N_MOMENTS
+from ard.competition import MAX_CP_WEIGHTS
 from ard.controller import EXPECTED_RATIO, WORTHWHILE
 from ard.factorization.cp import MAX_DEGENERACY
 from ard.factorization.statistics import MAX_POSITIONS
 from ard.factorization.svd import RIDGE
 from ard.pipeline import FRACTIONS, MIN_SHARE
-from ard.session import N_PROXY
+from ard.session import FEATURE_WEIGHT, N_PROXY
 from export.build_engine import trtexec_line
 from export.manifest import BatchRange
 from nas_gan import cli
@@ -292,6 +293,23 @@ def test_every_file_of_ours_that_is_named_exists(path: Path) -> None:
             assert made or (ROOT / code).exists(), f"{code} is not there"
 
 
+def test_every_feature_of_the_seeds_has_a_place_here_and_tests_that_exist() -> None:
+    lines = (ROOT / "docs" / "seeds.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    features = [row for row in rows[2:] if not row[0].startswith("**")]
+    assert len(features) > 30
+    for feature, place, tests in features:
+        modules = re.findall(r"`python -m ([\w.]+)", place)
+        files = re.findall(r"`([\w/]+/(?:\w+\.py)?)`", place)
+        assert modules or files, f"{feature}: neither a command nor a file"
+        assert set(modules) <= set(COMMANDS), f"{feature}: {modules}"
+        named = re.findall(r"`([^`]+)`", tests)
+        assert named, f"{feature}: no test"
+        for file in [*files, *named]:
+            assert (ROOT / file).exists(), f"{feature}: {file} is not there"
+        assert all(re.fullmatch(r"tests/[\w/]+\.py", file) for file in named), feature
+
+
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
 def test_every_dotted_name_of_ours_can_be_imported(path: Path) -> None:
     for code in inline_code(path.read_text()):
@@ -394,6 +412,9 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
     [
         f"({', '.join(map(str, FRACTIONS[:-1]))} and {FRACTIONS[-1]} of",
         f"features of {N_PROXY} images",
+        f"on the same {N_MOMENTS} latents",
+        f"`--feature-weight`, is {FEATURE_WEIGHT:g} where it holds one",
+        f"kernels of more than {MAX_CP_WEIGHTS:,} weights",
         f"more than {MAX_OUTPUTS:,} outputs",
         f"kernel is kept below {MAX_DEGENERACY:g}",
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ard.errors import NonFiniteError, NothingToFactorizeError, PlanError
+from ard.errors import ArdError, NonFiniteError, NothingToFactorizeError, PlanError
 from ard.evaluate import Candidate, Evaluation, ScoreEvaluator
-from ard.pipeline import CompressionResult, compress_generator
+from ard.pipeline import Build, CompressionResult, compress_generator
 from ard.plan import Factorization, RankPlan
+from ard.recovery import Recovery, recover, rows_of
 from ard.surgery import apply_plan
 
 
@@ -180,6 +182,38 @@ def test_a_u_net_takes_images_where_others_take_latents(fit: str) -> None:
     assert {"down2", "middle", "up"} & set(result.plan)
 
 
+def test_a_u_net_is_recovered_on_images_in_one_argument_more() -> None:
+    generator = settled(UNet())
+    images = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    held_out, seen = images[:16], images[16:]
+    # --- what a user writes
+    settings = Recovery(n_steps=60, batch_size=16, lr=1e-3)
+
+    def train(build: Build, plan: RankPlan) -> nn.Module:
+        latents = rows_of(seen, settings.batch_size)
+        return recover(
+            build(),
+            generator,
+            settings,
+            selection=seen,
+            latents=latents,
+            distance=nn.functional.mse_loss,
+        )
+
+    result = compress_generator(
+        generator,
+        seen,
+        fid_budget=0.1,
+        evaluators=image_error_score(generator, held_out),
+        fractions=(0.05,),
+        max_trials=1,
+        recover=train,
+    )
+    # ---
+    assert holds(result, generator, held_out, 0.1)
+    assert result.recovered.delta_fid < 0.95 * result.factorized.delta_fid
+
+
 class Gate(nn.Module):
     """A layer that nobody here has heard of, with weights of its own."""
 
@@ -265,6 +299,33 @@ def test_a_plan_for_another_net_is_an_error_that_names_the_layer() -> None:
     other = plan.with_shapes({"middle": (48, 48, 3, 3)})
     with pytest.raises(PlanError, match=r"made for a weight of shape \(48, 48, 3, 3\)"):
         apply_plan(unet, other)
+
+
+def test_every_refusal_is_one_line() -> None:
+    unet, thin = settled(UNet()), nn.Linear(8, 3).requires_grad_(False)
+    broken = settled(DCGAN())
+    broken.get_parameter("layers.3.weight")[0, 0, 0, 0] = math.nan
+    unused = ScoreEvaluator(lambda net: 0.0, unet)
+    too_large = RankPlan({"middle": Factorization("tucker2", (25, 4))})
+    another = RankPlan({"middle": Factorization("tucker2", (4, 4))}, {"middle": (48, 48, 3, 3)})
+    refusals: dict[str, Callable[[], object]] = {
+        "0 layers": lambda: compress_generator(
+            thin, torch.zeros(4, 8), fid_budget=1.0, evaluators=unused
+        ),
+        "NaN": lambda: compress_generator(
+            broken, torch.zeros(4, 10), fid_budget=1.0, evaluators=unused
+        ),
+        "rank (25, 4)": lambda: apply_plan(unet, too_large),
+        "(48, 48, 3, 3)": lambda: apply_plan(unet, another),
+    }
+    messages = {}
+    for name, refused in refusals.items():
+        with pytest.raises(ArdError) as caught:
+            refused()
+        messages[name] = str(caught.value)
+        assert "\n" not in messages[name]
+    assert all("(24, 24, 3, 3)" in messages[name] for name in ("rank (25, 4)", "(48, 48, 3, 3)"))
+    assert all(name in message for name, message in list(messages.items())[1:])
 
 
 def test_nothing_of_the_generator_is_changed_whatever_its_mode() -> None:

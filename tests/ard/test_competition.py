@@ -8,7 +8,14 @@ import torch
 from tiny import SmallNet
 from torch import Tensor, nn
 
-from ard.competition import MIN_SAVING, capture_inputs, competing_choices, output_error
+from ard.competition import (
+    MAX_CP_WEIGHTS,
+    MIN_SAVING,
+    capture_inputs,
+    competing_choices,
+    competitors,
+    output_error,
+)
 from ard.cost import LayerCost, macs_cost, params_cost
 from ard.factorization.statistics import input_covariances, output_covariances, with_outputs
 from ard.factorization.svd import covariance_root
@@ -149,3 +156,13 @@ def test_errors_are_weighed_by_what_outputs_are_worth_to_the_image() -> None:
     root = covariance_root(known.output)
     assert output_error(net.layer, factors, LATENTS, root) < 0.01  # no direction weighs nothing
     assert output_error(net.layer, factors, LATENTS) > 0.1
+
+
+def test_cp_keeps_out_of_a_large_kernel_unless_nothing_else_is_asked_for() -> None:
+    everyone: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
+    small = LayerProfile("small", "conv2d", (128, 128, 5, 5))
+    large = LayerProfile("large", "conv2d", (256, 256, 3, 3))
+    assert 128 * 128 * 25 <= MAX_CP_WEIGHTS < 256 * 256 * 9
+    assert competitors(small, everyone) == ("tucker2", "spatial_svd", "cp")
+    assert competitors(large, everyone) == ("tucker2", "spatial_svd")
+    assert competitors(large, ("cp",)) == ("cp",)

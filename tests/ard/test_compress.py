@@ -484,3 +484,38 @@ def test_a_file_where_the_run_directory_should_be_is_one_line(
     assert code == 1
     assert is_one_line(err)
     assert path.read_text() == "mine"
+
+
+def test_a_generator_whose_images_are_not_finite_ends_in_one_line(
+    checkpoint: Path, statistics: Path, tmp_path: Path, command: Command
+) -> None:
+    overflowing = load_checkpoint(checkpoint)
+    for name in ("l1.weight", "l2.weight"):
+        overflowing.generator[name].fill_(1e38)  # finite, unlike what they lead to
+    path = tmp_path / "overflowing.pt"
+    save_checkpoint(overflowing, path)
+    options = ("--reference", statistics, "--run-dir", tmp_path / "run", "--fid-budget", "5%")
+    code, out, err = command(path, *options, *QUICK)
+    assert (code, out) == (1, "")
+    assert err.count("error: ") == 1
+    assert "hold a NaN or an infinity" in err.splitlines()[-1]
+
+
+def test_a_generator_without_a_layer_to_factorize_ends_in_one_line(
+    statistics: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thin_gan.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    net = nn.Sequential(nn.Linear(3, 192), nn.Unflatten(1, (3, 8, 8)), nn.Tanh())\n"
+        "    net.latent_dim = 3\n"
+        "    return net\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "thin.pt"
+    torch.save({"0.weight": torch.ones(192, 3), "0.bias": torch.zeros(192)}, path)
+    options = ("--reference", statistics, "--run-dir", tmp_path / "run", "--fid-budget", "5%")
+    code, out, err = command(path, *options, *QUICK, "--model", "thin_gan:build")
+    assert (code, out) == (1, "")
+    last = "error: the generator has no layer to factorize (0: too thin to factorize (3 -> 192"
+    assert err.splitlines()[-1].startswith(last)

@@ -263,6 +263,56 @@ def test_the_search_follows_the_cost_that_it_is_given() -> None:
     assert "a" in best.plan  # nearly all multiply-adds are there
 
 
+@pytest.mark.parametrize("name", WORLDS)
+def test_trials_of_another_budget_let_four_trials_find_as_much_as_six(name: str) -> None:
+    world = WORLDS[name]
+    milder, alone = controller(world, 0.5), controller(world, 1.0)
+    finish(milder, world)
+    knowing = BudgetController(
+        world.table(), world.layers, params_cost, 1.0, known=milder.trials, max_trials=4
+    )
+    asked = finish(knowing, world)
+    assert not {m.plan for m in milder.trials} & set(asked)  # none is measured again
+    finish(alone, world)
+    assert [m.plan for m in knowing.trials] == asked
+    best, own = knowing.best(), alone.best()
+    assert best is not None
+    assert own is not None
+    saved, of = (world.cost(DENSE) - world.cost(m.plan) for m in (best, own))
+    assert saved >= 0.95 * of
+
+
+def test_a_better_table_places_finished_trials_anew() -> None:
+    world = WORLDS["recovery halves"]
+    search = controller(world, 1.0)
+    first = search.ask()
+    assert first is not None
+    search.tell(world.measure(first))
+    # Everything does ten times the damage that was thought: so did what was allowed for the trial.
+    harsher = World({name: 10 * hurt for name, hurt in HURTS.items()})
+    before = search.plan_for(1.0)
+    search.learn(harsher.table())
+    assert search.plan_for(10.0) == before
+    assert search.trials[0].plan == first
+    asked = finish(search, world)
+    assert first not in asked
+    best = search.best()
+    assert best is not None
+    possible = world.cost(DENSE) - world.cheapest(1.0)
+    assert world.cost(DENSE) - world.cost(best.plan) >= 0.8 * possible
+
+
+def test_a_known_plan_with_a_choice_that_is_not_on_offer_is_ignored() -> None:
+    world = WORLDS["recovery halves"]
+    foreign = RankPlan({"a": Factorization("tucker2", (1, 1))})
+    known = [Measurement("recovered", foreign, scored(0.1))]
+    knowing = BudgetController(world.table(), world.layers, params_cost, 1.0, known=known)
+    assert finish(knowing, world) == finish(controller(world, 1.0), world)
+    best = knowing.best()
+    assert best is not None
+    assert best.plan != foreign
+
+
 def test_telling_about_a_plan_that_was_not_asked_for_is_refused() -> None:
     world = WORLDS["recovery halves"]
     search = controller(world, 1.0)

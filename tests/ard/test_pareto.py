@@ -19,15 +19,18 @@ from ard.layers import LayerProfile
 from ard.pareto import COLUMNS, ParetoConfig, cheaper_within, folder_of, main, parse_budgets
 from ard.pipeline import Found, Prepared
 from ard.plan import DENSE, Factorization, RankPlan
+from ard.sensitivity import SensitivityTable
 from ard.surgery import apply_plan
 from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import run
 from nas_gan.metrics.sampling import latents_of
 
 Call = Callable[..., tuple[int, str, str]]
+# Two updates at a larger rate make a net of random weights better than the dense one, and no budget
+# would be missed.
 QUICK = (
     *("--samples", "64", "--sweep-samples", "32", "--anchors", "4"),
-    *("--recover-steps", "2", "--max-trials", "2"),
+    *("--recover-steps", "2", "--recover-lr", "1e-4", "--max-trials", "2"),
     *("--features", "efficientnet-lite0", "--threads", "1"),
     *("--methods", "svd", "--fractions", "0.5", "0.2"),
 )
@@ -155,7 +158,9 @@ def test_a_budget_that_comes_twice_counts_once() -> None:
 
 def found(rank: int, *, met: bool) -> Found:
     plan = RankPlan({"l": Factorization("svd", (rank,))}) if rank else DENSE
-    return Found(plan, nn.Identity(), met, scored(1), scored(1), ())
+    return Found(
+        plan, nn.Identity(), met, scored(1), scored(1), (), SensitivityTable(scored(0), ())
+    )
 
 
 def test_what_a_smaller_budget_found_is_taken_where_it_is_cheaper() -> None:

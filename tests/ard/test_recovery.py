@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ard.errors import NonFiniteError
 from ard.plan import Factorization, RankPlan
-from ard.recovery import KeepBest, Recovery, feature_distance, recover, snapshot
+from ard.recovery import KeepBest, Recovery, feature_distance, recover, rows_of, snapshot
 from ard.surgery import apply_plan
+from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.sampling import latent_bank
 from nas_gan.networks import Generator
 
@@ -301,3 +302,39 @@ def test_a_conditional_student_is_trained_on_latents_with_labels() -> None:
     trained = [z for z in seen if len(z) == 5]
     assert len(trained) == 3
     assert all((z[:, 4:].sum(dim=1) == 1).all() for z in trained)
+
+
+def test_given_latents_are_what_student_and_teacher_are_shown() -> None:
+    net = nn.Conv2d(2, 3, 1).requires_grad_(False)
+    student, shown = copy.deepcopy(net), []
+    with torch.no_grad():
+        student.weight.add_(0.1)
+
+    def latents(index: int) -> Tensor:
+        shown.append(index)
+        return torch.full((2, 2, 4, 4), float(index))
+
+    settings = Recovery(n_steps=3, batch_size=99)  # the latents are what they are
+    selection = torch.zeros(1, 2, 4, 4)
+    new = recover(student, net, settings, selection=selection, latents=latents)
+    assert shown == [0, 1, 2]
+    assert new(selection).shape == (1, 3, 4, 4)
+
+
+def test_rows_of_a_bank_depend_on_the_seed_and_the_index_alone() -> None:
+    bank = torch.arange(100.0)[:, None, None].expand(100, 2, 3)
+    rows = rows_of(bank, 50, seed=1)
+    batches = [rows(index) for index in (0, 1, 0)]
+    assert all(batch.shape == (50, 2, 3) for batch in batches)
+    assert torch.equal(batches[0], batches[2])
+    assert not torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], rows_of(bank, 50, seed=2)(0))
+    assert len(batches[0].unique()) > 25  # of 100 rows, 50 draws hit 39 on average
+
+
+@pytest.mark.parametrize(("arguments", "found"), [({}, "neither"), ({"latent_dim": 4}, "both")])
+def test_latents_come_from_one_place(arguments: dict[str, int], found: str) -> None:
+    net, bank = nn.Linear(4, 4), torch.zeros(2, 4)
+    given = {"latents": rows_of(bank, 2)} if arguments else {}
+    with pytest.raises(InvalidValueError, match=f"one of latent_dim.*got {found}"):
+        recover(net, net, Recovery(), selection=bank, **arguments, **given)  # type: ignore[arg-type]  # of the test

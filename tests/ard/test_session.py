@@ -17,11 +17,13 @@ from ard.latency_table import LatencyTable
 from ard.layers import profile_layers
 from ard.pareto import ParetoConfig
 from ard.session import (
+    FEATURE_WEIGHT,
     SEEDS,
     SearchConfig,
     SweepConfig,
     check,
     discriminator_of,
+    feature_weight,
     fingerprint,
     layer_cost,
     multiple_of,
@@ -273,7 +275,19 @@ def test_the_discriminator_is_that_of_the_checkpoint(setting: Setting) -> None:
     found = discriminator_of(replace(GOOD, polish_steps=1), replace(setting, checkpoint=known))
     assert found is not None
     assert all(torch.equal(found.state_dict()[name], tensor) for name, tensor in own.items())
-    assert discriminator_of(GOOD, replace(setting, checkpoint=known)) is None
+    having = replace(setting, checkpoint=known)
+    assert discriminator_of(GOOD, having) is not None
+    assert feature_weight(GOOD, having) == FEATURE_WEIGHT
+    assert feature_weight(replace(GOOD, feature_weight=3.0), having) == 3.0
+    assert discriminator_of(replace(GOOD, feature_weight=0.0), having) is None
+
+
+def test_the_features_of_a_conditional_discriminator_are_left_alone(setting: Setting) -> None:
+    conditional = replace(setting, n_classes=10)
+    assert feature_weight(GOOD, conditional) == 0
+    assert discriminator_of(GOOD, conditional) is None
+    with pytest.raises(ArdError, match=r"--feature-weight 2: .* judges images with their labels"):
+        discriminator_of(replace(GOOD, feature_weight=2.0), conditional)
 
 
 def test_without_data_the_dense_generator_gives_the_real_images(setting: Setting) -> None:

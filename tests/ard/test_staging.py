@@ -7,14 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SmallNet
-from torch import nn
+from torch import Tensor, nn
 
 from ard.assembly import Assembler
 from ard.layers import profile_layers
 from ard.plan import Factorization, RankPlan
 from ard.recovery import Recovery
-from ard.staging import in_stages, stages
-from ard.surgery import describe_structure
+from ard.staging import execution_order, in_stages, stages
+from ard.surgery import apply_plan, describe_structure
 from nas_gan.metrics.sampling import latent_bank
 
 ORDER = ("linear", "conv1", "conv2")
@@ -81,7 +81,8 @@ def staged(
     def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
         return assemble(SMALL if part is None else part, base)
 
-    return in_stages(build, SMALL, dense, ratio, settings, distilled), distilled
+    latents = latent_bank(2, 8, seed=3)
+    return in_stages(build, SMALL, dense, latents, ratio, settings, distilled), distilled
 
 
 def shrinks(assemble: Assembler, dense: SmallNet) -> float:
@@ -127,3 +128,36 @@ def test_without_updates_there_is_nothing_to_stage(assemble: Assembler, dense: S
 def test_fewer_updates_than_stages_leave_one_for_each(assemble: Assembler, dense: SmallNet) -> None:
     _, distilled = staged(assemble, dense, 1.01, n_steps=2)
     assert [settings.n_steps for settings in distilled.asked] == [1, 1, 1]
+
+
+class Backwards(nn.Module):
+    """`(n, 8)` to `(n, 4)` by the layers c, a and b, made in another order; d waits in vain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d, self.b, self.a, self.c = nn.Linear(9, 9), *(nn.Linear(8, n) for n in (4, 8, 8))
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.b(self.a(self.c(z)) + self.c(z))
+        return out
+
+
+def test_layers_are_ordered_by_when_they_first_run_not_by_when_they_were_made() -> None:
+    net = Backwards().train()
+    assert execution_order(net, ["a", "b", "c", "d"], torch.zeros(2, 8)) == ["c", "a", "b", "d"]
+    assert execution_order(net, ["b", "a"], torch.zeros(2, 8)) == ["a", "b"]
+    assert net.training
+    assert not any(layer._forward_pre_hooks for layer in net.modules())
+
+
+def test_a_net_whose_layers_were_made_backwards_is_staged_front_to_back() -> None:
+    net, plan = Backwards(), RankPlan({name: Factorization("svd", (1,)) for name in "abc"})
+    parts: list[RankPlan | None] = []
+
+    def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
+        parts.append(part)
+        return apply_plan(net if base is None else base, plan if part is None else part)
+
+    settings = Recovery(n_steps=3)
+    in_stages(build, plan, net, torch.zeros(2, 8), 1.01, settings, lambda student, _: student)
+    assert [part and list(part) for part in parts] == [None, ["c"], ["a"], ["b"]]
