@@ -68,7 +68,7 @@ class Assembler:
         return Assembler(
             generator,
             latents,
-            with_outputs(input_covariances(generator, latents, names), worth),
+            with_outputs(input_covariances(generator, latents, names, shrink=True), worth),
             batch_moments(generator, latents[:N_MOMENTS]),
             layer_outputs(generator, latents, alone),
             fit,
@@ -86,7 +86,8 @@ class Assembler:
         few = self.latents[:N_MOMENTS]
         if base is not None:
             worth = {n: s.output for n, s in self.statistics.items() if s.output is not None}
-            statistics = with_outputs(input_covariances(base, self.latents, list(plan)), worth)
+            entering = input_covariances(base, self.latents, list(plan), shrink=True)
+            statistics = with_outputs(entering, worth)
             moments, source = batch_moments(base, few), base
         factorized = apply_plan(source, plan, statistics)
         replaced = [name for name in self.statistics if name in plan]

@@ -51,6 +51,8 @@ def input_covariances(
     layer_names: Sequence[str],
     batch_size: int = 64,
     max_positions: int = MAX_POSITIONS,
+    *,
+    shrink: bool = False,
 ) -> dict[str, LayerStatistics]:
     """Measure the named convolutions and linear layers on `latents (n, latent_dim)`.
 
@@ -58,7 +60,8 @@ def input_covariances(
     calls: it will be factorized once. Sums are kept in float64 and every image counts the same, so
     the result does not depend on the batch size beyond rounding. A feature map of more than
     `max_positions` positions is read on a regular grid. Its step is odd: with an even one, a map
-    that was upsampled by two would always be read at the same phase.
+    that was upsampled by two would always be read at the same phase. With `shrink` they are the
+    best guess at the moments of all latents (see `shrunk`), else those of these latents.
 
     Raises:
         PlanError: the generator has no layer of that name, it is of another type or never called.
@@ -91,12 +94,12 @@ def input_covariances(
             handle.remove()
     statistics = {}
     for name in layer_names:
-        mean = channel[name].mean()
+        mean = channel[name].mean(shrink=shrink)
         if mean is None:
             raise PlanError(f"{name}: the generator never calls this layer")
         if not mean.isfinite().all():
             raise NonFiniteError(f"{name}: an input of this layer is NaN or infinite")
-        statistics[name] = LayerStatistics(mean, vertical[name].mean(), len(latents))
+        statistics[name] = LayerStatistics(mean, vertical[name].mean(shrink=shrink), len(latents))
     return statistics
 
 
@@ -222,8 +225,33 @@ class _SecondMoment:
         self.total = product if self.total is None else self.total + product
         self.count += len(rows)
 
-    def mean(self) -> Tensor | None:
-        return None if self.total is None else self.total / self.count
+    def mean(self, *, shrink: bool = False) -> Tensor | None:
+        if self.total is None:
+            return None
+        mean = self.total / self.count
+        return shrunk(mean, self.count) if shrink else mean
+
+
+def shrunk(covariance: Tensor, n: int) -> Tensor:
+    """A sample covariance `(d, d)` of `n` vectors, drawn towards a multiple of the identity.
+
+    The eigenvalues of a sample scatter more than those of what it was drawn from. With few vectors
+    for each dimension that scatter is most of what there is: of 128 normal vectors of length 40,
+    whose covariance is the identity, some directions seem to weigh five times as much as others.
+    The share that is replaced is that of the oracle approximating shrinkage, which tends to 0 as
+    `n` grows (Chen, Wiesel, Eldar and Hero, "Shrinkage algorithms for MMSE covariance estimation",
+    IEEE Transactions on Signal Processing, 2010).
+    """
+    d = len(covariance)
+    trace = covariance.trace()
+    squared = covariance.square().sum()  # tr S^2
+    scatter = squared - trace**2 / d
+    if d == 1 or not scatter > 0:
+        return covariance
+    share = ((1 - 2 / d) * squared + trace**2) / ((n + 1 - 2 / d) * scatter)
+    share = share.clamp(max=1.0)
+    identity = torch.eye(d, dtype=covariance.dtype, device=covariance.device)
+    return (1 - share) * covariance + share * trace / d * identity
 
 
 def _find(generator: nn.Module, name: str) -> list[nn.Module]:

@@ -7,6 +7,7 @@ from ard.errors import NonFiniteError, PlanError
 from ard.factorization.statistics import (
     input_covariances,
     output_covariances,
+    shrunk,
     with_outputs,
 )
 from nas_gan.errors import InvalidValueError
@@ -265,3 +266,27 @@ def test_both_measurements_of_a_layer_go_into_one_value():
     assert found["0"].output is outputs["0"]
     assert found["2"].output is None
     assert found["0"].channel is inputs["0"].channel
+
+
+def test_shrinking_a_small_sample_brings_it_nearer_to_what_it_was_drawn_from() -> None:
+    rng = torch.Generator().manual_seed(0)
+    scale = torch.linspace(0.5, 1.5, 30, dtype=torch.float64)
+    rows = torch.randn(60, 30, generator=rng, dtype=torch.float64) * scale
+    sample, true = rows.T @ rows / 60, scale.square().diag()
+    assert (shrunk(sample, 60) - true).norm() < 0.7 * (sample - true).norm()
+    # Of normal latents, whose covariance is the identity, it leaves little but their length.
+    latents = torch.randn(128, 40, generator=rng, dtype=torch.float64)
+    sample, identity = latents.T @ latents / 128, torch.eye(40, dtype=torch.float64)
+    assert (shrunk(sample, 128) - identity).norm() < 0.15 * (sample - identity).norm()
+
+
+def test_shrinking_keeps_the_trace_and_goes_away_as_the_sample_grows() -> None:
+    rng = torch.Generator().manual_seed(1)
+    half = torch.randn(8, 8, generator=rng, dtype=torch.float64)
+    covariance = half @ half.T
+    for n in (1, 10, 10**9):
+        assert float(shrunk(covariance, n).trace()) == pytest.approx(float(covariance.trace()))
+    assert torch.allclose(shrunk(covariance, 10**9), covariance)
+    identity = torch.eye(5, dtype=torch.float64)
+    assert torch.equal(shrunk(identity, 3), identity)
+    assert torch.equal(shrunk(torch.tensor([[4.0]]), 1), torch.tensor([[4.0]]))
