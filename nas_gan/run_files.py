@@ -65,9 +65,9 @@ class RunFiles:
         self.log.scalars(index + 1, values)
 
     def sample(self, index: int, scalars: Mapping[str, float]) -> None:
-        average = self.networks.average.average
+        averaged = self.networks.averaged
         with torch.inference_mode():
-            drawn = average(self.grid_latents.to(self.config.device)).cpu()
+            drawn = averaged(self.grid_latents.to(self.config.device)).cpu()
         save_grid(drawn, self.config.run_dir / "samples" / f"{index + 1:06d}.png")
         self.log.image(index + 1, grid_image(drawn))
 
@@ -99,8 +99,8 @@ def make_checkpoint(
     """The averaged generator and the discriminator as they are now; `more` is provenance."""
     return Checkpoint(
         architecture=networks.g_architecture,
-        generator=_cpu(networks.average.average.state_dict()),
-        discriminator=_cpu(networks.discriminator.state_dict()),
+        generator=_as_saved(networks.averaged.state_dict()),
+        discriminator=_as_saved(networks.discriminator.state_dict()),
         discriminator_config=networks.d_architecture,
         provenance={
             "dataset": config.dataset,
@@ -118,8 +118,10 @@ def make_checkpoint(
     )
 
 
-def _cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+def _as_saved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, what is not an integer in float32."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,6 +49,14 @@ class Networks:
     d_architecture: Architecture
 
     @property
+    def averaged(self) -> nn.Module:
+        """The averaged generator as it is saved, sampled and measured: in float32."""
+        average = self.average.average
+        if all(tensor.dtype != torch.float64 for tensor in average.state_dict().values()):
+            return average
+        return copy.deepcopy(average).float()
+
+    @property
     def latent_dim(self) -> int:
         """Numbers of noise that the generator takes, labels aside."""
         return int(cast("int", self.generator.latent_dim))
@@ -64,7 +73,7 @@ class Networks:
 
 
 def build_networks(config: TrainConfig) -> Networks:
-    """Initialised networks on the run's device.
+    """Initialised networks on the run's device, in its precision.
 
     Raises:
         InvalidValueError: the settings describe no networks, or two that do not fit each other.
@@ -78,10 +87,15 @@ def build_networks(config: TrainConfig) -> Networks:
     discriminator = build_model(d_architecture, "discriminator", init=config.init, rng=rng)
     _check_pair(generator, discriminator)
     for network in (generator, discriminator):
-        network.to(config.device).to(memory_format=torch.channels_last)
+        network.to(config.device, weight_type(config)).to(memory_format=torch.channels_last)
         global_batch_norm_(network)
     average = ExponentialMovingAverage(generator, config.ema_decay, warm_up=config.ema_warm_up)
     return Networks(generator, discriminator, average, g_architecture, d_architecture)
+
+
+def weight_type(config: TrainConfig) -> torch.dtype:
+    """The type of a run's weights; with bf16 they are float32 still."""
+    return torch.float64 if config.precision == "fp64" else torch.float32
 
 
 def _check_pair(generator: nn.Module, discriminator: nn.Module) -> None:
@@ -156,6 +170,7 @@ def build_step(
         d_every=config.d_every,
         d_skipping=skipping,
         device=config.device,
+        dtype=weight_type(config),
         bf16=config.precision == "bf16",
         compile_backend=_backend(config),
         log_gradients=config.log_gradients,

@@ -68,7 +68,8 @@ class AdversarialStep:
         d_skipping: which of its updates are left out at random; how many were is among the scalars.
         g_latents: latents of the generator's update, where its batch is larger; without them that
             update sees the same fakes again.
-        bf16: networks compute in bfloat16, losses in float32.
+        dtype: type of the networks' weights; batches and losses are of it too.
+        bf16: networks compute in bfloat16, losses in `dtype`.
         compile_backend: what torch.compile turns the networks over to, such as `inductor`.
         log_gradients: the norms of both gradients are among the scalars.
         log_health: what the loss has to say about its scores is among the scalars.
@@ -92,6 +93,7 @@ class AdversarialStep:
         n_steps: int,
         n_critic: int = 1,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
         bf16: bool = False,
         g_scheduler: LRScheduler | None = None,
         d_scheduler: LRScheduler | None = None,
@@ -128,7 +130,7 @@ class AdversarialStep:
         self.d_skipping = d_skipping
         self.updates_per_epoch, self.n_steps = updates_per_epoch, n_steps
         self.n_critic, self.d_every = n_critic, d_every
-        self.device = torch.device(device)
+        self.device, self.dtype = torch.device(device), dtype
         self.bf16 = bf16
         self.log_gradients, self.log_health = log_gradients, log_health
         self.gather = gather
@@ -260,7 +262,7 @@ class AdversarialStep:
             raise InvalidValueError(
                 f"labels must be one-hot (m, n_classes); got shape {tuple(labels.shape)}"
             )
-        return self._to_device(images), self._to_device(labels).float()
+        return self._to_device(images), self._to_device(labels)
 
     def _noisy(self, batch: Labelled, index: int) -> Labelled:
         noise = self.loss.parts.noise
@@ -280,14 +282,14 @@ class AdversarialStep:
     def _score(self, judge: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         with self._autocast():
             scores = judge(images) if labels is None else judge(images, labels)
-        return scores.float()  # kernels of distances lose too much in bfloat16
+        return scores.to(self.dtype)  # kernels of distances lose too much in bfloat16
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _to_device(self, batch: Tensor) -> Tensor:
         layout = torch.channels_last if batch.ndim == 4 else torch.preserve_format
-        return batch.to(self.device, memory_format=layout, non_blocking=True)
+        return batch.to(self.device, self.dtype, memory_format=layout, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything an exact continuation needs, besides the index."""

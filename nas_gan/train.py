@@ -28,7 +28,7 @@ from nas_gan.files import write_json
 from nas_gan.preset import preset_from_arguments
 from nas_gan.run_files import RunFiles, fingerprint, plain_settings, reasons
 from nas_gan.run_log import RunLog
-from nas_gan.run_networks import build_networks, build_step
+from nas_gan.run_networks import build_networks, build_step, weight_type
 from nas_gan.run_state import resume
 from nas_gan.train_config import TrainConfig
 from nas_gan.training import Callback, Every, TrainingResult, run_training
@@ -80,7 +80,7 @@ def train(
 
         def evaluate(index: int, scalars: Mapping[str, float]) -> None:
             if measure is not None:
-                figures = measure(networks.average.average)
+                figures = measure(networks.averaged)
                 files.measured(index, figures)
                 if config.measures_fid:
                     step.upper_bound.validated(told_by_main(figures["fid"], processes))
@@ -182,7 +182,7 @@ def main(config: TrainConfig) -> int:
         torch.set_num_threads(config.threads)
     with joined_processes(config.device) as processes:
         config = replace(config, device=processes.device)
-        check_device(config.device)
+        check_device(config.device, weight_type(config))
         images = load_images(config)
         measure = make_measure(config, images) if processes.is_main else None
         # One bar for all processes.

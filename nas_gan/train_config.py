@@ -131,7 +131,9 @@ class TrainConfig:
     upper_bound_end: float = 64.0
     upper_bound_increase: float = 2.0
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """bf16 is faster on what has it. fp64 trains in double precision, slowly, where
+    losses fail in fp32; checkpoints are float32 all the same."""
     compile: bool = False
     """Run both networks through torch.compile."""
     compile_backend: str = "inductor"

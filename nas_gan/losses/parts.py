@@ -141,7 +141,8 @@ def _place(at: Place, real: Tensor, fake: Tensor) -> Tensor:
     fake = fake[: len(real)]
     if at == "interpolated":
         weight = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device)
-        return torch.lerp(real, fake, weight).detach()
+        # The same points in any precision; under autocast fakes are in another type than reals.
+        return torch.lerp(real, fake.to(real), weight.to(real)).detach()
     return (real if at == "real" else fake).detach().clone()
 
 

@@ -37,12 +37,25 @@ class Spread(nn.Module):
         return self.linear(images.flatten(1))
 
 
+class Steep(nn.Module):
+    """The score of an image is the sum of its pixels times 1e20, which float32 can still hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((12, 1), 1e20))
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weight
+
+
 def make_step(n_critic=1, loss="latest", generator=None, discriminator=None, **changes):
     torch.manual_seed(0)
+    dtype = changes.get("dtype", torch.float32)
     generator = generator or nn.Sequential(
         nn.Linear(4, 12), nn.BatchNorm1d(12), nn.Unflatten(1, (3, 2, 2))
     )
     discriminator = discriminator or Spread()
+    generator, discriminator = generator.to(dtype), discriminator.to(dtype)
     real = torch.randn(100, 6, 3, 2, 2)
     settings = dict(
         g_optimizer=torch.optim.Adam(generator.parameters(), 0.01),
@@ -148,6 +161,39 @@ def test_bfloat16_changes_the_losses_little():
     # bfloat16 keeps 8 bits; the kernels themselves are float32.
     assert rounded["loss/d"] == pytest.approx(exact["loss/d"], abs=0.02)
     assert rounded["loss/d"] != exact["loss/d"]
+
+
+@pytest.mark.parametrize("loss", ["wasserstein", "rep_gp"])
+def test_a_penalty_between_real_and_fake_images_takes_bfloat16(loss):
+    exact, rounded = make_step(loss=loss)(0), make_step(loss=loss, bf16=True)(0)
+    # bfloat16 keeps 8 bits of scores and of their gradients.
+    assert rounded["loss/d"] == pytest.approx(exact["loss/d"], rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_double_precision_has_the_losses_of_single_precision(name):
+    single, double = (make_step(loss=name, dtype=t) for t in (torch.float32, torch.float64))
+    for index in range(2):
+        scalars = []
+        for step in (single, double):
+            torch.manual_seed(index)  # where a penalty looks at points between images
+            scalars.append(step(index))
+        # float32 rounds to 6e-8; distances and roots of them lose a little more.
+        assert scalars[1] == pytest.approx(scalars[0], rel=1e-3, abs=1e-5)
+    assert all(p.dtype == torch.float64 for p in double.discriminator.parameters())
+
+
+def test_a_loss_too_large_for_float32_is_finite_in_double_precision():
+    single, double = (
+        make_step(loss="least_squares", discriminator=Steep(), dtype=t)
+        for t in (torch.float32, torch.float64)
+    )
+    real = double.real(0).double().flatten(1).sum(dim=1)
+    fake = double.generator.train()(double.latents(0).double()).flatten(1).sum(dim=1)
+    # Scores of 1e20 times a sum; labels 1 and 0 are nothing beside them.
+    expected = 1e40 * (real.square().mean() + fake.square().mean()) / 2
+    assert single(0)["loss/d"] == math.inf
+    assert double(0)["loss/d"] == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)

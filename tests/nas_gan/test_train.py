@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_gan import skipping
+from nas_gan import sample, skipping
 from nas_gan.checkpoint import build_generator, build_saved_discriminator, load_checkpoint
 from nas_gan.classifier import class_accuracy, train_classifier
 from nas_gan.cli import run
@@ -165,8 +165,10 @@ def test_tensorboard_has_every_scalar_once(config, images):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"g_lr": 1e-3}, {"steps": 7}, {"gf_dim": 8}, {"loss": "published"}]
-)
+    "changes",
+    [{"seed": 1}, {"g_lr": 1e-3}, {"steps": 7}, {"gf_dim": 8}, {"loss": "published"},
+     {"precision": "fp64"}],
+)  # fmt: skip
 def test_a_run_with_other_settings_is_not_continued(finished, images, changes):
     ((name, value),) = changes.items()
     with pytest.raises(CheckpointError, match=f"{name} = .*, asked for {value}; use another"):
@@ -204,6 +206,56 @@ def test_another_run_goes_on_with_more_steps_as_if_it_had_never_ended(config, im
     assert log_of(parts) == log_of(whole)
     assert equal(state_of(parts), state_of(whole))
     assert train(replace(parts, steps=2), images).step == 6  # fewer: nothing to do
+
+
+def test_double_precision_has_the_curve_of_single_precision(config, images):
+    config = replace(config, steps=3, log_health=True)
+    single, double = (
+        replace(config, run_dir=config.run_dir / p, precision=p) for p in ("fp32", "fp64")
+    )
+    for run_config in (single, double):
+        train(run_config, images)
+    for ours, theirs in zip(log_of(double), log_of(single), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+        assert ours["loss/d"] != theirs["loss/d"]
+    state = state_of(double)["step_state"]
+    for network in ("generator", "discriminator", "average"):
+        types = {t.dtype for t in state[network].values() if t.is_floating_point()}
+        assert types == {torch.float64}
+
+
+def test_a_run_in_double_precision_is_resumed_to_the_bit(config, images):
+    config = replace(config, precision="fp64", **EVERYTHING)
+    whole, parts = (replace(config, run_dir=config.run_dir / name) for name in ("whole", "parts"))
+    train(whole, images)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, images, on_update=interrupt_after(4))
+    assert train(parts, images).step == 6
+    assert log_of(parts) == log_of(whole)
+    assert equal(state_of(parts), state_of(whole))
+
+
+def test_a_run_in_double_precision_is_measured_drawn_and_saved_in_float32(config, images):
+    config = replace(
+        config, precision="fp64", steps=1, sample_every=1, upper_bound="fixed", eval_every=1
+    )
+    seen, grid = [], config.run_dir / "grid.png"
+
+    def measure(net):
+        seen.append(net(latents_of(net, 2, seed=0)))
+        return {"fid": 1.0}
+
+    train(config, images, measure=measure)
+    for name in ("ckpt.pt", "best.pt"):
+        saved = torch.load(config.run_dir / name, weights_only=True)
+        weights = [*saved["generator"].values(), *saved["discriminator"].values()]
+        assert {t.dtype for t in weights if t.is_floating_point()} == {torch.float32}
+    generator = build_generator(load_checkpoint(config.run_dir / "ckpt.pt")).eval()
+    # The same weights in another memory layout.
+    assert torch.allclose(generator(latents_of(generator, 2, seed=0)), seen[0], atol=1e-5)
+    assert sample.main(sample.SampleConfig(config.run_dir / "ckpt.pt", out=grid, n=2)) == 0
+    assert grid.exists()
+    assert (config.run_dir / "samples" / "000001.png").exists()
 
 
 def test_the_best_weights_are_kept_apart(config, images):
@@ -518,6 +570,11 @@ def test_two_processes_have_the_curve_of_one_and_write_one_directory(tmp_path):
         (["--g-optimizer", "Adamm"], 1, "error: optimizer 'Adamm' is not known; did you mean Adam"),
         (["--g-scheduler", "StepLRR"], 1, "error: scheduler 'StepLRR' is not known; did you mean "),
         (["--d-skip-from", "0", "--n-critic", "2"], 1, "error: d_skip_from goes with n_critic 1"),
+        (
+            ["--precision", "fp64", "--device", "mps"],
+            1,
+            "error: precision fp64 needs double precision, which device 'mps' does not have; try ",
+        ),
         (["--compile", "--compile-backend", "x"], 1, "error: compile_backend 'x' is not known; "),
     ],
 )
