@@ -89,6 +89,7 @@ def find_points(
         progress=progress,
     )
     table = measure_singles()
+    table.save(search.run_dir / "sensitivity.csv")
     budgets = parse_budgets(config.budgets)
     points: list[Point] = []
     trials: list[Measurement] = []

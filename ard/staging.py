@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from ard.competition import capture_inputs
 from ard.pipeline import Build
 from ard.plan import RankPlan
 from ard.recovery import Recovery
-from nas_gan.structure import evaluating
 
 
 def in_stages(
@@ -55,23 +55,8 @@ def execution_order(network: nn.Module, names: Iterable[str], latents: Tensor) -
 
     Where a class makes its layers says nothing about when it calls them.
     """
-    names, ran = list(names), dict[str, None]()
-
-    def hook_for(name: str) -> Callable[[nn.Module, object], None]:
-        def hook(module: nn.Module, inputs: object) -> None:
-            ran.setdefault(name)
-
-        return hook
-
-    handles = [
-        network.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in names
-    ]
-    try:
-        with evaluating(network):
-            network(latents)
-    finally:
-        for handle in handles:
-            handle.remove()
+    names = list(names)
+    ran = capture_inputs(network, latents, names)  # keeps the order of first calls
     return [*ran, *(name for name in names if name not in ran)]
 
 

@@ -337,4 +337,4 @@ def test_latents_come_from_one_place(arguments: dict[str, int], found: str) -> N
     net, bank = nn.Linear(4, 4), torch.zeros(2, 4)
     given = {"latents": rows_of(bank, 2)} if arguments else {}
     with pytest.raises(InvalidValueError, match=f"one of latent_dim.*got {found}"):
-        recover(net, net, Recovery(), selection=bank, **arguments, **given)  # type: ignore[arg-type]  # of the test
+        recover(net, net, Recovery(), selection=bank, **arguments, **given)  # type: ignore[arg-type]  # any mix
