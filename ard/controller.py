@@ -13,10 +13,6 @@ from ard.layers import LayerProfile
 from ard.plan import DENSE, RankPlan
 from ard.sensitivity import Measurement, Row, SensitivityTable
 
-# Recovered plans lose about this many times what their layers lose alone: damages that are small
-# one by one interact, and their scores are noisy. Only the first plan depends on it; every
-# measured plan replaces it by what it found.
-EXPECTED_RATIO = 2.0
 # A plan that must get milder aims at this share of the budget: each trial costs a recovery, and one
 # that misses by a hair has bought nothing.
 AIM = 0.85
@@ -64,7 +60,9 @@ class BudgetController:
         self._told: list[_Told] = []
         self._asked: tuple[float, RankPlan] | None = None
         self.learn(table)
-        self._next = min(fid_budget / EXPECTED_RATIO, self._largest)
+        # Layers together lose up to twice what they lose alone, and recovery takes about half of
+        # that back: the sum is as good a first guess as any, and every outcome corrects it.
+        self._next = min(fid_budget, self._largest)
         for measurement in known:
             allowed = self._summed_damage(measurement.plan)
             if allowed is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ard.allocation import allocate
-from ard.controller import EXPECTED_RATIO, layer_options
+from ard.controller import layer_options
 from ard.cost import LayerCost
 from ard.layers import LayerProfile, Profile
 from ard.plan import RankPlan
@@ -21,7 +21,7 @@ class Reachable:
     """A plan that nobody measured: its cost and the rise in FID that the single layers suggest.
 
     `cost` is that of the layers in the objective's unit, `cost_ratio` the dense one over it.
-    `expected` adds up what single layers lose and multiplies by what plans lose more than that.
+    `expected` adds up what single layers lose: about what a recovered plan loses.
     """
 
     plan: RankPlan
@@ -54,7 +54,7 @@ def reachable_plans(
             profile.fixed_macs + sum(x.macs(plan.get(x.name)) for x in profile.layers),
             of_plan,
             dense / of_plan,
-            EXPECTED_RATIO * sum(option.damage for option in chosen),
+            sum(option.damage for option in chosen),
         )
     return tuple(found.values())
 

@@ -25,7 +25,7 @@ import torch
 from ard.allocation import N_BINS
 from ard.assembly import MAX_OUTPUTS, N_MOMENTS
 from ard.competition import MAX_CP_WEIGHTS
-from ard.controller import EXPECTED_RATIO, WORTHWHILE
+from ard.controller import WORTHWHILE
 from ard.factorization.cp import MAX_DEGENERACY
 from ard.factorization.statistics import MAX_POSITIONS
 from ard.factorization.svd import RIDGE
@@ -419,7 +419,6 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"kernel is kept below {MAX_DEGENERACY:g}",
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),
         f"{N_BINS:,} bins",
-        f"start at `A = B / {EXPECTED_RATIO:g}`",
         f"cheaper by more than {WORTHWHILE:.0%}".replace("%", " %"),
         f"more than\n{MAX_POSITIONS} positions",
         f"ridge of {RIDGE:.0e}".replace("e-06", "e-6"),
