@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python -m ard.compress nas_gan/zoo/fashion_mnist.pt --fid-budget 20% --samples 2600 \
 		--sweep-samples 400 --fractions 0.5 0.3 0.18 0.1 0.06 --anchors 12 \
-		--recover-steps 100 --recover-batch 16 --max-trials 3 --run-dir runs/demo
+		--recover-steps 50 --recover-batch 16 --max-trials 3 --run-dir runs/demo
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

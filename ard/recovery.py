@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from ard.errors import NonFiniteError
 from nas_gan.averaging import ExponentialMovingAverage
@@ -104,20 +105,12 @@ def recover(
     best = KeepBest(average.average, error_of)
     student.requires_grad_(True)
     optimizer = torch.optim.Adam(parameter_groups(student, teacher, settings), settings.lr)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        # Two more than there are: the last ones would have no rate, and a run may be short.
-        total_steps=settings.n_steps + 2,
-        pct_start=WARM_UP,
-        cycle_momentum=False,
-    )
     run_training(  # one that diverges just ends early: the best state is from before
         DistillationStep(
             student,
             teacher,
             optimizer=optimizer,
-            scheduler=scheduler,
+            scheduler=warm_up_and_decay(optimizer, settings.n_steps),
             latents=latents,
             distance=distance,
             device=device,
@@ -193,6 +186,18 @@ def feature_distance(discriminator: nn.Module, weight: float = 1.0) -> Distance:
         return image_distance(images, target) + weight * extra
 
     return distance
+
+
+def warm_up_and_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> OneCycleLR:
+    """Every rate rises from a small one to its own, and decays along a cosine to the end."""
+    return OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        # Two more than there are: the last ones would have no rate, and a run may be short.
+        total_steps=n_steps + 2,
+        pct_start=WARM_UP,
+        cycle_momentum=False,
+    )
 
 
 def parameter_groups(

@@ -33,11 +33,12 @@ from ard.recovery import Distance, Recovery, feature_distance, recover
 from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
 from ard.staging import in_stages
 from ard.store import RecoveredStore
-from nas_gan.checkpoint import build_saved_discriminator
+from nas_gan.checkpoint import Checkpoint, build_saved_discriminator
 from nas_gan.cli import progress
 from nas_gan.data import ShuffledBatches
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import sha256, write_json
+from nas_gan.losses.registry import ALIASES, LOSSES
 from nas_gan.steps import Batch, StepLatents, image_distance
 
 N_STATISTICS = 128  # latents behind activation covariances and everything fitted in closed form
@@ -88,7 +89,7 @@ class SweepConfig(MeasuringConfig):
 class SearchConfig(SweepConfig):
     """How whole plans are recovered and how many are tried."""
 
-    recover_steps: int = 300
+    recover_steps: int = 200
     """Distillation updates after factorizing; 0 leaves them out."""
     recover_batch: int = 32
     recover_lr: float = 5e-4
@@ -97,8 +98,9 @@ class SearchConfig(SweepConfig):
     or 0 where the checkpoint holds no discriminator or a conditional one."""
     stage_ratio: float = 4.0
     """A plan that shrinks the net by more is recovered in stages of this ratio each."""
-    polish_steps: int = 0
-    """Adversarial updates against the checkpoint's discriminator, after distillation."""
+    polish_steps: int | None = None
+    """Adversarial updates against the checkpoint's discriminator, after distillation; if not given
+    as many as of those, or 0 where the checkpoint holds no discriminator."""
     max_trials: int = 6
     """Whole plans to recover and measure."""
 
@@ -208,6 +210,13 @@ def tell_remarks(console: Console, config: SearchConfig, search: Search, budget:
     """Print what a user should know before the search starts."""
     for line in remarks(config, search.setting, budget, search.fid_dense):
         console.print(line, highlight=False)
+    if search.polished_with is not None:
+        n_steps = polish_steps(config, search.setting)
+        console.print(
+            f"recovery: {config.recover_steps} updates of distillation, then {n_steps} against the "
+            f"checkpoint's discriminator ({search.polished_with})",
+            highlight=False,
+        )
 
 
 def remarks(
@@ -296,6 +305,7 @@ class Search:
         fid_dense: score of the dense generator on the latents of the last look.
         pictured: the first of those latents, on the device.
         seconds: what scoring the dense generator and timing its layers took.
+        polished_with: what the polish takes for real images, where there is a polish.
     """
 
     setting: Setting
@@ -307,6 +317,7 @@ class Search:
     fid_dense: float
     pictured: Tensor
     seconds: float
+    polished_with: str | None = None
 
 
 def open_search(config: SearchConfig) -> Search:
@@ -319,6 +330,7 @@ def open_search(config: SearchConfig) -> Search:
         torch.set_num_threads(config.threads)
     setting = load_setting(config.checkpoint, config)
     discriminator_of(config, setting)
+    source, real = real_images(config, setting) if polish_steps(config, setting) else (None, None)
     run_dir = run_directory(config)
     journal = open_journal(config, setting, run_dir)
     started = time.monotonic()
@@ -346,10 +358,11 @@ def open_search(config: SearchConfig) -> Search:
         journal,
         cost,
         evaluators,
-        make_store(config, setting, run_dir, single),
+        make_store(config, setting, run_dir, single, real),
         final.paired.fid_dense,
         final.latents[:N_PICTURED].to(config.device),
         time.monotonic() - started,
+        source,
     )
 
 
@@ -377,9 +390,16 @@ def prepare_setting(config: SweepConfig, setting: Setting, cost: LayerCost) -> P
 
 
 def make_store(
-    config: SearchConfig, setting: Setting, run_dir: Path, evaluate: FidEvaluator
+    config: SearchConfig,
+    setting: Setting,
+    run_dir: Path,
+    evaluate: FidEvaluator,
+    real: Callable[[int], Batch] | None,
 ) -> RecoveredStore:
-    """The recovery of a run, remembered in its directory; `evaluate` picks its best state."""
+    """The recovery of a run, remembered in its directory.
+
+    `evaluate` picks its best state, `real` are the images of the polish where there is one.
+    """
     selection = setting.latents(N_SELECTION, config.seed + SEEDS["selection"])
     shown = selection[:2].to(config.device)
     settings = Recovery(
@@ -390,6 +410,12 @@ def make_store(
     )
     discriminator = discriminator_of(config, setting)
     distance: Distance = image_distance
+    polishing = Polish(
+        polish_steps(config, setting),
+        config.recover_batch,
+        seed=config.seed + SEEDS["polish"],
+        loss=loss_of(setting.checkpoint),
+    )
     weight = feature_weight(config, setting)
     if weight and discriminator is not None:
         distance = feature_distance(discriminator, weight)
@@ -416,17 +442,13 @@ def make_store(
         network = in_stages(
             build, plan, setting.generator, shown, config.stage_ratio, settings, distilled
         )
-        if config.polish_steps and discriminator is not None:
-            with progress("  polishing", config.polish_steps) as advance:
+        if real is not None and discriminator is not None:
+            with progress("  polishing", polishing.n_steps) as advance:
                 network = polish(
                     network,
                     discriminator,
-                    Polish(
-                        config.polish_steps,
-                        config.recover_batch,
-                        seed=config.seed + SEEDS["polish"],
-                    ),
-                    real=real_images(config, setting),
+                    polishing,
+                    real=real,
                     latent_dim=setting.latent_dim,
                     n_classes=setting.n_classes,
                     score=score,
@@ -449,7 +471,7 @@ def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None
             f"--feature-weight {config.feature_weight:g}: the discriminator of a conditional "
             "generator judges images with their labels, whose features are not used; leave it out"
         )
-    if not (feature_weight(config, setting) or config.polish_steps):
+    if not (feature_weight(config, setting) or polish_steps(config, setting)):
         return None
     discriminator = build_saved_discriminator(setting.checkpoint)
     if discriminator is None:
@@ -464,18 +486,37 @@ def feature_weight(config: SearchConfig, setting: Setting) -> float:
     """What the discriminator's features weigh in the recovery of this checkpoint."""
     if config.feature_weight is not None:
         return config.feature_weight
-    checkpoint = setting.checkpoint
-    saved = checkpoint.discriminator is not None and checkpoint.discriminator_config is not None
+    saved = holds_discriminator(setting.checkpoint)
     return FEATURE_WEIGHT if saved and not setting.n_classes else 0.0
 
 
-def real_images(config: SearchConfig, setting: Setting) -> Callable[[int], Batch]:
-    """Batches for the polish: of the data set where it is on disk, else of the dense generator."""
-    seed = config.seed + SEEDS["real"]
-    load = setting.load_images
-    if load is not None and not setting.n_classes:
+def polish_steps(config: SearchConfig, setting: Setting) -> int:
+    """How many adversarial updates a recovery of this checkpoint ends with."""
+    if config.polish_steps is not None:
+        return config.polish_steps
+    return config.recover_steps if holds_discriminator(setting.checkpoint) else 0
+
+
+def holds_discriminator(checkpoint: Checkpoint) -> bool:
+    """Whether the discriminator that the generator was trained against is in its file."""
+    return checkpoint.discriminator is not None and checkpoint.discriminator_config is not None
+
+
+def loss_of(checkpoint: Checkpoint) -> str:
+    """The loss that a checkpoint says it was trained by, or that of the shipped ones."""
+    name = checkpoint.provenance.get("loss")
+    return name if name in LOSSES or name in ALIASES else Polish.loss
+
+
+def real_images(config: SearchConfig, setting: Setting) -> tuple[str, Callable[[int], Batch]]:
+    """Batches for the polish: of the data set where it is on disk, else of the dense generator.
+
+    What they are comes with them, in words.
+    """
+    seed, name = config.seed + SEEDS["real"], setting.checkpoint.provenance.get("dataset")
+    if setting.load_images is not None and not setting.n_classes:
         try:
-            return ShuffledBatches(load(), config.recover_batch, seed)
+            return str(name), ShuffledBatches(setting.load_images(), config.recover_batch, seed)
         except MissingDataError:
             pass
     draw = StepLatents(seed, config.recover_batch, setting.latent_dim, setting.n_classes)
@@ -486,4 +527,5 @@ def real_images(config: SearchConfig, setting: Setting) -> Callable[[int], Batch
             images: Tensor = setting.generator(latents)
         return (images, latents[:, -setting.n_classes :]) if setting.n_classes else images
 
-    return dense_images
+    absent = "" if name is None or setting.n_classes else f"; {name} is not on this disk"
+    return f"images of the dense generator{absent}", dense_images

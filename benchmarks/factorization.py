@@ -7,7 +7,7 @@ weighted by what enters the layer, weighted on both sides, and for convolutions 
 a random start. The error is the relative mean square error of the image on latents that nothing
 was fitted to. Whole plans show what weighing and fitting in closed form do to ΔFD. Seconds are of
 one layer; peak memory is that of a process which factorizes one 256 x 256 x 5 x 5 kernel, ours and
-tensorly's, less what importing took.
+tensorly's, less what it held before (read from /proc, so on Linux).
 """
 
 from __future__ import annotations
@@ -39,21 +39,25 @@ from nas_gan.files import write_json
 
 SHARES = (0.5, 0.25, 0.1)
 METHODS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
+# The kernel keeps the highest use of memory of a process, and forgets it when told to: what
+# importing took once is far more than what a small kernel needs.
 MEMORY = """
-import resource, sys, torch
+import re, time, torch
+from pathlib import Path
 torch.set_num_threads(1)
 from tensorly.decomposition import parafac, partial_tucker
 from ard.factorization.cp import cp
 from ard.factorization.svd import spatial_svd
 from ard.factorization.tucker import tucker2
 weight = torch.randn({size}, {size}, 5, 5, generator=torch.Generator().manual_seed(0))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-import time
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+Path("/proc/self/clear_refs").write_text("5")
+before = kilobytes("VmRSS")
 started = time.perf_counter()
 {statement}
 seconds = time.perf_counter() - started
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(seconds, (after - before) / 1024)
+print(seconds, (kilobytes("VmHWM") - before) / 1024)
 """
 STATEMENTS = {
     "tucker2, ours": "tucker2(weight, ({rank}, {rank}))",

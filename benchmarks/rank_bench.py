@@ -35,8 +35,9 @@ from ard.journal import FileJournal
 from ard.layers import LayerProfile
 from ard.pipeline import Prepared, prepare
 from ard.plan import DENSE, Factorization, RankPlan
+from ard.polish import Polish, polish
 from ard.published import published_generator
-from ard.recovery import Distance, Recovery, feature_distance, recover
+from ard.recovery import Recovery, feature_distance, recover
 from ard.sensitivity import Measure, SensitivityTable, single_layer_plans, sweep
 from ard.session import FEATURE_WEIGHT
 from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
@@ -44,7 +45,7 @@ from ard.summary import plan_macs, plan_params
 from ard.surgery import apply_plan
 from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
-from nas_gan.steps import image_distance
+from nas_gan.data import ShuffledBatches
 
 ZOO = Path(__file__).parents[1] / "nas_gan" / "zoo"
 NETS = {"mmd-nas": ZOO / "fashion_mnist.pt", "adversarial-nas": ZOO / "adversarial_nas.pt"}
@@ -67,12 +68,13 @@ class Effort:
 
     samples: int = 1000
     sweep_samples: int = 250
-    recover_steps: int = 80
+    recover_steps: int = 40
+    polish_steps: int = 40
     recover_batch: int = 16
     threads: int = 1
 
 
-FULL = Effort(samples=10_000, sweep_samples=2500, recover_steps=2000, recover_batch=64)
+FULL = Effort(10_000, 2500, recover_steps=1000, polish_steps=1000, recover_batch=64)
 
 
 @dataclass(frozen=True)
@@ -165,24 +167,39 @@ class RankBench:
         )
 
     def recover(self, factorized: nn.Module, rate: float = Recovery.lr) -> nn.Module:
-        settings = Recovery(self.effort.recover_steps, self.effort.recover_batch, rate, seed=4)
-        return recover(
+        """What `ard.compress` does with a plan that is not recovered in stages."""
+        effort = self.effort
+        distilled = recover(
             factorized,
             self.generator,
-            settings,
+            Recovery(effort.recover_steps, effort.recover_batch, rate, seed=4),
             selection=self.setting.latents(64, 5),
             score=self.score,
-            distance=self.distance,
+            distance=feature_distance(self.discriminator, FEATURE_WEIGHT),
             latent_dim=self.setting.latent_dim,
+        )
+        return polish(
+            distilled,
+            self.discriminator,
+            Polish(effort.polish_steps, effort.recover_batch, seed=8),
+            real=self.real,
+            latent_dim=self.setting.latent_dim,
+            score=self.score,
         )
 
     @cached_property
-    def distance(self) -> Distance:
-        """What every recovery shrinks, whoever chose the ranks."""
+    def discriminator(self) -> nn.Module:
+        """The one that the generator was trained against."""
         discriminator = build_saved_discriminator(self.setting.checkpoint)
-        if discriminator is None:
-            return image_distance
-        return feature_distance(discriminator, FEATURE_WEIGHT)
+        assert discriminator is not None, "the shipped checkpoints hold theirs"
+        return discriminator
+
+    @cached_property
+    def real(self) -> ShuffledBatches:
+        """Batches of the data that the generator was trained on."""
+        load = self.setting.load_images
+        assert load is not None, "the shipped checkpoints name their data set"
+        return ShuffledBatches(load(), self.effort.recover_batch, seed=9)
 
     def score(self, network: nn.Module) -> float:
         return self.single(Candidate(DENSE, lambda _: network)).fid

@@ -3,15 +3,18 @@
     python benchmarks/recovery.py
 
 One plan (spatial SVD, SVD for matrices, a quarter of every layer's parameters) and one start for
-all, scored on the same latents. Ours distils the images, and the features that the checkpoint's
-discriminator has of them, with one rate for all weights. The published fine-tuning trains on
-against the discriminator and real images, with a rate of 1e-8 for the factors, which amounts to
-freezing them; it is also run with its factors trained.
+all, scored on the same latents. Ours distils the images and the features that the checkpoint's
+discriminator has of them for half of the updates, and trains on against that discriminator for the
+other half: with the data set, and with the dense generator's images where there is none. Either
+part of it is also run alone. The published fine-tuning trains on against the discriminator and real
+images, with a rate of 1e-8 for the factors, which amounts to freezing them; it is also run with its
+factors trained.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -26,9 +29,7 @@ from ard.polish import POLISH_BOUND, Polish, polish
 from ard.recovery import Recovery, feature_distance, parameter_groups, recover
 from ard.session import FEATURE_WEIGHT
 from nas_gan.averaging import ExponentialMovingAverage
-from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
-from nas_gan.data import ShuffledBatches, load_dataset
 from nas_gan.files import write_json
 from nas_gan.losses import make_loss
 from nas_gan.steps import AdversarialStep, StepLatents, image_distance
@@ -49,33 +50,22 @@ def quarter_plan(bench: RankBench, share: float) -> RankPlan:
     return RankPlan(choices)
 
 
-def distilled(
-    bench: RankBench, start: nn.Module, n_steps: int, weight: float, discriminator: nn.Module
-) -> nn.Module:
+def distilled(bench: RankBench, start: nn.Module, n_steps: int, weight: float) -> nn.Module:
     return recover(
         start,
         bench.generator,
         Recovery(n_steps, bench.effort.recover_batch, seed=4),
         selection=bench.setting.latents(64, 5),
         score=bench.score,
-        distance=feature_distance(discriminator, weight) if weight else image_distance,
+        distance=feature_distance(bench.discriminator, weight) if weight else image_distance,
         latent_dim=bench.setting.latent_dim,
     )
 
 
-def fine_tuned(
-    bench: RankBench,
-    start: nn.Module,
-    n_steps: int,
-    factor_rate: float,
-    discriminator: nn.Module,
-    real: Callable[[int], Tensor],
-) -> nn.Module:
+def fine_tuned(bench: RankBench, start: nn.Module, n_steps: int, factor_rate: float) -> nn.Module:
     """The published fine-tuning; the average over the updates is what is scored."""
-    import copy
-
-    student, judge = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(discriminator)
-    judge.requires_grad_(True)
+    student = copy.deepcopy(start).requires_grad_(True)
+    judge = copy.deepcopy(bench.discriminator).requires_grad_(True)
     average = ExponentialMovingAverage(student, 0.98)
     settings = Recovery(lr=RATE, factor_lr=factor_rate)
     betas = (0.0, 0.9)
@@ -90,7 +80,7 @@ def fine_tuned(
             d_optimizer=torch.optim.Adam(judge.parameters(), RATE, betas),
             average=average,
             upper_bound=UpperBoundSchedule("geometric", POLISH_BOUND, POLISH_BOUND),
-            real=real,
+            real=bench.real,
             latents=StepLatents(4, bench.effort.recover_batch, bench.setting.latent_dim),
             updates_per_epoch=n_steps,
             n_steps=n_steps,
@@ -102,33 +92,36 @@ def fine_tuned(
 
 def measure(bench: RankBench, steps: Sequence[int], share: float) -> dict[str, object]:
     plan = quarter_plan(bench, share)
-    start = bench.build_ours(plan)
-    discriminator = build_saved_discriminator(bench.setting.checkpoint)
-    assert discriminator is not None
-    provenance = bench.setting.checkpoint.provenance
-    images = load_dataset(provenance["dataset"], size=provenance["resolution"])
-    batch = bench.effort.recover_batch
-    real = ShuffledBatches(images, batch, seed=9)
+    start, judge = bench.build_ours(plan), bench.discriminator
+    draw = StepLatents(10, bench.effort.recover_batch, bench.setting.latent_dim)
 
-    def polished(n_steps: int) -> nn.Module:
-        half = distilled(bench, start, n_steps // 2, 0.0, discriminator)
+    def dense_images(index: int) -> Tensor:
+        with torch.no_grad():
+            images: Tensor = bench.generator(draw(index))
+        return images
+
+    def polished(student: nn.Module, n_steps: int, real: Callable[[int], Tensor]) -> nn.Module:
         return polish(
-            half,
-            discriminator,
-            Polish(n_steps - n_steps // 2, batch, seed=8),
+            student,
+            judge,
+            Polish(n_steps, bench.effort.recover_batch, seed=8),
             real=real,
             latent_dim=bench.setting.latent_dim,
             score=bench.score,
         )
 
+    def ours(n_steps: int, real: Callable[[int], Tensor]) -> nn.Module:
+        half = distilled(bench, start, n_steps // 2, FEATURE_WEIGHT)
+        return polished(half, n_steps - n_steps // 2, real)
+
     ways: dict[str, Callable[[int], nn.Module]] = {
-        "images": lambda n: distilled(bench, start, n, 0.0, discriminator),
-        "images and features": lambda n: distilled(bench, start, n, FEATURE_WEIGHT, discriminator),
-        "images, then adversarial": polished,
-        "published": lambda n: fine_tuned(bench, start, n, FACTOR_RATE, discriminator, real),
-        "published, factors trained": lambda n: fine_tuned(
-            bench, start, n, RATE, discriminator, real
-        ),
+        "ours": lambda n: ours(n, bench.real),
+        "ours, without data": lambda n: ours(n, dense_images),
+        "distilled": lambda n: distilled(bench, start, n, FEATURE_WEIGHT),
+        "distilled, images alone": lambda n: distilled(bench, start, n, 0.0),
+        "polished": lambda n: polished(start, n, bench.real),
+        "published": lambda n: fine_tuned(bench, start, n, FACTOR_RATE),
+        "published, factors trained": lambda n: fine_tuned(bench, start, n, RATE),
     }
     plain, before = bench.evaluate(bench.build_plain(plan)), bench.evaluate(start)
     curves: dict[str, list[dict[str, float]]] = {}

@@ -30,6 +30,7 @@ from ard.factorization.cp import MAX_DEGENERACY
 from ard.factorization.statistics import MAX_POSITIONS
 from ard.factorization.svd import RIDGE
 from ard.pipeline import FRACTIONS, MIN_SHARE
+from ard.polish import Polish
 from ard.session import FEATURE_WEIGHT, N_PROXY
 from export.build_engine import trtexec_line
 from export.manifest import BatchRange
@@ -421,6 +422,7 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"{N_BINS:,} bins",
         f"cheaper by more than {WORTHWHILE:.0%}".replace("%", " %"),
         f"more than\n{MAX_POSITIONS} positions",
+        f"up to {Polish.lr:.0e} for biases".replace("e-04", "e-4"),
         f"ridge of {RIDGE:.0e}".replace("e-06", "e-6"),
     ],
 )

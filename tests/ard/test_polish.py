@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ard.polish import Polish, polish
+from ard.polish import KERNEL_SHARE, Polish, polish
+from nas_gan.errors import InvalidValueError
 from nas_gan.steps import Batch, StepLatents
 
 QUICK = Polish(n_steps=8, batch_size=6, lr=5e-3, n_checks=4)
@@ -125,6 +127,43 @@ def test_progress_and_checks_cover_every_update() -> None:
     polish(Painter(), Judge(), QUICK, real=real, latent_dim=4, score=score, on_update=told.append)
     assert told == [1] * QUICK.n_steps
     assert len(scores) == 1 + QUICK.n_checks  # the start, and each check
+
+
+def test_kernels_learn_at_a_tenth_of_the_rate_of_biases() -> None:
+    # The first step of Adam is as long as the rate, whatever the gradient.
+    start = Painter()
+
+    def moved(network: nn.Module) -> dict[bool, float]:
+        longest = {True: 0.0, False: 0.0}
+        for new, old in zip(network.parameters(), start.parameters(), strict=True):
+            distance = float((new - old).abs().max())
+            longest[old.ndim < 2] = max(longest[old.ndim < 2], distance)
+        return longest
+
+    new = polish(
+        start,
+        Judge(),
+        Polish(1, 6, lr=1e-2, n_checks=1),
+        real=real,
+        latent_dim=4,
+        score=lambda network: -sum(moved(network).values()),
+    )
+    assert moved(new)[True] == pytest.approx(moved(new)[False] / KERNEL_SHARE, rel=0.01)
+    assert moved(new)[True] > 0
+
+
+def test_the_loss_is_chosen_by_its_name() -> None:
+    def away(network: nn.Module) -> float:
+        pairs = zip(network.parameters(), Painter().parameters(), strict=True)
+        return -sum(float((new - old).abs().sum()) for new, old in pairs)
+
+    def run(loss: str) -> nn.Module:
+        settings = replace(QUICK, loss=loss)
+        return polish(Painter(), Judge(), settings, real=real, latent_dim=4, score=away)
+
+    assert not same(run("hinge"), run("least_squares"))
+    with pytest.raises(InvalidValueError, match="did you mean 'hinge'"):
+        run("hinges")
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:

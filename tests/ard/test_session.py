@@ -16,6 +16,7 @@ from ard.errors import ArdError
 from ard.latency_table import LatencyTable
 from ard.layers import profile_layers
 from ard.pareto import ParetoConfig
+from ard.polish import Polish
 from ard.session import (
     FEATURE_WEIGHT,
     SEEDS,
@@ -26,8 +27,10 @@ from ard.session import (
     feature_weight,
     fingerprint,
     layer_cost,
+    loss_of,
     multiple_of,
     open_journal,
+    polish_steps,
     proxy_evaluator,
     real_images,
     remarks,
@@ -279,7 +282,29 @@ def test_the_discriminator_is_that_of_the_checkpoint(setting: Setting) -> None:
     assert discriminator_of(GOOD, having) is not None
     assert feature_weight(GOOD, having) == FEATURE_WEIGHT
     assert feature_weight(replace(GOOD, feature_weight=3.0), having) == 3.0
-    assert discriminator_of(replace(GOOD, feature_weight=0.0), having) is None
+    assert discriminator_of(replace(GOOD, feature_weight=0.0, polish_steps=0), having) is None
+
+
+def test_a_recovery_ends_with_a_polish_where_there_is_a_discriminator(setting: Setting) -> None:
+    having = replace(
+        setting,
+        checkpoint=replace(setting.checkpoint, discriminator={}, discriminator_config={}),
+    )
+    assert polish_steps(replace(GOOD, recover_steps=30), having) == 30
+    assert polish_steps(replace(GOOD, recover_steps=30), setting) == 0
+    for found in (setting, having):
+        assert polish_steps(replace(GOOD, polish_steps=7), found) == 7
+        assert polish_steps(replace(GOOD, polish_steps=0), found) == 0
+
+
+def test_the_polish_goes_on_with_the_loss_of_the_training(setting: Setting) -> None:
+    def trained_by(loss: Any) -> Checkpoint:
+        return replace(setting.checkpoint, provenance={"loss": loss})
+
+    assert loss_of(trained_by("hinge")) == "hinge"
+    for unknown in ("of somebody else", None):
+        assert loss_of(trained_by(unknown)) == Polish.loss
+    assert loss_of(replace(setting.checkpoint, provenance={})) == Polish.loss
 
 
 def test_the_features_of_a_conditional_discriminator_are_left_alone(setting: Setting) -> None:
@@ -295,8 +320,11 @@ def test_without_data_the_dense_generator_gives_the_real_images(setting: Setting
         raise MissingDataError("not on this disk")
 
     config = replace(GOOD, recover_batch=3)
-    for source in (setting, replace(setting, load_images=missing)):
-        images = real_images(config, source)
+    named = replace(setting, checkpoint=replace(setting.checkpoint, provenance={"dataset": "cats"}))
+    for source in (setting, replace(named, load_images=missing)):
+        words, images = real_images(config, source)
+        assert words.startswith("images of the dense generator")
+        assert ("cats is not on this disk" in words) == (source is not setting)
         first, again, other = images(0), images(0), images(1)
         assert isinstance(first, torch.Tensor)
         assert first.shape == (3, *setting.generator.image_shape)  # type: ignore[misc]  # of ours
@@ -310,7 +338,23 @@ def test_of_a_conditional_generator_they_come_with_their_labels(setting: Setting
         rng=torch.Generator().manual_seed(0),
     ).eval()
     labelled = replace(setting, generator=copy.deepcopy(conditional), latent_dim=5, n_classes=10)
-    images, labels = real_images(replace(GOOD, recover_batch=3), labelled)(0)
+    _, draw = real_images(replace(GOOD, recover_batch=3), labelled)
+    images, labels = draw(0)
     assert images.shape == (3, 1, 6, 6)
     assert labels.shape == (3, 10)
     assert labels.sum(dim=1).tolist() == [1, 1, 1]
+
+
+def test_the_images_of_a_data_set_are_the_real_ones(setting: Setting) -> None:
+    shades = (0, 90, 255)
+    images = torch.stack([torch.full((3, 4, 4), shade, dtype=torch.uint8) for shade in shades])
+    having = replace(
+        setting,
+        checkpoint=replace(setting.checkpoint, provenance={"dataset": "grey"}),
+        load_images=lambda: images,
+    )
+    words, draw = real_images(replace(GOOD, recover_batch=3), having)
+    assert words == "grey"
+    batch = draw(0)
+    assert isinstance(batch, torch.Tensor)
+    assert sorted(batch[:, 0, 0, 0].tolist()) == pytest.approx([-1, 90 / 127.5 - 1, 1])
