@@ -464,7 +464,8 @@ def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None
     """The discriminator, where the recovery makes use of one.
 
     Raises:
-        ArdError: it is asked to, and the checkpoint has none, or one that also takes labels.
+        ArdError: it is asked to, and the checkpoint has none, or one that also takes labels; or a
+            batch is too small for it.
     """
     if config.feature_weight and setting.n_classes:
         raise ArdError(
@@ -478,6 +479,11 @@ def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None
         raise ArdError(
             f"{config.checkpoint} holds no discriminator, which --feature-weight and "
             "--polish-steps need; leave them out"
+        )
+    if config.recover_batch < 2 and polish_steps(config, setting):
+        raise ArdError(
+            f"--recover-batch {config.recover_batch}: the polish compares images with one another "
+            "and needs batches of at least 2; give more, or --polish-steps 0"
         )
     return discriminator.to(config.device)
 

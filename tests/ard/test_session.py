@@ -283,6 +283,9 @@ def test_the_discriminator_is_that_of_the_checkpoint(setting: Setting) -> None:
     assert feature_weight(GOOD, having) == FEATURE_WEIGHT
     assert feature_weight(replace(GOOD, feature_weight=3.0), having) == 3.0
     assert discriminator_of(replace(GOOD, feature_weight=0.0, polish_steps=0), having) is None
+    with pytest.raises(ArdError, match=r"--recover-batch 1: the polish .* at least 2"):
+        discriminator_of(replace(GOOD, recover_batch=1), having)
+    assert discriminator_of(replace(GOOD, recover_batch=1, polish_steps=0), having) is not None
 
 
 def test_a_recovery_ends_with_a_polish_where_there_is_a_discriminator(setting: Setting) -> None:
