@@ -57,9 +57,6 @@ PENALTIES = (4, 2, 1, 1 / 2, 1 / 5, 1 / 10, 1 / 15, 1 / 20, 1 / 50, 1 / 100, 1 /
 SHARES = (0.7, 0.55, 0.42, 0.32, 0.25, 0.18, 0.12)
 ENERGIES = (0.995, 0.98, 0.95, 0.9, 0.85, 0.75, 0.65)
 WEAKENINGS = (0.5, 0.7, 0.85, 1.0)
-# Rates at which plans are recovered, the better result counts. The published factors, which start
-# from random numbers, might want shorter steps than the others.
-RATES = {"published": (Recovery.lr, 1e-4)}
 
 
 @dataclass(frozen=True)
@@ -166,13 +163,13 @@ class RankBench:
             factorized, self.generator, self.moment_latents, dense_moments=moments
         )
 
-    def recover(self, factorized: nn.Module, rate: float = Recovery.lr) -> nn.Module:
+    def recover(self, factorized: nn.Module) -> nn.Module:
         """What `ard.compress` does with a plan that is not recovered in stages."""
         effort = self.effort
         distilled = recover(
             factorized,
             self.generator,
-            Recovery(effort.recover_steps, effort.recover_batch, rate, seed=4),
+            Recovery(effort.recover_steps, effort.recover_batch, seed=4),
             selection=self.setting.latents(64, 5),
             score=self.score,
             distance=feature_distance(self.discriminator, FEATURE_WEIGHT),
@@ -308,9 +305,7 @@ class RankBench:
                 return Point(**known["point"])
         factorized = build(plan)
         before = self.evaluate(factorized)
-        rates = RATES.get(way, (Recovery.lr,)) if again else ()
-        recovered = [self.evaluate(self.recover(factorized, rate)) for rate in rates]
-        after = min(recovered, key=lambda e: e.delta_fid, default=None)
+        after = self.evaluate(self.recover(factorized)) if again else None
         point = self.describe(way, value, plan, before, after)
         memory.parent.mkdir(parents=True, exist_ok=True)
         with memory.open("a") as file:
