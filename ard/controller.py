@@ -60,8 +60,8 @@ class BudgetController:
         self._told: list[_Told] = []
         self._asked: tuple[float, RankPlan] | None = None
         self.learn(table)
-        # Layers together lose up to twice what they lose alone, and recovery takes about half of
-        # that back: the sum is as good a first guess as any, and every outcome corrects it.
+        # Layers together lose more than they lose alone, and recovery takes some of it back: the
+        # sum is as good a first guess as any, and every outcome corrects it.
         self._next = min(fid_budget, self._largest)
         for measurement in known:
             allowed = self._summed_damage(measurement.plan)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ard.recovery import KeepBest, warm_up_and_decay
 from nas_gan.averaging import ExponentialMovingAverage
 from nas_gan.losses import make_loss
-from nas_gan.steps import AdversarialStep, Batch, StepLatents
+from nas_gan.steps import AdversarialStep, Batch, Sampler, StepLatents
 from nas_gan.training import Every, run_training
 from nas_gan.upper_bound import UpperBoundSchedule
 
@@ -21,11 +21,9 @@ from nas_gan.upper_bound import UpperBoundSchedule
 POLISH_DECAY = 0.95
 # Where the bound of the repulsive loss ends up in training; early training is over.
 POLISH_BOUND = 16.0
-
-
-# Kernels and matrices learn at this share of the rate of biases, norms and activations: at the
-# whole rate a few updates make even a dense generator worse, and frozen, as the published recipe
-# nearly does with its factors, they mend less.
+# Kernels and matrices learn at this share of the rate of biases, norms and activations: with all
+# weights at one rate the generator gets worse, and frozen, as the published recipe nearly does with
+# its factors, they mend less: benchmarks/recovery.py.
 KERNEL_SHARE = 0.1
 
 
@@ -100,10 +98,26 @@ def polish(
     return average.average.eval().requires_grad_(False)
 
 
+def batches_of(
+    generator: nn.Module, draw: Sampler, n_classes: int = 0, device: str = "cpu"
+) -> Callable[[int], Batch]:
+    """Images of a generator in the place of real ones.
+
+    `draw(index)` are latents; of a conditional generator one-hot labels are their last columns and
+    come with the images.
+    """
+
+    def images_of(index: int) -> Batch:
+        latents = draw(index).to(device)
+        with torch.no_grad():
+            images: Tensor = generator(latents)
+        return (images, latents[:, -n_classes:]) if n_classes else images
+
+    return images_of
+
+
 def _by_rate(student: nn.Module, lr: float) -> list[dict[str, Any]]:
     """Vectors and scalars at the rate itself, everything larger at its share."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in student.parameters():
-        groups[parameter.ndim < 2].append(parameter)
-    rates = {True: lr, False: KERNEL_SHARE * lr}
-    return [{"params": group, "lr": rates[small]} for small, group in groups.items() if group]
+    vectors = [parameter for parameter in student.parameters() if parameter.ndim < 2]
+    kernels = [parameter for parameter in student.parameters() if parameter.ndim >= 2]
+    return [{"params": vectors, "lr": lr}, {"params": kernels, "lr": KERNEL_SHARE * lr}]

@@ -21,7 +21,7 @@ class Reachable:
     """A plan that nobody measured: its cost and the rise in FID that the single layers suggest.
 
     `cost` is that of the layers in the objective's unit, `cost_ratio` the dense one over it.
-    `expected` adds up what single layers lose: about what a recovered plan loses.
+    `expected` adds up what single layers lose, which recovered plans are guessed to lose.
     """
 
     plan: RankPlan

@@ -27,7 +27,7 @@ from ard.latency_table import LatencyTable
 from ard.layers import LayerProfile, profile_layers
 from ard.pipeline import COMPETITORS, FRACTIONS, Build, Evaluators, Prepared, prepare
 from ard.plan import DENSE, METHODS, Method, RankPlan
-from ard.polish import Polish, polish
+from ard.polish import Polish, batches_of, polish
 from ard.proxy import MovementEvaluator, feature_error
 from ard.recovery import Distance, Recovery, feature_distance, recover
 from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
@@ -329,7 +329,7 @@ def open_search(config: SearchConfig) -> Search:
     if config.threads:
         torch.set_num_threads(config.threads)
     setting = load_setting(config.checkpoint, config)
-    discriminator_of(config, setting)
+    discriminator = discriminator_of(config, setting)
     source, real = real_images(config, setting) if polish_steps(config, setting) else (None, None)
     run_dir = run_directory(config)
     journal = open_journal(config, setting, run_dir)
@@ -358,7 +358,7 @@ def open_search(config: SearchConfig) -> Search:
         journal,
         cost,
         evaluators,
-        make_store(config, setting, run_dir, single, real),
+        make_store(config, setting, run_dir, single, discriminator, real),
         final.paired.fid_dense,
         final.latents[:N_PICTURED].to(config.device),
         time.monotonic() - started,
@@ -394,11 +394,13 @@ def make_store(
     setting: Setting,
     run_dir: Path,
     evaluate: FidEvaluator,
+    discriminator: nn.Module | None,
     real: Callable[[int], Batch] | None,
 ) -> RecoveredStore:
     """The recovery of a run, remembered in its directory.
 
-    `evaluate` picks its best state, `real` are the images of the polish where there is one.
+    `evaluate` picks its best state, `discriminator` is there where the recovery makes use of one,
+    `real` are the images of the polish where there is one.
     """
     selection = setting.latents(N_SELECTION, config.seed + SEEDS["selection"])
     shown = selection[:2].to(config.device)
@@ -408,7 +410,6 @@ def make_store(
         config.recover_lr,
         seed=config.seed + SEEDS["recovery"],
     )
-    discriminator = discriminator_of(config, setting)
     distance: Distance = image_distance
     polishing = Polish(
         polish_steps(config, setting),
@@ -526,12 +527,6 @@ def real_images(config: SearchConfig, setting: Setting) -> tuple[str, Callable[[
         except MissingDataError:
             pass
     draw = StepLatents(seed, config.recover_batch, setting.latent_dim, setting.n_classes)
-
-    def dense_images(index: int) -> Batch:
-        latents = draw(index).to(config.device)
-        with torch.no_grad():
-            images: Tensor = setting.generator(latents)
-        return (images, latents[:, -setting.n_classes :]) if setting.n_classes else images
-
     absent = "" if name is None or setting.n_classes else f"; {name} is not on this disk"
-    return f"images of the dense generator{absent}", dense_images
+    dense = batches_of(setting.generator, draw, setting.n_classes, config.device)
+    return f"images of the dense generator{absent}", dense

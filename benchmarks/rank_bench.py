@@ -46,6 +46,7 @@ from ard.surgery import apply_plan
 from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
 from nas_gan.data import ShuffledBatches
+from nas_gan.steps import Batch, image_distance
 
 ZOO = Path(__file__).parents[1] / "nas_gan" / "zoo"
 NETS = {"mmd-nas": ZOO / "fashion_mnist.pt", "adversarial-nas": ZOO / "adversarial_nas.pt"}
@@ -165,21 +166,31 @@ class RankBench:
 
     def recover(self, factorized: nn.Module) -> nn.Module:
         """What `ard.compress` does with a plan that is not recovered in stages."""
-        effort = self.effort
-        distilled = recover(
-            factorized,
+        distilled = self.distil(factorized, self.effort.recover_steps)
+        return self.polish(distilled, self.effort.polish_steps, self.real)
+
+    def distil(
+        self, start: nn.Module, n_steps: int, feature_weight: float = FEATURE_WEIGHT
+    ) -> nn.Module:
+        """Updates towards the dense generator's images and what the discriminator sees of them."""
+        features = feature_distance(self.discriminator, feature_weight)
+        return recover(
+            start,
             self.generator,
-            Recovery(effort.recover_steps, effort.recover_batch, seed=4),
+            Recovery(n_steps, self.effort.recover_batch, seed=4),
             selection=self.setting.latents(64, 5),
             score=self.score,
-            distance=feature_distance(self.discriminator, FEATURE_WEIGHT),
+            distance=features if feature_weight else image_distance,
             latent_dim=self.setting.latent_dim,
         )
+
+    def polish(self, start: nn.Module, n_steps: int, real: Callable[[int], Batch]) -> nn.Module:
+        """Updates against the discriminator."""
         return polish(
-            distilled,
+            start,
             self.discriminator,
-            Polish(effort.polish_steps, effort.recover_batch, seed=8),
-            real=self.real,
+            Polish(n_steps, self.effort.recover_batch, seed=8),
+            real=real,
             latent_dim=self.setting.latent_dim,
             score=self.score,
         )

@@ -22,17 +22,16 @@ from pathlib import Path
 
 import torch
 from rank_bench import FULL, NETS, RESULTS, Effort, RankBench, machine, open_bench, scores
-from torch import Tensor, nn
+from torch import nn
 
 from ard.plan import Method, RankPlan
-from ard.polish import POLISH_BOUND, Polish, polish
-from ard.recovery import Recovery, feature_distance, parameter_groups, recover
-from ard.session import FEATURE_WEIGHT
+from ard.polish import POLISH_BOUND, batches_of
+from ard.recovery import Recovery, parameter_groups
 from nas_gan.averaging import ExponentialMovingAverage
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 from nas_gan.losses import make_loss
-from nas_gan.steps import AdversarialStep, StepLatents, image_distance
+from nas_gan.steps import AdversarialStep, Batch, StepLatents
 from nas_gan.training import run_training
 from nas_gan.upper_bound import UpperBoundSchedule
 
@@ -48,18 +47,6 @@ def quarter_plan(bench: RankBench, share: float) -> RankPlan:
         for choice in layer.rank_grid(method, (share,)):
             choices[layer.name] = choice
     return RankPlan(choices)
-
-
-def distilled(bench: RankBench, start: nn.Module, n_steps: int, weight: float) -> nn.Module:
-    return recover(
-        start,
-        bench.generator,
-        Recovery(n_steps, bench.effort.recover_batch, seed=4),
-        selection=bench.setting.latents(64, 5),
-        score=bench.score,
-        distance=feature_distance(bench.discriminator, weight) if weight else image_distance,
-        latent_dim=bench.setting.latent_dim,
-    )
 
 
 def fine_tuned(bench: RankBench, start: nn.Module, n_steps: int, factor_rate: float) -> nn.Module:
@@ -92,34 +79,19 @@ def fine_tuned(bench: RankBench, start: nn.Module, n_steps: int, factor_rate: fl
 
 def measure(bench: RankBench, steps: Sequence[int], share: float) -> dict[str, object]:
     plan = quarter_plan(bench, share)
-    start, judge = bench.build_ours(plan), bench.discriminator
+    start = bench.build_ours(plan)
     draw = StepLatents(10, bench.effort.recover_batch, bench.setting.latent_dim)
 
-    def dense_images(index: int) -> Tensor:
-        with torch.no_grad():
-            images: Tensor = bench.generator(draw(index))
-        return images
-
-    def polished(student: nn.Module, n_steps: int, real: Callable[[int], Tensor]) -> nn.Module:
-        return polish(
-            student,
-            judge,
-            Polish(n_steps, bench.effort.recover_batch, seed=8),
-            real=real,
-            latent_dim=bench.setting.latent_dim,
-            score=bench.score,
-        )
-
-    def ours(n_steps: int, real: Callable[[int], Tensor]) -> nn.Module:
-        half = distilled(bench, start, n_steps // 2, FEATURE_WEIGHT)
-        return polished(half, n_steps - n_steps // 2, real)
+    def ours(n_steps: int, real: Callable[[int], Batch]) -> nn.Module:
+        half = bench.distil(start, n_steps // 2)
+        return bench.polish(half, n_steps - n_steps // 2, real)
 
     ways: dict[str, Callable[[int], nn.Module]] = {
         "ours": lambda n: ours(n, bench.real),
-        "ours, without data": lambda n: ours(n, dense_images),
-        "distilled": lambda n: distilled(bench, start, n, FEATURE_WEIGHT),
-        "distilled, images alone": lambda n: distilled(bench, start, n, 0.0),
-        "polished": lambda n: polished(start, n, bench.real),
+        "ours, without data": lambda n: ours(n, batches_of(bench.generator, draw)),
+        "distilled": lambda n: bench.distil(start, n),
+        "distilled, images alone": lambda n: bench.distil(start, n, 0.0),
+        "polished": lambda n: bench.polish(start, n, bench.real),
         "published": lambda n: fine_tuned(bench, start, n, FACTOR_RATE),
         "published, factors trained": lambda n: fine_tuned(bench, start, n, RATE),
     }
