@@ -17,14 +17,16 @@ import tyro
 from rich.console import Console
 from torch import Tensor, nn
 
-from ard.budget import FidBudget
-from ard.delivery import compare_latency, export_bundle
+from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import CompressionResult, Prepared, compress_generator
-from ard.reachable import reachable_plans
-from ard.reachable import to_text as reachable_text
-from ard.report import CompressionReport, LatencyRow, distance_name, to_json, to_text
-from ard.sensitivity import SensitivityTable
-from ard.session import (
+from ard.recovery.store import compressed_checkpoint
+from ard.report.delivery import compare_latency, export_bundle
+from ard.report.summary import make_report
+from ard.report.values import CompressionReport, LatencyRow, distance_name, to_json, to_text
+from ard.search.budget import FidBudget
+from ard.search.reachable import reachable_plans
+from ard.search.reachable import to_text as reachable_text
+from ard.session.search import (
     SearchConfig,
     environment,
     multiple_of,
@@ -32,9 +34,7 @@ from ard.session import (
     statistics_latents,
     tell_remarks,
 )
-from ard.setting import Setting
-from ard.store import compressed_checkpoint
-from ard.summary import make_report
+from ard.session.setting import Setting
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
 from nas_gan.files import write_text
@@ -136,9 +136,9 @@ def write_report(
     report: CompressionReport, dense: nn.Module, small: nn.Module, latents: Tensor, run_dir: Path
 ) -> None:
     """Write report.json, report.html and the three pictures."""
-    from ard.plots import pareto_figure, samples_figure, sensitivity_figure
-    from ard.report_html import to_html
-    from nas_gan.plot_style import save_figure
+    from ard.report.page import to_html
+    from ard.report.plots import pareto_figure, samples_figure, sensitivity_figure
+    from nas_gan.pictures.plot_style import save_figure
 
     with torch.inference_mode():
         pictures = samples_figure(dense(latents).cpu(), small(latents).cpu())

@@ -21,14 +21,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from ard.alignment import AUTO, parse_rank_multiple
-from ard.delivery import time_layers
+from ard.costs.alignment import AUTO, parse_rank_multiple
+from ard.costs.latency_table import LatencyTable
+from ard.costs.layer_models import Precision, Wanted, write_layers
 from ard.errors import ArdError
-from ard.latency_table import LatencyTable
-from ard.layer_models import Precision, Wanted, write_layers
 from ard.layers import LayerProfile, profile_layers
 from ard.pipeline import COMPETITORS
 from ard.plan import Method
+from ard.report.delivery import time_layers
 from ard.signature import LayerSignature
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import DONE, progress, run

@@ -24,7 +24,7 @@ from ard.factorization.ranks import (
 )
 from ard.plan import Factorization, Method
 from ard.signature import signature_of
-from nas_gan.structure import evaluating, weight_sharers
+from nas_gan.networks.structure import evaluating, weight_sharers
 
 Kind = Literal[
     "conv1d",

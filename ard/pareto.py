@@ -17,22 +17,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ard.budget import FidBudget
-from ard.cost import LayerCost
+from ard.costs.cost import LayerCost
 from ard.errors import BudgetError
-from ard.executors import SerialExecutor
+from ard.measuring.executors import SerialExecutor
+from ard.measuring.sensitivity import Measurement
 from ard.pipeline import Found, Prepared, find_plan, measure_sensitivities
-from ard.sensitivity import Measurement
-from ard.session import (
+from ard.recovery.store import compressed_checkpoint
+from ard.report.summary import feature_distance_name, plan_macs, plan_params
+from ard.search.budget import FidBudget
+from ard.session.search import (
     Search,
     SearchConfig,
     open_search,
     prepare_setting,
     tell_remarks,
 )
-from ard.setting import Setting
-from ard.store import compressed_checkpoint
-from ard.summary import feature_distance_name, plan_macs, plan_params
+from ard.session.setting import Setting
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
 from nas_gan.files import write_text
@@ -192,8 +192,8 @@ def to_text(points: list[Point], prepared: Prepared) -> str:
 
 
 def main(config: ParetoConfig) -> int:
-    from ard.curves import Curve, curves_figure
-    from nas_gan.plot_style import save_figure
+    from ard.report.curves import Curve, curves_figure
+    from nas_gan.pictures.plot_style import save_figure
 
     parse_budgets(config.budgets)  # refuses before anything is measured
     search = open_search(config)

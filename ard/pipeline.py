@@ -12,19 +12,15 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from ard.assembly import Assembler
-from ard.calibration import Fit
-from ard.competition import competing_choices
-from ard.controller import BudgetController
-from ard.cost import LayerCost, params_cost
+from ard.assembly.assembler import Assembler
+from ard.assembly.closed_form import Fit
+from ard.costs.cost import LayerCost, params_cost
 from ard.errors import NothingToFactorizeError
-from ard.evaluate import Evaluation, Evaluator
-from ard.executors import Executor, SerialExecutor
-from ard.journal import Journal, MemoryJournal
 from ard.layers import LayerProfile, Profile, profile_layers
-from ard.plan import DENSE, Factorization, Method, RankPlan
-from ard.proxy import choose_anchors, estimate
-from ard.sensitivity import (
+from ard.measuring.evaluate import Evaluation, Evaluator
+from ard.measuring.executors import Executor, SerialExecutor
+from ard.measuring.journal import Journal, MemoryJournal
+from ard.measuring.sensitivity import (
     Measure,
     Measurement,
     SensitivityTable,
@@ -32,6 +28,10 @@ from ard.sensitivity import (
     single_layer_plans,
     sweep,
 )
+from ard.plan import DENSE, Factorization, Method, RankPlan
+from ard.search.candidates import competing_choices
+from ard.search.controller import BudgetController
+from ard.search.proxy import choose_anchors, estimate
 
 FRACTIONS = (0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05)
 COMPETITORS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
@@ -67,7 +67,7 @@ class Evaluators:
     `single` scores single-layer plans, many and cheap; `joint` decides about whole plans; `final`
     is for what is reported, and nothing was ever chosen by it before. `factorized` scores the
     chosen plan before recovery, for the record; it is `final` if not given. With a `proxy` (see
-    `ard.proxy`) only some of the single-layer plans are scored, and it fills in the others.
+    `ard.search.proxy`) only some of the single-layer plans are scored, and it fills in the others.
     """
 
     single: Evaluator

@@ -20,14 +20,14 @@ from typing import Annotated
 
 import tyro
 
-from ard.baselines import penalty_rule
-from ard.budget import FidBudget
-from ard.cost import Quantity, parse_quantity
+from ard.baselines.rules import penalty_rule
+from ard.costs.cost import Quantity, parse_quantity
+from ard.costs.latency_table import LatencyTable
 from ard.errors import BudgetError, TableError
-from ard.latency_table import LatencyTable
+from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import Factorization, RankPlan
-from ard.sensitivity import SensitivityTable
-from ard.tables import (
+from ard.search.budget import FidBudget
+from ard.search.recorded import (
     ASSUMED_RATIO,
     DENSE_COLUMNS,
     RecordedCosts,

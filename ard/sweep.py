@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from ard.cost import LayerCost
-from ard.evaluate import FidEvaluator
-from ard.executors import SerialExecutor
+from ard.costs.cost import LayerCost
+from ard.measuring.evaluate import FidEvaluator
+from ard.measuring.executors import SerialExecutor
+from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import Evaluators, Prepared, measure_sensitivities
-from ard.reachable import reachable_plans, to_text
-from ard.sensitivity import SensitivityTable
-from ard.session import (
+from ard.search.reachable import reachable_plans, to_text
+from ard.session.search import (
     SweepConfig,
     check,
     layer_cost,
@@ -28,7 +28,7 @@ from ard.session import (
     run_directory,
     single_evaluator,
 )
-from ard.setting import Setting, load_setting
+from ard.session.setting import Setting, load_setting
 from nas_gan.cli import DONE, progress, run
 
 
@@ -51,9 +51,9 @@ def sweep_layers(
 
 
 def main(config: SweepConfig) -> int:
-    from ard.plots import sensitivity_figure
-    from ard.summary import feature_distance_name, layer_rows
-    from nas_gan.plot_style import save_figure
+    from ard.report.plots import sensitivity_figure
+    from ard.report.summary import feature_distance_name, layer_rows
+    from nas_gan.pictures.plot_style import save_figure
 
     check(config)
     if config.threads:

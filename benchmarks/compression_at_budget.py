@@ -25,9 +25,10 @@ from typing import Any
 from rank_bench import FULL, NETS, RESULTS, Effort, Point, RankBench, machine, open_bench
 from torch import nn
 
-from ard.cost import params_cost
-from ard.executors import SerialExecutor
-from ard.journal import FileJournal
+from ard.costs.cost import params_cost
+from ard.measuring.executors import SerialExecutor
+from ard.measuring.journal import FileJournal
+from ard.measuring.sensitivity import Measurement, SensitivityTable
 from ard.pipeline import (
     Build,
     Evaluators,
@@ -37,8 +38,7 @@ from ard.pipeline import (
     measure_sensitivities,
 )
 from ard.plan import Factorization, RankPlan
-from ard.proxy import MovementEvaluator, feature_error
-from ard.sensitivity import Measurement, SensitivityTable
+from ard.search.proxy import MovementEvaluator, feature_error
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from compression_at_budget import ANCHORS, BUDGETS, MAX_TRIALS, our_evaluators
 from rank_bench import NETS, RESULTS, Effort, RankBench, machine, open_bench
 
-from ard.cost import params_cost
-from ard.evaluate import Candidate, Evaluation, Evaluator
-from ard.executors import SerialExecutor
-from ard.journal import MemoryJournal
+from ard.costs.cost import params_cost
+from ard.measuring.evaluate import Candidate, Evaluation, Evaluator
+from ard.measuring.executors import SerialExecutor
+from ard.measuring.journal import MemoryJournal
 from ard.pipeline import closed_form_only, find_plan, measure_sensitivities
 from ard.plan import RankPlan
 from nas_gan.cli import progress

@@ -27,13 +27,13 @@ import numpy as np
 from rank_bench import RESULTS, Effort, RankBench, machine, open_bench, scores
 from torch import nn
 
-from ard.baselines import uniform_ratio
-from ard.calibration import Fit, layer_outputs
-from ard.factorization.statistics import LayerStatistics
+from ard.assembly.closed_form import Fit, layer_outputs
+from ard.assembly.statistics import LayerStatistics
+from ard.assembly.surgery import apply_plan
+from ard.baselines.published import published_generator
+from ard.baselines.rules import uniform_ratio
 from ard.plan import Factorization, Method, RankPlan
-from ard.proxy import image_error
-from ard.published import published_generator
-from ard.surgery import apply_plan
+from ard.search.proxy import image_error
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 

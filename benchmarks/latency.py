@@ -44,8 +44,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ard.assembly.surgery import apply_plan
 from ard.plan import Factorization, RankPlan
-from ard.surgery import apply_plan
 from edge_bench.runners import OnnxRuntimeRunner
 from edge_bench.statistics import disturbance, ratio_of_medians, summarize
 from edge_bench.timing import Clock, TimingPlan, measure
@@ -54,12 +54,12 @@ from export.bundle import count_macs
 from export.parity import check_parity
 from export.rewrites import rewrite
 from export.to_onnx import build_model
-from nas_gan.activations import PMish, away_from_zero
 from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint
 from nas_gan.cli import progress
 from nas_gan.errors import InvalidValueError, NasGanError
 from nas_gan.files import write_json
 from nas_gan.metrics.sampling import latents_of
+from nas_gan.networks.activations import PMish, away_from_zero
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "nas_gan" / "zoo" / "fashion_mnist.pt"

@@ -16,9 +16,9 @@ from typing import Any
 
 from rank_bench import RESULTS
 
-from ard.curves import Curve, curves_figure
-from ard.evaluate import Evaluation
-from nas_gan.plot_style import save_figure
+from ard.measuring.evaluate import Evaluation
+from ard.report.curves import Curve, curves_figure
+from nas_gan.pictures.plot_style import save_figure
 
 WAYS = ("ours", "published", "uniform ratio", "energy", "greedy")
 

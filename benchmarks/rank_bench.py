@@ -17,8 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ard.assembly import N_MOMENTS
-from ard.baselines import (
+from ard.assembly.assembler import N_MOMENTS
+from ard.assembly.batchnorm import correct_batchnorm
+from ard.assembly.surgery import apply_plan
+from ard.baselines.published import published_generator
+from ard.baselines.rules import (
     energy_threshold,
     evbmf,
     greedy,
@@ -27,26 +30,23 @@ from ard.baselines import (
     uniform_rank,
     uniform_ratio,
 )
-from ard.batchnorm import correct_batchnorm
-from ard.cost import params_cost
-from ard.evaluate import Candidate, Evaluation, FidEvaluator
-from ard.executors import SerialExecutor
-from ard.journal import FileJournal
+from ard.costs.cost import params_cost
 from ard.layers import LayerProfile
+from ard.measuring.evaluate import Candidate, Evaluation, FidEvaluator
+from ard.measuring.executors import SerialExecutor
+from ard.measuring.journal import FileJournal
+from ard.measuring.sensitivity import Measure, SensitivityTable, single_layer_plans, sweep
 from ard.pipeline import Prepared, prepare
 from ard.plan import DENSE, Factorization, RankPlan
-from ard.polish import Polish, polish
-from ard.published import published_generator
-from ard.recovery import Recovery, feature_distance, recover
-from ard.sensitivity import Measure, SensitivityTable, single_layer_plans, sweep
-from ard.session import FEATURE_WEIGHT
-from ard.setting import MeasuringConfig, Setting, load_setting, make_evaluator
-from ard.summary import plan_macs, plan_params
-from ard.surgery import apply_plan
+from ard.recovery.adversarial import Polish, polish
+from ard.recovery.distillation import Recovery, feature_distance, recover
+from ard.report.summary import plan_macs, plan_params
+from ard.session.search import FEATURE_WEIGHT
+from ard.session.setting import MeasuringConfig, Setting, load_setting, make_evaluator
 from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
-from nas_gan.data import ShuffledBatches
-from nas_gan.steps import Batch, image_distance
+from nas_gan.data.loading import ShuffledBatches
+from nas_gan.training.steps import Batch, image_distance
 
 ZOO = Path(__file__).parents[1] / "nas_gan" / "zoo"
 NETS = {"mmd-nas": ZOO / "fashion_mnist.pt", "adversarial-nas": ZOO / "adversarial_nas.pt"}

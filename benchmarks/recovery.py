@@ -25,15 +25,15 @@ from rank_bench import FULL, NETS, RESULTS, Effort, RankBench, machine, open_ben
 from torch import nn
 
 from ard.plan import Method, RankPlan
-from ard.polish import POLISH_BOUND, batches_of
-from ard.recovery import Recovery, parameter_groups
-from nas_gan.averaging import ExponentialMovingAverage
+from ard.recovery.adversarial import POLISH_BOUND, batches_of
+from ard.recovery.distillation import Recovery, parameter_groups
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 from nas_gan.losses import make_loss
-from nas_gan.steps import AdversarialStep, Batch, StepLatents
-from nas_gan.training import run_training
-from nas_gan.upper_bound import UpperBoundSchedule
+from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.loop import run_training
+from nas_gan.training.steps import AdversarialStep, Batch, StepLatents
+from nas_gan.training.upper_bound import UpperBoundSchedule
 
 FACTOR_RATE = 1e-8  # of the published recipe
 RATE = 2e-4  # of everything else in it

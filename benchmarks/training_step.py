@@ -26,18 +26,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_gan.averaging import ExponentialMovingAverage
 from nas_gan.files import write_json
 from nas_gan.losses import make_loss
-from nas_gan.networks import (
+from nas_gan.networks.searched import (
     DiscriminatorConfig,
     Generator,
     GeneratorConfig,
     build_discriminator,
     initialize_,
 )
-from nas_gan.steps import AdversarialStep, StepLatents
-from nas_gan.upper_bound import UpperBoundSchedule
+from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.steps import AdversarialStep, StepLatents
+from nas_gan.training.upper_bound import UpperBoundSchedule
 
 BAR = 1.3
 RESULT = Path(__file__).parent / "results" / "training_step.json"

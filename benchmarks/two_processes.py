@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from nas_gan.data import synthetic_shapes
-from nas_gan.distributed import Processes, joined_processes
+from nas_gan.data.loading import synthetic_shapes
 from nas_gan.files import write_json
-from nas_gan.run_networks import build_networks, build_step
-from nas_gan.train_config import TrainConfig
+from nas_gan.training.build import build_networks, build_step
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.distributed import Processes, joined_processes
 
 BAR = 1.6
 RESULT = Path(__file__).parent / "results" / "two_processes.json"

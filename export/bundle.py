@@ -34,9 +34,9 @@ from export.precision import Precision
 from export.rewrites import ALL
 from export.to_onnx import DEFAULT_OPSET, write_onnx
 from export.to_tensorrt import COMPUTE_CAPABILITIES, RtxChoice, build_rtx_engines, rtx_available
-from nas_gan.architectures import n_classes_of
 from nas_gan.files import write_text
 from nas_gan.metrics.sampling import latents_of
+from nas_gan.training.describe import n_classes_of
 
 DENSE, BUILD_SCRIPT, README = "dense", "build_engine.py", "README.md"
 TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "tensorrt-rtx", "polygraphy")

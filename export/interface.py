@@ -3,7 +3,7 @@
 Every one maps `latents`, float32 `(batch, latent_dim)`, to `images`, float32 `(batch, c, h, w)`. A
 conditional one takes `labels` as well, int64 `(batch,)`: the class of each image, 0 to
 n_classes - 1. Its graph turns them into the one-hot columns that the network reads behind the noise
-everywhere else in this project (`nas_gan.conditional`).
+everywhere else in this project (`nas_gan.networks.conditional`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from export.manifest import TensorSpec
-from nas_gan.architectures import n_classes_of
-from nas_gan.conditional import SplitInputs, split_labels
+from nas_gan.networks.conditional import SplitInputs, split_labels
+from nas_gan.training.describe import n_classes_of
 
 LATENTS, LABELS, IMAGES, BATCH = "latents", "labels", "images", "batch"
 

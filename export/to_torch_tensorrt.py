@@ -14,7 +14,7 @@ from torch import nn
 from export.errors import ExportError, MissingPackageError
 from export.interface import with_exported_inputs
 from export.manifest import BatchRange
-from nas_gan.architectures import n_classes_of
+from nas_gan.training.describe import n_classes_of
 
 INSTALL = 'pip install "ard-gan[torch-tensorrt]"'
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.files import atomic_path
-from nas_gan.genotype import MMD_NAS, Genotype
-from nas_gan.models import build_model
-from nas_gan.networks import GeneratorConfig
-from nas_gan.structure import apply_structure
+from nas_gan.networks.genotype import MMD_NAS, Genotype
+from nas_gan.networks.models import build_model
+from nas_gan.networks.searched import GeneratorConfig
+from nas_gan.networks.structure import apply_structure
 
 FORMAT = "ard-gan checkpoint 1"
 MMD_NAS_KIND = "mmd-nas"
@@ -55,7 +55,7 @@ class Checkpoint:
 
     Attributes:
         architecture: `{"kind": "mmd-nas", ...GeneratorConfig}`, another family of
-            `nas_gan.models` with its options, or `{"kind": "external", ...}`.
+            `nas_gan.networks.models` with its options, or `{"kind": "external", ...}`.
         generator: averaged weights.
         discriminator: weights of the net that trained it, if the file has them.
         discriminator_config: how to build that net: a family and its options.

@@ -22,7 +22,7 @@ from nas_gan.cli import run
 from nas_gan.errors import InvalidValueError, MissingDataError, NasGanError
 
 ADDRESS = "localhost"
-PAGE = Path(__file__).with_name("dashboard_page.py")
+PAGE = Path(__file__).parent / "runs" / "dashboard_page.py"
 INSTALL = 'pip install "ard-gan[dashboard]"'
 
 

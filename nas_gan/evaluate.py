@@ -20,7 +20,7 @@ from torch import nn
 
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
-from nas_gan.data import Images, load_dataset, recorded_fit
+from nas_gan.data.loading import Images, load_dataset, recorded_fit
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import write_json
@@ -364,7 +364,7 @@ def _images_behind(reference: Reference | None) -> int | None:
 
 def _accuracy(config: EvaluateConfig, subject: Subject) -> tuple[float, str]:
     """Share of a conditional generator's images in the class asked for, and who judged."""
-    from nas_gan.classifier import class_accuracy, find_classifier
+    from nas_gan.metrics.classifier import class_accuracy, find_classifier
 
     generator, dataset = subject.generator, subject.provenance.get("dataset")
     if generator is None or not getattr(generator, "n_classes", 0) or dataset is None:

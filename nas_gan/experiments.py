@@ -45,15 +45,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from nas_gan.architectures import describe_networks
 from nas_gan.cli import progress, run
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.files import write_json, write_text
-from nas_gan.log_metrics import metrics_of, parse_metric
-from nas_gan.preset import find_preset, read_toml, settings_from
-from nas_gan.run_log import read_log
-from nas_gan.run_networks import build_loss
-from nas_gan.train_config import TrainConfig
+from nas_gan.runs.log_metrics import metrics_of, parse_metric
+from nas_gan.training.build import build_loss
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.describe import describe_networks
+from nas_gan.training.log import read_log
+from nas_gan.training.preset import find_preset, read_toml, settings_from
 
 DEFAULT = "default"
 METRICS = ("best_fid", "fid", "loss/g", "loss/d")

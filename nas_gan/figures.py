@@ -17,12 +17,12 @@ from typing import Annotated
 
 import tyro
 
-from nas_gan.animation import save_animation
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.files import write_text
-from nas_gan.particles import LARGE_RADIUS, SMALL_RADIUS, Frame, circle_world, scores_world
+from nas_gan.pictures.animation import save_animation
+from nas_gan.pictures.particles import LARGE_RADIUS, SMALL_RADIUS, Frame, circle_world, scores_world
 
 # Title of a panel -> loss
 COMPARED = {"attractive (mmd)": "mmd", "repulsive (rep)": "rep", "bounded (rmb)": "rmb"}
@@ -58,8 +58,8 @@ Advance = Callable[[int], None]
 
 
 def draw_pmish(config: FiguresConfig) -> list[Path]:
-    from nas_gan.activation_figures import pmish_figure
-    from nas_gan.plot_style import save_figure
+    from nas_gan.pictures.activation_figures import pmish_figure
+    from nas_gan.pictures.plot_style import save_figure
 
     path = config.out / "pmish.png"
     save_figure(pmish_figure(), path)
@@ -67,8 +67,8 @@ def draw_pmish(config: FiguresConfig) -> list[Path]:
 
 
 def draw_hidden(config: FiguresConfig) -> list[Path]:
-    from nas_gan.activation_figures import families_figure
-    from nas_gan.plot_style import save_figure
+    from nas_gan.pictures.activation_figures import families_figure
+    from nas_gan.pictures.plot_style import save_figure
 
     path = config.out / "hidden.png"
     save_figure(families_figure(), path)
@@ -76,8 +76,8 @@ def draw_hidden(config: FiguresConfig) -> list[Path]:
 
 
 def draw_output(config: FiguresConfig) -> list[Path]:
-    from nas_gan.activation_figures import outputs_figure
-    from nas_gan.plot_style import save_figure
+    from nas_gan.pictures.activation_figures import outputs_figure
+    from nas_gan.pictures.plot_style import save_figure
 
     path = config.out / "output.png"
     save_figure(outputs_figure(), path)
@@ -85,7 +85,7 @@ def draw_output(config: FiguresConfig) -> list[Path]:
 
 
 def draw_sliders(config: FiguresConfig) -> list[Path]:
-    from nas_gan.activation_sliders import sliders_figure
+    from nas_gan.pictures.activation_sliders import sliders_figure
 
     path = config.out / "sliders.html"
     write_text(path, sliders_figure().to_html())
@@ -93,8 +93,8 @@ def draw_sliders(config: FiguresConfig) -> list[Path]:
 
 
 def draw_landscape(config: FiguresConfig) -> list[Path]:
-    from nas_gan.activation_figures import landscape_figure
-    from nas_gan.plot_style import save_figure
+    from nas_gan.pictures.activation_figures import landscape_figure
+    from nas_gan.pictures.plot_style import save_figure
 
     path = config.out / "landscape.png"
     save_figure(landscape_figure(seed=config.seed), path)
@@ -102,8 +102,8 @@ def draw_landscape(config: FiguresConfig) -> list[Path]:
 
 
 def draw_betas(config: FiguresConfig) -> list[Path]:
-    from nas_gan.activation_figures import betas_figure
-    from nas_gan.plot_style import save_figure
+    from nas_gan.pictures.activation_figures import betas_figure
+    from nas_gan.pictures.plot_style import save_figure
 
     if config.checkpoint is None:
         raise InvalidValueError("betas shows what a generator has learned; give --checkpoint")
@@ -158,8 +158,8 @@ def _particles(
     stills: list[int],
     reach: float,
 ) -> list[Path]:
-    from nas_gan.particle_figures import film_strip, moving_pictures
-    from nas_gan.plot_style import save_figure
+    from nas_gan.pictures.particle_figures import film_strip, moving_pictures
+    from nas_gan.pictures.plot_style import save_figure
 
     moving, still = config.out / f"{name}.gif", config.out / f"{name}.png"
     pictures = []

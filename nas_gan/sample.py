@@ -15,15 +15,15 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from nas_gan.animation import check_animation_path, save_animation
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
-from nas_gan.conditional import with_labels
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
-from nas_gan.grid import check_grid_path, grid_pixels, save_grid
-from nas_gan.interpolation import closed_walk
 from nas_gan.metrics.sampling import latent_bank, latents_of
+from nas_gan.networks.conditional import with_labels
+from nas_gan.pictures.animation import check_animation_path, save_animation
+from nas_gan.pictures.grid import check_grid_path, grid_pixels, save_grid
+from nas_gan.pictures.interpolation import closed_walk
 
 BATCH = 64
 

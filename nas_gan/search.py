@@ -19,13 +19,35 @@ from typing import Literal
 
 import torch
 
-from nas_gan.amending import check_coefficient
-from nas_gan.averaging import ExponentialMovingAverage
+from nas_gan.architecture_search.amending import check_coefficient
+from nas_gan.architecture_search.derivation import derive_discriminator, derive_generator
+from nas_gan.architecture_search.drawing import draw
+from nas_gan.architecture_search.relaxation import GumbelLogits, Relaxation, TemperatureSchedule
+from nas_gan.architecture_search.step import (
+    ArchitectureLoss,
+    ArchitectureStep,
+    Optimizers,
+    check_batch_size,
+    make_architecture_loss,
+)
+from nas_gan.architecture_search.supernet import (
+    PUBLISHED_UP_COLUMNS,
+    SuperDiscriminator,
+    SuperGenerator,
+    Supernet,
+    initialize_supernet_,
+)
 from nas_gan.cli import progress, run
-from nas_gan.data import Images, ShuffledBatches, load_dataset
-from nas_gan.derivation import derive_discriminator, derive_generator
+from nas_gan.data.loading import Images, ShuffledBatches, load_dataset
 from nas_gan.devices import check_device
-from nas_gan.distributed import (
+from nas_gan.errors import DivergedError, InvalidValueError
+from nas_gan.files import write_json, write_text
+from nas_gan.losses import make_loss
+from nas_gan.networks.genotype import D_EDGES, EDGES, DiscriminatorGenotype, Genotype, Table
+from nas_gan.networks.searched import GeneratorConfig, InitName
+from nas_gan.pictures.grid import grid_image, save_grid
+from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.distributed import (
     Processes,
     gather_scores,
     global_batch_norm_,
@@ -33,33 +55,11 @@ from nas_gan.distributed import (
     mean_over_processes,
     own_rows,
 )
-from nas_gan.drawing import draw
-from nas_gan.errors import DivergedError, InvalidValueError
-from nas_gan.files import write_json, write_text
-from nas_gan.genotype import D_EDGES, EDGES, DiscriminatorGenotype, Genotype, Table
-from nas_gan.grid import grid_image, save_grid
-from nas_gan.losses import make_loss
-from nas_gan.networks import GeneratorConfig, InitName
-from nas_gan.preset import preset_from_arguments
-from nas_gan.relaxation import GumbelLogits, Relaxation, TemperatureSchedule
-from nas_gan.run_log import RunLog
-from nas_gan.run_state import resume, save_state
-from nas_gan.search_step import (
-    ArchitectureLoss,
-    ArchitectureStep,
-    Optimizers,
-    check_batch_size,
-    make_architecture_loss,
-)
-from nas_gan.steps import StepLatents
-from nas_gan.supernet import (
-    PUBLISHED_UP_COLUMNS,
-    SuperDiscriminator,
-    SuperGenerator,
-    Supernet,
-    initialize_supernet_,
-)
-from nas_gan.training import Every, TrainingResult, run_training
+from nas_gan.training.log import RunLog
+from nas_gan.training.loop import Every, TrainingResult, run_training
+from nas_gan.training.preset import preset_from_arguments
+from nas_gan.training.state import resume, save_state
+from nas_gan.training.steps import StepLatents
 
 
 @dataclass(frozen=True)

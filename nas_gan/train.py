@@ -17,21 +17,21 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from nas_gan.activations import freeze_activations_
-from nas_gan.architectures import blueprint, describe_networks, image_shape_of, n_classes_of
 from nas_gan.cli import progress, run
-from nas_gan.data import Images, load_dataset
+from nas_gan.data.loading import Images, load_dataset
 from nas_gan.devices import check_device
-from nas_gan.distributed import Processes, joined_processes, told_by_main
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.files import write_json
-from nas_gan.preset import preset_from_arguments
-from nas_gan.run_files import RunFiles, fingerprint, plain_settings, reasons
-from nas_gan.run_log import RunLog
-from nas_gan.run_networks import build_networks, build_step, weight_type
-from nas_gan.run_state import resume
-from nas_gan.train_config import TrainConfig
-from nas_gan.training import Callback, Every, TrainingResult, run_training
+from nas_gan.networks.activations import freeze_activations_
+from nas_gan.training.build import build_networks, build_step, weight_type
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.describe import blueprint, describe_networks, image_shape_of, n_classes_of
+from nas_gan.training.distributed import Processes, joined_processes, told_by_main
+from nas_gan.training.files import RunFiles, fingerprint, plain_settings, reasons
+from nas_gan.training.log import RunLog
+from nas_gan.training.loop import Callback, Every, TrainingResult, run_training
+from nas_gan.training.preset import preset_from_arguments
+from nas_gan.training.state import resume
 
 # An averaged generator to its figures by name, such as `fid`.
 Measure = Callable[[nn.Module], Mapping[str, float]]
@@ -159,7 +159,7 @@ def _fid(config: TrainConfig, images: Images) -> Callable[[nn.Module], float]:
 
 def _accuracy(config: TrainConfig, images: Images) -> Callable[[nn.Module], float]:
     """The share of images in which a classifier of the run's data sees the class asked for."""
-    from nas_gan.classifier import class_accuracy, find_classifier, n_updates
+    from nas_gan.metrics.classifier import class_accuracy, find_classifier, n_updates
     from nas_gan.metrics.reference import cache_dir
 
     if not n_classes_of(blueprint(describe_networks(config)[0])):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas_gan.networks import Generator, GeneratorConfig, initialize_
+from nas_gan.networks.searched import Generator, GeneratorConfig, initialize_
 
 # The published generator as its description has it, row by row: name, kernel, dilation.
 CONVOLUTIONS = [

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from ard.errors import ArdError
-from ard.evaluate import Candidate, Evaluation, Evaluator
-from ard.executors import Executor
-from ard.journal import Journal
+from ard.measuring.evaluate import Candidate, Evaluation, Evaluator
+from ard.measuring.executors import Executor
+from ard.measuring.journal import Journal
+from ard.measuring.sensitivity import Measurement
 from ard.plan import DENSE, Factorization, RankPlan
-from ard.sensitivity import Measurement
 
 
 def scored(delta: float, half: float = 0.1) -> Evaluation:

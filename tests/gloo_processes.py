@@ -12,9 +12,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nas_gan.averaging import ExponentialMovingAverage
-from nas_gan.data import synthetic_shapes
-from nas_gan.distributed import (
+from nas_gan.architecture_search.relaxation import Relaxation, TemperatureSchedule
+from nas_gan.architecture_search.step import (
+    ArchitectureLoss,
+    ArchitectureStep,
+    Optimizers,
+    make_architecture_loss,
+)
+from nas_gan.architecture_search.supernet import SuperDiscriminator, SuperGenerator
+from nas_gan.data.loading import synthetic_shapes
+from nas_gan.losses import make_loss
+from nas_gan.networks.searched import (
+    DiscriminatorConfig,
+    Generator,
+    GeneratorConfig,
+    build_discriminator,
+    initialize_,
+)
+from nas_gan.search import SearchConfig, search
+from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.distributed import (
     Processes,
     Share,
     gather_scores,
@@ -24,26 +41,9 @@ from nas_gan.distributed import (
     own_rows,
     synchronised,
 )
-from nas_gan.losses import make_loss
-from nas_gan.networks import (
-    DiscriminatorConfig,
-    Generator,
-    GeneratorConfig,
-    build_discriminator,
-    initialize_,
-)
-from nas_gan.relaxation import Relaxation, TemperatureSchedule
-from nas_gan.search import SearchConfig, search
-from nas_gan.search_step import (
-    ArchitectureLoss,
-    ArchitectureStep,
-    Optimizers,
-    make_architecture_loss,
-)
-from nas_gan.skipping import DynamicSkipping
-from nas_gan.steps import AdversarialStep, StepLatents
-from nas_gan.supernet import SuperDiscriminator, SuperGenerator
-from nas_gan.upper_bound import UpperBoundSchedule
+from nas_gan.training.skipping import DynamicSkipping
+from nas_gan.training.steps import AdversarialStep, StepLatents
+from nas_gan.training.upper_bound import UpperBoundSchedule
 
 BATCH = 8
 

@@ -20,8 +20,8 @@ from export.__main__ import main as export
 from export.manifest import TensorSpec, verify
 from nas_gan import cli
 from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
-from nas_gan.conditional import with_labels
-from nas_gan.models import build_model
+from nas_gan.networks.conditional import with_labels
+from nas_gan.networks.models import build_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")

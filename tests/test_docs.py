@@ -22,23 +22,23 @@ import numpy as np
 import pytest
 import torch
 
-from ard.allocation import N_BINS
-from ard.assembly import MAX_OUTPUTS, N_MOMENTS
-from ard.competition import MAX_CP_WEIGHTS
-from ard.controller import WORTHWHILE
+from ard.assembly.assembler import MAX_OUTPUTS, N_MOMENTS
+from ard.assembly.statistics import MAX_POSITIONS
 from ard.factorization.cp import MAX_DEGENERACY
-from ard.factorization.statistics import MAX_POSITIONS
 from ard.factorization.svd import RIDGE
 from ard.pipeline import FRACTIONS, MIN_SHARE
-from ard.polish import Polish
-from ard.session import FEATURE_WEIGHT, N_PROXY
+from ard.recovery.adversarial import Polish
+from ard.search.allocation import N_BINS
+from ard.search.candidates import MAX_CP_WEIGHTS
+from ard.search.controller import WORTHWHILE
+from ard.session.search import FEATURE_WEIGHT, N_PROXY
 from export.build_engine import trtexec_line
 from export.manifest import BatchRange
 from nas_gan import cli
 from nas_gan.checkpoint import Checkpoint, save_checkpoint
 from nas_gan.metrics.frechet import statistics_of
 from nas_gan.metrics.reference import save_statistics
-from nas_gan.networks import Generator, GeneratorConfig
+from nas_gan.networks.searched import Generator, GeneratorConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted(

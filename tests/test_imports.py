@@ -19,9 +19,10 @@ OPTIONAL = ("onnx", "onnxsim", "onnxscript", "tensorrt", "tensorrt_rtx", "torch_
             "plotly", "matplotlib", "polygraphy", "streamlit")  # fmt: skip
 # These draw, and do nothing else.
 PLOTTING = {
-    "ard.curves", "ard.plots", "ard.report_html", "nas_gan.activation_figures",
-    "nas_gan.activation_sliders",
-    "nas_gan.dashboard_page", "nas_gan.particle_figures", "nas_gan.plot_style",
+    "ard.report.curves", "ard.report.page", "ard.report.plots",
+    "nas_gan.pictures.activation_figures", "nas_gan.pictures.activation_sliders",
+    "nas_gan.pictures.particle_figures", "nas_gan.pictures.plot_style",
+    "nas_gan.runs.dashboard_page",
 }  # fmt: skip
 
 HIDE = f"""

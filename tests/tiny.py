@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ard.evaluate import FidEvaluator
+from ard.measuring.evaluate import FidEvaluator
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.metrics.frechet import FrechetReference, PairedFid, statistics_of
 from nas_gan.metrics.sampling import extract_features, latent_bank
-from nas_gan.networks import Generator, GeneratorConfig
+from nas_gan.networks.searched import Generator, GeneratorConfig
 
 
 class PixelFeatures:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from nas_gan.checkpoint import Checkpoint
-from nas_gan.conditional import with_labels
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.protocol import to_uint8
-from nas_gan.models import build_model
+from nas_gan.networks.conditional import with_labels
+from nas_gan.networks.models import build_model
 
 # Rows drawn from one random stream. Changing it changes every bank.
 BLOCK = 1024

@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny import checkpoint_of, lively_generator
 
-from ard.evaluate import Evaluation
+from ard.measuring.evaluate import Evaluation
+from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization, Method, RankPlan
-from ard.report import CompressionReport, LatencyRow, LayerRow, Totals, Trial
-from ard.sensitivity import Row, SensitivityTable
+from ard.report.values import CompressionReport, LatencyRow, LayerRow, Totals, Trial
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import run
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ard.assembly.surgery import apply_plan
 from ard.errors import ArdError, NonFiniteError, NothingToFactorizeError, PlanError
-from ard.evaluate import Candidate, Evaluation, ScoreEvaluator
+from ard.measuring.evaluate import Candidate, Evaluation, ScoreEvaluator
 from ard.pipeline import Build, CompressionResult, compress_generator
 from ard.plan import Factorization, RankPlan
-from ard.recovery import Recovery, recover, rows_of
-from ard.surgery import apply_plan
+from ard.recovery.distillation import Recovery, recover, rows_of
 
 
 def settled(net: nn.Module) -> nn.Module:

@@ -19,10 +19,10 @@ import torch
 from tiny import checkpoint_of, lively_generator
 
 from ard.compress import CompressConfig, main
-from ard.latency_table import Conditions, LatencyRow, LatencyTable
+from ard.costs.latency_table import Conditions, LatencyRow, LatencyTable
 from ard.layers import profile_layers
+from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import Factorization, RankPlan
-from ard.sensitivity import SensitivityTable
 from nas_gan.checkpoint import build_generator, load_checkpoint, save_checkpoint
 from nas_gan.metrics.sampling import latent_bank
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny import SmallNet, lively_generator
 
-from ard.alignment import rank_multiple
-from ard.cost import make_cost, plan_cost
-from ard.delivery import time_layers
+from ard.costs.alignment import rank_multiple
+from ard.costs.cost import make_cost, plan_cost
+from ard.costs.latency_table import LatencyTable
 from ard.errors import DeliveryError
 from ard.latency import LatencyConfig, load_layers, main, to_text, wanted_choices
-from ard.latency_table import LatencyTable
 from ard.layers import profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
+from ard.report.delivery import time_layers
 from nas_gan.cli import run
 
 

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ard.errors import NonFiniteError, NothingToFactorizeError, RankError
 from ard.layers import LayerProfile, profile_layers
 from ard.plan import Factorization
-from nas_gan.networks import Generator, GeneratorConfig
+from nas_gan.networks.searched import Generator, GeneratorConfig
 
 # The numbering that every published table uses (layers 1 to 13, kernel side).
 PUBLISHED = {

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from ard.factorization.statistics import input_covariances
+from ard.assembly.statistics import input_covariances
+from ard.assembly.surgery import apply_plan
 from ard.layers import profile_layers
 from ard.plan import Factorization, RankPlan
-from ard.surgery import apply_plan
 from nas_gan.metrics.sampling import latents_of
-from nas_gan.models import build_model
+from nas_gan.networks.models import build_model
 
 ARCHITECTURES = {
     "conditional": {"kind": "dense-cgan", "gf_dim": 8, "image_size": 6, "latent_dim": 12},

@@ -13,14 +13,14 @@ import pytest
 from contracts import scored
 from torch import nn
 
-from ard.cost import params_cost
+from ard.assembly.surgery import apply_plan
+from ard.costs.cost import params_cost
 from ard.errors import BudgetError
 from ard.layers import LayerProfile
+from ard.measuring.sensitivity import SensitivityTable
 from ard.pareto import COLUMNS, ParetoConfig, cheaper_within, folder_of, main, parse_budgets
 from ard.pipeline import Found, Prepared
 from ard.plan import DENSE, Factorization, RankPlan
-from ard.sensitivity import SensitivityTable
-from ard.surgery import apply_plan
 from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import run
 from nas_gan.metrics.sampling import latents_of

@@ -12,11 +12,12 @@ from contracts import scored
 from tiny import SmallNet, fid_evaluator
 from torch import Tensor, nn
 
-from ard.cost import macs_cost, make_cost
+from ard.costs.cost import macs_cost, make_cost
 from ard.errors import NothingToFactorizeError
-from ard.evaluate import Candidate, Evaluation
-from ard.journal import Journal, MemoryJournal
 from ard.layers import LayerProfile, Profile
+from ard.measuring.evaluate import Candidate, Evaluation
+from ard.measuring.journal import Journal, MemoryJournal
+from ard.measuring.sensitivity import Measurement, SensitivityTable
 from ard.pipeline import (
     Build,
     CompressionResult,
@@ -26,8 +27,7 @@ from ard.pipeline import (
     worthwhile_layers,
 )
 from ard.plan import DENSE, Method, RankPlan
-from ard.recovery import Recovery, recover
-from ard.sensitivity import Measurement, SensitivityTable
+from ard.recovery.distillation import Recovery, recover
 from nas_gan.metrics.sampling import latent_bank
 
 BUDGET = 600.0  # of a distance of 162, in features of pixels

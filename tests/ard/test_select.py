@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published_sweep import FID_DENSE, LAYERS, SCORES, VECTORS
 
-from ard.baselines import reduction_pct
-from ard.evaluate import Evaluation
+from ard.baselines.rules import reduction_pct
 from ard.layers import LayerProfile
+from ard.measuring.evaluate import Evaluation
+from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization, RankPlan
+from ard.search.recorded import ScoredChoice, infer_layer, ranks_within
 from ard.select import SelectConfig, main
-from ard.sensitivity import Row, SensitivityTable
-from ard.tables import ScoredChoice, infer_layer, ranks_within
 from nas_gan.cli import run
 
 HEADER = "layer,rank,fid,reduction_pct\n"

@@ -10,9 +10,9 @@ import pytest
 
 from ard.compress import CompressConfig
 from ard.compress import main as compress
-from ard.journal import FileJournal
-from ard.sensitivity import SensitivityTable
-from ard.session import SweepConfig
+from ard.measuring.journal import FileJournal
+from ard.measuring.sensitivity import SensitivityTable
+from ard.session.search import SweepConfig
 from ard.sweep import main
 from nas_gan.cli import run
 

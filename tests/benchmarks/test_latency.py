@@ -15,10 +15,10 @@ import pytest
 from tiny import SmallNet, checkpoint_of, lively_generator
 from torch import nn
 
+from ard.assembly.surgery import apply_plan
 from ard.layers import profile_layers
 from ard.plan import Factorization, RankPlan
-from ard.store import compressed_checkpoint
-from ard.surgery import apply_plan
+from ard.recovery.store import compressed_checkpoint
 from edge_bench.timing import TimingPlan
 from nas_gan.checkpoint import load_checkpoint, save_checkpoint
 from nas_gan.errors import InvalidValueError, NasGanError

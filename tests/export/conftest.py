@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas_gan.models import build_model
-from nas_gan.networks import Generator, GeneratorConfig
+from nas_gan.networks.models import build_model
+from nas_gan.networks.searched import Generator, GeneratorConfig
 
 if TYPE_CHECKING:
     import onnx

@@ -9,7 +9,7 @@ import torch
 
 from export.errors import ExportError
 from export.parity import Parity, check_parity, compare
-from nas_gan.conditional import with_labels
+from nas_gan.networks.conditional import with_labels
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

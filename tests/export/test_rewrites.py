@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from ard.assembly.surgery import apply_plan
 from ard.plan import Factorization, RankPlan
-from ard.surgery import apply_plan
 from export.manifest import BatchRange, TensorSpec
 from export.parity import check_parity
 from export.precision import to_fp16

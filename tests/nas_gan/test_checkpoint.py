@@ -16,9 +16,9 @@ from nas_gan.checkpoint import (
     save_checkpoint,
 )
 from nas_gan.errors import CheckpointError, InvalidValueError
-from nas_gan.genotype import MMD_NAS, Genotype
-from nas_gan.networks import DiscriminatorConfig, build_discriminator
-from nas_gan.structure import layer_spec
+from nas_gan.networks.genotype import MMD_NAS, Genotype
+from nas_gan.networks.searched import DiscriminatorConfig, build_discriminator
+from nas_gan.networks.structure import layer_spec
 
 SUFFIXES = (".pt", ".safetensors")
 

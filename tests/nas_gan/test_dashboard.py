@@ -71,7 +71,7 @@ def page_of(folder):
     def script(folder: str) -> None:
         from pathlib import Path
 
-        from nas_gan.dashboard_page import show
+        from nas_gan.runs.dashboard_page import show
 
         show(Path(folder))
 

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from nas_gan.checkpoint import MMD_NAS_KIND, Checkpoint, save_checkpoint
-from nas_gan.classifier import class_accuracy, find_classifier
 from nas_gan.cli import run
-from nas_gan.data import load_dataset
+from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError
 from nas_gan.evaluate import EvaluateConfig, evaluate, main
+from nas_gan.metrics.classifier import class_accuracy, find_classifier
 from nas_gan.metrics.reference import cache_dir
 from nas_gan.metrics.report import EvaluationReport, render
-from nas_gan.models import build_model
-from nas_gan.networks import Generator, GeneratorConfig, initialize_
+from nas_gan.networks.models import build_model
+from nas_gan.networks.searched import Generator, GeneratorConfig, initialize_
 
 pytestmark = [pytest.mark.onnx, pytest.mark.weights]
 

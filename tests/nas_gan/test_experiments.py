@@ -19,7 +19,7 @@ from nas_gan.experiments import (
     to_csv,
     to_toml,
 )
-from nas_gan.preset import read_toml
+from nas_gan.training.preset import read_toml
 
 # SiLU on CIFAR-10 as published: six seeds, 5.78 with a deviation of 0.17.
 FIDS = [6.01, 5.80, 5.89, 5.60, 5.57, 5.83]

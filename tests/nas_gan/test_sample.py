@@ -9,8 +9,8 @@ from PIL import Image
 from nas_gan.checkpoint import Checkpoint, save_checkpoint
 from nas_gan.cli import run
 from nas_gan.errors import InvalidValueError
-from nas_gan.grid import grid_image, grid_pixels, save_grid
-from nas_gan.models import build_model
+from nas_gan.networks.models import build_model
+from nas_gan.pictures.grid import grid_image, grid_pixels, save_grid
 from nas_gan.sample import SampleConfig, draw_latents, main, walk_noise
 
 

@@ -9,15 +9,18 @@ import torch
 
 import nas_gan
 from nas_gan.cli import run
-from nas_gan.data import synthetic_shapes
-from nas_gan.distributed import Processes
+from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
-from nas_gan.genotype import EDGES, MMD_NAS, DiscriminatorGenotype, Genotype
-from nas_gan.preset import load_preset, preset_from_arguments
+from nas_gan.networks.genotype import EDGES, MMD_NAS, DiscriminatorGenotype, Genotype
+from nas_gan.networks.searched_discriminator import (
+    SearchedDiscriminatorConfig,
+    build_searched_discriminator,
+)
 from nas_gan.search import SearchConfig, build_step, build_supernets, main, search, table_of
-from nas_gan.searched_discriminator import SearchedDiscriminatorConfig, build_searched_discriminator
 from nas_gan.train import train
-from nas_gan.train_config import TrainConfig
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.distributed import Processes
+from nas_gan.training.preset import load_preset, preset_from_arguments
 
 PRESETS = sorted((Path(nas_gan.__file__).parent / "presets").glob("search*.toml"))
 TINY = SearchConfig(

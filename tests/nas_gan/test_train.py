@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_gan import sample, skipping
+from nas_gan import sample
 from nas_gan.checkpoint import build_generator, build_saved_discriminator, load_checkpoint
-from nas_gan.classifier import class_accuracy, train_classifier
 from nas_gan.cli import run
-from nas_gan.data import synthetic_shapes
-from nas_gan.distributed import Processes
+from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
-from nas_gan.genotype import MMD_NAS
+from nas_gan.metrics.classifier import class_accuracy, train_classifier
 from nas_gan.metrics.sampling import latents_of
-from nas_gan.preset import PRESETS, load_preset, preset_from_arguments
+from nas_gan.networks.genotype import MMD_NAS
 from nas_gan.train import main, make_measure, train
-from nas_gan.train_config import TrainConfig
+from nas_gan.training import skipping
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.distributed import Processes
+from nas_gan.training.preset import PRESETS, load_preset, preset_from_arguments
 
 
 @pytest.fixture(scope="module")

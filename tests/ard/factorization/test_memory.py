@@ -10,9 +10,9 @@ LIMIT = 2e9  # bytes, with Python and torch
 SCRIPT = """
 import resource, sys, torch
 from torch import nn
-from ard.factorization.statistics import LayerStatistics
+from ard.assembly.statistics import LayerStatistics
 from ard.plan import Factorization
-from ard.surgery import factorize_layer
+from ard.assembly.surgery import factorize_layer
 rng = torch.Generator().manual_seed(0)
 conv = nn.Conv2d(512, 512, 5, bias=False, device="meta").to_empty(device="cpu")
 conv.weight.data.normal_(generator=rng)

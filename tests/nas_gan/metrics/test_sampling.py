@@ -15,7 +15,7 @@ from nas_gan.metrics.sampling import (
     latent_bank,
     latents_of,
 )
-from nas_gan.models import build_model
+from nas_gan.networks.models import build_model
 
 
 class ToyGenerator(nn.Module):

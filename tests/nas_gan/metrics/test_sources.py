@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nas_gan.data import synthetic_shapes
+from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.sampling import latents_of, streamed_latents_of
 from nas_gan.metrics.sources import (

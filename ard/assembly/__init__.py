@@ -1,0 +1,1 @@
+"""From a plan to its generator: layers replaced by factors, repaired in closed form."""

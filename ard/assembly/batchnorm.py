@@ -1,0 +1,82 @@
+"""Batch statistics of a factorized generator, without training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from nas_gan.networks.structure import evaluating
+
+# Mean and variance `(c,)` of what enters each batch normalisation, by name, in execution order.
+BatchMoments = Mapping[str, tuple[Tensor, Tensor]]
+
+
+def correct_batchnorm(
+    factorized: nn.Module,
+    dense: nn.Module,
+    latents: Tensor,
+    batch_size: int = 64,
+    *,
+    dense_moments: BatchMoments | None = None,
+) -> nn.Module:
+    """A copy of `factorized` whose batch statistics follow what factorizing did to its activations.
+
+    Both nets run on the same latents. A mean moves by the difference that is found, a variance is
+    scaled by the ratio. Statistics measured afresh would also change a net that was not factorized
+    at all: a trained net's are those of its training, often of other weights than the averaged
+    ones, and the dense net that it is compared with keeps them. Who corrects many plans passes the
+    dense net's own `batch_moments` on the latents, so that it runs once.
+    """
+    corrected = copy.deepcopy(factorized).eval()
+    before = dense_moments
+    if before is None:
+        before = batch_moments(dense, latents, batch_size)
+    for name, (dense_mean, dense_variance) in before.items():
+        # One at a time, in execution order: correcting a norm changes what enters the next.
+        mean, variance = batch_moments(corrected, latents, batch_size, only=name)[name]
+        norm = cast(nn.modules.batchnorm._BatchNorm, corrected.get_submodule(name))
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean += mean - dense_mean
+        norm.running_var *= variance / dense_variance.clamp(min=norm.eps)
+    return corrected
+
+
+def batch_moments(
+    generator: nn.Module, latents: Tensor, batch_size: int = 64, only: str | None = None
+) -> BatchMoments:
+    """The `BatchMoments` of a generator over all of `latents`; `only` names the one to look at."""
+    sums: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (c, n h w)
+            n = torch.full_like(x[:, 0], x.shape[1])
+            moments = torch.stack([n, x.sum(dim=1), x.square().sum(dim=1)])
+            sums[name] = sums[name] + moments if name in sums else moments
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(hook_for(name))
+        for name, module in generator.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.track_running_stats
+        and only in (None, name)
+    ]
+    try:
+        with evaluating(generator):
+            for batch in latents.split(batch_size) if handles else ():
+                generator(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    moments = {}
+    for name, (n, total, squares) in sums.items():
+        mean = total / n
+        moments[name] = (mean.float(), (squares / n - mean.square()).clamp(min=0).float())
+    return moments

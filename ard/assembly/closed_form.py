@@ -1,0 +1,221 @@
+"""Closed-form repair, front to back: each replaced layer is fitted to what the dense one puts out.
+
+A factorization is found for the inputs that its layer had in the dense net, and it loses energy:
+whatever it drops was variance of the output. Behind other factorized layers the losses pile up.
+So the layers are visited in execution order, each on the activations of the compressed net so far,
+and the last factor of each, a linear map, is changed in closed form. No gradient is needed, and no
+data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ard.assembly.statistics import MAX_POSITIONS, odd_step
+from nas_gan.networks.structure import evaluating
+
+Fit = Literal["none", "moments", "least_squares"]
+# How strongly a least-squares fit is held to the factor that it replaces, as a share of the mean
+# square of what enters it. Directions that the sample never showed keep their weights.
+RIDGE = 1e-4
+# A channel that the factors almost lost would otherwise be blown up out of noise.
+MAX_GAIN = 2.0
+# A variance below this share of the mean square is rounding, not signal.
+ROUNDING = 1e-12
+
+_Factor = nn.Conv2d | nn.Linear
+_Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+LayerOutputs = Mapping[str, Tensor]  # name to outputs at a grid of positions, (m, c_out)
+
+
+def calibrate(
+    factorized: nn.Module,
+    latents: Tensor,
+    targets: LayerOutputs,
+    names: Sequence[str],
+    *,
+    fit: Fit = "moments",
+    batch_size: int = 64,
+) -> nn.Module:
+    """A copy of `factorized` whose named layers follow the dense net's outputs.
+
+    `names` are replaced layers in execution order and `targets` is the dense net's
+    `layer_outputs` on the same `latents (n, latent_dim)`.
+
+    `moments` gives every output channel the mean and the variance that it had: it undoes the loss
+    of energy, which a Fréchet distance punishes. `least_squares` minimises the error of the output
+    instead (He, Zhang, Sun: Channel Pruning, 2017); the images are then closest, but smoother than
+    the dense net's, since a best guess has less variance than what it guesses. Take it where the
+    score is an image error. A layer that `targets` does not hold, or whose last
+    factor is not a plain convolution or linear map (a transposed or grouped one), stays as it is.
+    """
+    calibrated = copy.deepcopy(factorized).eval()
+    for name in names if fit != "none" else ():
+        last = _last_factor(calibrated.get_submodule(name))
+        if last is None or name not in targets:
+            continue
+        seen = _look(last, calibrated, latents, targets[name], batch_size)
+        if fit == "moments":
+            _match_moments_(last, seen)
+        else:
+            _fit_least_squares_(last, seen)
+    return calibrated
+
+
+def layer_outputs(
+    generator: nn.Module, latents: Tensor, names: Sequence[str], batch_size: int = 64
+) -> LayerOutputs:
+    """What the named layers put out on `latents`, at the grid of positions that a fit looks at.
+
+    A layer that runs several times in a pass is left out: one fit cannot serve all of them.
+    """
+    outputs: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str) -> _Hook:
+        return lambda module, inputs, output: outputs[name].append(_rows(module, output))
+
+    handles = [generator.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        with evaluating(generator):
+            for batch in latents.split(batch_size):
+                generator(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    n_batches = -(-len(latents) // batch_size)
+    return {n: torch.cat(rows) for n, rows in outputs.items() if len(rows) == n_batches}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Second moments of what enters a factor, a constant 1 last, and of what should come out."""
+
+    gram: Tensor  # (d + 1, d + 1)
+    cross: Tensor  # (d + 1, c_out)
+    mean: Tensor  # (c_out,)
+    variance: Tensor  # (c_out,)
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the layer that was to be looked at."""
+
+
+def _last_factor(factors: nn.Module) -> _Factor | None:
+    """The linear map at the end of a factorization, where it is one that can be fitted."""
+    last = list(factors.children())[-1] if isinstance(factors, nn.Sequential) else None
+    if isinstance(last, nn.Linear) or (isinstance(last, nn.Conv2d) and last.groups == 1):
+        return last
+    return None
+
+
+def _look(
+    last: _Factor, network: nn.Module, latents: Tensor, target: Tensor, batch_size: int
+) -> _Seen:
+    """Run the network up to `last` and collect what a fit needs, in float64."""
+    sums: list[Tensor] = []
+    count = 0
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal count
+        rows = _patches(last, inputs[0])  # (m, d)
+        rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+        wanted = target[count : count + len(rows)].to(rows)  # (m, c_out)
+        count += len(rows)
+        new = [rows.T @ rows, rows.T @ wanted, wanted.sum(dim=0), wanted.square().sum(dim=0)]
+        sums[:] = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+        raise _Reached
+
+    handle = last.register_forward_pre_hook(look)
+    try:
+        with evaluating(network):
+            for batch in latents.split(batch_size):
+                try:
+                    network(batch)
+                except _Reached:
+                    continue
+    finally:
+        handle.remove()
+    gram, cross, total, squares = (part / count for part in sums)
+    return _Seen(gram, cross, total, (squares - total.square()).clamp(min=0))
+
+
+def _weights(last: _Factor) -> Tensor:
+    """`(d, c_out)` in float64."""
+    return last.weight.detach().double().flatten(1).T
+
+
+def _set_(last: _Factor, weights: Tensor, bias: Tensor) -> None:
+    if not (weights.isfinite().all() and bias.isfinite().all()):
+        return
+    with torch.no_grad():
+        last.weight.copy_(weights.T.reshape(last.weight.shape))
+        if last.bias is not None:
+            last.bias.copy_(bias)
+
+
+def _match_moments_(last: _Factor, seen: _Seen) -> None:
+    """Scale and shift every output channel to the mean and variance of the dense one.
+
+    Without a bias there is nothing to shift, and the mean square is matched instead.
+    """
+    weights = _weights(last)
+    mean = seen.gram[-1, :-1]  # of the inputs
+    centre = mean if last.bias is not None else torch.zeros_like(mean)
+    spread = seen.gram[:-1, :-1] - centre[:, None] * centre
+    now = (weights * (spread @ weights)).sum(dim=0)
+    wanted, energy = seen.variance, seen.variance + seen.mean.square()
+    if last.bias is None:
+        wanted = energy
+    least = ROUNDING * energy.clamp(min=1e-18)  # a channel that never varies keeps its weights
+    gain = ((wanted + least) / (now + least)).sqrt().clamp(1 / MAX_GAIN, MAX_GAIN)
+    weights = weights * gain
+    _set_(last, weights, seen.mean - mean @ weights)
+
+
+def _fit_least_squares_(last: _Factor, seen: _Seen) -> None:
+    """`min ||rows x - wanted||^2 + held ||x - now||^2` over the weight and any bias."""
+    now = _weights(last)
+    gram, cross = seen.gram, seen.cross
+    if last.bias is None:
+        gram, cross = gram[:-1, :-1], cross[:-1]
+    else:
+        now = torch.cat([now, last.bias.detach().double()[None]])
+    held = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype).to(gram)
+    fitted = now + torch.linalg.solve(gram + held, cross - gram @ now)
+    n_inputs = last.weight[0].numel()
+    _set_(last, fitted[:n_inputs], fitted[-1])
+
+
+def _rows(layer: nn.Module, output: Tensor) -> Tensor:
+    """Outputs at a grid of positions, `(n, c, h, w)` or those of a linear map to `(m, c)`."""
+    if isinstance(layer, nn.Linear) or output.ndim != 4:
+        return output.detach().reshape(-1, output.shape[-1])
+    step = odd_step(output.shape[-2], output.shape[-1], MAX_POSITIONS)
+    return output.detach()[..., ::step, ::step].movedim(1, -1).flatten(0, -2)
+
+
+def _patches(layer: _Factor, x: Tensor) -> Tensor:
+    """What the layer sees at those positions, `(m, d)` in float64, ordered as its weight."""
+    if isinstance(layer, nn.Linear):
+        return x.detach().reshape(-1, x.shape[-1]).double()
+    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    pads: list[int] = []
+    for axis in (1, 0):  # F.pad counts from the last dimension
+        if layer.padding == "same":
+            pads += [reach[axis] // 2, reach[axis] - reach[axis] // 2]
+        else:
+            pads += [0 if layer.padding == "valid" else int(layer.padding[axis])] * 2
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x.detach(), pads, mode=mode)
+    height, width = ((x.shape[i - 2] - reach[i] - 1) // layer.stride[i] + 1 for i in (0, 1))
+    step = odd_step(height, width, MAX_POSITIONS)
+    stride = (layer.stride[0] * step, layer.stride[1] * step)
+    patches = F.unfold(x, layer.kernel_size, dilation=layer.dilation, stride=stride)
+    return patches.transpose(1, 2).flatten(0, 1).double()

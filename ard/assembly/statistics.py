@@ -1,0 +1,329 @@
+"""Second moments of what enters each layer and of what its outputs are worth, over latents.
+
+A factorization that knows its inputs spends its rank where signals are; one that knows the
+gradients of the image at its outputs spends it where they are seen. Latents cost nothing, so the
+moments can be measured on as many as one likes, without any data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ard.errors import NonFiniteError, PlanError
+from ard.layers import Conv, Layer
+from nas_gan.errors import InvalidValueError
+from nas_gan.networks.structure import evaluating, weight_sharers
+
+# Neighbouring positions of a feature map say nearly the same; about a hundred of an image do.
+MAX_POSITIONS = 128
+# Patches are cut out of this many images at once: 16 x 128 patches of 256 channels and 5 rows are
+# 21 MB in float64.
+IMAGES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStatistics:
+    """Uncentred second moments of what enters and leaves one layer, in float64.
+
+    `channel (c_in, c_in)` is `E[x x^T]` over the channels at one position. `vertical (c_in k_h,
+    c_in k_h)` is over the patches that a `k_h x 1` kernel with the layer's dilation, vertical
+    padding and vertical stride sees, channel-major; None where the kernel is one pixel high, for
+    kernels with three axes and for linear layers. `output (c_out, c_out)` is `E[g g^T]` over the
+    gradients of the image, see `output_covariances`; None where it was not measured.
+    """
+
+    channel: Tensor
+    vertical: Tensor | None
+    n_images: int
+    output: Tensor | None = None
+
+
+def input_covariances(
+    generator: nn.Module,
+    latents: Tensor,
+    layer_names: Sequence[str],
+    batch_size: int = 64,
+    max_positions: int = MAX_POSITIONS,
+    *,
+    shrink: bool = False,
+) -> dict[str, LayerStatistics]:
+    """Measure the named convolutions and linear layers on `latents (n, latent_dim)`.
+
+    A layer that is called several times, or shares its weight with others, is measured over all
+    calls: it will be factorized once. Sums are kept in float64 and every image counts the same, so
+    the result does not depend on the batch size beyond rounding. A feature map of more than
+    `max_positions` positions is read on a regular grid. Its step is odd: with an even one, a map
+    that was upsampled by two would always be read at the same phase. With `shrink` they are the
+    best guess at the moments of all latents (see `shrunk`), else those of these latents.
+
+    Raises:
+        PlanError: the generator has no layer of that name, it is of another type or never called.
+        NonFiniteError: an input of a layer is NaN or infinite.
+    """
+    channel = {name: _SecondMoment() for name in layer_names}
+    vertical = {name: _SecondMoment() for name in layer_names}
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            for x in inputs[0].split(IMAGES_AT_ONCE):
+                channel[name].add(_pixels(module, x, max_positions))
+                patches = _vertical_patches(module, x, max_positions)
+                if patches is not None:
+                    vertical[name].add(patches)
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(hook_for(name))
+        for name in layer_names
+        for module in _find(generator, name)
+    ]
+    try:
+        with evaluating(generator):
+            for batch in latents.split(batch_size):
+                generator(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    statistics = {}
+    for name in layer_names:
+        mean = channel[name].mean(shrink=shrink)
+        if mean is None:
+            raise PlanError(f"{name}: the generator never calls this layer")
+        if not mean.isfinite().all():
+            raise NonFiniteError(f"{name}: an input of this layer is NaN or infinite")
+        statistics[name] = LayerStatistics(mean, vertical[name].mean(shrink=shrink), len(latents))
+    return statistics
+
+
+def output_covariances(
+    generator: nn.Module,
+    latents: Tensor,
+    layer_names: Sequence[str],
+    *,
+    n_probes: int = 4,
+    seed: int = 0,
+    batch_size: int = 16,
+    max_positions: int = MAX_POSITIONS,
+) -> dict[str, Tensor]:
+    """What each output of the named layers is worth to the image: `E[g g^T]`, `(c_out, c_out)`.
+
+    `J` being the derivative of the image with respect to a layer's output, `g = J^T v` is the
+    gradient of the image seen through a random direction `v` with entries `+1` and `-1`. Over these
+    directions `E[g g^T] = J^T J` (Hutchinson), so that a small change `d` of the output changes the
+    image by about `d^T E[g g^T] d`, summed over the positions. Averaged over `n_probes` directions
+    for each image, over images and over a grid of positions; in float64.
+
+    Image `i` draws its directions from `seed` and `i`, so the result does not depend on the batch
+    size beyond rounding, and more latents continue the same sequence. No parameter needs, or gets,
+    a gradient. A layer that the image does not depend on gets zeros, which weigh all outputs alike.
+
+    Raises:
+        PlanError: the generator has no layer of that name, it is of another type or never called.
+        InvalidValueError: `n_probes` is below 1, or the generator does not return one tensor.
+        NonFiniteError: a gradient is NaN or infinite.
+    """
+    if n_probes < 1:
+        raise InvalidValueError(f"n_probes is 1 or more; got {n_probes}")
+    moments = {name: _SecondMoment() for name in layer_names}
+    captured: list[tuple[str, nn.Module, Tensor]] = []
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            tracked = output if output.requires_grad else output.requires_grad_()
+            captured.append((name, module, tracked))
+            return tracked.clone()  # the next layer may work in place
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(hook_for(name))
+        for name in layer_names
+        for module in _find(generator, name)
+    ]
+    start = 0
+    try:
+        with evaluating(generator), torch.enable_grad():
+            for batch in latents.detach().split(batch_size):
+                captured.clear()
+                images = generator(batch)
+                if not isinstance(images, Tensor):
+                    raise InvalidValueError(
+                        "the worth of an output is measured on one tensor of images; the generator "
+                        f"returns a {type(images).__name__}"
+                    )
+                called = {name for name, _, _ in captured}
+                if missing := [name for name in layer_names if name not in called]:
+                    raise PlanError(f"{missing[0]}: the generator never calls this layer")
+                directions = _directions(images, n_probes, seed, start)
+                start += len(batch)
+                if not images.requires_grad:  # nothing that was captured reaches the image
+                    images = images + sum(0 * output.sum() for _, _, output in captured)
+                for i, direction in enumerate(directions):
+                    gradients = torch.autograd.grad(
+                        images,
+                        [output for _, _, output in captured],
+                        direction,
+                        retain_graph=i + 1 < n_probes,
+                        materialize_grads=True,
+                    )
+                    for (name, module, _), gradient in zip(captured, gradients, strict=True):
+                        moments[name].add(_grid_rows(module, gradient, max_positions))
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = {}
+    for name in layer_names:
+        mean = moments[name].mean()
+        if mean is None:
+            raise PlanError(f"{name}: no latents were given to measure it on")
+        if not mean.isfinite().all():
+            raise NonFiniteError(
+                f"{name}: a gradient of the image at this layer is NaN or infinite"
+            )
+        found[name] = mean
+    return found
+
+
+def with_outputs(
+    statistics: Mapping[str, LayerStatistics], covariances: Mapping[str, Tensor]
+) -> dict[str, LayerStatistics]:
+    """The same statistics with the result of `output_covariances` beside them."""
+    return {
+        name: replace(known, output=covariances.get(name, known.output))
+        for name, known in statistics.items()
+    }
+
+
+def _directions(images: Tensor, n_probes: int, seed: int, start: int) -> Tensor:
+    """Entries +1 and -1 like the images, `(n_probes, n, ...)`; image `i` is number `start + i`."""
+    shape = (n_probes, *images.shape[1:])
+    signs = [
+        np.random.default_rng([seed, start + i]).integers(0, 2, size=shape, dtype=np.int8)
+        for i in range(len(images))
+    ]
+    return torch.from_numpy(np.stack(signs, axis=1)).to(images) * 2 - 1
+
+
+class _SecondMoment:
+    """A running `sum x x^T` and how many `x` went into it."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, rows: Tensor) -> None:
+        rows = rows.double()  # (m, d)
+        product = rows.T @ rows
+        self.total = product if self.total is None else self.total + product
+        self.count += len(rows)
+
+    def mean(self, *, shrink: bool = False) -> Tensor | None:
+        if self.total is None:
+            return None
+        mean = self.total / self.count
+        return shrunk(mean, self.count) if shrink else mean
+
+
+def shrunk(covariance: Tensor, n: int) -> Tensor:
+    """A sample covariance `(d, d)` of `n` vectors, drawn towards a multiple of the identity.
+
+    The eigenvalues of a sample scatter more than those of what it was drawn from. With few vectors
+    for each dimension that scatter is most of what there is: of 128 normal vectors of length 40,
+    whose covariance is the identity, some directions seem to weigh five times as much as others.
+    The share that is replaced is that of the oracle approximating shrinkage, which tends to 0 as
+    `n` grows (Chen, Wiesel, Eldar and Hero, "Shrinkage algorithms for MMSE covariance estimation",
+    IEEE Transactions on Signal Processing, 2010).
+    """
+    d = len(covariance)
+    trace = covariance.trace()
+    squared = covariance.square().sum()  # tr S^2
+    scatter = squared - trace**2 / d
+    if d == 1 or not scatter > 0:
+        return covariance
+    share = ((1 - 2 / d) * squared + trace**2) / ((n + 1 - 2 / d) * scatter)
+    share = share.clamp(max=1.0)
+    identity = torch.eye(d, dtype=covariance.dtype, device=covariance.device)
+    return (1 - share) * covariance + share * trace / d * identity
+
+
+def _find(generator: nn.Module, name: str) -> list[nn.Module]:
+    """The named layer and those that share its weight."""
+    try:
+        module = generator.get_submodule(name)
+    except AttributeError as error:
+        raise PlanError(f"the generator has no layer {name!r}: {error}") from error
+    if not isinstance(module, Layer):
+        raise PlanError(f"{name}: a {type(module).__name__} has no input covariance to measure")
+    return [generator.get_submodule(other) for other in weight_sharers(generator, name)]
+
+
+def _pixels(module: nn.Module, x: Tensor, max_positions: int) -> Tensor:
+    """Input channels at a grid of positions, `(m, c_in)`."""
+    if isinstance(module, Conv) and set(module.kernel_size) == {1}:
+        # What lies between is never read.
+        read: tuple[Any, ...] = (..., *(slice(None, None, step) for step in module.stride))
+        x = x[read]
+    return _grid_rows(module, x, max_positions)
+
+
+def _grid_rows(module: nn.Module, x: Tensor, max_positions: int) -> Tensor:
+    """Channels of a layer's input or output at a grid of positions, `(m, c)`."""
+    if isinstance(module, nn.Linear):
+        return x.reshape(-1, x.shape[-1])
+    if x.ndim == 3:
+        x = x.unsqueeze(-1)  # a line is a map of width one
+    step = odd_step(x.shape[-2], x.shape[-1], max_positions)
+    return x[..., ::step, ::step].movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def _vertical_patches(module: nn.Module, x: Tensor, max_positions: int) -> Tensor | None:
+    """What a `k_h x 1` kernel sees at a grid of its output positions, `(m, c_in k_h)`.
+
+    None where there is nothing to see beyond single pixels, or where the kernel has three axes.
+    """
+    if isinstance(module, nn.Linear | nn.Conv3d | nn.ConvTranspose3d):
+        return None
+    conv = cast(nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d, module)
+    k_h, dilation, stride = conv.kernel_size[0], conv.dilation[0], conv.stride[0]
+    if k_h == 1:
+        return None
+    if x.ndim == 3:
+        x = x.unsqueeze(-1)
+    reach = dilation * (k_h - 1)
+    transposed = isinstance(conv, nn.ConvTranspose1d | nn.ConvTranspose2d)
+    if transposed:
+        # It is a convolution by the flipped kernel of the rows pulled apart by the stride.
+        apart = x.new_zeros(*x.shape[:2], (x.shape[2] - 1) * stride + 1, x.shape[3])
+        apart[:, :, ::stride] = x
+        top = reach - int(conv.padding[0])
+        x = F.pad(apart, (0, 0, top, top + int(cast(Any, conv).output_padding[0])))
+        stride = 1
+    else:
+        if conv.padding == "same":
+            top, bottom = reach // 2, reach - reach // 2
+        else:
+            top = bottom = 0 if conv.padding == "valid" else int(conv.padding[0])
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        x = F.pad(x, (0, 0, top, bottom), mode=mode)
+    height = (x.shape[-2] - reach - 1) // stride + 1
+    step = odd_step(height, x.shape[-1], max_positions)
+    patches = F.unfold(x, (k_h, 1), dilation=(dilation, 1), stride=(stride * step, step))
+    if transposed:
+        patches = patches.unflatten(1, (-1, k_h)).flip(2).flatten(1, 2)
+    return patches.transpose(1, 2).flatten(0, 1)  # (n, c_in k_h, m) -> (n m, c_in k_h)
+
+
+def odd_step(height: int, width: int, max_positions: int) -> int:
+    """The smallest odd step that leaves at most `max_positions` of a map, at least one."""
+    step = 1
+    while -(-height // step) * -(-width // step) > max_positions and step < max(height, width):
+        step += 2
+    return step

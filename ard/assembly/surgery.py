@@ -1,0 +1,341 @@
+"""Layers replaced by their factors: a new generator, the old one left alone.
+
+The factors of a layer are an `nn.Sequential` of plain convolutions or linear maps, in the order in
+which they are applied, with the bias on the last. Nothing in a compressed generator is of a class
+of ours, so it exports, trains and loads like any other net.
+
+Every kind of layer goes the same way. Its weight is read as one kernel `(c_out, c_in, k_h, k_w)`
+for each group; a method gives the kernels of the factors; these become layers of the kind of the
+old one, each with that part of its stride, padding and dilation that belongs to the axes along
+which the factor moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from ard.assembly.statistics import LayerStatistics
+from ard.errors import NonFiniteError, PlanError, RankError
+from ard.factorization.cp import cp
+from ard.factorization.svd import spatial_svd, svd
+from ard.factorization.tucker import tucker2
+from ard.layers import Conv, Layer, Transposed, describe_layer, row_axes
+from ard.plan import Factorization, Method, RankPlan
+from nas_gan.networks.structure import apply_structure as apply_structure
+from nas_gan.networks.structure import layer_spec, replace_modules, weight_sharers
+
+
+def factorize_layer(
+    module: nn.Module, choice: Factorization, statistics: LayerStatistics | None = None
+) -> nn.Sequential:
+    """The factors of one layer; at the method's largest rank they compute what the layer does.
+
+    Computed in float64, returned in the type and on the device of the layer's weight. With
+    `statistics` of the layer's inputs the error of its outputs is made small, with statistics of
+    its outputs as well that of the image, else that of its weight. Groups stay: each is factorized
+    for itself, at its share of the rank. The same layer gives the same factors: nothing here draws
+    a random number.
+
+    Raises:
+        RankError: the method or its rank does not fit the layer, or the method broke down.
+        NonFiniteError: the weight or the bias is NaN or infinite.
+    """
+    if not isinstance(module, Layer):
+        raise RankError(f"{choice} does not fit a {type(module).__name__}, which has no factors")
+    return assemble(module, choice.method, _factorize(module, choice, statistics))
+
+
+def assemble(module: Layer, method: Method, factors: Sequence[Sequence[Tensor]]) -> nn.Sequential:
+    """Layers that do together what `module` does, from the kernels of its factors.
+
+    `factors` holds for each group of `module` the kernels `(out, in, k_h, k_w)` of one factor after
+    the other: two for `svd` and `spatial_svd`, three for `tucker2`, four for `cp`, whose two in the
+    middle are depthwise `(r, 1, k_h, 1)` and `(r, 1, 1, k_w)`.
+    """
+    axes = _AXES["transposed svd" if method == "svd" and isinstance(module, Transposed) else method]
+    layers = [
+        _layer(
+            module,
+            [of_group[i] for of_group in factors],
+            along,
+            depthwise=method == "cp" and along != "none",
+            last=i == len(axes) - 1,
+        )
+        for i, along in enumerate(axes)
+    ]
+    return nn.Sequential(*layers).train(module.training)
+
+
+def apply_plan(
+    generator: nn.Module,
+    plan: RankPlan,
+    statistics: Mapping[str, LayerStatistics] | None = None,
+) -> nn.Module:
+    """A new generator whose layers named in the plan are replaced by their factors.
+
+    `statistics` may hold statistics for some of the layers. A layer that is called several times
+    is replaced once; layers that share a weight are replaced together when the plan names one of
+    them, and share its factors. The old generator is not changed and shares no weight with the new
+    one.
+
+    Raises:
+        PlanError: a layer is not in the generator, the plan was made for one of another shape, a
+            choice does not fit it, or two layers that share a weight have different choices.
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    factors: dict[str, nn.Module] = {}
+    decided: dict[int, str] = {}  # layers that have their factors, and whose choice they follow
+    for name, choice in plan.items():
+        module = _find(generator, name)
+        if (first := decided.get(id(module))) is not None:
+            if choice != plan[first]:
+                raise PlanError(
+                    f"{name}: {choice} is asked for, and {plan[first]} for {first}, which has the "
+                    "same weight; leave one of them out or give both the same choice"
+                )
+            continue
+        if not isinstance(module, Layer):
+            raise PlanError(
+                f"{name}: {choice} does not fit a {type(module).__name__}, which has no factors"
+            )
+        shape, made_for = tuple(module.weight.shape), dict(plan.shapes).get(name)
+        if made_for not in (None, shape):
+            raise PlanError(
+                f"{name}: the plan was made for a weight of shape {made_for}, and this generator's "
+                f"is {shape}; use the plan with the net that it was made for"
+            )
+        try:
+            kernels = _factorize(module, choice, (statistics or {}).get(name))
+        except RankError as error:
+            raise PlanError(f"{name}: {error}") from error
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{name}: {error}") from error
+        sharers = {
+            other: generator.get_submodule(other) for other in weight_sharers(generator, name)
+        }
+        for other, sharer in {name: module, **sharers}.items():
+            factors[other] = assemble(cast(Layer, sharer), choice.method, kernels)
+            decided[id(sharer)] = name
+    return replace_modules(generator, factors)
+
+
+def describe_structure(generator: nn.Module, plan: RankPlan) -> dict[str, list[dict[str, Any]]]:
+    """The factors of each layer of the plan as plain values; `apply_structure` builds them again.
+
+    Layers that share their factors with one of the plan's are described as well.
+
+    Raises:
+        PlanError: a layer of the plan is missing or dense in this generator.
+    """
+    structure = {}
+    for name in plan:
+        factors = _find(generator, name)
+        if not isinstance(factors, nn.Sequential):
+            raise PlanError(
+                f"{name}: expected the factors of {plan[name]}; found {type(factors).__name__}. "
+                "Pass the generator that apply_plan returned"
+            )
+        structure[name] = [layer_spec(factor) for factor in factors]
+        for other in weight_sharers(generator, f"{name}.0"):
+            parent = other.rpartition(".")[0]
+            if (sharer := generator.get_submodule(parent)) is not factors:
+                structure[parent] = [layer_spec(factor) for factor in cast(nn.Sequential, sharer)]
+    return structure
+
+
+def _find(generator: nn.Module, name: str) -> nn.Module:
+    try:
+        return generator.get_submodule(name)
+    except AttributeError as error:
+        names = [n for n, m in generator.named_modules() if isinstance(m, Layer)]
+        raise PlanError(
+            f"the plan names {name!r}, which the generator does not have; "
+            f"its layers are {', '.join(names) or 'none'}"
+        ) from error
+
+
+# -- a layer as one kernel for each group, and the factors of those
+
+
+Kernels = list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Covariances:
+    """What is known about one group: `(c_in, c_in)`, `(c_in k_h, c_in k_h)`, `(c_out, c_out)`."""
+
+    channel: Tensor | None = None
+    vertical: Tensor | None = None
+    output: Tensor | None = None
+
+
+def _factorize(
+    module: Layer, choice: Factorization, statistics: LayerStatistics | None
+) -> list[Kernels]:
+    """For each group of the layer the kernels of its factors, in the order of `assemble`."""
+    describe_layer("", module).check(choice)
+    if not all(parameter.isfinite().all() for parameter in module.parameters()):
+        raise NonFiniteError("a weight is NaN or infinite and cannot be factorized")
+    kernels = _kernels(module)
+    rank = tuple(r // len(kernels) for r in choice.rank)
+    return [
+        _factor_kernels(kernel, choice.method, rank, known)
+        for kernel, known in zip(
+            kernels, _of_groups(statistics, len(kernels), kernels[0].shape[2]), strict=True
+        )
+    ]
+
+
+def _kernels(module: Layer) -> Kernels:
+    """The weight of each group as `(c_out, c_in, k_h, k_w)`."""
+    weight = module.weight.detach()
+    if isinstance(module, nn.Linear):
+        return [weight[:, :, None, None]]
+    rows = row_axes(weight.ndim - 2)
+    kernel = weight.flatten(2, 1 + rows)  # (first, second, k_h, ...)
+    kernel = kernel.unsqueeze(3) if kernel.ndim == 3 else kernel
+    parts = kernel.chunk(module.groups)
+    return [part.transpose(0, 1) for part in parts] if isinstance(module, Transposed) else [*parts]
+
+
+def _of_groups(statistics: LayerStatistics | None, groups: int, k_h: int) -> list[_Covariances]:
+    """The blocks of each group on the diagonals of a layer's covariances."""
+    if statistics is None:
+        return [_Covariances()] * groups
+    channel, vertical, output = statistics.channel, statistics.vertical, statistics.output
+
+    def blocks(covariance: Tensor | None) -> list[Tensor | None]:
+        if covariance is None:
+            return [None] * groups
+        size = len(covariance) // groups
+        return [covariance[i : i + size, i : i + size] for i in range(0, len(covariance), size)]
+
+    if vertical is None:
+        # Without patches, the rows of a kernel are taken to see pixels that have nothing in common.
+        vertical = torch.kron(channel, torch.eye(k_h).to(channel))
+    return [
+        _Covariances(*known)
+        for known in zip(blocks(channel), blocks(vertical), blocks(output), strict=True)
+    ]
+
+
+def _factor_kernels(
+    kernel: Tensor, method: Method, rank: tuple[int, ...], known: _Covariances
+) -> Kernels:
+    """One group's kernel as the kernels of its factors, float64."""
+    if method == "svd":
+        left, right = svd(kernel.flatten(1), rank[0], known.channel, known.output)
+        return [right[:, :, None, None], left[:, :, None, None]]
+    if method == "spatial_svd":
+        horizontal, vertical = spatial_svd(kernel, rank[0], known.vertical, known.output)
+        return [vertical, horizontal]
+    if method == "tucker2":
+        core, out_factor, in_factor = tucker2(
+            kernel, (rank[0], rank[1]), known.channel, output_covariance=known.output
+        )
+        return [in_factor.T[:, :, None, None], core, out_factor[:, :, None, None]]
+    return cp_kernels(
+        cp(kernel, rank[0], known.channel, output_covariance=known.output),
+    )
+
+
+def cp_kernels(factors: Sequence[Tensor]) -> Kernels:
+    """The four kernels, as `assemble` takes them, of CP factors in the order of `cp`."""
+    a, b, u, v = factors
+    return [
+        b.T[:, :, None, None],
+        u.T[:, None, :, None],
+        v.T[:, None, None, :],
+        a[:, :, None, None],
+    ]
+
+
+# -- factors as layers
+
+
+Along = Literal["none", "rows", "columns", "both"]
+# The axes along which each factor moves; it carries the layer's stride, padding and dilation there.
+# A factor that moves along none is pointwise. A transposed layer spreads its values last, so that
+# everything before works on the small map.
+_AXES: dict[str, tuple[Along, ...]] = {
+    "svd": ("both", "none"),
+    "transposed svd": ("none", "both"),
+    "spatial_svd": ("rows", "columns"),
+    "tucker2": ("none", "both", "none"),
+    "cp": ("none", "rows", "columns", "none"),
+}
+_CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, type[Transposed]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+
+
+def _layer(
+    source: Layer, kernels: Kernels, along: Along, *, depthwise: bool, last: bool
+) -> nn.Module:
+    """One factor of `source` as a layer, from its kernel `(out, in, k_h, k_w)` in each group."""
+    kernel = torch.cat(kernels)  # (groups out, in, k_h, k_w)
+    options: dict[str, Any] = {
+        "bias": last and source.bias is not None,
+        "device": source.weight.device,
+        "dtype": source.weight.dtype,
+    }
+    if isinstance(source, nn.Linear):
+        linear = skip_init(nn.Linear, kernel.shape[1], kernel.shape[0], **options)
+        return _fill(linear, kernel[:, :, 0, 0], source)
+    c_out, c_in = kernel.shape[:2]
+    groups = c_out if depthwise else len(kernels)
+    moves = [along == "both" or along == side for side in _sides(source)]
+    size = tuple(k if moved else 1 for k, moved in zip(source.kernel_size, moves, strict=True))
+    layer_type: type[nn.Module] = _CONVS[len(size)]
+    if along != "none":
+        options |= _geometry(source, moves)
+        if isinstance(source, Transposed):
+            layer_type = _TRANSPOSED[len(size)]
+            if not depthwise:  # torch stores the inputs of each group first
+                kernel = torch.cat([part.transpose(0, 1) for part in kernels])
+    layer = skip_init(layer_type, c_in * groups, c_out, size, groups=groups, **options)
+    return _fill(layer, kernel.reshape(*kernel.shape[:2], *size), source)
+
+
+def _sides(source: Conv | Transposed) -> list[Along]:
+    """Whether each axis of the layer belongs to the rows or the columns of its kernels."""
+    n_axes = len(source.kernel_size)
+    return ["rows" if axis < row_axes(n_axes) else "columns" for axis in range(n_axes)]
+
+
+def _geometry(source: Conv | Transposed, moves: Sequence[bool]) -> dict[str, Any]:
+    """Stride, padding and dilation of a convolution along some of its axes."""
+
+    def along(values: Sequence[int], neutral: int) -> tuple[int, ...]:
+        return tuple(v if moved else neutral for v, moved in zip(values, moves, strict=True))
+
+    padding = source.padding
+    geometry: dict[str, Any] = {
+        "stride": along(source.stride, 1),
+        # "same" and "valid" mean the right thing along each axis by themselves.
+        "padding": padding if isinstance(padding, str) else along(padding, 0),
+        "dilation": along(source.dilation, 1),
+        "padding_mode": source.padding_mode,
+    }
+    if isinstance(source, Transposed):
+        geometry["output_padding"] = along(source.output_padding, 0)
+    return geometry
+
+
+def _fill(layer: nn.Module, weight: Tensor, source: Layer) -> nn.Module:
+    """Copy a factor, and the bias of `source` if there is room for it, into an empty layer."""
+    values = {"weight": weight, "bias": source.bias}
+    for name, parameter in layer.named_parameters():
+        with torch.no_grad():
+            parameter.copy_(cast(Tensor, values[name]))
+        parameter.requires_grad_(getattr(source, name).requires_grad)
+    return layer

@@ -1,0 +1,1 @@
+"""How others choose ranks, to compare with."""

@@ -1,0 +1,386 @@
+"""Plans that others would choose: the published rule, uniform, energy, EVBMF, random, greedy.
+
+Each is a function from values to a `RankPlan` or to a list of them, so that every baseline goes
+through the same `sweep` as our own plans. A layer that a plan would not make smaller stays dense.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq, minimize_scalar
+from torch import Tensor
+
+from ard.costs.cost import LayerCost
+from ard.errors import BudgetError, NonFiniteError, PlanError
+from ard.factorization.ranks import rank_for_fraction
+from ard.layers import LayerProfile
+from ard.measuring.sensitivity import SensitivityTable
+from ard.plan import DENSE, Factorization, Method, RankPlan
+from ard.search.allocation import Option, monotone
+from ard.search.recorded import ScoredChoice
+
+# The factors by which the published tables weigh size against quality.
+PUBLISHED_PENALTIES = (1.0, 1 / 5, 1 / 10, 1 / 15, 1 / 20)
+Matrix = NDArray[np.float64]
+
+
+# -- the published rule
+
+
+def penalty_rule(
+    rows: Sequence[ScoredChoice], penalty: float, fid_dense: float
+) -> dict[str, ScoredChoice | None]:
+    """For each layer the row of least `(1 + penalty (1 - CR / 100)) FID`, or `None` for dense.
+
+    The rule of the published adaptive rank decomposition: each layer for itself, no budget, and no
+    look at the joint plan. A large penalty favours small layers, a small one the best score. As
+    published, FID and CR (the reduction in percent) are rounded to two decimals, CR is at least 0,
+    ranks compete in ascending order, the first minimum wins, and dense comes last.
+
+    Raises:
+        BudgetError: the penalty is negative or not finite.
+    """
+    if not (math.isfinite(penalty) and penalty >= 0):
+        raise BudgetError(f"the penalty must be 0 or more; got {penalty}")
+    chosen: dict[str, ScoredChoice | None] = {}
+    for layer in dict.fromkeys(row.layer for row in rows):
+        of_layer = sorted((r for r in rows if r.layer == layer), key=lambda r: r.order)
+        costs = [
+            (1 + penalty * (1 - max(round(r.reduction_pct, 2), 0) / 100)) * round(r.fid, 2)
+            for r in of_layer
+        ]
+        best = min(range(len(costs)), key=costs.__getitem__)
+        dense = (1 + penalty) * round(fid_dense, 2)
+        chosen[layer] = of_layer[best] if costs[best] <= dense else None
+    return chosen
+
+
+def reduction_pct(layer: LayerProfile, choice: Factorization) -> float:
+    """By how many percent `choice` makes the layer smaller, counted with bias, to two decimals."""
+    return round(100 * (1 - layer.params(choice) / layer.params()), 2)
+
+
+def penalty_plans(
+    table: SensitivityTable,
+    layers: Sequence[LayerProfile],
+    penalties: Sequence[float] = PUBLISHED_PENALTIES,
+) -> list[RankPlan]:
+    """What the published rule makes of a measured table, one plan for each penalty."""
+    profiles = {layer.name: layer for layer in layers}
+    rows = [
+        ScoredChoice(
+            row.layer,
+            row.choice,
+            row.evaluation.fid,
+            reduction_pct(profiles[row.layer], row.choice),
+        )
+        for row in table.rows
+    ]
+    return [
+        RankPlan(
+            {
+                name: row.choice
+                for name, row in penalty_rule(rows, penalty, table.dense.fid).items()
+                if row is not None and isinstance(row.choice, Factorization)
+            }
+        )
+        for penalty in penalties
+    ]
+
+
+# -- rules that look at shapes alone
+
+
+def uniform_rank(layers: Sequence[LayerProfile], rank: int, method: Method) -> RankPlan:
+    """The same rank everywhere, at most the largest that a layer has.
+
+    A layer that `method` does not fit (a matrix, a 1 x 1 convolution) takes the one that does.
+
+    Raises:
+        PlanError: the rank is below 1.
+    """
+    if rank < 1:
+        raise PlanError(f"a rank is 1 or more; got {rank}")
+    choices = {}
+    for layer in layers:
+        if (fitting := _fitting(layer, method)) is not None:
+            ranks = tuple(min(rank, largest) for largest in layer.max_rank(fitting))
+            choices[layer.name] = Factorization(fitting, ranks)
+    return _only_smaller(layers, choices)
+
+
+def uniform_ratio(layers: Sequence[LayerProfile], fraction: float, method: Method) -> RankPlan:
+    """Every layer keeps about the same fraction of its weights.
+
+    Raises:
+        PlanError: the fraction is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise PlanError(f"a fraction lies between 0 and 1; got {fraction}")
+    choices = {}
+    for layer in layers:
+        if (fitting := _fitting(layer, method)) is not None:
+            ranks = rank_for_fraction(fitting, layer.shape, fraction)
+            choices[layer.name] = Factorization(fitting, ranks)
+    return _only_smaller(layers, choices)
+
+
+def random_plans(
+    layers: Sequence[LayerProfile],
+    choices: Mapping[str, Sequence[Factorization]],
+    n: int,
+    rng: torch.Generator,
+) -> list[RankPlan]:
+    """`n` different plans; every layer draws evenly among dense and its `choices`.
+
+    Raises:
+        PlanError: there are not that many different plans besides the dense one.
+    """
+    options = {layer.name: tuple(dict.fromkeys(choices.get(layer.name, ()))) for layer in layers}
+    possible = math.prod(len(of_layer) + 1 for of_layer in options.values()) - 1
+    if n > possible:
+        raise PlanError(f"asked for {n} different plans; the choices make only {possible}")
+    drawn: dict[RankPlan, None] = {}
+    while len(drawn) < n:
+        picks = {
+            name: int(torch.randint(len(of_layer) + 1, (), generator=rng))
+            for name, of_layer in options.items()
+        }
+        plan = RankPlan({name: options[name][i - 1] for name, i in picks.items() if i > 0})
+        if plan != DENSE:
+            drawn[plan] = None
+    return list(drawn)
+
+
+# -- rules that look at weights
+
+
+def energy_threshold(
+    layers: Sequence[LayerProfile], weights: Mapping[str, Tensor], energy: float, method: Method
+) -> RankPlan:
+    """The smallest ranks whose singular values hold that share of the squared sum.
+
+    `weights` are as torch stores them, by layer name. Tucker-2 takes the unfoldings along the
+    output and the input channels, spatial SVD its own matrix.
+
+    Raises:
+        PlanError: the energy is not in (0, 1], or the method is `cp`, whose rank no unfolding has.
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    if not 0 < energy <= 1:
+        raise PlanError(f"an energy is a share in (0, 1]; got {energy}")
+    choices = {}
+    for layer in layers:
+        if (fitting := _fitting(layer, method)) is not None:
+            matrices = _unfoldings(layer, weights[layer.name], fitting)
+            choices[layer.name] = Factorization(
+                fitting, tuple(energy_rank(matrix, energy) for matrix in matrices)
+            )
+    return _only_smaller(layers, choices)
+
+
+def energy_rank(matrix: Matrix, energy: float) -> int:
+    """The smallest rank that holds the share `energy` of the squared singular values, 1 or more.
+
+    >>> energy_rank(np.diag([3.0, 4.0]), 16 / 25)
+    1
+    """
+    held = np.cumsum(np.linalg.svd(matrix, compute_uv=False) ** 2)
+    # A share that is met exactly must not miss by a rounding error.
+    return int(np.searchsorted(held, (energy - 1e-12) * held[-1])) + 1 if held[-1] > 0 else 1
+
+
+def evbmf(
+    layers: Sequence[LayerProfile],
+    weights: Mapping[str, Tensor],
+    method: Method,
+    weakening: float = 1.0,
+) -> RankPlan:
+    """Ranks by `evbmf_rank`, on the matrices that `energy_threshold` looks at.
+
+    `weakening` below 1 keeps more than that: `r + (1 - weakening) (largest - r)`, as in MUSCO
+    (Gusak et al., 2019).
+
+    Raises:
+        PlanError: the weakening is not in (0, 1], or the method is `cp`.
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    if not 0 < weakening <= 1:
+        raise PlanError(f"a weakening factor lies in (0, 1]; got {weakening}")
+    choices = {}
+    for layer in layers:
+        if (fitting := _fitting(layer, method)) is not None:
+            ranks = []
+            for matrix in _unfoldings(layer, weights[layer.name], fitting):
+                rank = max(1, evbmf_rank(matrix))
+                ranks.append(round(rank + (1 - weakening) * (min(matrix.shape) - rank)))
+            choices[layer.name] = Factorization(fitting, tuple(ranks))
+    return _only_smaller(layers, choices)
+
+
+def evbmf_rank(matrix: Matrix, noise_variance: float | None = None) -> int:
+    """The rank of a noisy matrix by empirical variational Bayes matrix factorization.
+
+    The global solution in closed form: a singular value survives if it exceeds
+    `sigma sqrt(M (1 + tau) (1 + alpha / tau))`. Without a noise variance `sigma^2`, the one of
+    least free energy is found. May be 0, for noise alone.
+
+    References: Nakajima, Sugiyama, Babacan and Tomioka, "Global analytic solution of fully-observed
+    variational Bayesian matrix factorization", JMLR 14 (2013), theorem 2 and section 5.
+
+    Raises:
+        PlanError: a given noise variance is not positive.
+    """
+    if noise_variance is not None and not noise_variance > 0:
+        raise PlanError(f"a noise variance is positive; got {noise_variance}")
+    n_rows, n_columns = sorted(matrix.shape)  # L <= M
+    alpha = n_rows / n_columns
+    values = np.linalg.svd(matrix, compute_uv=False) ** 2 / n_columns  # (L,), gamma^2 / M
+    if values[0] <= 0:
+        return 0
+    tau = _smallest_tau(alpha)
+    threshold = (1 + tau) * (1 + alpha / tau)
+    if noise_variance is None:
+        noise_variance = _noise_variance(values, alpha, threshold)
+    # A singular value that is a rounding error of the largest is none.
+    rounding = max(matrix.shape) * float(np.finfo(np.float64).eps)
+    return int(np.sum((values > threshold * noise_variance) & (values > rounding**2 * values[0])))
+
+
+def _smallest_tau(alpha: float) -> float:
+    """Where `Phi(tau) + Phi(tau / alpha)` is zero, `Phi(z) = log(1 + z) / z - 1/2`."""
+
+    def phi(z: float) -> float:
+        return math.log1p(z) / z - 0.5
+
+    return float(brentq(lambda tau: phi(tau) + phi(tau / alpha), 1e-9, 10.0, xtol=1e-12))
+
+
+def _noise_variance(values: Matrix, alpha: float, threshold: float) -> float:
+    """The noise variance of least free energy, for `values = gamma^2 / M` in descending order."""
+    n_rows = len(values)
+    most = min(math.ceil(n_rows / (1 + alpha)) - 1, n_rows)  # a rank above this cannot be optimal
+    upper = values.mean()
+    lower = max(values[most] / threshold, values[most:].mean()) if most < n_rows else 0.0
+    lower = min(max(lower, 1e-14 * upper), upper)
+
+    def free_energy(log_variance: float) -> float:
+        x = values / math.exp(log_variance)
+        energy = float(np.sum(x - np.log(x + 1e-300)))
+        kept = x[x > threshold]
+        b = kept - (1 + alpha)
+        tau = (b + np.sqrt(b**2 - 4 * alpha)) / 2
+        return energy + float(np.sum(np.log1p(tau) + alpha * np.log1p(tau / alpha) - tau))
+
+    # The free energy has a dip for each rank, so the bounded search starts around the lowest point
+    # of a grid.
+    grid: list[float] = np.linspace(math.log(lower), math.log(upper), 256).tolist()
+    best = min(range(len(grid)), key=lambda i: free_energy(grid[i]))
+    bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    if bounds[0] == bounds[1]:
+        return float(upper)
+    found = minimize_scalar(free_energy, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return math.exp(found.x if found.fun < free_energy(grid[best]) else grid[best])
+
+
+# -- a rule that looks at single-layer scores
+
+
+def greedy(
+    table: SensitivityTable, layers: Sequence[LayerProfile], cost: LayerCost, target: float
+) -> RankPlan:
+    """The plan of least common damage with which `layers` together cost at most `target`.
+
+    Every layer takes its cheapest row whose rise in FID, made monotone in cost, is within one
+    threshold common to all layers, and that threshold is found by bisection: in the end all layers
+    are equally bad, whatever they save. This is the greedy compression-ratio selection of AIMET.
+
+    Raises:
+        BudgetError: not even the cheapest rows reach the target.
+    """
+    curves = [_options(layer, table, cost) for layer in layers]
+
+    def within(threshold: float) -> list[Option]:
+        """Of each layer the cheapest option, and of those the least harmful one."""
+        return [
+            min((o for o in curve if o.damage <= threshold), key=lambda o: (o.cost, o.damage))
+            for curve in curves
+        ]
+
+    def saved(threshold: float) -> float:
+        return -sum(option.cost for option in within(threshold))
+
+    thresholds = sorted({option.damage for curve in curves for option in curve})
+    found = bisect_left(thresholds, -target, key=saved)  # a larger threshold never costs more
+    if found == len(thresholds):
+        least = sum(min(option.cost for option in curve) for curve in curves)
+        raise BudgetError(
+            f"a cost of {target:g} cannot be reached; the cheapest rows together cost {least:g}"
+        )
+    chosen = within(thresholds[found])
+    return RankPlan(
+        {
+            layer.name: option.choice
+            for layer, option in zip(layers, chosen, strict=True)
+            if option.choice is not None
+        }
+    )
+
+
+def _options(layer: LayerProfile, table: SensitivityTable, cost: LayerCost) -> list[Option]:
+    """Dense and every row of the layer, rises in FID made monotone in cost and not negative."""
+    rows = sorted(table.of_layer(layer.name), key=lambda row: -cost(layer, row.choice))
+    damages = monotone([row.evaluation.delta_fid for row in rows])
+    return [
+        Option(None, cost(layer, None), 0.0),
+        *(
+            Option(row.choice, cost(layer, row.choice), max(damage, 0.0))
+            for row, damage in zip(rows, damages, strict=True)
+        ),
+    ]
+
+
+# -- shared
+
+
+def _fitting(layer: LayerProfile, method: Method) -> Method | None:
+    """`method` where it fits, else the layer's first one; None for a grouped or depthwise layer."""
+    if layer.groups > 1:  # the published rules know one matrix a layer
+        return None
+    methods = layer.methods()
+    return method if method in methods else next(iter(methods), None)
+
+
+def _only_smaller(layers: Sequence[LayerProfile], choices: dict[str, Factorization]) -> RankPlan:
+    sizes = {layer.name: layer for layer in layers}
+    return RankPlan(
+        {
+            name: choice
+            for name, choice in choices.items()
+            if sizes[name].params(choice) < sizes[name].params()
+        }
+    )
+
+
+def _unfoldings(layer: LayerProfile, weight: Tensor, method: Method) -> list[Matrix]:
+    """The matrices whose ranks are the ranks of `method`, float64."""
+    array = weight.detach().cpu().double().numpy()
+    if not np.isfinite(array).all():
+        raise NonFiniteError(f"{layer.name}: the weight holds NaN or infinite values")
+    if layer.transposed:
+        array = array.swapaxes(0, 1)
+    kernel = array.reshape(layer.shape)
+    c_out, c_in, k_h, k_w = kernel.shape
+    if method == "tucker2":
+        return [kernel.reshape(c_out, -1), kernel.swapaxes(0, 1).reshape(c_in, -1)]
+    if method == "svd":
+        return [kernel.reshape(c_out, -1)]
+    if method == "spatial_svd":
+        return [kernel.transpose(0, 3, 1, 2).reshape(c_out * k_w, c_in * k_h)]
+    raise PlanError(f"{layer.name}: no unfolding of a kernel has the rank of {method}")

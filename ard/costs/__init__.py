@@ -1,0 +1,1 @@
+"""What a plan costs: parameters, multiply-adds, or milliseconds measured per layer."""

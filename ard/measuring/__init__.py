@@ -1,0 +1,1 @@
+"""Measurements: what is measured, where it runs, and the record it is replayed from."""

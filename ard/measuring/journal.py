@@ -1,0 +1,147 @@
+"""The append-only record of measurements. The state of a search is whatever it replays to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ard.errors import JournalError
+from ard.measuring.evaluate import Evaluation
+from ard.plan import RankPlan
+
+if TYPE_CHECKING:
+    from ard.measuring.sensitivity import Measurement
+
+# What is measured with one layer replaced and nothing trained.
+SINGLE_STAGES = ("proxy", "single")
+
+
+class Journal(Protocol):
+    """Remembers measurements in the order in which they were made."""
+
+    def append(self, measurement: Measurement) -> None: ...
+
+    def measurements(self) -> Iterator[Measurement]: ...
+
+
+class MemoryJournal:
+    """Forgets everything when the process ends."""
+
+    def __init__(self) -> None:
+        self._lines: list[Measurement] = []
+
+    def append(self, measurement: Measurement) -> None:
+        self._lines.append(measurement)
+
+    def measurements(self) -> Iterator[Measurement]:
+        return iter(tuple(self._lines))
+
+
+class FileJournal:
+    """JSON lines in a file; the first line is the fingerprint of checkpoint and settings.
+
+    A sweep of single layers depends on fewer settings than a search. What it wrote can be gone on
+    with by a search that agrees on those; the fuller fingerprint is then appended. The other way
+    round the shared settings must agree too.
+
+    A line is flushed and synced before `append` returns. A last line that a crash cut short is
+    dropped when the file is opened again.
+
+    Raises:
+        JournalError: the file was begun with another fingerprint, or is damaged in the middle.
+    """
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
+        self.path = path
+        wanted = json.loads(json.dumps(fingerprint))
+        if not path.exists() or not (lines := _complete_lines(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+            self._lines: list[Measurement] = []
+            self._write({"fingerprint": wanted})
+            return
+        records = [_parse(path, n, line) for n, line in enumerate(lines, start=1)]
+        prints = [r["fingerprint"] for r in records if isinstance(r.get("fingerprint"), dict)]
+        self._lines = [
+            _measurement(path, n, record)
+            for n, record in enumerate(records, start=1)
+            if n > 1 and "fingerprint" not in record
+        ]
+        found = prints[-1] if prints and "fingerprint" in records[0] else None
+        if found is None or not _agree(found, wanted, self._lines):
+            raise JournalError(_difference(path.parent, found, wanted))
+        # Cut off what is not a whole line, so that the next append starts on a fresh one.
+        with path.open("rb+") as file:
+            file.truncate(sum(len(line) + 1 for line in lines))
+        if set(wanted) - set(found):
+            self._write({"fingerprint": wanted})
+
+    def append(self, measurement: Measurement) -> None:
+        """Record one measurement durably."""
+        self._write(
+            {
+                "stage": measurement.stage,
+                "plan": {name: str(choice) for name, choice in measurement.plan.items()},
+                "evaluation": asdict(measurement.evaluation),
+            }
+        )
+        self._lines.append(measurement)
+
+    def measurements(self) -> Iterator[Measurement]:
+        """All measurements, oldest first."""
+        return iter(tuple(self._lines))
+
+    def _write(self, value: Mapping[str, Any]) -> None:
+        with self.path.open("ab") as file:
+            file.write(json.dumps(value).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _complete_lines(path: Path) -> list[bytes]:
+    *complete, _cut_short = path.read_bytes().split(b"\n")
+    return complete
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise JournalError(f"{path}: line {number} is damaged; use another --run-dir") from error
+    if not isinstance(value, dict):
+        raise JournalError(f"{path}: line {number} is not a record; use another --run-dir")
+    return value
+
+
+def _measurement(path: Path, number: int, value: Mapping[str, Any]) -> Measurement:
+    from ard.measuring.sensitivity import Measurement
+    from ard.plan import Factorization
+
+    try:
+        plan = RankPlan({n: Factorization.parse(text) for n, text in value["plan"].items()})
+        return Measurement(value["stage"], plan, Evaluation(**value["evaluation"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"{path}: line {number}: {error}; use another --run-dir") from error
+
+
+def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any], lines: list[Measurement]) -> bool:
+    """Whether what was measured under one fingerprint holds under another."""
+    if any(found[name] != wanted[name] for name in found.keys() & wanted.keys()):
+        return False
+    more = wanted.keys() - found.keys()
+    return not more or all(m.stage in SINGLE_STAGES for m in lines)
+
+
+def _difference(run_dir: Path, found: Any, wanted: Mapping[str, Any]) -> str:
+    if not isinstance(found, dict):
+        return f"{run_dir}: journal.jsonl does not begin with a fingerprint; use another --run-dir"
+    shared = [n for n in wanted if n in found and found[n] != wanted[n]]
+    name = next(iter(shared or [n for n in wanted if n not in found]))
+    return (
+        f"{run_dir} belongs to another run: {name} is {found.get(name)} there, "
+        f"{wanted.get(name)} here; use another --run-dir"
+    )

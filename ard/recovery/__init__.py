@@ -1,0 +1,1 @@
+"""Quality regained by training: distillation, then adversarial fine-tuning."""

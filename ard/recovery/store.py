@@ -1,0 +1,66 @@
+"""Recovered generators on disk: each plan is recovered once, also across restarts."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from pathlib import Path
+
+from torch import nn
+
+from ard.assembly.surgery import describe_structure
+from ard.pipeline import Build, Recover
+from ard.plan import RankPlan
+from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
+
+
+def compressed_checkpoint(dense: Checkpoint, generator: nn.Module, plan: RankPlan) -> Checkpoint:
+    """The checkpoint of a compressed generator: structure as data, weights, where it came from."""
+    state = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
+    return Checkpoint(
+        architecture=dense.architecture,
+        generator=state,
+        provenance={**dense.provenance, "plan": {n: str(c) for n, c in plan.items()}},
+        structure=describe_structure(generator, plan),
+    )
+
+
+class RecoveredStore:
+    """Calls `recover` for a plan that it has not seen, and keeps the result in `folder`.
+
+    `dense` is the checkpoint that the plans were made for, `generator` its network.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dense: Checkpoint,
+        generator: nn.Module,
+        recover: Recover,
+    ) -> None:
+        self.folder, self.dense, self.generator, self.recover = folder, dense, generator, recover
+        # Measuring on two banks of latents in a row asks for the same plan twice.
+        self._last: tuple[RankPlan, nn.Module] | None = None
+
+    def __call__(self, build: Build, plan: RankPlan) -> nn.Module:
+        """The recovered generator of a plan; `build()` makes what is to be recovered."""
+        if self._last is None or self._last[0] != plan:
+            self._last = (plan, self._load_or_recover(build, plan))
+        return self._last[1]
+
+    def _load_or_recover(self, build: Build, plan: RankPlan) -> nn.Module:
+        path = self.folder / f"{hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]}.pt"
+        if path.exists():
+            device = next(self.generator.parameters()).device
+            stored = load_checkpoint(path)
+            return build_generator(stored, lambda: copy.deepcopy(self.generator)).to(device)
+        recovered = self.recover(build, plan)
+        save_checkpoint(compressed_checkpoint(self.dense, recovered, plan), path)
+        return recovered
+
+    def clear(self) -> None:
+        """Remove the folder, once the chosen generator is saved elsewhere."""
+        for path in self.folder.glob("*.pt"):
+            path.unlink()
+        if self.folder.exists():
+            self.folder.rmdir()

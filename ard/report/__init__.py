@@ -1,0 +1,1 @@
+"""What a compression did: values, the HTML page, plots."""

@@ -1,0 +1,107 @@
+"""Handing a finished run to the packages above: their commands are run, their files are read.
+
+`export` and `edge_bench` build on this package, so nothing of them is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ard.errors import DeliveryError
+from ard.report.values import LatencyRow
+
+
+def export_bundle(run_dir: Path, bundle: Path, model: str | None = None) -> None:
+    """Run `python -m export` on a run directory: the compressed model, and the dense one beside it.
+
+    `model` names the builder of a network that the checkpoint does not describe.
+
+    Raises:
+        DeliveryError: the command failed; the message is its own.
+    """
+    builder = ["--model", model] if model else []
+    _run(["export", str(run_dir), "--out", str(bundle), *builder])
+
+
+def compare_latency(
+    bundle: Path, out: Path, *, batches: Sequence[int], threads: int
+) -> tuple[LatencyRow, ...]:
+    """Time the dense and the compressed model of a bundle in turns, with `python -m edge_bench`.
+
+    Raises:
+        DeliveryError: the command failed; the message is its own.
+    """
+    _run(
+        [
+            *("edge_bench", str(bundle), "--batch", *map(str, batches)),
+            *("--threads", str(threads), "--duration", "2", "--runs", "20", "--out", str(out)),
+        ]
+    )
+    report = json.loads((out / "bench.json").read_text())
+    rows: list[LatencyRow] = []
+    for n in batches:
+        dense, small = (row for row in report["rows"] if row["batch"] == n)
+        ratio = small["speedup"]
+        rows.append(
+            LatencyRow(
+                runtime=", ".join(dict.fromkeys(report["runtimes"])),
+                batch=n,
+                dense_ms=dense["latency"]["p50_us"] / 1000,
+                compressed_ms=small["latency"]["p50_us"] / 1000,
+                speedup=ratio["value"],
+                speedup_low=ratio["low"],
+                speedup_high=ratio["high"],
+            )
+        )
+    return tuple(rows)
+
+
+def time_layers(
+    folder: Path,
+    table: Path,
+    *,
+    batches: Sequence[int],
+    threads: int,
+    runner: str = "auto",
+    on_percent: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Time a folder of single layers into `table`, with `python -m edge_bench.layers`.
+
+    `on_percent(n)` is told of each n percent that were finished since.
+
+    Raises:
+        DeliveryError: the command failed; the message is its own.
+    """
+    arguments = [
+        *("edge_bench.layers", str(folder), "--table", str(table), "--runner", runner),
+        *("--threads", str(threads), "--batch", *map(str, batches)),
+    ]
+    command = [sys.executable, "-m", *arguments]
+    line, told = "", 0
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        assert process.stderr is not None  # it was asked for
+        for line in process.stderr:
+            if found := re.match(r"measuring: +(\d+)%", line):
+                on_percent(int(found[1]) - told)
+                told = int(found[1])
+    if process.returncode != 0:
+        reason = line.strip() or f"exit code {process.returncode}"
+        raise DeliveryError(f"python -m {arguments[0]}: {reason.removeprefix('error: ')}")
+    on_percent(100 - told)
+
+
+def _run(arguments: list[str]) -> None:
+    """Run one of our modules; what it prints for people is dropped, its files are the result."""
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"exit code {done.returncode}"
+        raise DeliveryError(f"python -m {arguments[0]}: {reason.removeprefix('error: ')}")

@@ -1,0 +1,453 @@
+"""Pictures of a compression: what was tried, what each layer costs, and what the images look like.
+
+Figures are made without pyplot, so that nothing global changes and no window can open. Colours are
+those of Okabe and Ito, which colour-blind readers can tell apart; markers differ as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from torch import Tensor
+
+from ard.measuring.evaluate import Evaluation
+from ard.measuring.sensitivity import Row, SensitivityTable
+from ard.plan import Method, RankPlan
+from ard.report.values import CompressionReport, LayerRow, distance_label, engineering, plain_number
+from nas_gan.errors import InvalidValueError
+from nas_gan.pictures.plot_style import BLUE, GREEN, INK, MUTED, PURPLE, VERMILION, apply_style
+
+Images = npt.NDArray[Any] | Tensor
+
+
+class MethodStyle(NamedTuple):
+    """Colour, and the name of its marker for matplotlib and for plotly."""
+
+    colour: str
+    marker: str
+    symbol: str
+
+
+METHOD_STYLES: dict[Method, MethodStyle] = {
+    "tucker2": MethodStyle(BLUE, "o", "circle"),
+    "spatial_svd": MethodStyle(VERMILION, "s", "square"),
+    "cp": MethodStyle(GREEN, "^", "triangle-up"),
+    "svd": MethodStyle(PURPLE, "D", "diamond"),
+}
+
+
+class DeltaScale(NamedTuple):
+    """How rises in distance are laid out on an axis: `asinh(value / width)`, or linear for 0.
+
+    Near 0 the axis is linear, so that gains and harmless losses keep their shape, and beyond
+    `width` it is logarithmic, so that a ruined layer does not squeeze all others into a line.
+    """
+
+    width: float
+    ticks: tuple[float, ...]
+
+    def forward(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Values to positions."""
+        array = np.asarray(values, dtype=np.float64)
+        return np.arcsinh(array / self.width) if self.width else array
+
+    def inverse(self, positions: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Positions to values."""
+        array = np.asarray(positions, dtype=np.float64)
+        return np.sinh(array) * self.width if self.width else array
+
+
+def delta_scale(values: Iterable[float], budget: float | None = None) -> DeltaScale:
+    """A scale for `values`: linear if they are of one magnitude, else with the budget as width."""
+    sizes = [abs(v) for v in values if math.isfinite(v) and v]
+    if not sizes:
+        return DeltaScale(0, ())
+    top = max(sizes)
+    width = budget or float(np.median(sizes))
+    if top <= 6 * width:
+        return DeltaScale(0, ())
+    decades = range(math.floor(math.log10(width)), math.ceil(math.log10(top)) + 1)
+    steps = (1, 3) if len(decades) <= 4 else (1,)
+    candidates = [step * 10.0**decade for decade in decades for step in steps]
+    positive = [v for v in candidates if v >= width / 3]  # smaller ones would crowd around 0
+    return DeltaScale(width, (*(-v for v in reversed(positive)), 0.0, *positive))
+
+
+def tick_text(value: float) -> str:
+    """`+100`, `0`, `−0.3`."""
+    return "0" if value == 0 else f"{value:+.6g}".replace("-", "−")
+
+
+def is_measured(evaluation: Evaluation) -> bool:
+    """Whether a score can be drawn; a plan that ruins the generator may have no finite one."""
+    return all(map(math.isfinite, (evaluation.delta_fid, evaluation.ci_low, evaluation.ci_high)))
+
+
+def pareto_ratio(report: CompressionReport) -> tuple[str, Callable[[int, int], float]]:
+    """What the x axis shows, and the function from (params, macs) to it: what was minimised."""
+    if report.objective == "macs":
+        return (
+            "MACs, dense / compressed",
+            lambda params, macs: report.dense.macs / macs,
+        )
+    return (
+        "parameters, dense / compressed",
+        lambda params, macs: report.dense.params / params,
+    )
+
+
+def pareto_figure(report: CompressionReport) -> Figure:
+    """Every measured plan as compression against rise in distance, with the budget as a line."""
+    figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    x_label, ratio = pareto_ratio(report)
+    trials = [t for t in report.trials if is_measured(t.evaluation)]
+    saved = ratio(report.compressed.params, report.compressed.macs)
+    shown = [
+        *(t.evaluation for t in trials),
+        *(e for e in (report.recovered, report.factorized) if is_measured(e)),
+    ]
+    ends = [v for e in shown for v in (e.ci_low, e.ci_high)]
+    apply_scale(axes, delta_scale(ends, report.budget), [*ends, 0.0, report.budget])
+
+    axes.axhline(0, color=MUTED, linewidth=1, zorder=1)
+    axes.axhline(report.budget, color=INK, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1)
+    axes.axhspan(axes.get_ylim()[0], report.budget, color=BLUE, alpha=0.05, zorder=0, linewidth=0)
+    axes.plot([1], [0], "o", color=INK, markersize=9, label="dense generator", zorder=4)
+    for within, colour, marker, label in (
+        (True, BLUE, "o", "within the budget"),
+        (False, VERMILION, "X", "over the budget"),
+    ):
+        group = [t for t in trials if t.within_budget == within]
+        if group:
+            x = [ratio(t.params, t.macs) for t in group]
+            _points(axes, x, [t.evaluation for t in group], colour, marker, label)
+    chosen = [t for t in trials if t.plan == report.plan]
+    for trial in chosen:
+        axes.plot(
+            [ratio(trial.params, trial.macs)],
+            [trial.evaluation.delta_fid],
+            "o",
+            markersize=17,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            markeredgewidth=1.6,
+            label="the chosen plan",
+            zorder=5,
+        )
+    for evaluation, marker, face, size, label in (
+        (report.factorized, "v", "white", 9, "the same before recovery, fresh latents"),
+        (report.recovered, "*", GREEN, 17, "the saved model, fresh latents"),
+    ):
+        if is_measured(evaluation):
+            _points(axes, [saved], [evaluation], GREEN, marker, label, face=face, size=size)
+
+    if is_measured(report.factorized) and is_measured(report.recovered):
+        ends = [report.factorized.delta_fid, report.recovered.delta_fid]
+        axes.plot([saved, saved], ends, color=GREEN, linestyle=":", linewidth=1.3, zorder=2)
+    right = axes.get_yaxis_transform()
+    axes.text(
+        0.995,
+        report.budget,
+        f"budget +{plain_number(report.budget)}",
+        transform=right,
+        ha="right",
+        va="bottom",
+        color=INK,
+        fontsize=10,
+    )
+    axes.set_xlabel(x_label, color=INK, fontsize=11)
+    axes.set_ylabel(f"Δ{distance_label(report)} against dense", color=INK, fontsize=11)
+    axes.set_title("What was tried as a whole", loc="left", color=INK, fontsize=13, pad=10)
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    apply_style(axes)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
+    return figure
+
+
+def sensitivity_figure(
+    table: SensitivityTable,
+    layers: Sequence[LayerRow] = (),
+    *,
+    budget: float | None = None,
+    plan: RankPlan | None = None,
+    distance: str = "FD",
+) -> Figure:
+    """One small panel a layer: rise in distance against what is kept of the layer's parameters.
+
+    All panels share both axes, so heights compare across layers. A hollow marker is an estimate
+    (see `ard.search.proxy`). `layers` gives the dense sizes;
+    without them the panels show parameters, each on its own axis. The choices of `plan` are ringed.
+    """
+    names = list(dict.fromkeys(row.layer for row in table.rows))
+    if not names:
+        raise InvalidValueError("the sensitivity table has no row; there is nothing to draw")
+    dense = {layer.name: layer.params_dense for layer in layers}
+    shares = all(name in dense for name in names)
+    columns = min(len(names), 5 if len(names) > 12 else 4)
+    n_rows = math.ceil(len(names) / columns)
+    figure = Figure(
+        figsize=(2.35 * columns + 0.9, 1.75 * n_rows + 1.3), layout="constrained", facecolor="white"
+    )
+    grid = figure.subplots(n_rows, columns, sharex=shares, sharey=True, squeeze=False)
+    measured = [row for row in table.rows if is_measured(row.evaluation)]
+    values = [row.evaluation.delta_fid for row in measured]
+    scale = delta_scale(values, budget)
+    panels: list[Axes] = list(grid.flat)
+    for axes, name in zip(panels, names, strict=False):
+        apply_scale(axes, scale, [*values, 0.0, *([budget] if budget else [])])
+        axes.axhline(0, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+        if budget is not None:
+            axes.axhline(budget, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.2, zorder=1)
+        for method, style in METHOD_STYLES.items():
+            rows = [r for r in measured if r.layer == name and r.choice.method == method]
+            _curve(axes, rows, dense[name] if shares else None, style, plan)
+        axes.set_title(_fit(name), fontsize=9, color=INK, loc="left", pad=4, parse_math=False)
+        apply_style(axes, size=8)
+        if shares:
+            axes.set_xlim(0, 1)
+            axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
+    for axes in panels[len(names) :]:
+        axes.remove()
+    for axes in panels[max(0, len(names) - columns) : len(names)]:
+        axes.tick_params(labelbottom=True)
+    kept = "share of the layer's parameters kept" if shares else "parameters of the layer"
+    figure.supxlabel(kept, fontsize=11, color=INK)
+    figure.supylabel(f"Δ{distance} against dense", fontsize=11, color=INK)
+    figure.legend(
+        handles=_sensitivity_legend(measured, budget, plan),
+        loc="outside upper left",
+        ncols=6,
+        frameon=False,
+        fontsize=9.5,
+        title="One layer factorized, all others dense",
+        title_fontsize=13,
+        alignment="left",
+    )
+    return figure
+
+
+def samples_figure(
+    dense: Images, compressed: Images, *, columns: int = 8, difference: bool = True
+) -> Figure:
+    """Pairs of `(n, c, h, w)` images in [-1, 1] on the same latents, one above the other.
+
+    They have three colours, or one if they are grey.
+
+    With `difference` a third row shows the absolute difference, averaged over the colours; black
+    is half of the range from black to white.
+
+    Raises:
+        InvalidValueError: the shapes differ or are not those of images.
+    """
+    pictures = [_to_pixels(images) for images in (dense, compressed)]  # (n, h, w, 3) in [0, 1]
+    first, second = pictures
+    if first.shape != second.shape or first.ndim != 4 or not len(first):
+        raise InvalidValueError(
+            "samples must be pairs of (n, 3 or 1, h, w) images; got "
+            f"{tuple(dense.shape)} dense and {tuple(compressed.shape)} compressed ones"
+        )
+    labels = ["dense", "compressed"]
+    if difference:
+        labels.append("difference")
+        gap = np.abs(first - second).mean(axis=3, keepdims=True)  # (n, h, w, 1)
+        pictures.append(np.repeat(1 - np.clip(2 * gap, 0, 1), 3, axis=3))
+    mosaic, middles = _mosaic(pictures, min(columns, len(first)))  # (H, W, 3)
+
+    height, width, _ = mosaic.shape
+    picture_width, margin, header = 8.2, 1.1, 0.5  # inches
+    picture_height = picture_width * height / width
+    total = (picture_width + margin + 0.1, picture_height + header + 0.1)
+    figure = Figure(figsize=total, facecolor="white")
+    box = (
+        margin / total[0],
+        0.1 / total[1],
+        picture_width / total[0],
+        picture_height / total[1],
+    )
+    axes = figure.add_axes(box)
+    axes.imshow(mosaic, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    for i, middle in enumerate(middles):
+        label = labels[i % len(labels)]
+        axes.text(-0.01 * width, middle, label, ha="right", va="center", fontsize=11, color=INK)
+    note = "; difference: white is none, black half of the range" if difference else ""
+    figure.text(
+        margin / total[0],
+        1 - 0.18 / total[1],
+        f"The same latents through both generators{note}",
+        fontsize=11.5,
+        color=INK,
+        va="top",
+    )
+    return figure
+
+
+def apply_scale(axes: Axes, scale: DeltaScale, values: Sequence[float]) -> None:
+    """Set the y axis so that all `values` have some air around them."""
+    if scale.width:
+        axes.set_yscale("function", functions=(scale.forward, scale.inverse))
+        axes.yaxis.set_major_locator(FixedLocator(scale.ticks))
+        axes.yaxis.set_minor_locator(NullLocator())
+    low, high = scale.forward([min(values), max(values)])
+    air = 0.07 * (high - low) or 1.0
+    bottom, top = scale.inverse([low - air, high + air])
+    axes.set_ylim(bottom, top)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(value)))
+
+
+def _points(
+    axes: Axes,
+    x: Sequence[float],
+    evaluations: Sequence[Evaluation],
+    colour: str,
+    marker: str,
+    label: str,
+    *,
+    face: str | None = None,
+    size: float = 9,
+) -> None:
+    """Markers with the interval of each evaluation as an error bar."""
+    y = [e.delta_fid for e in evaluations]
+    # An interval need not hold the point it belongs to: a bootstrap may be skewed.
+    below = [max(0.0, e.delta_fid - e.ci_low) for e in evaluations]
+    above = [max(0.0, e.ci_high - e.delta_fid) for e in evaluations]
+    axes.errorbar(
+        x,
+        y,
+        yerr=(below, above),
+        fmt=marker,
+        color=colour,
+        markersize=size,
+        markerfacecolor=face or colour,
+        markeredgecolor=colour if face else "white",
+        markeredgewidth=1.4 if face else 0.8,
+        elinewidth=1.4,
+        capsize=3.5,
+        label=label,
+        zorder=3,
+    )
+
+
+def _curve(
+    axes: Axes,
+    rows: Sequence[Row],
+    dense_params: int | None,
+    style: MethodStyle,
+    plan: RankPlan | None,
+) -> None:
+    """One method in one panel, its choices joined in the order of their size."""
+    if not rows:
+        return
+    rows = sorted(rows, key=lambda row: row.params)
+    x = [row.params / (dense_params or 1) for row in rows]
+    y = [row.evaluation.delta_fid for row in rows]
+    low = [row.evaluation.ci_low for row in rows]
+    high = [row.evaluation.ci_high for row in rows]
+    axes.vlines(x, low, high, color=style.colour, linewidth=1, alpha=0.55, zorder=2)
+    axes.plot(
+        x,
+        y,
+        marker=style.marker,
+        color=style.colour,
+        markersize=5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        linewidth=1.3,
+        zorder=3,
+    )
+    estimated = [i for i, row in enumerate(rows) if row.evaluation.n_samples == 0]
+    axes.plot(
+        [x[i] for i in estimated],
+        [y[i] for i in estimated],
+        linestyle="none",
+        marker=style.marker,
+        markersize=4.5,
+        markerfacecolor="white",
+        markeredgecolor=style.colour,
+        zorder=3,
+    )
+    for row, position in zip(rows, x, strict=True):
+        if plan is not None and plan.get(row.layer) == row.choice:
+            axes.plot(
+                [position],
+                [row.evaluation.delta_fid],
+                "o",
+                markersize=11,
+                markerfacecolor="none",
+                markeredgecolor=INK,
+                markeredgewidth=1.3,
+                zorder=4,
+            )
+
+
+def _sensitivity_legend(
+    rows: Sequence[Row], budget: float | None, plan: RankPlan | None
+) -> list[Line2D]:
+    used = {row.choice.method for row in rows}
+    handles = [
+        Line2D([], [], color=style.colour, marker=style.marker, markersize=6, label=method)
+        for method, style in METHOD_STYLES.items()
+        if method in used
+    ]
+    if any(row.evaluation.n_samples == 0 for row in rows):
+        hollow = Line2D([], [], linestyle="none", marker="o", markersize=6, label="estimated")
+        hollow.set(markerfacecolor="white", markeredgecolor=MUTED)
+        handles.append(hollow)
+    if plan is not None:
+        ring = Line2D([], [], linestyle="none", marker="o", markersize=10, label="chosen")
+        ring.set(markerfacecolor="none", markeredgecolor=INK)
+        handles.append(ring)
+    if budget is not None:
+        label = f"whole budget, +{plain_number(budget)}"
+        handles.append(Line2D([], [], color=INK, linestyle=(0, (1, 1.5)), label=label))
+    return handles
+
+
+def _fit(name: str, length: int = 25) -> str:
+    """The end of a module path, which tells layers apart better than its start."""
+    return name if len(name) <= length else "…" + name[1 - length :]
+
+
+def _to_pixels(images: Images) -> npt.NDArray[np.float64]:
+    """`(n, 3 or 1, h, w)` in [-1, 1] to `(n, h, w, 3)` in [0, 1]; nothing of any other shape."""
+    if isinstance(images, Tensor):
+        images = images.detach().cpu().numpy()
+    pixels = np.clip((np.asarray(images, dtype=np.float64) + 1) / 2, 0, 1)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        return pixels[:0]
+    return np.repeat(pixels.transpose(0, 2, 3, 1), 3 // pixels.shape[1], axis=3)
+
+
+def _mosaic(
+    pictures: Sequence[npt.NDArray[np.float64]], columns: int
+) -> tuple[npt.NDArray[np.float64], list[float]]:
+    """Rows of all pictures in turns, in blocks of `columns`; and the middle of each row."""
+    n, height, width, _ = pictures[0].shape
+    gap, block_gap = max(1, height // 16), max(3, height // 4)
+    blocks = math.ceil(n / columns)
+    block_height = len(pictures) * (height + gap) - gap + block_gap
+    size = (blocks * block_height - block_gap, columns * (width + gap) - gap, 3)
+    mosaic = np.ones(size)  # (H, W, 3), white
+    middles = []
+    for block in range(blocks):
+        for i, images in enumerate(pictures):
+            top = block * block_height + i * (height + gap)
+            middles.append(top + (height - 1) / 2)
+            for column, image in enumerate(images[block * columns : (block + 1) * columns]):
+                left = column * (width + gap)
+                mosaic[top : top + height, left : left + width] = image
+    return mosaic, middles

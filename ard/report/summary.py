@@ -1,0 +1,105 @@
+"""From what the pipeline found to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ard.layers import Profile
+from ard.measuring.sensitivity import Measurement
+from ard.pipeline import CompressionResult
+from ard.plan import DENSE, RankPlan
+from ard.report.values import CompressionReport, LatencyRow, LayerRow, Totals, Trial
+from ard.session.setting import Setting
+
+
+def layer_rows(profile: Profile, plan: RankPlan) -> tuple[LayerRow, ...]:
+    """Every factorizable layer before and after."""
+    return tuple(
+        LayerRow(
+            name=layer.name,
+            kind=layer.kind,
+            weight_shape=layer.weight_shape,
+            choice=str(plan.get(layer.name, "dense")),
+            params_dense=layer.params(),
+            params=layer.params(plan.get(layer.name)),
+            macs_dense=layer.macs(),
+            macs=layer.macs(plan.get(layer.name)),
+        )
+        for layer in profile.layers
+    )
+
+
+def plan_params(profile: Profile, plan: RankPlan) -> int:
+    """Parameters of the whole generator under a plan."""
+    return profile.fixed_params + sum(row.params for row in layer_rows(profile, plan))
+
+
+def plan_macs(profile: Profile, plan: RankPlan) -> int:
+    """Multiply-adds an image of the whole generator under a plan."""
+    return profile.fixed_macs + sum(row.macs for row in layer_rows(profile, plan))
+
+
+def feature_distance_name(setting: Setting) -> str:
+    """`FID` only where it compares with published ones; a distance in another space is an `FD`."""
+    return "FID" if setting.comparable else "FD"
+
+
+def make_report(
+    result: CompressionResult,
+    setting: Setting,
+    *,
+    checkpoint: str,
+    objective: str,
+    budget: float,
+    budget_text: str,
+    fid_dense: float,
+    latency: tuple[LatencyRow, ...],
+    timings: Mapping[str, float],
+    environment: Mapping[str, str],
+) -> CompressionReport:
+    """Everything that was found, as one value; `budget` is the absolute one."""
+    profile = result.profile
+
+    def totals(generator: nn.Module, plan: RankPlan) -> Totals:
+        tensors = generator.state_dict().values()
+        return Totals(
+            params=plan_params(profile, plan),
+            macs=plan_macs(profile, plan),
+            size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        )
+
+    def trial(measured: Measurement) -> Trial:
+        return Trial(
+            plan=measured.plan,
+            params=plan_params(profile, measured.plan),
+            macs=plan_macs(profile, measured.plan),
+            evaluation=measured.evaluation,
+            within_budget=measured.evaluation.ci_high <= budget,
+        )
+
+    return CompressionReport(
+        checkpoint=checkpoint,
+        dataset=str(setting.checkpoint.provenance.get("dataset", "unknown")),
+        objective=objective,
+        budget=budget,
+        budget_text=budget_text,
+        budget_met=result.budget_met,
+        extractor=setting.extractor.name,
+        comparable=setting.comparable,
+        reference=setting.reference,
+        plan=result.plan,
+        layers=layer_rows(profile, result.plan),
+        skipped=result.skipped,
+        dense=totals(setting.generator, DENSE),
+        compressed=totals(result.generator, result.plan),
+        fid_dense=fid_dense,
+        factorized=result.factorized,
+        recovered=result.recovered,
+        trials=tuple(trial(measured) for measured in result.trials),
+        table=result.table,
+        latency=latency,
+        timings=timings,
+        environment=environment,
+    )

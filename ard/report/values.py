@@ -1,0 +1,280 @@
+"""What a compression did, as a value; JSON and the table that the command prints."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ard.measuring.evaluate import Evaluation
+from ard.measuring.sensitivity import SensitivityTable
+from ard.plan import RankPlan
+
+FORMAT = "ard-gan report 1"
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One factorizable layer, before and after. Costs are per image, parameters with bias."""
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    choice: str
+    params_dense: int
+    params: int
+    macs_dense: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Cost of a whole generator: parameters, multiply-adds an image, bytes of its weights."""
+
+    params: int
+    macs: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One joint plan that was recovered and measured as a whole."""
+
+    plan: RankPlan
+    params: int
+    macs: int
+    evaluation: Evaluation
+    within_budget: bool
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Dense and compressed timed in turns in one run; milliseconds a batch, medians."""
+
+    runtime: str
+    batch: int
+    dense_ms: float
+    compressed_ms: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """Everything `report.json` and `report.html` show.
+
+    Attributes:
+        budget: the allowed rise in FID, absolute.
+        budget_text: the budget as the user wrote it.
+        comparable: whether the features are Inception's, so that numbers compare with papers.
+        reference: where the reference statistics came from.
+        fid_dense: the dense generator's own FID on the reporting latents.
+        factorized: the chosen plan before recovery, on the reporting latents.
+        recovered: the saved model, on the reporting latents.
+        skipped: layers that stay dense, each with the reason.
+        timings: seconds per stage.
+    """
+
+    checkpoint: str
+    dataset: str
+    objective: str
+    budget: float
+    budget_text: str
+    budget_met: bool
+    extractor: str
+    comparable: bool
+    reference: str
+    plan: RankPlan
+    layers: tuple[LayerRow, ...]
+    skipped: tuple[tuple[str, str], ...]
+    dense: Totals
+    compressed: Totals
+    fid_dense: float
+    factorized: Evaluation
+    recovered: Evaluation
+    trials: tuple[Trial, ...]
+    table: SensitivityTable
+    latency: tuple[LatencyRow, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def compression(self) -> float:
+        """Dense parameters over compressed ones."""
+        return self.dense.params / self.compressed.params
+
+    @property
+    def macs_ratio(self) -> float:
+        """Dense multiply-adds over compressed ones."""
+        return self.dense.macs / self.compressed.macs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as written to `report.json`; the sensitivity table is its own CSV."""
+        data = asdict(self)
+        data.pop("table")
+        data["plan"] = _plain_plan(self.plan)
+        data["trials"] = [{**asdict(t), "plan": _plain_plan(t.plan)} for t in self.trials]
+        return {
+            "format": FORMAT,
+            **data,
+            "compression": self.compression,
+            "macs_ratio": self.macs_ratio,
+        }
+
+
+def _plain_plan(plan: RankPlan) -> dict[str, str]:
+    return {name: str(choice) for name, choice in plan.items()}
+
+
+def to_json(report: CompressionReport) -> str:
+    """The report as indented JSON."""
+    return json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def engineering(value: float, unit: str = "") -> str:
+    """Three significant digits and a decimal prefix.
+
+    >>> engineering(1_234_567), engineering(2_900_000, "B"), engineering(12)
+    ('1.23 M', '2.90 MB', '12')
+    """
+    rounded = float(f"{value:.3g}")  # 999,999 becomes 1.00 M, not 1000 k
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(rounded) >= factor:
+            return f"{rounded / factor:#.3g}".rstrip(".") + f" {prefix}{unit}"
+    return f"{rounded:g} {unit}".rstrip()
+
+
+def plain_number(value: float) -> str:
+    """Four significant digits without an exponent: a budget may be 0.0005 as well as 446.
+
+    >>> plain_number(0.0005), plain_number(446.04), plain_number(12345.6)
+    ('0.0005', '446', '12346')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if digits else text
+
+
+def distance_name(report: CompressionReport) -> str:
+    """`FID` only where the features are Inception's; a distance in another space is an `FD`."""
+    return "FID" if report.comparable else "FD"
+
+
+def distance_label(report: CompressionReport) -> str:
+    """The name with the feature space, which a reader must see where it is not Inception's."""
+    return "FID" if report.comparable else f"FD ({report.extractor})"
+
+
+def distance_digits(report: CompressionReport) -> int:
+    """Decimals that the interval supports: two digits of its width."""
+    width = report.recovered.ci_high - report.recovered.ci_low
+    return min(6, max(1, 1 - math.floor(math.log10(width)))) if 0 < width < math.inf else 2
+
+
+def delta_text(report: CompressionReport, evaluation: Evaluation) -> str:
+    """`+1.2 [+0.8, +1.6]`: the rise and its 95 % interval."""
+    digits = distance_digits(report)
+    rise, low, high = (
+        f"{v:+z.{digits}f}" for v in (evaluation.delta_fid, evaluation.ci_low, evaluation.ci_high)
+    )
+    return f"{rise} [{low}, {high}]"
+
+
+def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
+    """The rows (what, dense, compressed, dense over compressed) of the before/after table."""
+    dense, small, digits = report.dense, report.compressed, distance_digits(report)
+    rows = [
+        (name, engineering(before, unit), engineering(after, unit), f"{before / after:.2f}×")
+        for name, before, after, unit in (
+            ("params", dense.params, small.params, ""),
+            ("MACs per image", dense.macs, small.macs, ""),
+            ("size", dense.size_bytes, small.size_bytes, "B"),
+        )
+    ]
+    name = distance_label(report)
+    rows.append((name, f"{report.fid_dense:.{digits}f}", f"{report.recovered.fid:.{digits}f}", ""))
+    rows.append((f"Δ{distance_name(report)}", "0", delta_text(report, report.recovered), ""))
+    for row in report.latency:
+        speedup = f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}]"
+        times = (_milliseconds(row.dense_ms), _milliseconds(row.compressed_ms))
+        rows.append((f"latency, batch {row.batch} ({row.runtime})", *times, speedup))
+    return rows
+
+
+def budget_note(report: CompressionReport) -> str:
+    """The budget, absolute and as a share of the dense distance, and whether it was met."""
+    name = distance_name(report)
+    share = ""
+    if report.fid_dense > 0:
+        percent = plain_number(100 * report.budget / report.fid_dense)
+        share = f", {percent} % of the dense {name}"
+    top = report.recovered.ci_high
+    end = f"{'+' if top > 0 else ''}{plain_number(top)}"
+    met = "met" if report.budget_met else "NOT met"
+    return f"Δ{name} up to +{plain_number(report.budget)}{share}: {met} (95 % upper end {end})"
+
+
+def features_note(report: CompressionReport) -> str:
+    """Which features the distance was measured in, and whether papers' numbers compare."""
+    if report.comparable:
+        return f"Fréchet distance in {report.extractor} features, as in published FIDs"
+    return f"Fréchet distance in {report.extractor} features; not comparable with a published FID"
+
+
+def notes(report: CompressionReport) -> list[tuple[str, str]]:
+    """What one must know to read the table: budget, features, reference."""
+    return [
+        ("budget", budget_note(report)),
+        ("features", features_note(report)),
+        ("reference", report.reference),
+    ]
+
+
+def to_text(report: CompressionReport, width: int = 80) -> str:
+    """The before/after table and its notes in `width` columns, without colours."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("", overflow="fold")
+    for heading in ("dense", "compressed", "ratio"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for row in before_after(report):
+        # As Text: a name from a file may hold what rich would read as markup.
+        table.add_row(*(Text(cell) for cell in row))
+    text = io.StringIO()
+    Console(file=text, width=width, color_system=None, legacy_windows=False).print(table)
+    lines = [line.rstrip() for line in text.getvalue().rstrip().splitlines()]
+    lines.append("")
+    for name, note in notes(report):
+        lines += textwrap.wrap(
+            f"{name:<10} {note}", width, subsequent_indent=" " * 11, break_on_hyphens=False
+        )
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown(report: CompressionReport) -> str:
+    """The same table and notes as GitHub's Markdown."""
+    rows = [("", "dense", "compressed", "ratio"), *before_after(report)]
+    head, *body = ["| " + " | ".join(_plain_markdown(cell) for cell in row) + " |" for row in rows]
+    listed = [f"- {name}: {_plain_markdown(note)}" for name, note in notes(report)]
+    return "\n".join([head, "|:--|--:|--:|--:|", *body, "", *listed]) + "\n"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".") + " ms" if value < 1000 else f"{value:.0f} ms"
+
+
+def _plain_markdown(text: str) -> str:
+    """`text` on one line, its characters shown as they are, not read as markup."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))

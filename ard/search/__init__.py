@@ -1,0 +1,1 @@
+"""Which plan to try next: candidates of each layer, the knapsack, the controller."""

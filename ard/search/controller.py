@@ -1,0 +1,275 @@
+"""The search for the cheapest plan within a budget: ask for a plan, tell how it scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ard.costs.cost import LayerCost
+from ard.errors import BudgetError
+from ard.layers import LayerProfile
+from ard.measuring.sensitivity import Measurement, Row, SensitivityTable
+from ard.plan import DENSE, RankPlan
+from ard.search.allocation import Option, allocate, monotone, undominated
+
+# A plan that must get milder aims at this share of the budget: each trial costs a recovery, and one
+# that misses by a hair has bought nothing.
+AIM = 0.85
+# The search ends when nothing it could still find would be cheaper by more than this.
+WORTHWHILE = 0.02
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A finished trial: the summed single-layer damage that was allowed, and the outcome.
+
+    An `inherited` one was made under another budget, and costs nothing here.
+    """
+
+    allowed: float
+    measurement: Measurement
+    cost: float
+    inherited: bool = False
+
+
+class BudgetController:
+    """Chooses plans from single-layer damages, and corrects itself by measured joint plans.
+
+    The damages of single layers nearly add up, but recovery undoes part of them and layers
+    interact. So the controller searches over one number, the summed damage that it allows: each
+    allowance gives one plan by `allocate`, each measured plan says whether the allowance was too
+    large, and the bracket closes around the largest one whose recovered plan is within budget.
+    """
+
+    def __init__(
+        self,
+        table: SensitivityTable,
+        layers: Sequence[LayerProfile],
+        cost: LayerCost,
+        fid_budget: float,
+        *,
+        max_trials: int = 6,
+        known: Sequence[Measurement] = (),
+    ) -> None:
+        """`known` are trials of an earlier search with the same table, under another budget."""
+        if not (math.isfinite(fid_budget) and fid_budget >= 0):
+            raise BudgetError(f"the FID budget must be 0 or more; got {fid_budget}")
+        self.layers, self.cost, self.fid_budget = tuple(layers), cost, fid_budget
+        self.max_trials, self._most_trials = max_trials, 2 * max_trials
+        self._told: list[_Told] = []
+        self._asked: tuple[float, RankPlan] | None = None
+        self.learn(table)
+        # Layers together lose more than they lose alone, and recovery takes some of it back: the
+        # sum is as good a first guess as any, and every outcome corrects it.
+        self._next = min(fid_budget, self._largest)
+        for measurement in known:
+            allowed = self._summed_damage(measurement.plan)
+            if allowed is not None:
+                known_cost = self._cost_of(measurement.plan)
+                self._told.append(_Told(allowed, measurement, known_cost, inherited=True))
+
+    def learn(self, table: SensitivityTable) -> None:
+        """Go on with a table that knows better; finished trials are placed anew."""
+        every = [
+            layer_damages(layer, table.of_layer(layer.name), self.cost) for layer in self.layers
+        ]
+        self._damages = [{option.choice: option.damage for option in options} for options in every]
+        self._options = [undominated(options) for options in every]
+        self._largest = sum(options[-1].damage for options in self._options)
+        self._asked = None
+        for i, told in enumerate(self._told):
+            allowed = self._summed_damage(told.measurement.plan)
+            if allowed is not None:
+                self._told[i] = replace(told, allowed=allowed)
+
+    def plan_for(self, allowed: float) -> RankPlan:
+        """The cheapest plan whose single-layer damages add up to at most `allowed`."""
+        chosen = allocate(self._options, allowed)
+        return RankPlan(
+            {
+                layer.name: option.choice
+                for layer, option in zip(self.layers, chosen, strict=True)
+                if option.choice is not None
+            }
+        )
+
+    @property
+    def smallest_cost(self) -> float:
+        """The cost of `layers` with the cheapest option everywhere, whatever the damage."""
+        return sum(options[-1].cost for options in self._options)
+
+    def ask(self) -> RankPlan | None:
+        """The next plan to recover and measure, or None when the search is over."""
+        while len(self.trials) < self.max_trials:
+            allowed = self._proposal()
+            if allowed is None:
+                return None
+            plan = self.plan_for(allowed)
+            if plan == DENSE:  # a trial that changes nothing would teach nothing
+                allowed = self._smallest_step()
+                plan = self.plan_for(allowed)
+            known = next((t for t in self._told if t.measurement.plan == plan), None)
+            if known is None:
+                self._asked = (allowed, plan)
+                return plan
+            if not self._widen(known, allowed):
+                return None
+        return None
+
+    def tell(self, measurement: Measurement) -> None:
+        """Take the score of the asked plan, recovered, into account."""
+        if self._asked is None or self._asked[1] != measurement.plan:
+            raise ValueError(f"asked for {self._asked}, told about {measurement.plan}")
+        self._told.append(_Told(self._asked[0], measurement, self._cost_of(measurement.plan)))
+        self._asked = None
+
+    def reject(self, measurement: Measurement) -> None:
+        """Replace the score of a told plan by a later one, made on other latents."""
+        self._told = [
+            replace(t, measurement=measurement) if t.measurement.plan == measurement.plan else t
+            for t in self._told
+        ]
+        # One more trial for each plan that did not hold, up to twice what was asked for.
+        self.max_trials = min(self.max_trials + 1, self._most_trials)
+
+    @property
+    def trials(self) -> tuple[Measurement, ...]:
+        """The measured joint plans in the order in which they were asked for here."""
+        return tuple(t.measurement for t in self._told if not t.inherited)
+
+    def best(self) -> Measurement | None:
+        """The cheapest measured plan within the budget, or None."""
+        met = [t for t in self._told if self.meets(t.measurement)]
+        return min(met, key=lambda t: t.cost).measurement if met else None
+
+    def closest(self) -> Measurement | None:
+        """The measured plan whose interval ends lowest, whether or not within the budget."""
+        measured = [t.measurement for t in self._told]
+        return min(measured, key=lambda m: m.evaluation.ci_high) if measured else None
+
+    def meets(self, measurement: Measurement) -> bool:
+        """Whether the upper end of the interval is within the budget."""
+        return measurement.evaluation.ci_high <= self.fid_budget
+
+    def _within(self) -> _Told | None:
+        met = [t for t in self._told if self.meets(t.measurement)]
+        return max(met, key=lambda t: t.allowed) if met else None
+
+    def _beyond(self) -> _Told | None:
+        within = self._within()
+        floor = within.allowed if within else -math.inf
+        missed = [t for t in self._told if not self.meets(t.measurement) and t.allowed > floor]
+        return min(missed, key=lambda t: t.allowed) if missed else None
+
+    def _proposal(self) -> float | None:
+        within, beyond = self._within(), self._beyond()
+        if within is None and beyond is None:
+            return self._next
+        if beyond is None:
+            assert within is not None
+            if within.allowed >= self._largest:
+                return None
+            return min(self._largest, within.allowed * self._growth(within))
+        if within is None:
+            if beyond.allowed <= self._smallest_step():
+                return None
+            return max(self._milder(beyond), self._smallest_step())
+        if self._cost_of(self.plan_for(beyond.allowed)) > (1 - WORTHWHILE) * within.cost:
+            return None
+        return self._between(within, beyond)
+
+    def _milder(self, beyond: _Told) -> float:
+        """A smaller allowance where no plan has met the budget: on the line through two outcomes.
+
+        With one outcome the line goes through the origin. The step is bounded both ways: the line
+        is a guess, and a step that is too small measures the same plan again.
+        """
+        allowed, upper = beyond.allowed, beyond.measurement.evaluation.ci_high
+        harsher = [t for t in self._told if t.allowed > allowed]
+        slope = upper / allowed
+        if harsher:
+            other = min(harsher, key=lambda t: t.allowed)
+            slope = (other.measurement.evaluation.ci_high - upper) / (other.allowed - allowed)
+        wanted = allowed - (upper - AIM * self.fid_budget) / slope if slope > 0 else 0.0
+        return min(max(wanted, 0.1 * allowed), 0.8 * allowed)
+
+    def _growth(self, within: _Told) -> float:
+        upper = within.measurement.evaluation.ci_high
+        return 4.0 if upper <= 0 else min(max(0.95 * self.fid_budget / upper, 1.2), 4.0)
+
+    def _between(self, within: _Told, beyond: _Told) -> float:
+        """Where a straight line between the two outcomes meets the budget, kept off both ends."""
+        low, high = within.allowed, beyond.allowed
+        u_low = within.measurement.evaluation.ci_high
+        u_high = beyond.measurement.evaluation.ci_high
+        share = (self.fid_budget - u_low) / max(u_high - u_low, 1e-12)
+        return low + min(max(0.95 * share, 0.15), 0.85) * (high - low)
+
+    def _widen(self, known: _Told, allowed: float) -> bool:
+        """Give an already measured plan the new allowance; False if that settles the search.
+
+        The steps between plans are finite: when an allowance on either side of the bracket gives
+        a plan that is known, the bracket has no plan left inside.
+        """
+        within, beyond = self._within(), self._beyond()
+        if self.meets(known.measurement):
+            moved = max(allowed, known.allowed)
+            if within is None or moved <= known.allowed or moved >= self._largest:
+                return False
+        else:
+            moved = min(allowed, known.allowed)
+            if beyond is None or moved >= known.allowed:
+                return False
+        self._told[self._told.index(known)] = replace(known, allowed=moved)
+        within, beyond = self._within(), self._beyond()
+        if within is None or beyond is None:
+            return moved > self._smallest_step()
+        return beyond.allowed - within.allowed > 1e-3 * beyond.allowed
+
+    def _smallest_step(self) -> float:
+        """The least damage that buys anything at all."""
+        return min((options[1].damage for options in self._options if len(options) > 1), default=0)
+
+    def _summed_damage(self, plan: RankPlan) -> float | None:
+        """What the layers of the plan lose alone, added up; None if one is not on offer here."""
+        total = 0.0
+        for layer, damages in zip(self.layers, self._damages, strict=True):
+            choice = plan.get(layer.name)
+            if choice not in damages:
+                return None
+            total += damages[choice]
+        return total
+
+    def _cost_of(self, plan: RankPlan) -> float:
+        return sum(self.cost(layer, plan.get(layer.name)) for layer in self.layers)
+
+
+def layer_options(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
+    """What a controller may choose for one layer: dense, and every row that is worth its damage."""
+    return undominated(layer_damages(layer, rows, cost))
+
+
+def layer_damages(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
+    """Dense and every row of a layer with its damage.
+
+    Scores are noisy, and the best of many noisy ones looks better than it is. So each method's
+    damages are first made monotone in cost, and a damage is at least half of the upper end of its
+    interval, which is never zero for a plan that changes an image.
+    """
+    options = [Option(None, cost(layer, None), 0.0)]
+    for method in dict.fromkeys(row.choice.method for row in rows):
+        of_method = sorted(
+            (row for row in rows if row.choice.method == method),
+            key=lambda row: -cost(layer, row.choice),
+        )
+        damages = monotone([_damage(row) for row in of_method])
+        options += [
+            Option(row.choice, cost(layer, row.choice), damage)
+            for row, damage in zip(of_method, damages, strict=True)
+        ]
+    return options
+
+
+def _damage(row: Row) -> float:
+    return max(row.evaluation.delta_fid, row.evaluation.ci_high / 2, 1e-12)

@@ -1,0 +1,177 @@
+"""What a choice does to the images of a few latents, and what FID rise that stands for.
+
+An FID needs thousands of images before it says anything; how far each image moves shows on a
+hundred. The movement is measured for every choice of every layer, the rise for a handful of them,
+and a straight line through those, in logarithms, gives the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ard.measuring.evaluate import Candidate, Evaluation
+from ard.plan import Factorization
+from nas_gan.metrics.features import FeatureExtractor
+from nas_gan.metrics.sampling import extract_features
+
+Proxy = Callable[[nn.Module], float]
+Choice = tuple[str, Factorization]  # a layer and its choice
+
+# A rise that drowns in noise can come out at zero or below; no logarithm takes that.
+MIN_SHARE = 1e-3
+# How strongly a layer's own offset is pulled towards that of all layers, in measurements.
+SHRINKAGE = 1.0
+# The slope of rise against movement before anything is measured, and what that guess weighs, in
+# measurements: features that move twice as far have a Fréchet distance about twice as large.
+PRIOR_SLOPE, PRIOR_WEIGHT = 1.0, 3.0
+
+
+@dataclass(frozen=True)
+class MovementEvaluator:
+    """A proxy as an evaluator: the movement stands where a score stands, without an interval."""
+
+    measure: Proxy
+    n_samples: int
+    name: str = "images"
+
+    def __call__(self, candidate: Candidate) -> Evaluation:
+        moved = self.measure(candidate.generator)
+        return Evaluation(moved, moved, moved, moved, self.n_samples, f"movement of {self.name}")
+
+
+def image_error(
+    dense: nn.Module, latents: Tensor, batch_size: int = 64, device: str = "cpu"
+) -> Proxy:
+    """Relative mean square error of images, `||x' - x||^2 / ||x||^2`, on `(n, latent_dim)` latents.
+
+    Needs nothing but the two generators.
+    """
+    with torch.no_grad():
+        target = torch.cat([dense(z.to(device)) for z in latents.split(batch_size)])
+    scale = target.square().mean().clamp(min=1e-12)
+
+    def measure(generator: nn.Module) -> float:
+        with torch.no_grad():
+            images = torch.cat([generator(z.to(device)) for z in latents.split(batch_size)])
+        return ((images - target).square().mean() / scale).item()
+
+    return measure
+
+
+def feature_error(
+    dense: nn.Module,
+    latents: Tensor,
+    extractor: FeatureExtractor,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> Proxy:
+    """Mean squared distance between the features of an image and of its dense counterpart.
+
+    As a share of the features' total variance, on `(n, latent_dim)` latents.
+    """
+
+    def features_of(generator: nn.Module) -> np.ndarray:
+        features = extract_features(
+            generator, latents, extractor, batch_size=batch_size, device=device
+        )
+        return np.asarray(features, dtype=np.float64)  # (n, dim)
+
+    target = features_of(dense)
+    scale = max(float(target.var(axis=0).sum()), 1e-12)
+
+    def measure(generator: nn.Module) -> float:
+        return float(np.square(features_of(generator) - target).sum(axis=1).mean()) / scale
+
+    return measure
+
+
+def choose_anchors(
+    movements: Mapping[Choice, float], costs: Mapping[str, float], n: int
+) -> list[Choice]:
+    """The `n` choices worth a real measurement: every layer's middle one, costly layers first.
+
+    When every layer has one, the next are the extremes, again of costly layers first: the far end
+    decides how much a layer can give, and the near end anchors the slope.
+    """
+    by_layer: dict[str, list[Choice]] = {}
+    for choice in sorted(movements, key=lambda choice: movements[choice]):
+        by_layer.setdefault(choice[0], []).append(choice)
+    layers = sorted(by_layer, key=lambda name: -costs[name])
+    picks = [
+        *(by_layer[name][len(by_layer[name]) // 2] for name in layers),
+        *(by_layer[name][-1] for name in layers),
+        *(by_layer[name][0] for name in layers),
+    ]
+    return list(dict.fromkeys(picks))[:n]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`log rise = offset of the layer + slope * log movement`, fitted to measured choices.
+
+    `spread` is the standard deviation of the residuals, a factor of `exp(spread)` either way.
+    """
+
+    slope: float
+    offset: float
+    of_layer: Mapping[str, float]
+    spread: float
+
+    def rise(self, choice: Choice, movement: float) -> float:
+        """The expected FID rise of a choice that moves the images this far."""
+        offset = self.offset + self.of_layer.get(choice[0], 0.0)
+        return float(np.exp(offset + self.slope * np.log(max(movement, 1e-12))))
+
+
+def calibrate_proxy(
+    movements: Mapping[Choice, float], measured: Mapping[Choice, Evaluation]
+) -> Calibration:
+    """Fit the line to the choices that were measured, at least one.
+
+    Each layer has its own offset, shrunk towards the common one; the slope is shared.
+    """
+    choices = [choice for choice in measured if movements.get(choice, 0) > 0]
+    if not choices:
+        raise ValueError("a calibration needs at least one measured choice that moves an image")
+    largest = max(max(m.delta_fid, m.ci_high / 2) for m in measured.values())
+    floor = max(MIN_SHARE * largest, 1e-12)
+    x = np.log([movements[choice] for choice in choices])
+    y = np.log([max(measured[c].delta_fid, measured[c].ci_high / 2, floor) for c in choices])
+    # Least squares on centred values, with the prior slope as PRIOR_WEIGHT more measurements at
+    # unit distance from the centre.
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = float((dx @ dy + PRIOR_WEIGHT * PRIOR_SLOPE) / (dx @ dx + PRIOR_WEIGHT))
+    slope = max(slope, 0.1)
+    offset = float(y.mean() - slope * x.mean())
+    residuals = y - offset - slope * x
+    names = [name for name, _ in choices]
+    of_layer = {}
+    for name in dict.fromkeys(names):
+        own = [r for n, r in zip(names, residuals, strict=True) if n == name]
+        of_layer[name] = float(np.sum(own) / (len(own) + SHRINKAGE))
+    left = [r - of_layer[n] for n, r in zip(names, residuals, strict=True)]
+    return Calibration(slope, offset, of_layer, float(np.std(left)))
+
+
+def estimate(
+    movements: Mapping[Choice, float], measured: Mapping[Choice, Evaluation]
+) -> dict[Choice, Evaluation]:
+    """An evaluation for every choice: the measured ones as they are, the others from the line.
+
+    An estimate has no samples (`n_samples` 0), and its interval is one of two spreads.
+    """
+    line = calibrate_proxy(movements, measured)
+    known = next(iter(measured.values()))
+    dense_fid = known.fid - known.delta_fid
+    evaluations: dict[Choice, Evaluation] = {}
+    for choice, movement in movements.items():
+        rise, factor = line.rise(choice, movement), float(np.exp(2 * line.spread))
+        guessed = Evaluation(dense_fid + rise, rise, rise / factor, rise * factor, 0, "")
+        evaluations[choice] = measured.get(choice, replace(guessed, extractor=known.extractor))
+    return evaluations

@@ -1,0 +1,371 @@
+"""Recorded scores of single-layer choices, and what can be chosen from them alone.
+
+Two kinds of table are read. A plain one has a row for each layer and rank, `layer, rank, fid,
+reduction_pct`, and does not say how a layer was factorized. The other is our `sensitivity.csv`.
+Both may have the columns `dense_params` and `dense_macs`, the cost of the row's layer when dense;
+ours may have `signature`, by which the layer's times are found in a latency table.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from ard.costs.cost import LatencyCost
+from ard.costs.latency_table import LatencyTable
+from ard.csv_cells import (
+    Cells,
+    at_line,
+    header,
+    number_cell,
+    numbered_rows,
+    read_table_text,
+    require_columns,
+    text_cell,
+    whole_cell,
+)
+from ard.errors import RankError, TableError
+from ard.factorization.ranks import factor_sizes
+from ard.layers import Kind, LayerProfile
+from ard.measuring.sensitivity import Row, SensitivityTable
+from ard.plan import Factorization
+from ard.search.allocation import N_BINS, Option, allocate
+from ard.search.controller import layer_options
+from ard.signature import split_signatures
+
+PLAIN_COLUMNS = ("layer", "rank", "fid", "reduction_pct")
+# Columns that only a sensitivity table has: one is enough to tell the two kinds apart.
+SENSITIVITY_ONLY = ("kind", "method", "delta_fid", "ci_low", "ci_high")
+Value = TypeVar("Value")
+Counted = Literal["params", "macs"]
+DENSE_COLUMNS: dict[Counted, str] = {"params": "dense_params", "macs": "dense_macs"}
+SIGNATURE = "signature"
+# A layer whose dense size cannot be told is taken for this many times its largest row, because the
+# largest choice of a sweep keeps about half of the weights.
+ASSUMED_RATIO = 2
+MAX_SIDE, MAX_KERNEL = 1024, 11
+
+
+@dataclass(frozen=True)
+class ScoredChoice:
+    """The score of a generator with one layer replaced.
+
+    Attributes:
+        layer: the layer's name.
+        choice: what replaces it; a bare rank where the table does not name the method.
+        fid: the score of the whole generator.
+        reduction_pct: by how many percent the layer became smaller; negative if it grew.
+    """
+
+    layer: str
+    choice: int | Factorization
+    fid: float
+    reduction_pct: float
+
+    @property
+    def order(self) -> float:
+        """What sorts the choices of a layer from the smallest to the largest."""
+        return self.choice if isinstance(self.choice, int) else -self.reduction_pct
+
+
+def read_text(path: Path) -> str:
+    """The text of a table, without a byte order mark.
+
+    Raises:
+        TableError: the file is not text, or holds nothing.
+    """
+    return read_table_text(path, PLAIN_COLUMNS)
+
+
+def is_sensitivity(text: str) -> bool:
+    """Whether the header is that of a sensitivity table, complete or not."""
+    return any(name in header(text) for name in SENSITIVITY_ONLY)
+
+
+# -- plain tables
+
+
+def read_plain(text: str) -> tuple[ScoredChoice, ...]:
+    """The rows of a plain table, in their order.
+
+    Raises:
+        TableError: a column is missing, there is no row, a (layer, rank) comes twice, or a value
+            is not what its column needs.
+    """
+    require_columns(text, PLAIN_COLUMNS)
+    rows: dict[tuple[str, int | Factorization], ScoredChoice] = {}
+    for line, cells in numbered_rows(text):
+        with at_line(line):
+            row = ScoredChoice(
+                text_cell(cells, "layer"),
+                whole_cell(cells, "rank"),
+                number_cell(cells, "fid"),
+                number_cell(cells, "reduction_pct"),
+            )
+            if row.reduction_pct > 100:
+                raise ValueError(f"reduction_pct is {row.reduction_pct:g}, above 100")
+            if rows.setdefault((row.layer, row.choice), row) is not row:
+                raise ValueError(f"layer {row.layer}, rank {row.choice} comes twice")
+    if not rows:
+        raise TableError("the table is empty: it has a header but no rows")
+    return tuple(rows.values())
+
+
+def ranks_within(
+    rows: Sequence[ScoredChoice], fid_dense: float, allowed: float, sizes: Mapping[str, float]
+) -> dict[str, ScoredChoice | None]:
+    """For each layer a row or `None` for dense: least total size, summed rises within `allowed`.
+
+    A multiple-choice knapsack. A score below the dense one counts as no rise at all: it is noise,
+    and must not pay for another layer's damage. `sizes` are the dense layers' and default to 1,
+    which gives every layer the same weight.
+    """
+    names = list(dict.fromkeys(row.layer for row in rows))
+    candidates: list[list[ScoredChoice | None]] = []
+    options: list[list[Option]] = []
+    for name in names:
+        of_layer = [row for row in rows if row.layer == name]
+        size = sizes.get(name, 1.0)
+        candidates.append([None, *of_layer])
+        options.append(
+            [
+                Option(None, size, 0.0),
+                *(
+                    Option(None, size * (1 - r.reduction_pct / 100), max(r.fid - fid_dense, 0.0))
+                    for r in of_layer
+                ),
+            ]
+        )
+    return {
+        name: next(c for c, o in zip(rows_, options_, strict=True) if o is option)
+        for name, rows_, options_, option in zip(
+            names, candidates, options, _allocate(options, allowed), strict=True
+        )
+    }
+
+
+def _allocate(options: Sequence[Sequence[Option]], allowed: float) -> list[Option]:
+    """`allocate`, without what its rounding of damages to whole bins could lose.
+
+    With a little more allowed than asked, every plan within `allowed` is within its bins too, so a
+    result that keeps to `allowed` is the optimum for the damages as they are.
+    """
+    for bins in (len(options), len(options) / 4, 0):
+        chosen = allocate(options, allowed * (1 + bins / N_BINS))
+        # Decimal scores add up to a decimal budget only to a rounding error.
+        if math.fsum(option.damage for option in chosen) <= allowed * (1 + 1e-9):
+            break
+    return chosen
+
+
+# -- sensitivity tables
+
+
+def read_sensitivity(text: str) -> SensitivityTable:
+    """The table, which has at least one row beside the dense one.
+
+    Raises:
+        TableError: as `SensitivityTable.from_csv`, or there is nothing to choose from.
+    """
+    try:
+        table = SensitivityTable.from_csv(text)
+    except csv.Error as error:
+        raise TableError(f"not a CSV table: {error}") from error
+    if not table.rows:
+        raise TableError("the table is empty: it scores no layer")
+    return table
+
+
+@dataclass(frozen=True)
+class RecordedCosts:
+    """What the layers of a table cost, dense and under each recorded choice.
+
+    Attributes:
+        dense: by layer.
+        factorized: by layer and choice.
+        assumed: the layers whose dense cost is only assumed.
+    """
+
+    dense: Mapping[str, float]
+    factorized: Mapping[tuple[str, Factorization], float]
+    assumed: tuple[str, ...] = ()
+
+    def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float:
+        """The cost as `ard.costs.cost.LayerCost` has it; only the name of the layer matters."""
+        return self.dense[layer.name] if choice is None else self.factorized[layer.name, choice]
+
+
+def scored_choices(table: SensitivityTable, costs: RecordedCosts) -> tuple[ScoredChoice, ...]:
+    """The rows with their reduction in cost."""
+    return tuple(
+        ScoredChoice(
+            row.layer,
+            row.choice,
+            row.evaluation.fid,
+            100 * (1 - costs.factorized[row.layer, row.choice] / costs.dense[row.layer]),
+        )
+        for row in table.rows
+    )
+
+
+def plan_within(table: SensitivityTable, allowed: float, costs: RecordedCosts) -> dict[str, Option]:
+    """For each layer the option of a plan of least cost, summed damages within `allowed`.
+
+    Damages are those of the controller: monotone in cost for each method, and no less than half of
+    the upper end of their interval.
+    """
+    names = list(dict.fromkeys(row.layer for row in table.rows))
+    options = [
+        layer_options(LayerProfile(name, "linear", (1, 1)), table.of_layer(name), costs)
+        for name in names
+    ]
+    return dict(zip(names, _allocate(options, allowed), strict=True))
+
+
+# -- what the layers cost
+
+
+def counted_costs(text: str, table: SensitivityTable, quantity: Counted) -> RecordedCosts:
+    """Parameters or multiply-adds: as the rows say, and dense as `dense_sizes`.
+
+    Raises:
+        TableError: the column of the dense sizes contradicts itself.
+    """
+    dense, assumed = dense_sizes(text, table, quantity)
+    recorded = {(row.layer, row.choice): float(getattr(row, quantity)) for row in table.rows}
+    return RecordedCosts(dense, recorded, assumed)
+
+
+def latency_costs(text: str, table: SensitivityTable, times: LatencyTable) -> RecordedCosts:
+    """Milliseconds of the layers, found by the column `signature`.
+
+    Raises:
+        TableError: the table has no such column, an empty cell in it, or one that contradicts
+            another.
+        LatencyError: a layer or a choice was not timed.
+    """
+    names = dict.fromkeys(row.layer for row in table.rows)
+    signatures = recorded_signatures(text)
+    if missing := [name for name in names if name not in signatures]:
+        raise TableError(
+            f"the table has no {SIGNATURE} for {missing[0]}, by which a time could be looked up; "
+            "sweep again with this version, or take another --objective"
+        )
+    cost = LatencyCost(times)
+    layers = {
+        name: LayerProfile(name, "linear", (1, 1), signatures=signatures[name]) for name in names
+    }
+    return RecordedCosts(
+        {name: cost(layer, None) for name, layer in layers.items()},
+        {(r.layer, r.choice): cost(layers[r.layer], r.choice) for r in table.rows},
+    )
+
+
+def recorded_signatures(text: str) -> dict[str, tuple[str, ...]]:
+    """The signatures of each layer from their column; empty without that column.
+
+    Raises:
+        TableError: a layer has two.
+    """
+    found = _by_layer(text, SIGNATURE, text_cell)
+    return {layer: split_signatures(joined) for layer, joined in found.items()}
+
+
+def dense_sizes(
+    text: str, table: SensitivityTable, quantity: Counted
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The dense cost of every layer, and the names of those for which it is only assumed.
+
+    Read from the table's own column, else worked out from what the rows cost, else assumed to be
+    `ASSUMED_RATIO` times the largest row.
+
+    Raises:
+        TableError: the column contradicts itself.
+    """
+    sizes: dict[str, float] = dict(recorded_sizes(text, quantity))
+    assumed = []
+    for name in dict.fromkeys(row.layer for row in table.rows):
+        rows = table.of_layer(name)
+        if name not in sizes:
+            layer = infer_layer(rows)
+            if layer is None:
+                assumed.append(name)
+                sizes[name] = ASSUMED_RATIO * max(getattr(row, quantity) for row in rows)
+            else:
+                sizes[name] = getattr(layer, quantity)()
+    return sizes, tuple(assumed)
+
+
+def recorded_sizes(text: str, quantity: Counted) -> dict[str, int]:
+    """The dense cost of each layer from the column for it; empty without that column.
+
+    Raises:
+        TableError: a cell is not a whole number, or a layer has two different sizes.
+    """
+    return _by_layer(text, DENSE_COLUMNS[quantity], whole_cell)
+
+
+def _by_layer(text: str, column: str, read: Callable[[Cells, str], Value]) -> dict[str, Value]:
+    """What a column says of each layer; the cells of one layer agree, or are empty."""
+    values: dict[str, Value] = {}
+    if column not in header(text):
+        return values
+    for line, cells in numbered_rows(text):
+        layer = (cells.get("layer") or "").strip()
+        if not layer or not (cells.get(column) or "").strip():
+            continue
+        with at_line(line):
+            value = read(cells, column)
+            if values.setdefault(layer, value) != value:
+                raise ValueError(f"{column} of {layer} is {value} here and {values[layer]} above")
+    return values
+
+
+def infer_layer(rows: Sequence[Row]) -> LayerProfile | None:
+    """The one layer whose factorizations cost exactly what the rows of a table say, if any.
+
+    Parameters count the bias and MACs do not, so at `p` output positions `params - macs / p` is
+    the bias, and with it the output channels; one row then gives the input channels for each
+    kernel size, and the others confirm or rule out. Looks among layers with bias, a square kernel
+    and as many positions before as after. None if no such layer fits, or several that differ.
+    """
+    fitting: dict[tuple[int, int], LayerProfile] = {}
+    for side in range(1, MAX_SIDE + 1):
+        positions = side**2
+        biases = {row.params - row.macs // positions for row in rows}
+        if len(biases) > 1 or any(row.macs % positions for row in rows) or min(biases) < 1:
+            continue
+        for layer in _layers_like(rows[0], biases.pop(), positions):
+            if _explains(layer, rows):
+                fitting.setdefault((layer.params(), layer.macs()), layer)
+    return next(iter(fitting.values())) if len(fitting) == 1 else None
+
+
+def _layers_like(row: Row, c_out: int, positions: int) -> Iterator[LayerProfile]:
+    """Layers with `c_out` outputs, one for each kernel size, on which the row costs its params."""
+    kernels = (1,) if row.kind == "linear" else range(1, MAX_KERNEL + 1)
+    kind: Kind = "linear" if row.kind == "linear" else "conv2d"
+    for k in kernels:
+        # Every factorization's weights are linear in the input channels: offset + slope c_in.
+        offset, one = (_weights(row.choice, c_out, c_in, k) for c_in in (0, 1))
+        c_in, rest = divmod(row.params - c_out - offset, one - offset)
+        if c_in > 0 and rest == 0:
+            shape = (c_out, c_in) if kind == "linear" else (c_out, c_in, k, k)
+            yield LayerProfile(row.layer, kind, shape, positions=positions)
+
+
+def _weights(choice: Factorization, c_out: int, c_in: int, k: int) -> int:
+    return sum(factor_sizes(choice.method, choice.rank, (c_out, c_in, k, k)))
+
+
+def _explains(layer: LayerProfile, rows: Sequence[Row]) -> bool:
+    try:
+        costs = [(layer.params(row.choice), layer.macs(row.choice)) for row in rows]
+    except RankError:
+        return False
+    smaller = all(row.params < layer.params() for row in rows)
+    return smaller and costs == [(row.params, row.macs) for row in rows]

@@ -1,0 +1,1 @@
+"""What compress, sweep and pareto share: settings, the run directory, the wiring of a search."""

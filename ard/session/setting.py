@@ -1,0 +1,166 @@
+"""A checkpoint loaded for measuring: its generator, its features, its reference statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ard.errors import ArdError
+from ard.measuring.evaluate import FidEvaluator
+from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
+from nas_gan.data.loading import Fit, Images, load_dataset, recorded_fit
+from nas_gan.devices import check_device
+from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
+from nas_gan.metrics.frechet import FeatureStatistics, FrechetReference, PairedFid
+from nas_gan.metrics.reference import DENSE_SOURCE, cache_dir, dense_images, find_reference
+from nas_gan.metrics.sampling import extract_features, latent_bank
+
+
+@dataclass(frozen=True)
+class MeasuringConfig:
+    """How quality is measured; shared by every command that measures."""
+
+    samples: int = 5000
+    """Images behind the scores of whole plans."""
+    sweep_samples: int = 1000
+    """Images behind the score of one layer alone."""
+    features: ExtractorName = "auto"
+    """auto takes Inception where its weights are on disk, else EfficientNet-Lite0."""
+    inception_weights: Path | None = None
+    """pytorch-fid's weights, if they are not in torch's cache."""
+    reference: str = "auto"
+    """Reference statistics: auto, dense, or an .npz file with mu and sigma."""
+    data_root: Path | None = None
+    """Folder of the data set, for reference statistics that are not shipped."""
+    model: str | None = None
+    """package.module:build for a state dict of another network."""
+    seed: int = 0
+    batch_size: int = 64
+    device: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A dense generator on its device, and everything that scores it.
+
+    `reference` says where `statistics` came from; `load_images` reads the data set that the
+    checkpoint names, where it names one.
+    """
+
+    checkpoint: Checkpoint
+    generator: nn.Module
+    latent_dim: int
+    extractor: FeatureExtractor
+    statistics: FeatureStatistics
+    reference: str
+    n_classes: int = 0
+    load_images: Callable[[], Images] | None = None
+
+    def latents(self, n: int, seed: int) -> Tensor:
+        """A bank of latents for the generator, with labels if it takes any."""
+        return latent_bank(n, self.latent_dim, seed, self.n_classes)
+
+    @cached_property
+    def frechet(self) -> FrechetReference:
+        """The reference side of every distance, prepared once for all banks of latents."""
+        return FrechetReference(self.statistics)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a distance here compares with published FIDs: Inception, and real images."""
+        return self.extractor.comparable and self.reference != DENSE_SOURCE
+
+
+def load_setting(path: Path, config: MeasuringConfig) -> Setting:
+    """Read the checkpoint and find features and reference statistics for it.
+
+    Raises:
+        NasGanError: the file, its network, or the reference statistics cannot be used.
+    """
+    check_device(config.device)
+    checkpoint = load_checkpoint(path)
+    build = import_builder(config.model) if config.model else None
+    generator = build_generator(checkpoint, build).to(config.device).requires_grad_(False)
+    latent_dim = getattr(generator, "latent_dim", None)
+    if not isinstance(latent_dim, int):
+        raise ArdError(
+            f"{type(generator).__name__} has no latent_dim; set that attribute to the length of "
+            "its latents, so that they can be drawn"
+        )
+    extractor = make_extractor(
+        config.features,
+        inception_weights=config.inception_weights,
+        device=config.device,
+        threads=config.threads,
+    )
+    n_classes = int(getattr(generator, "n_classes", 0))
+    dataset = checkpoint.provenance.get("dataset")
+    with torch.inference_mode():
+        probe = latent_bank(2, latent_dim, 0, n_classes).to(config.device)
+        resolution = generator(probe).shape[-1]
+    fit = recorded_fit(checkpoint.provenance)
+    load_images = _data_loader(dataset, resolution, config.data_root, fit)
+    statistics, source = find_reference(
+        config.reference,
+        extractor,
+        dataset=dataset,
+        resolution=resolution,
+        data=load_images,
+        dense=lambda: dense_images(
+            generator,
+            latent_dim,
+            max(config.samples, 2 * extractor.dim),
+            config.seed,
+            batch_size=config.batch_size,
+            device=config.device,
+        ),
+        cache=cache_dir(),
+    )
+    return Setting(
+        checkpoint, generator, latent_dim, extractor, statistics, source, n_classes, load_images
+    )
+
+
+def _data_loader(
+    dataset: str | None, resolution: int, root: Path | None, fit: Fit
+) -> Callable[[], Images] | None:
+    if dataset is None:
+        return None
+    name = dataset
+
+    def load() -> Images:
+        try:
+            return load_dataset(name, size=resolution, root=root, fit=fit)
+        except InvalidValueError as error:  # a name of somebody else's: not there, like any other
+            raise MissingDataError(str(error)) from error
+
+    return load
+
+
+def make_evaluator(
+    setting: Setting, config: MeasuringConfig, *, n: int, seed: int, bootstrap: bool = False
+) -> FidEvaluator:
+    """A ΔFID evaluator on its own bank of `n` latents; scores the dense generator once."""
+    latents = setting.latents(n, seed)
+    features = extract_features(
+        setting.generator,
+        latents,
+        setting.extractor,
+        batch_size=config.batch_size,
+        device=config.device,
+    )  # (n, dim)
+    return FidEvaluator(
+        PairedFid(setting.frechet, features, seed=seed),
+        latents,
+        setting.extractor,
+        bootstrap=bootstrap,
+        batch_size=config.batch_size,
+        device=config.device,
+    )

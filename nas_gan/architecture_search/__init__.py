@@ -1,0 +1,1 @@
+"""Supernets, and how an architecture is searched for and derived."""

@@ -1,0 +1,104 @@
+"""Genotypes as graphs: nodes are feature maps, edges the operations between them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from nas_gan.errors import InvalidValueError
+from nas_gan.files import atomic_path, write_text
+from nas_gan.networks.genotype import (
+    D_EDGES,
+    EDGES,
+    N_BLOCKS,
+    N_CELLS,
+    DiscriminatorGenotype,
+    Genotype,
+)
+from nas_gan.networks.operations import SKIP_MODE
+
+NODES_PER_CELL = 4
+# Edge -> the nodes that it joins, within a cell and within a block; 0 is the input of either.
+CELL_NODES = {
+    "up0": (0, 1),
+    "up1": (0, 2),
+    "c0": (1, 3),
+    "c1": (2, 3),
+    "c2": (1, 4),
+    "c3": (2, 4),
+    "c4": (3, 4),
+}
+BLOCK_NODES = {
+    "c0": (0, 1),
+    "c1": (0, 2),
+    "c2": (0, 3),
+    "c3": (1, 2),
+    "c4": (1, 3),
+    "down0": (2, 4),
+    "down1": (3, 4),
+}
+SKIP_NODE = 3
+INSTALL = 'pip install "ard-gan[draw]"'
+
+
+class GraphEdge(NamedTuple):
+    """An operation between two nodes; `skip` marks the fixed connections between cells."""
+
+    source: int
+    target: int
+    operation: str
+    skip: bool = False
+
+
+def graph_edges(genotype: Genotype | DiscriminatorGenotype) -> tuple[GraphEdge, ...]:
+    """Every edge of a genotype that is there, in the order of its cells.
+
+    A generator has the nodes 0..12, a discriminator 0..16: the input, then four for each cell or
+    block, of which the last is the input of the next.
+    """
+    is_generator = isinstance(genotype, Genotype)
+    names, nodes = (EDGES, CELL_NODES) if is_generator else (D_EDGES, BLOCK_NODES)
+    found = []
+    for number in range(1, (N_CELLS if is_generator else N_BLOCKS) + 1):
+        offset = NODES_PER_CELL * (number - 1)
+        for name in names:
+            operation = genotype.operation(number, name)
+            source, target = nodes[name]
+            if operation != "none":
+                found.append(GraphEdge(offset + source, offset + target, operation))
+        if is_generator:
+            for earlier in range(1, number):
+                source = NODES_PER_CELL * (earlier - 1) + SKIP_NODE
+                found.append(GraphEdge(source, offset + SKIP_NODE, SKIP_MODE[number], skip=True))
+    return tuple(found)
+
+
+def dot_source(genotype: Genotype | DiscriminatorGenotype) -> str:
+    """The graph in the language of Graphviz, from left to right."""
+    lines = ["digraph genotype {", "  rankdir=LR", "  node [shape=circle]"]
+    for edge in graph_edges(genotype):
+        style = ", style=dashed" if edge.skip else ""
+        lines.append(f'  {edge.source} -> {edge.target} [label="{edge.operation}"{style}]')
+    return "\n".join([*lines, "}", ""])
+
+
+def draw(genotype: Genotype | DiscriminatorGenotype, path: Path) -> str | None:
+    """Write `path` (.gv) and a picture (.png) beside it; returns why there is no picture, if so.
+
+    Raises:
+        InvalidValueError: the suffix is not .gv.
+    """
+    if path.suffix != ".gv":
+        raise InvalidValueError(f"{path}: a graph is written as .gv")
+    source = dot_source(genotype)
+    write_text(path, source)
+    if shutil.which("dot") is None:
+        return f"no picture of {path}: Graphviz (dot) is not on this machine; apt install graphviz"
+    try:
+        from graphviz import Source
+    except ImportError:
+        return f"no picture of {path}: Python's graphviz is not installed; {INSTALL}"
+    with atomic_path(path.with_suffix(".png")) as picture:
+        picture.write_bytes(Source(source).pipe(format="png"))
+    return None

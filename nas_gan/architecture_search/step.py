@@ -1,0 +1,308 @@
+"""One iteration of the search: architecture parameters and weights take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas_gan.architecture_search.amending import amended_gradient, check_coefficient
+from nas_gan.architecture_search.relaxation import Relaxation, TemperatureSchedule
+from nas_gan.architecture_search.supernet import (
+    Mixing,
+    SuperDiscriminator,
+    SuperGenerator,
+    Supernet,
+)
+from nas_gan.errors import InvalidValueError
+from nas_gan.losses import UPPER_BOUND, AdversarialLoss, Parts, make_loss
+from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.steps import Sampler
+
+MIN_BATCH = 4  # halves of two: the kernel means of an MMD loss need pairs
+ArchitectureLoss = Literal["hinge", "mmd"]
+# The published search scores architectures by the hinge loss, whatever trains the weights.
+ARCHITECTURE_LOSSES: dict[ArchitectureLoss, str] = {"hinge": "hinge", "mmd": "icassp_2024"}
+
+
+def make_architecture_loss(name: ArchitectureLoss) -> AdversarialLoss:
+    """The loss that architecture parameters lower: hinge, or the bounded repulsive pair."""
+    return make_loss(ARCHITECTURE_LOSSES[name])
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """Who moves what: the weights and the architecture parameters of both networks."""
+
+    g_weights: torch.optim.Optimizer
+    d_weights: torch.optim.Optimizer
+    g_alphas: torch.optim.Optimizer
+    d_alphas: torch.optim.Optimizer
+
+
+class ArchitectureStep:
+    """One update of the discriminator and, every `n_critic` updates, one of the generator.
+
+    An update moves the architecture parameters and then the weights, on images and latents that
+    the other does not see: the batch `real(index)`, `(m, 3, h, w)` in [-1, 1], is split in halves,
+    of which the first is for the weights. The generator is updated with `m` latents. Every pass
+    draws a mixing of its own; real and fake images go through the same one.
+
+    All that is random is drawn from `[seed, index]`, so that a resumed search is the same search.
+
+    Everything else is optional and does nothing by default:
+
+    Args:
+        bf16: networks compute in bfloat16, losses in float32.
+        share: rows of a global batch to those of this process
+            (`nas_gan.training.distributed.own_rows`).
+        gather: scores of this process to those of all.
+        mean: gradients of this process to their means over all.
+
+    Raises:
+        InvalidValueError: the amending coefficient is negative, or a loss has parts, such as a
+            gradient penalty, that need more than scores.
+    """
+
+    def __init__(
+        self,
+        generator: SuperGenerator,
+        discriminator: SuperDiscriminator,
+        *,
+        weight_loss: AdversarialLoss,
+        architecture_loss: AdversarialLoss,
+        optimizers: Optimizers,
+        average: ExponentialMovingAverage,
+        relaxation: Relaxation,
+        temperature: TemperatureSchedule,
+        real: Sampler,
+        seed: int,
+        updates_per_epoch: int,
+        n_steps: int,
+        n_critic: int = 1,
+        amending: float = 0.0,
+        upper_bound: float = UPPER_BOUND,
+        device: torch.device | str = "cpu",
+        bf16: bool = False,
+        share: Callable[[Tensor], Tensor] = lambda batch: batch,
+        gather: Callable[[Tensor], Tensor] = lambda scores: scores,
+        mean: Callable[[Sequence[Tensor]], list[Tensor]] = list,
+    ) -> None:
+        self.generator, self.discriminator = generator, discriminator
+        self.weight_loss = check_search_loss(weight_loss)
+        self.architecture_loss = check_search_loss(architecture_loss)
+        self.optimizers, self.average = optimizers, average
+        self.relaxation, self.temperature = relaxation, temperature
+        self.real, self.seed = real, seed
+        self.updates_per_epoch, self.n_steps, self.n_critic = updates_per_epoch, n_steps, n_critic
+        self.amending, self.upper_bound = check_coefficient(amending), upper_bound
+        self.device, self.bf16 = torch.device(device), bf16
+        self.share, self.gather, self.mean = share, gather, mean
+
+    def __call__(self, index: int) -> dict[str, float]:
+        self.generator.train()
+        self.discriminator.train()
+        halves = self._halves(self.real(index))
+        draws = Draws(
+            np.random.default_rng([self.seed, index]),
+            self.relaxation,
+            self.temperature(index / self.n_steps),
+            self.generator.latent_dim,
+        )
+        epoch = index // self.updates_per_epoch
+        optimizers = self.optimizers
+
+        def d_loss(loss: AdversarialLoss, real: Tensor) -> Tensor:
+            return self._discriminator_loss(loss, real, draws, epoch)
+
+        def g_loss(loss: AdversarialLoss, real: Tensor) -> Tensor:
+            return self._generator_loss(loss, real, draws)
+
+        scalars = {"temperature": draws.temperature}
+        scalars["loss/d_arch"], scalars["loss/d"] = self._update(
+            self.discriminator, d_loss, halves, optimizers.d_alphas, optimizers.d_weights
+        )
+        scalars |= _entropies("d", self.discriminator)
+        if (index + 1) % self.n_critic == 0:
+            scalars["loss/g_arch"], scalars["loss/g"] = self._update(
+                self.generator, g_loss, halves, optimizers.g_alphas, optimizers.g_weights
+            )
+            scalars |= _entropies("g", self.generator)
+            self.average.update(self.generator)
+        return scalars
+
+    def _update(
+        self,
+        network: Supernet,
+        loss_of: Callable[[AdversarialLoss, Tensor], Tensor],
+        halves: tuple[Tensor, Tensor],
+        alphas_optimizer: torch.optim.Optimizer,
+        weights_optimizer: torch.optim.Optimizer,
+    ) -> tuple[float, float]:
+        """Move the architecture parameters of a network, then its weights; both losses."""
+        weight_real, architecture_real = halves
+        alphas, weights = network.alphas, network.weights
+        search_loss = loss_of(self.architecture_loss, architecture_real)
+        gradients: Iterable[Tensor | None]
+        if self.amending:
+            train_loss = loss_of(self.weight_loss, weight_real)
+            gradients = amended_gradient(
+                search_loss, train_loss, alphas, weights, self.amending, mean=self.mean
+            )
+        else:
+            gradients = self.mean(torch.autograd.grad(search_loss, alphas))
+        _move_(alphas_optimizer, alphas, gradients)
+        loss = loss_of(self.weight_loss, weight_real)
+        _move_(weights_optimizer, weights, self._weight_gradients(loss, weights))
+        return search_loss.item(), loss.item()
+
+    def _weight_gradients(
+        self, loss: Tensor, weights: Sequence[nn.Parameter]
+    ) -> Iterator[Tensor | None]:
+        """Gradients of weights; an operation that no weight of the mixing reaches has none."""
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        # The mixing is that of every process, and so is what it does not reach.
+        means = iter(self.mean([gradient for gradient in gradients if gradient is not None]))
+        return (None if gradient is None else next(means) for gradient in gradients)
+
+    def _discriminator_loss(
+        self, loss: AdversarialLoss, real: Tensor, draws: Draws, epoch: int
+    ) -> Tensor:
+        latents, mixing = draws.latents(len(real)), draws.mixing(self.generator)
+        with torch.no_grad():
+            fake = self._generate(latents, mixing)
+        real = self._own(real)
+        scores = self._score(torch.cat([real, fake]), draws.mixing(self.discriminator))
+        real_scores, fake_scores = (self.gather(part) for part in scores.split(len(real)))
+        return loss.discriminator(real_scores, fake_scores, upper=self.upper_bound, epoch=epoch)
+
+    def _generator_loss(self, loss: AdversarialLoss, real: Tensor, draws: Draws) -> Tensor:
+        # The real scores are needed as values only.
+        with torch.no_grad():
+            judge = draws.mixing(self.discriminator)
+            real_scores = self.gather(self._score(self._own(real), judge))
+        fake = self._generate(draws.latents(2 * len(real)), draws.mixing(self.generator))
+        return loss.generator(real_scores, self.gather(self._score(fake, judge)))
+
+    def _generate(self, latents: Tensor, mixing: Mixing) -> Tensor:
+        """Images of this process's share of latents."""
+        with self._autocast():
+            images: Tensor = self.generator(self._own(latents), mixing)
+        return images
+
+    def _score(self, images: Tensor, mixing: Mixing) -> Tensor:
+        with self._autocast():
+            scores: Tensor = self.discriminator(images, mixing)
+        return scores.float()  # kernels of distances lose too much in bfloat16
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _own(self, batch: Tensor) -> Tensor:
+        """This process's share of a batch, on its device."""
+        layout = torch.channels_last if batch.ndim == 4 else torch.preserve_format
+        return self.share(batch).to(self.device, memory_format=layout, non_blocking=True)
+
+    def _halves(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        check_batch_size(len(batch))
+        first, second = batch.chunk(2)
+        return first, second
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything an exact continuation needs, besides the index."""
+        optimizers = {f.name: getattr(self.optimizers, f.name) for f in fields(self.optimizers)}
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+            "losses": [self.weight_loss.state_dict(), self.architecture_loss.state_dict()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.average.load_state_dict(state["average"])
+        for name, optimizer_state in state["optimizers"].items():
+            getattr(self.optimizers, name).load_state_dict(optimizer_state)
+        for loss, loss_state in zip(
+            (self.weight_loss, self.architecture_loss), state["losses"], strict=True
+        ):
+            loss.load_state_dict(loss_state)
+
+
+class Draws:
+    """The latents and mixings of one iteration, one after the other from one stream.
+
+    The same in every process of a search: the latents are those of the global batch, on the CPU.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        relaxation: Relaxation,
+        temperature: float,
+        latent_dim: int,
+    ) -> None:
+        self.rng, self.relaxation, self.temperature = rng, relaxation, temperature
+        self.latent_dim = latent_dim
+
+    def latents(self, n: int) -> Tensor:
+        """`(n, latent_dim)` standard normal latents."""
+        return torch.from_numpy(self.rng.standard_normal((n, self.latent_dim), np.float32))
+
+    def mixing(self, network: Supernet) -> Mixing:
+        """A mixing of the network's operations, one for the whole batch."""
+        return Mixing(
+            *(self.relaxation(alphas, self.temperature, self.rng) for alphas in network.logits())
+        )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise InvalidValueError unless a batch can be split for a search."""
+    if batch_size < MIN_BATCH or batch_size % 2:
+        raise InvalidValueError(
+            f"a search splits every batch in two halves: batch_size must be even and at least "
+            f"{MIN_BATCH}; got {batch_size}"
+        )
+
+
+def check_search_loss(loss: AdversarialLoss) -> AdversarialLoss:
+    """The loss, if it is one of scores alone.
+
+    Raises:
+        InvalidValueError: it has parts that a search does not carry out.
+    """
+    parts = [f.name for f in fields(Parts) if getattr(loss.parts, f.name) is not None]
+    if parts:
+        raise InvalidValueError(
+            f"a search takes losses of scores alone; this one also has {', '.join(parts)}: "
+            "take one without, such as hinge or latest"
+        )
+    return loss
+
+
+def _move_(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    gradients: Iterable[Tensor | None],
+) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def _entropies(prefix: str, network: Supernet) -> dict[str, float]:
+    """How undecided the edges still are: mean entropies in nats, log(7) for seven equal ones."""
+    mixing = network.mean_mixing()
+    return {
+        f"entropy/{prefix}_{name}": torch.special.entr(weights).sum(dim=-1).mean().item()
+        for name, weights in zip(mixing._fields, mixing, strict=True)
+    }

@@ -1,0 +1,1 @@
+"""Data sets as images and as shuffled batches."""

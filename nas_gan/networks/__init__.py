@@ -1,0 +1,1 @@
+"""Networks by name, and the parts they are made of."""

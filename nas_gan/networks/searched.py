@@ -1,0 +1,297 @@
+"""The generator that a genotype describes, and the discriminator that trains it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.networks.activations import LearnedActivation, make_activation
+from nas_gan.networks.genotype import MMD_NAS, Genotype
+from nas_gan.networks.operations import Cell
+
+# data set -> (width of the first feature map, number of latent parts). The image is 8 times as
+# wide. Only the CIFAR-10 net feeds a third of the latent into each of three cells.
+DATASET_SHAPES = {
+    "cifar10": (4, 3),
+    "cifar100": (4, 2),
+    "stl10": (6, 2),
+    "celeba64": (8, 2),
+    "celeba128": (16, 2),
+}
+InitName = Literal[
+    "normal", "orth", "xavier_uniform", "dcgan", "he_normal", "glorot", "mmd_gan", "torch"
+]
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """What it takes to build a `Generator`. The image is `8 * bottom_width` pixels wide."""
+
+    genotype: Genotype = MMD_NAS
+    bottom_width: int = 4
+    latent_dim: int = 120
+    latent_parts: int = 3
+    gf_dim: int = 256
+    activation: str = "pmish"
+    image_channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("bottom_width", "latent_dim", "gf_dim", "image_channels"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.latent_parts not in (2, 3):
+            raise InvalidValueError(f"latent_parts must be 2 or 3; got {self.latent_parts}")
+        if self.latent_dim % self.latent_parts:
+            raise InvalidValueError(
+                f"latent_dim {self.latent_dim} does not divide into {self.latent_parts} equal parts"
+            )
+
+    @staticmethod
+    def for_dataset(name: str, **changes: Any) -> GeneratorConfig:
+        """The published shape for one of `DATASET_SHAPES`, with fields changed by keyword."""
+        if name not in DATASET_SHAPES:
+            raise InvalidValueError(
+                f"no published shape for {name!r}; choose one of {', '.join(DATASET_SHAPES)}"
+            )
+        bottom_width, parts = DATASET_SHAPES[name]
+        return GeneratorConfig(bottom_width=bottom_width, latent_parts=parts, **changes)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the image in pixels."""
+        return 8 * self.bottom_width
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only; `from_dict` reads them back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> GeneratorConfig:
+        """Read what `to_dict` wrote; what is missing has its default."""
+        data = dict(data)
+        if "genotype" in data:
+            genotype = data["genotype"]
+            rows = tuple(tuple(row) for row in genotype["rows"])
+            data["genotype"] = Genotype(rows, genotype["table"])
+        return GeneratorConfig(**data)
+
+
+class Generator(nn.Module):
+    """`(n, latent_dim)` standard normal latents to `(n, 3, 8w, 8w)` images in [-1, 1]."""
+
+    n_classes = 0
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.latent_dim = config.latent_dim
+        self.image_shape = (config.image_channels, config.image_size, config.image_size)
+        width, channels = config.bottom_width, config.gf_dim
+        self.part = config.latent_dim // config.latent_parts
+        self.l1 = nn.Linear(self.part, width**2 * channels)
+        self.l2 = nn.Linear(self.part, (2 * width) ** 2 * channels)
+        if config.latent_parts == 3:
+            self.l3 = nn.Linear(self.part, (4 * width) ** 2 * channels)
+        self.cell1, self.cell2, self.cell3 = (
+            Cell(config.genotype, number, channels, config.activation) for number in (1, 2, 3)
+        )
+        self.to_rgb = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            make_activation(config.activation),
+            nn.Conv2d(channels, config.image_channels, 3, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        width, channels = self.config.bottom_width, self.config.gf_dim
+        # Sizes are spelled out so that torch refuses latents of any other width.
+        z1, z2, *z3 = z.split([self.part] * self.config.latent_parts, dim=1)
+        h = self.l1(z1).view(-1, channels, width, width)
+        skip1, h = self.cell1(h)  # (n, c, 2w, 2w)
+        h = h + self.l2(z2).view(-1, channels, 2 * width, 2 * width)
+        skip2, h = self.cell2(h, (skip1,))  # (n, c, 4w, 4w)
+        if z3:
+            h = h + self.l3(z3[0]).view(-1, channels, 4 * width, 4 * width)
+        _, h = self.cell3(h, (skip1, skip2))  # (n, c, 8w, 8w)
+        return self.to_rgb(h)
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """What it takes to build a `Discriminator`.
+
+    `downsampling` counts the leading blocks that halve the image: 2 for images up to 48 px,
+    3 at 64 px, 4 at 128 px.
+    """
+
+    df_dim: int = 512
+    n_outputs: int = 16
+    downsampling: int = 2
+    spectral_norm: bool = True
+    image_channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("df_dim", "n_outputs", "image_channels"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 2 <= self.downsampling <= 4:
+            raise InvalidValueError(f"downsampling must be 2, 3 or 4; got {self.downsampling}")
+
+    @staticmethod
+    def for_image_size(size: int, **changes: Any) -> DiscriminatorConfig:
+        """The published depth for images of `size` pixels, with fields changed by keyword."""
+        downsampling = 4 if size >= 128 else 3 if size >= 64 else 2
+        return DiscriminatorConfig(downsampling=downsampling, **changes)
+
+
+class _FirstBlock(nn.Module):
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(c_out, c_out, 3, padding=1),
+            nn.AvgPool2d(2),
+        )
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(c_in, c_out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x) + self.shortcut(x)
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, downsample: bool) -> None:
+        super().__init__()
+        pool = [nn.AvgPool2d(2)] if downsample else []
+        self.main = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            *pool,
+        )
+        self.shortcut = (
+            nn.Sequential(nn.Conv2d(channels, channels, 1), *pool) if downsample else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x) + self.shortcut(x)
+
+
+class Discriminator(nn.Module):
+    """`(n, 3, h, w)` images to `(n, n_outputs)` scores; the kernel of an MMD loss reads them."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        df = config.df_dim
+        self.block1 = _FirstBlock(config.image_channels, df)
+        self.block2 = _Block(df, downsample=True)
+        self.block3 = _Block(df, downsample=config.downsampling >= 3)
+        self.block4 = _Block(df, downsample=config.downsampling >= 4)
+        self.linear = nn.Linear(df, config.n_outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.block4(self.block3(self.block2(self.block1(x))))
+        return self.linear(torch.relu(h).sum(dim=(2, 3)))  # (n, df) -> (n, n_outputs)
+
+
+def initialize_(module: nn.Module, init: InitName, rng: torch.Generator) -> None:
+    """Fill the weights of a freshly built network in place.
+
+    `normal` (deviation 0.02), `orth` and `xavier_uniform` are for Conv2d; Linear and
+    ConvTranspose2d keep torch's own distribution then. `dcgan` (deviation 0.02) is for all
+    convolutions. `he_normal`, `glorot` and `mmd_gan` are for every weight; the last is He's before
+    a ReLU, leaky or not, Glorot's elsewhere, and has no biases. `torch` is torch's own for
+    everything. Batch normalisation starts at N(1, 0.02) with the first four, else at 1. Learned
+    activations and what keeps torch's distribution are drawn from `rng` too, so that a seed fixes
+    all of it.
+
+    Raises:
+        InvalidValueError: the name is not one of these.
+    """
+    if init not in get_args(InitName):
+        raise unknown_name("init", init, get_args(InitName))
+    slopes = _negative_slopes(module) if init == "mmd_gan" else {}
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            _draw_weight(layer, init, slopes.get(layer), rng)
+            if layer.bias is not None and init == "mmd_gan":
+                nn.init.zeros_(layer.bias)
+            elif layer.bias is not None:
+                bound = _fan_in(layer) ** -0.5
+                nn.init.uniform_(layer.bias, -bound, bound, generator=rng)
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            if init in ("normal", "orth", "xavier_uniform", "dcgan"):
+                nn.init.normal_(layer.weight, 1.0, 0.02, generator=rng)
+            else:
+                nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, LearnedActivation):
+            layer.reset_parameters(rng)
+
+
+def _draw_weight(
+    layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear,
+    init: InitName,
+    slope: float | None,
+    rng: torch.Generator,
+) -> None:
+    """Fill one weight; `slope` is that of the ReLU behind it for negative inputs, if there is."""
+    weight, fan_in = layer.weight, _fan_in(layer)
+    is_conv = isinstance(layer, nn.Conv2d)
+    if (init == "normal" and is_conv) or (init == "dcgan" and not isinstance(layer, nn.Linear)):
+        nn.init.normal_(weight, 0.0, 0.02, generator=rng)
+    elif init == "orth" and is_conv:
+        nn.init.orthogonal_(weight, generator=rng)
+    elif init == "he_normal" or slope is not None:
+        variance = 2 / (1 + (slope or 0.0) ** 2) / fan_in
+        nn.init.normal_(weight, 0.0, variance**0.5, generator=rng)
+    elif init in ("glorot", "mmd_gan") or (init == "xavier_uniform" and is_conv):
+        nn.init.xavier_uniform_(weight, generator=rng)
+    else:
+        nn.init.uniform_(weight, -(fan_in**-0.5), fan_in**-0.5, generator=rng)
+
+
+def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> int:
+    """How many weights make one output of the layer, strides aside."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.weight[:, 0].numel() // layer.groups
+    return layer.weight[0].numel()
+
+
+def _negative_slopes(module: nn.Module) -> dict[nn.Module, float]:
+    """For each layer with a ReLU behind it, before the next layer, that ReLU's negative slope."""
+    slopes: dict[nn.Module, float] = {}
+    last: nn.Module | None = None
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            last = layer
+        elif isinstance(layer, nn.ReLU | nn.LeakyReLU) and last is not None:
+            slopes[last] = layer.negative_slope if isinstance(layer, nn.LeakyReLU) else 0.0
+            last = None
+    return slopes
+
+
+def build_discriminator(
+    config: DiscriminatorConfig,
+    init: InitName = "xavier_uniform",
+    rng: torch.Generator | None = None,
+) -> Discriminator:
+    """A discriminator with initialised weights and, if asked for, spectral norm on every layer.
+
+    The weights are drawn before spectral norm is put on: its power iteration starts from them.
+    """
+    discriminator = Discriminator(config)
+    if rng is not None:
+        initialize_(discriminator, init, rng)
+    if config.spectral_norm:
+        for layer in list(discriminator.modules()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                spectral_norm(layer)
+    return discriminator

@@ -1,0 +1,160 @@
+"""The discriminator that a genotype describes, and the operations that only it has.
+
+Every block halves the image: 32 pixels become 2. Source: AdversarialNAS (Gao, Chen, Liu, Tan, Zhu,
+Liu; CVPR 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from nas_gan.errors import InvalidValueError
+from nas_gan.networks.genotype import D_EDGES, FIRST_EDGES, N_BLOCKS, DiscriminatorGenotype
+from nas_gan.networks.operations import CONVOLUTIONS, Edge, make_edge
+from nas_gan.networks.searched import InitName, initialize_
+
+# Of S1 and AdversarialNAS alike, whatever the generator's.
+ACTIVATION = "relu"
+POOLS = {"avg_pool": nn.AvgPool2d, "max_pool": nn.MaxPool2d}
+
+
+def make_first_edge(name: str, c_in: int, c_out: int) -> Edge:
+    """A convolution of the image, `(n, c_in, h, w)` to `(n, c_out, h, w)`, without activation."""
+    kernel, padding, dilation = CONVOLUTIONS[name]
+    return Edge(nn.Conv2d(c_in, c_out, kernel, padding=padding, dilation=dilation))
+
+
+def make_down_edge(name: str, channels: int) -> Edge:
+    """A downsampling operation, `(n, c, h, w)` to `(n, c, h / 2, w / 2)`.
+
+    Convolutions have stride 2 and an activation in front of them; pools have neither.
+    """
+    if name in POOLS:
+        return Edge(POOLS[name](2))
+    kernel, padding, dilation = CONVOLUTIONS[name]
+    conv = nn.Conv2d(channels, channels, kernel, stride=2, padding=padding, dilation=dilation)
+    return Edge(nn.Sequential(nn.ReLU(), conv))
+
+
+@dataclass(frozen=True)
+class SearchedDiscriminatorConfig:
+    """What it takes to build a `SearchedDiscriminator`."""
+
+    genotype: DiscriminatorGenotype
+    df_dim: int = 80
+    n_outputs: int = 16
+    spectral_norm: bool = True
+    image_channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("df_dim", "n_outputs", "image_channels"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+
+class Block(nn.Module):
+    """Up to five normal edges over three nodes, and two downsampling ones that are summed.
+
+    Takes `(n, c, h, w)`, in block 1 the image, and returns `(n, df, h / 2, w / 2)`. An edge `c0`
+    that nothing reads is not built.
+
+    Raises:
+        InvalidValueError: the genotype leaves a node without any input.
+    """
+
+    c0: Edge | None
+    c1: Edge | None
+    c2: Edge | None
+    c3: Edge | None
+    c4: Edge | None
+    down0: Edge
+    down1: Edge
+
+    def __init__(self, config: SearchedDiscriminatorConfig, number: int) -> None:
+        super().__init__()
+        names = {edge: config.genotype.operation(number, edge) for edge in D_EDGES}
+        _check_inputs(names, number)
+        if names["c3"] == names["c4"] == "none":
+            names["c0"] = "none"
+        for edge, name in names.items():
+            self.add_module(edge, _make_edge(config, number, edge, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        node0 = self.c0(x) if self.c0 is not None else None
+        node1 = _sum_present((self.c1, x), (self.c3, node0))
+        node2 = _sum_present((self.c2, x), (self.c4, node0))
+        return self.down0(node1) + self.down1(node2)
+
+
+def _make_edge(
+    config: SearchedDiscriminatorConfig, number: int, edge: str, name: str
+) -> Edge | None:
+    if edge.startswith("down"):
+        return make_down_edge(name, config.df_dim)
+    if number == 1 and edge in FIRST_EDGES and name != "none":
+        return make_first_edge(name, config.image_channels, config.df_dim)
+    return make_edge(name, config.df_dim, ACTIVATION)
+
+
+def _check_inputs(names: dict[str, str], number: int) -> None:
+    for node, inputs in ((1, ("c1", "c3")), (2, ("c2", "c4"))):
+        if all(names[edge] == "none" for edge in inputs):
+            raise InvalidValueError(
+                f"block{number}: node {node} has no input; one of {', '.join(inputs)} "
+                "must not be none"
+            )
+    for edge in ("c3", "c4"):
+        if names["c0"] == "none" and names[edge] != "none":
+            raise InvalidValueError(
+                f"block{number}: {edge} reads node 0, which has no input; c0 must not be none"
+            )
+
+
+def _sum_present(*edges: tuple[nn.Module | None, Tensor | None]) -> Tensor:
+    outputs = [edge(x) for edge, x in edges if edge is not None]
+    total: Tensor = outputs[0]
+    for output in outputs[1:]:
+        total = total + output
+    return total
+
+
+class SearchedDiscriminator(nn.Module):
+    """`(n, 3, h, w)` images to `(n, n_outputs)` scores; `h` and `w` are multiples of 16."""
+
+    def __init__(self, config: SearchedDiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.Sequential(*(Block(config, n) for n in range(1, N_BLOCKS + 1)))
+        self.linear = nn.Linear(config.df_dim, config.n_outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.blocks(x)  # (n, df, h / 16, w / 16)
+        return self.linear(torch.relu(h).sum(dim=(2, 3)))  # (n, n_outputs)
+
+
+def build_searched_discriminator(
+    config: SearchedDiscriminatorConfig,
+    init: InitName = "xavier_uniform",
+    rng: torch.Generator | None = None,
+) -> SearchedDiscriminator:
+    """A searched discriminator with initialised weights and, if asked for, spectral norm."""
+    discriminator = SearchedDiscriminator(config)
+    if rng is not None:
+        initialize_(discriminator, init, rng)
+    if config.spectral_norm:
+        spectral_norm_(discriminator)
+    return discriminator
+
+
+def spectral_norm_(module: nn.Module) -> None:
+    """Put spectral norm on every convolution and linear map of `module`, in place.
+
+    The power iteration starts from the weights as they are and from torch's global generator.
+    """
+    for layer in list(module.modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            spectral_norm(layer)

@@ -1,0 +1,1 @@
+"""Figures, grids and animations."""

@@ -1,0 +1,1 @@
+"""Finished and running runs, read back from their directories."""

@@ -1,0 +1,259 @@
+"""What a run trains, and how: its networks and its step, built of its settings."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from nas_gan.data.loading import Images, LabelledBatches, ShuffledBatches
+from nas_gan.errors import InvalidValueError
+from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
+from nas_gan.networks.models import build_model
+from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.describe import (
+    Architecture,
+    describe_networks,
+    image_shape_of,
+    n_classes_of,
+)
+from nas_gan.training.distributed import (
+    Processes,
+    Share,
+    check_divides,
+    gather_scores,
+    global_batch_norm_,
+    synchronised,
+)
+from nas_gan.training.optimizers import LINEAR_DECAY, OPTIMIZERS, make_optimizer, make_scheduler
+from nas_gan.training.skipping import DynamicSkipping
+from nas_gan.training.steps import AdversarialStep, StepLatents
+from nas_gan.training.upper_bound import UpperBoundSchedule
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The two networks of a run, the average, and how to build them again."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    average: ExponentialMovingAverage
+    g_architecture: Architecture
+    d_architecture: Architecture
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The averaged generator as it is saved, sampled and measured: in float32."""
+        average = self.average.average
+        if all(tensor.dtype != torch.float64 for tensor in average.state_dict().values()):
+            return average
+        return copy.deepcopy(average).float()
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers of noise that the generator takes, labels aside."""
+        return int(cast("int", self.generator.latent_dim))
+
+    @property
+    def n_classes(self) -> int:
+        """Classes of a conditional generator, else 0."""
+        return n_classes_of(self.generator)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(c, h, w)` of the images."""
+        return image_shape_of(self.generator)
+
+
+def build_networks(config: TrainConfig) -> Networks:
+    """Initialised networks on the run's device, in its precision.
+
+    Raises:
+        InvalidValueError: the settings describe no networks, or two that do not fit each other.
+    """
+    g_architecture, d_architecture = describe_networks(config)
+    rng = torch.Generator().manual_seed(config.seed)
+    generator = build_model(g_architecture, init=config.init, rng=rng)
+    rng = torch.Generator().manual_seed(config.seed + 1)
+    # The power iteration of spectral norm starts from the global generator.
+    torch.manual_seed(config.seed)
+    discriminator = build_model(d_architecture, "discriminator", init=config.init, rng=rng)
+    _check_pair(generator, discriminator)
+    for network in (generator, discriminator):
+        network.to(config.device, weight_type(config)).to(memory_format=torch.channels_last)
+        global_batch_norm_(network)
+    average = ExponentialMovingAverage(generator, config.ema_decay, warm_up=config.ema_warm_up)
+    return Networks(generator, discriminator, average, g_architecture, d_architecture)
+
+
+def weight_type(config: TrainConfig) -> torch.dtype:
+    """The type of a run's weights; with bf16 they are float32 still."""
+    return torch.float64 if config.precision == "fp64" else torch.float32
+
+
+def _check_pair(generator: nn.Module, discriminator: nn.Module) -> None:
+    for name, default in (("image_shape", None), ("n_classes", 0)):
+        made, seen = (getattr(net, name, default) for net in (generator, discriminator))
+        # The searched discriminators take images of any size and say none.
+        if seen is not None and seen != made:
+            raise InvalidValueError(
+                f"the generator has {name} {made}, the discriminator {seen}: they do not fit"
+            )
+
+
+def build_step(
+    config: TrainConfig, networks: Networks, images: Images, processes: Processes | None = None
+) -> AdversarialStep:
+    """The adversarial update of a run, on this process's share of every batch.
+
+    Raises:
+        InvalidValueError: a name is unknown, the data have not the classes of the networks, or a
+            batch does not divide into equal parts for all processes.
+    """
+    processes = processes or Processes(device=config.device)
+    batches = ShuffledBatches(images, config.batch_size, config.seed, flip=config.flip)
+    real: Callable[[int], Any] = batches
+    if networks.n_classes:
+        real = LabelledBatches(batches, networks.n_classes)
+    latents, g_latents = (
+        _share(StepLatents(seed, n, networks.latent_dim, networks.n_classes), n, processes)
+        for seed, n in (
+            (config.seed + 2, config.batch_size),
+            (config.seed + 5, config.generator_batch_size or config.batch_size),
+        )
+    )
+    larger = config.generator_batch_size not in (None, config.batch_size)
+    skipping = None
+    if config.d_skip_from is not None:
+        skipping = DynamicSkipping(config.d_skip_from, config.seed + 6)
+    g_optimizer, d_optimizer = (
+        _optimizer(config, name, lr, network)
+        for name, lr, network in (
+            (config.g_optimizer, config.g_lr, networks.generator),
+            (config.d_optimizer, config.d_lr, networks.discriminator),
+        )
+    )
+    return AdversarialStep(
+        networks.generator,
+        networks.discriminator,
+        build_loss(config),
+        g_optimizer=g_optimizer,
+        d_optimizer=d_optimizer,
+        g_scheduler=_scheduler(
+            config, config.g_scheduler, g_optimizer, config.steps // config.n_critic
+        ),
+        d_scheduler=_scheduler(
+            config, config.d_scheduler, d_optimizer, config.steps // config.d_every
+        ),
+        g_clip=config.g_clip,
+        d_clip=config.d_clip,
+        average=networks.average,
+        upper_bound=UpperBoundSchedule(
+            config.upper_bound,
+            config.upper_bound_start,
+            config.upper_bound_end,
+            config.upper_bound_increase,
+        ),
+        real=_share(real, config.batch_size, processes),
+        latents=latents,
+        g_latents=g_latents if larger else None,
+        updates_per_epoch=batches.per_epoch,
+        n_steps=config.steps,
+        n_critic=config.n_critic,
+        d_every=config.d_every,
+        d_skipping=skipping,
+        device=config.device,
+        dtype=weight_type(config),
+        bf16=config.precision == "bf16",
+        compile_backend=_backend(config),
+        log_gradients=config.log_gradients,
+        log_health=config.log_health,
+        gather=gather_scores,
+        synchronise=synchronised,
+    )
+
+
+def _share(sampler: Callable[[int], Any], n: int, processes: Processes) -> Callable[[int], Any]:
+    """This process's rows of batches of `n`."""
+    check_divides(n, processes)
+    return Share(sampler, processes) if processes.count > 1 else sampler
+
+
+def _backend(config: TrainConfig) -> str | None:
+    if not config.compile:
+        return None
+    known = torch.compiler.list_backends(exclude_tags=())
+    if config.compile_backend not in known:
+        raise InvalidValueError(
+            f"compile_backend {config.compile_backend!r} is not known; "
+            f"choose one of {', '.join(known)}"
+        )
+    return config.compile_backend
+
+
+def build_loss(config: TrainConfig) -> AdversarialLoss:
+    """The loss that a run names, with the labels and the noise that it asks for."""
+    labels = {
+        "real": config.label_real,
+        "fake": config.label_fake,
+        "generator_label": config.label_generator,
+    }
+    loss = make_loss(config.loss, **{k: v for k, v in labels.items() if v is not None})
+    if not config.image_noise:
+        return loss
+    noise = ImageNoise(config.image_noise, config.image_noise_steps)
+    return replace(loss, parts=replace(loss.parts, noise=noise))
+
+
+def _optimizer(
+    config: TrainConfig, name: str, lr: float, network: nn.Module
+) -> torch.optim.Optimizer:
+    kind = {known.lower(): value for known, value in OPTIMIZERS.items()}.get(name.lower())
+    takes = () if kind is None else inspect.signature(kind).parameters
+    settings: dict[str, Any] = {}
+    if "betas" in takes:
+        settings["betas"] = (float(config.beta1), float(config.beta2))
+    if config.momentum is not None:
+        settings["momentum"] = float(config.momentum)
+    if config.weight_decay:
+        settings["weight_decay"] = float(config.weight_decay)
+    return make_optimizer(name, network.parameters(), lr, **settings)
+
+
+def _scheduler(
+    config: TrainConfig, name: str | None, optimizer: torch.optim.Optimizer, n_updates: int
+) -> LRScheduler | None:
+    given = {"step_size": config.scheduler_step_size, "gamma": config.scheduler_gamma}
+    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if name is not None and config.scheduler_last_step is not None:
+        step = settings.pop("step_size", None)
+        if name.lower() != "steplr" or step is None:
+            raise InvalidValueError(
+                "scheduler_last_step ends a StepLR with a scheduler_step_size; "
+                f"the scheduler is {name}, its step {step}"
+            )
+        # The same rates: a StepLR up to some update has milestones up to there.
+        name = "MultiStepLR"
+        settings["milestones"] = list(range(step, config.scheduler_last_step + 1, step))
+    return make_scheduler(name, optimizer, n_updates=max(n_updates, 1), **settings)
+
+
+def end_dependence(config: TrainConfig) -> str | None:
+    """What in a run depends on its number of steps, so that it cannot be prolonged; None nothing.
+
+    Schedules that follow the progress of the run would have been others from the start.
+    """
+    if config.upper_bound == "geometric":
+        return "the geometric upper bound"
+    for role in ("g", "d"):
+        name = getattr(config, f"{role}_scheduler")
+        if name is not None and name.lower() in (LINEAR_DECAY, "cosineannealinglr"):
+            return f"{role}_scheduler {name}"
+    return None

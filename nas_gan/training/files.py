@@ -1,0 +1,154 @@
+"""What the main process of a run writes into its directory, and which settings make a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nas_gan.checkpoint import Checkpoint, save_checkpoint
+from nas_gan.data.loading import Images
+from nas_gan.networks.activations import activation_statistics
+from nas_gan.networks.conditional import with_labels
+from nas_gan.pictures.grid import grid_image, save_grid
+from nas_gan.training.build import Networks, end_dependence
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.describe import describe_networks
+from nas_gan.training.log import RunLog
+from nas_gan.training.state import save_state
+from nas_gan.training.steps import AdversarialStep, StepLatents
+
+# Settings that may change between two parts of one run without changing what it computes.
+_FREE = (
+    *("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every"),
+    *("save_every", "snapshot_every", "eval_every", "eval_samples", "eval_metrics"),
+    *("reference", "features"),
+    *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
+)
+# Images in a sample grid.
+GRID = 64
+# Files: by their content instead, which is in the description of the networks.
+_FILES = ("networks", "genotype", "d_genotype")
+
+
+class RunFiles:
+    """The files of a run, each written by a callback of the training loop."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        step: AdversarialStep,
+        images: Images,
+        settings: Mapping[str, str],
+        log: RunLog,
+    ) -> None:
+        self.config, self.networks, self.step, self.images = config, networks, step, images
+        self.settings, self.log = settings, log
+        self.grid_latents = StepLatents(config.seed + 3, GRID, networks.latent_dim)(0)
+        if n := networks.n_classes:  # the same number of images of each class, in order
+            labels = torch.arange(GRID) * n // GRID
+            self.grid_latents = with_labels(self.grid_latents, labels, n)
+
+    def log_scalars(self, index: int, scalars: Mapping[str, float]) -> None:
+        values = dict(scalars)
+        if self.config.log_activations:
+            networks = {"g": self.networks.generator, "d": self.networks.discriminator}
+            for role, network in networks.items():
+                found = activation_statistics(network)
+                values |= {f"activation/{role}.{name}": value for name, value in found.items()}
+        self.log.scalars(index + 1, values)
+
+    def sample(self, index: int, scalars: Mapping[str, float]) -> None:
+        averaged = self.networks.averaged
+        with torch.inference_mode():
+            drawn = averaged(self.grid_latents.to(self.config.device)).cpu()
+        save_grid(drawn, self.config.run_dir / "samples" / f"{index + 1:06d}.png")
+        self.log.image(index + 1, grid_image(drawn))
+
+    def measured(self, index: int, figures: Mapping[str, float]) -> None:
+        """Log what was measured, and keep the weights if the FID is the best so far."""
+        if figures.get("fid", math.inf) < self.step.upper_bound.best_fid:
+            self._write("best.pt", index, **figures)
+        self.log.scalars(index + 1, figures)
+
+    def snapshot(self, index: int, scalars: Mapping[str, float]) -> None:
+        self._write(f"ckpt-{index + 1:06d}.pt", index)
+
+    def save(self, index: int, scalars: Mapping[str, float]) -> None:
+        self._write("ckpt.pt", index)
+        save_state(self.config.run_dir, self.settings, self.step, index + 1)
+
+    def _write(self, name: str, index: int, **more: float) -> None:
+        checkpoint = make_checkpoint(self.config, self.networks, self.images, index + 1, **more)
+        save_checkpoint(checkpoint, self.config.run_dir / name)
+
+
+def make_checkpoint(
+    config: TrainConfig,
+    networks: Networks,
+    images: Images,
+    step: int,
+    **more: float,
+) -> Checkpoint:
+    """The averaged generator and the discriminator as they are now; `more` is provenance."""
+    return Checkpoint(
+        architecture=networks.g_architecture,
+        generator=_as_saved(networks.averaged.state_dict()),
+        discriminator=_as_saved(networks.discriminator.state_dict()),
+        discriminator_config=networks.d_architecture,
+        provenance={
+            "dataset": config.dataset,
+            "fit": config.fit,
+            "resolution": networks.image_shape[1],
+            "data_sha256": images.digest,
+            "steps": step,
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "loss": config.loss,
+            "upper_bound": config.upper_bound,
+            "torch": str(torch.__version__),
+            **more,
+        },
+    )
+
+
+def _as_saved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, what is not an integer in float32."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:
+    """The settings that decide what a run computes, as text: another value is another run.
+
+    The number of steps is among them only where something in the run follows its progress.
+    """
+    settings = {k: str(v) for k, v in asdict(config).items() if k not in (*_FREE, *_FILES)}
+    if end_dependence(config) is None:
+        del settings["steps"]
+    # A file keeps its name when somebody edits it.
+    for role, network in zip(
+        ("generator", "discriminator"), describe_networks(config), strict=True
+    ):
+        if config.networks is not None:
+            settings[role] = json.dumps(network)
+        elif "genotype" in network:
+            settings[f"{role} genotype"] = json.dumps(network["genotype"])
+    return settings | {"data_sha256": images.digest}
+
+
+def reasons(config: TrainConfig) -> dict[str, str]:
+    """Why a setting makes another run, where that is not plain."""
+    dependence = end_dependence(config)
+    return {"steps": f"{dependence} depends on the number of steps"} if dependence else {}
+
+
+def plain_settings(config: TrainConfig) -> dict[str, object]:
+    """The settings as JSON has them."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}

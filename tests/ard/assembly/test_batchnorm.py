@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import lively_generator
+from torch import Tensor, nn
+
+from ard.assembly.batchnorm import batch_moments, correct_batchnorm
+from ard.assembly.surgery import apply_plan
+from ard.plan import Factorization, RankPlan
+from nas_gan.metrics.sampling import latent_bank
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+class Normalised(nn.Module):
+    """`gain * z + offset`, normalised, twice in a row if asked."""
+
+    def __init__(self, gain: float, offset: float, n_norms: int = 1) -> None:
+        super().__init__()
+        self.latent_dim = 2
+        self.scale = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.scale.weight.copy_(gain * torch.eye(2))
+            self.scale.bias.fill_(offset)
+        self.norms = nn.Sequential(*(nn.BatchNorm1d(2, eps=1e-12) for _ in range(n_norms)))
+        for norm in self.norms:
+            assert isinstance(norm, nn.BatchNorm1d)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.copy_(torch.tensor([0.5, -1.0]))
+            norm.running_var.copy_(torch.tensor([4.0, 0.25]))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.norms(self.scale(z))
+
+
+LATENTS = torch.tensor([[0.0, 2.0], [2.0, 4.0], [1.0, 3.0]])  # means 1 and 3, variances 2/3
+
+
+def statistics(module: nn.Module) -> list[list[float]]:
+    return [t.tolist() for n, t in module.state_dict().items() if "running" in n]
+
+
+def test_a_net_that_was_not_factorized_keeps_its_batch_statistics() -> None:
+    net = Normalised(1.0, 0.0).eval()
+    assert statistics(correct_batchnorm(net, net, LATENTS)) == statistics(net)
+
+
+def test_means_move_by_the_difference_and_variances_by_the_ratio() -> None:
+    dense, factorized = Normalised(1.0, 0.0).eval(), Normalised(3.0, 10.0).eval()
+    corrected = correct_batchnorm(factorized, dense, LATENTS)
+    # Inputs 3 z + 10: means 13 and 19 where they were 1 and 3, and nine times the variance.
+    assert statistics(corrected) == [
+        pytest.approx([0.5 + 12, -1.0 + 16]),
+        pytest.approx([36.0, 2.25]),
+    ]
+    assert statistics(factorized) == statistics(dense)
+
+
+def test_an_affine_change_in_front_of_one_or_two_norms_is_undone() -> None:
+    for n_norms in (1, 2):
+        dense, factorized = Normalised(1, 0, n_norms).eval(), Normalised(1, 5, n_norms).eval()
+        corrected = correct_batchnorm(factorized, dense, LATENTS)
+        torch.testing.assert_close(corrected(LATENTS), dense(LATENTS))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_the_batch_size_does_not_matter(batch_size: int) -> None:
+    dense, factorized = Normalised(1.0, 0.0).eval(), Normalised(3.0, 10.0).eval()
+    one = statistics(correct_batchnorm(factorized, dense, LATENTS, batch_size))
+    assert one == [
+        pytest.approx(row) for row in statistics(correct_batchnorm(factorized, dense, LATENTS))
+    ]
+
+
+def test_a_feature_map_counts_position_by_position() -> None:
+    def net(gain: float) -> nn.Module:
+        conv = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.constant_(conv.weight, gain)
+        return nn.Sequential(conv, nn.BatchNorm2d(1)).eval()
+
+    images = torch.arange(8.0).view(2, 1, 2, 2)  # mean 3.5, and its double's is 7
+    corrected = correct_batchnorm(net(2.0), net(1.0), images)
+    assert statistics(corrected) == [[pytest.approx(3.5)], [pytest.approx(4.0)]]
+
+
+def test_a_net_without_batch_normalisation_is_copied() -> None:
+    net = nn.Linear(2, 2)
+    copied = correct_batchnorm(net, net, LATENTS)
+    assert copied is not net
+    assert same(copied, net)
+
+
+def test_moments_of_the_dense_net_taken_once_give_the_same_correction() -> None:
+    dense = lively_generator()
+    factorized = apply_plan(dense, RankPlan({"l1": Factorization("svd", (3,))}))
+    latents = latent_bank(8, dense.latent_dim, seed=1)
+    moments = batch_moments(dense, latents)
+    given = correct_batchnorm(factorized, dense, latents, dense_moments=moments)
+    assert same(given, correct_batchnorm(factorized, dense, latents))

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from contracts import EvaluatorContract, scored
+from tiny import fid_evaluator, lively_generator
+from torch import nn
+
+from ard.assembly.surgery import apply_plan
+from ard.errors import ArdError, NonFiniteError
+from ard.measuring.evaluate import Candidate, FidEvaluator, ScoreEvaluator, TableEvaluator
+from ard.plan import DENSE, Factorization, RankPlan
+from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.searched import Generator
+
+PLAN = RankPlan({"cell1.c0.ops.0.op.1": Factorization("tucker2", (2, 2))})
+
+
+@pytest.fixture(scope="module")
+def dense() -> Generator:
+    return lively_generator()
+
+
+@pytest.fixture
+def candidate(dense: Generator) -> Candidate:
+    return Candidate(PLAN, lambda plan: apply_plan(dense, plan))
+
+
+@pytest.fixture(scope="module")
+def influence(dense: Generator) -> FidEvaluator:
+    return fid_evaluator(dense, 96, 1)
+
+
+@pytest.fixture(scope="module")
+def bootstrap(dense: Generator) -> FidEvaluator:
+    return fid_evaluator(dense, 96, 1, bootstrap=True)
+
+
+class TestFidEvaluator(EvaluatorContract):
+    @pytest.fixture
+    def evaluator(self, influence: FidEvaluator) -> FidEvaluator:
+        return influence
+
+
+class TestFidEvaluatorWithBootstrap(EvaluatorContract):
+    @pytest.fixture
+    def evaluator(self, bootstrap: FidEvaluator) -> FidEvaluator:
+        return bootstrap
+
+
+class TestScoreEvaluator(EvaluatorContract):
+    @pytest.fixture
+    def evaluator(self, dense: Generator) -> ScoreEvaluator:
+        latents = latent_bank(6, dense.latent_dim, 3)
+        target = dense(latents)
+        return ScoreEvaluator(
+            lambda net: (net(latents) - target).square().flatten(1).mean(dim=1), dense, "pixels"
+        )
+
+    def test_the_interval_is_that_of_paired_differences_by_hand(self) -> None:
+        # Rises of 1, 2 and 3: mean 2, deviation 1, standard error 3 ** -0.5.
+        scores = {False: torch.tensor([10.0, 20.0, 30.0]), True: torch.tensor([11.0, 22.0, 33.0])}
+        evaluate = ScoreEvaluator(lambda net: scores[isinstance(net, nn.Tanh)], nn.Identity())
+        found = evaluate(Candidate(PLAN, lambda plan: nn.Tanh()))
+        assert (found.fid, found.delta_fid, found.n_samples) == (22.0, 2.0, 3)
+        half = 1.96 / 3**0.5
+        assert (found.ci_low, found.ci_high) == pytest.approx((2 - half, 2 + half))
+
+    def test_one_number_has_an_interval_of_no_width(self) -> None:
+        evaluate = ScoreEvaluator(lambda net: 5.0 if isinstance(net, nn.Tanh) else 2.0, nn.ReLU())
+        found = evaluate(Candidate(PLAN, lambda plan: nn.Tanh()))
+        assert (found.delta_fid, found.ci_low, found.ci_high, found.n_samples) == (3, 3, 3, 1)
+
+    def test_a_score_sees_no_training_and_no_gradients_and_leaves_the_mode(self) -> None:
+        net = nn.Linear(2, 2).train()
+
+        def score(network: nn.Module) -> float:
+            assert not network.training
+            assert not torch.is_grad_enabled()
+            return 0.0
+
+        ScoreEvaluator(score, net)(Candidate(PLAN, lambda plan: net))
+        assert net.training
+
+    def test_a_score_that_is_not_finite_names_the_plan(self) -> None:
+        scores = {False: 0.0, True: float("nan")}
+        evaluate = ScoreEvaluator(lambda net: scores[isinstance(net, nn.Tanh)], nn.ReLU())
+        with pytest.raises(NonFiniteError, match=r"the plan cell1.*tucker2\(2, 2\) is NaN"):
+            evaluate(Candidate(PLAN, lambda plan: nn.Tanh()))
+
+
+class TestTableEvaluator(EvaluatorContract):
+    @pytest.fixture
+    def evaluator(self) -> TableEvaluator:
+        return TableEvaluator({DENSE: scored(0, half=0), PLAN: scored(1)})
+
+    def test_no_generator_is_ever_built(self, evaluator: TableEvaluator) -> None:
+        def build(plan: RankPlan) -> nn.Module:
+            raise AssertionError("built")
+
+        assert evaluator(Candidate(PLAN, build)) == scored(1)
+
+    def test_a_plan_that_was_never_recorded_is_named(self, evaluator: TableEvaluator) -> None:
+        unknown = RankPlan({"l1": Factorization("svd", (3,))})
+        with pytest.raises(ArdError, match=r"no recorded evaluation.*svd\(3\)"):
+            evaluator(Candidate(unknown, lambda plan: nn.Identity()))
+
+
+def test_a_candidate_builds_once_and_only_when_looked_at() -> None:
+    built: list[RankPlan] = []
+
+    def build(plan: RankPlan) -> nn.Module:
+        built.append(plan)
+        return nn.Identity()
+
+    candidate = Candidate(PLAN, build)
+    assert not built
+    assert candidate.generator is candidate.generator
+    assert built == [PLAN]
+
+
+def test_the_rise_is_the_difference_of_the_two_distances(
+    influence: FidEvaluator, candidate: Candidate
+) -> None:
+    evaluation = influence(candidate)
+    assert evaluation.fid == pytest.approx(influence.paired.fid_dense + evaluation.delta_fid)
+    assert (evaluation.n_samples, evaluation.extractor) == (96, "pixels")
+
+
+def test_the_batch_size_does_not_change_the_score(dense: Generator, candidate: Candidate) -> None:
+    evaluate = fid_evaluator(dense, 48, 1)
+    a, b = evaluate(candidate), replace(evaluate, batch_size=7)(candidate)
+    assert a.delta_fid == pytest.approx(b.delta_fid, rel=1e-3, abs=1e-3)  # a byte may flip
+
+
+def test_scoring_leaves_the_candidate_and_its_mode_alone(
+    influence: FidEvaluator, candidate: Candidate
+) -> None:
+    generator = candidate.generator.train()
+    before = {name: t.clone() for name, t in generator.state_dict().items()}
+    influence(candidate)
+    assert generator.training
+    assert all(torch.equal(before[name], t) for name, t in generator.state_dict().items())

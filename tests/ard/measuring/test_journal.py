@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from contracts import JournalContract, scored
+
+from ard.errors import JournalError
+from ard.measuring.journal import FileJournal, MemoryJournal
+from ard.measuring.sensitivity import Measurement
+from ard.plan import DENSE, Factorization, RankPlan
+
+FINGERPRINT = {"checkpoint": "abc", "samples": 1000, "seed": 0}
+PLAN = RankPlan({"l1": Factorization("svd", (8,)), "c": Factorization("tucker2", (4, 2))})
+MADE = [
+    Measurement("single", DENSE, scored(0)),
+    Measurement("single", PLAN, scored(1 / 3)),
+    Measurement("final", PLAN, scored(-0.1)),
+]
+
+
+class TestMemoryJournal(JournalContract):
+    @pytest.fixture
+    def journal(self) -> MemoryJournal:
+        return MemoryJournal()
+
+
+class TestFileJournal(JournalContract):
+    @pytest.fixture
+    def journal(self, tmp_path: Path) -> FileJournal:
+        return FileJournal(tmp_path / "run" / "journal.jsonl", FINGERPRINT)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of three measurements."""
+    path = tmp_path / "run" / "journal.jsonl"
+    journal = FileJournal(path, FINGERPRINT)
+    for measurement in MADE:
+        journal.append(measurement)
+    return path
+
+
+def reopened(path: Path) -> list[Measurement]:
+    return list(FileJournal(path, FINGERPRINT).measurements())
+
+
+def test_a_reopened_journal_replays_what_was_written(path: Path) -> None:
+    assert reopened(path) == MADE
+
+
+def test_reopening_does_not_change_the_file(path: Path) -> None:
+    before = path.read_bytes()
+    reopened(path)
+    assert path.read_bytes() == before
+
+
+def test_the_first_line_is_the_fingerprint_and_every_other_a_measurement(path: Path) -> None:
+    first, *others = map(json.loads, path.read_text().splitlines())
+    assert first == {"fingerprint": FINGERPRINT}
+    assert [line["stage"] for line in others] == ["single", "single", "final"]
+    assert others[1]["plan"] == {"c": "tucker2(4, 2)", "l1": "svd(8)"}
+
+
+def test_a_measurement_is_in_the_file_before_append_returns(tmp_path: Path) -> None:
+    journal = FileJournal(tmp_path / "journal.jsonl", FINGERPRINT)
+    for count, measurement in enumerate(MADE, start=1):
+        journal.append(measurement)
+        content = journal.path.read_bytes()
+        assert content.endswith(b"\n")
+        assert content.count(b"\n") == 1 + count
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 100])
+def test_a_last_line_that_was_cut_short_is_dropped_and_the_file_goes_on_cleanly(
+    path: Path, cut: int
+) -> None:
+    path.write_bytes(path.read_bytes()[:-cut])
+    journal = FileJournal(path, FINGERPRINT)
+    assert list(journal.measurements()) == MADE[:-1]
+    journal.append(MADE[-1])
+    assert reopened(path) == MADE
+
+
+@pytest.mark.parametrize("start", [b"", b'{"finger'], ids=["empty", "cut short"])
+def test_a_journal_that_died_at_its_first_line_begins_anew(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(start)
+    FileJournal(path, FINGERPRINT).append(MADE[0])
+    assert reopened(path) == MADE[:1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\0\0\0\0",
+        b'{"stage": "single", "pla',
+        b"[1, 2]",
+        b'{"stage": "single", "plan": {}}',
+        b'{"stage": "single", "plan": [], "evaluation": {}}',
+        b'{"stage": "single", "plan": {"l1": "svd"}, "evaluation": {}}',
+        b'{"stage": "single", "plan": {}, "evaluation": {"fid": 1}}',
+        b"\xff\xfe",
+        b"",
+    ],
+)
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(path: Path, damage: bytes) -> None:
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = damage
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(JournalError, match=r"journal\.jsonl: line 3\b.*--run-dir"):
+        reopened(path)
+
+
+def test_a_refused_journal_is_left_as_it_was(path: Path) -> None:
+    content = b'{"fingerprint": {"seed": 5}}\n{"cut'
+    path.write_bytes(content)
+    with pytest.raises(JournalError):
+        reopened(path)
+    assert path.read_bytes() == content
+
+
+def test_another_fingerprint_is_refused_naming_the_setting_that_differs(path: Path) -> None:
+    with pytest.raises(JournalError, match="samples is 1000 there, 50 here"):
+        FileJournal(path, {**FINGERPRINT, "samples": 50})
+
+
+SWEEP = {"checkpoint": "abc", "samples": 1000}
+SEARCH = {**SWEEP, "recover_steps": 300}
+
+
+def test_a_search_goes_on_with_what_a_sweep_measured(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    single = Measurement("single", DENSE, scored(0))
+    FileJournal(path, SWEEP).append(single)
+    searched = FileJournal(path, SEARCH)
+    assert list(searched.measurements()) == [single]
+    searched.append(Measurement("recovered", DENSE, scored(1)))
+    # From now on the setting of the search counts, for whoever has one.
+    with pytest.raises(JournalError, match="recover_steps is 300 there, 100 here"):
+        FileJournal(path, {**SEARCH, "recover_steps": 100})
+    assert len(list(FileJournal(path, SWEEP).measurements())) == 2
+
+
+def test_whole_plans_measured_under_unknown_settings_are_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    FileJournal(path, SWEEP).append(Measurement("recovered", DENSE, scored(0)))
+    with pytest.raises(JournalError, match="recover_steps is None there, 300 here"):
+        FileJournal(path, SEARCH)
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"notes": "mine"}\n')
+    with pytest.raises(JournalError, match="does not begin with a fingerprint"):
+        reopened(path)
+
+
+def test_a_fingerprint_of_tuples_equals_the_lists_that_json_makes_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    FileJournal(path, {"methods": ("svd", "cp")})
+    assert list(FileJournal(path, {"methods": ("svd", "cp")}).measurements()) == []

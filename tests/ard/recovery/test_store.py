@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import checkpoint_of, lively_generator
+from torch import nn
+
+from ard.assembly.surgery import apply_plan
+from ard.pipeline import Build
+from ard.plan import Factorization, RankPlan
+from ard.recovery.store import RecoveredStore, compressed_checkpoint
+from nas_gan.checkpoint import build_generator
+from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.searched import Generator
+
+PLAN = RankPlan({"cell1.c0.ops.0.op.1": Factorization("tucker2", (2, 2))})
+OTHER = RankPlan({"l1": Factorization("svd", (3,))})
+
+
+@pytest.fixture(scope="module")
+def dense() -> Generator:
+    return lively_generator()
+
+
+class Recoveries:
+    """Recovers by doubling one bias, and counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, build: Build, plan: RankPlan) -> nn.Module:
+        self.count += 1
+        generator = build()
+        with torch.no_grad():
+            generator.get_parameter("to_rgb.2.bias").mul_(2)
+        return generator
+
+
+@pytest.fixture
+def recoveries() -> Recoveries:
+    return Recoveries()
+
+
+def make_store(folder: Path, dense: Generator, recoveries: Recoveries) -> RecoveredStore:
+    return RecoveredStore(folder, checkpoint_of(dense), dense, recoveries)
+
+
+def images(generator: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return generator(latent_bank(4, 120, 0))
+
+
+def test_a_plan_is_recovered_once_while_it_is_asked_for_in_a_row(
+    tmp_path: Path, dense: Generator, recoveries: Recoveries
+) -> None:
+    store = make_store(tmp_path, dense, recoveries)
+    first = store(lambda: apply_plan(dense, PLAN), PLAN)
+    assert store(lambda: apply_plan(dense, PLAN), PLAN) is first
+    assert recoveries.count == 1
+
+
+def test_a_restart_finds_what_was_recovered_and_factorizes_nothing(
+    tmp_path: Path, dense: Generator, recoveries: Recoveries
+) -> None:
+    recovered = make_store(tmp_path, dense, recoveries)(lambda: apply_plan(dense, PLAN), PLAN)
+
+    def factorized() -> nn.Module:
+        raise AssertionError("factorized again")
+
+    again = make_store(tmp_path, dense, recoveries)(factorized, PLAN)
+    assert recoveries.count == 1
+    assert torch.equal(images(again), images(recovered))
+
+
+def test_another_plan_is_another_generator_also_after_going_back(
+    tmp_path: Path, dense: Generator, recoveries: Recoveries
+) -> None:
+    store = make_store(tmp_path, dense, recoveries)
+    first = images(store(lambda: apply_plan(dense, PLAN), PLAN))
+    other = images(store(lambda: apply_plan(dense, OTHER), OTHER))
+    assert not torch.equal(first, other)
+    assert torch.equal(images(store(lambda: apply_plan(dense, PLAN), PLAN)), first)
+    assert recoveries.count == 2
+
+
+def test_clearing_leaves_no_folder_behind(
+    tmp_path: Path, dense: Generator, recoveries: Recoveries
+) -> None:
+    store = make_store(tmp_path / "recovered", dense, recoveries)
+    store.clear()  # nothing was ever recovered
+    store(lambda: apply_plan(dense, PLAN), PLAN)
+    store.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compressed_checkpoint_rebuilds_the_generator_and_says_where_it_came_from(
+    dense: Generator,
+) -> None:
+    generator = apply_plan(dense, PLAN)
+    checkpoint = compressed_checkpoint(checkpoint_of(dense), generator, PLAN)
+    assert checkpoint.provenance["plan"] == {"cell1.c0.ops.0.op.1": "tucker2(2, 2)"}
+    assert checkpoint.provenance["dataset"] == "synthetic"
+    assert torch.equal(images(build_generator(checkpoint)), images(generator))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ard.report.values import (
+    CompressionReport,
+    LatencyRow,
+    before_after,
+    budget_note,
+    engineering,
+    plain_number,
+    to_json,
+    to_markdown,
+    to_text,
+)
+
+
+def inception(report: CompressionReport) -> CompressionReport:
+    return replace(report, extractor="inception-v3", comparable=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0, "", "0"),
+        (950, "", "950"),
+        (1_234_567, "", "1.23 M"),
+        (45_600_000, "", "45.6 M"),
+        (2_900_000, "B", "2.90 MB"),
+        (999_999, "", "1.00 M"),
+        (123_456, "", "123 k"),
+        (7.2e9, "", "7.20 G"),
+        (12, "B", "12 B"),
+    ],
+)
+def test_numbers_are_in_engineering_form(value, unit, text):
+    assert engineering(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.0005, "0.0005"), (22.3, "22.3"), (446.04, "446"), (12345.6, "12346")],
+)
+def test_a_budget_is_never_written_with_an_exponent(value, text):
+    assert plain_number(value) == text
+
+
+def test_the_json_is_strict_and_holds_the_totals(report):
+    data = json.loads(to_json(report))
+    json.dumps(data, allow_nan=False)
+    assert data["dense"]["params"] == 1_230_000
+    assert data["compression"] == 3.0
+    assert data["recovered"]["delta_fid"] == 12.5
+    assert data["trials"][0]["plan"] == data["plan"] == {n: str(c) for n, c in report.plan.items()}
+
+
+def test_the_table_holds_every_row_of_the_brief(report):
+    rows = {name: cells for name, *cells in before_after(report)}
+    assert rows["params"] == ["1.23 M", "410 k", "3.00×"]
+    assert rows["MACs per image"] == ["45.6 M", "19.0 M", "2.40×"]
+    assert rows["size"] == ["4.92 MB", "1.64 MB", "3.00×"]
+    assert rows["ΔFD"] == ["0", "+12.5 [+8.9, +16.1]", ""]
+    latency = rows["latency, batch 64 (onnxruntime-cpu)"]
+    assert latency == ["212 ms", "88.3 ms", "2.40× [2.31, 2.48]"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_text_keeps_its_width(report, width):
+    lines = to_text(report, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_distance_in_other_features_is_never_called_fid(report):
+    for text in (to_text(report), to_markdown(report)):
+        assert "FD (efficientnet-lite0@96)" in text
+        # The one FID that may be named is the published one that it does not compare with.
+        assert "FID" not in " ".join(text.split()).replace("comparable with a published FID", "")
+
+
+def test_inception_features_are_called_fid(report):
+    text = to_text(inception(report))
+    assert "\nFID " in text
+    assert "\nΔFID " in text
+    assert "not comparable" not in text
+
+
+def test_the_budget_is_given_absolute_and_in_percent(report):
+    assert budget_note(report) == "ΔFD up to +22.3, 5 % of the dense FD: met (95 % upper end +16.1)"
+
+
+def test_a_missed_budget_is_said_and_shows_by_how_little(report):
+    near = replace(report.recovered, ci_high=22.34)
+    note = budget_note(replace(report, recovered=near, budget_met=False))
+    assert note.endswith("NOT met (95 % upper end +22.34)")
+
+
+def test_decimals_follow_the_width_of_the_interval(report):
+    sharp = replace(report.recovered, fid=6.1234, delta_fid=0.0312, ci_low=0.0301, ci_high=0.0323)
+    rows = {name: cells for name, *cells in before_after(replace(report, recovered=sharp))}
+    assert rows["ΔFD"][1] == "+0.0312 [+0.0301, +0.0323]"
+
+
+def test_a_drop_that_rounds_to_nothing_has_no_minus(report):
+    tiny = replace(report.recovered, delta_fid=-0.001)
+    rows = {name: cells for name, *cells in before_after(replace(report, recovered=tiny))}
+    assert rows["ΔFD"][1].startswith("+0.0 ")
+
+
+def test_without_a_bench_there_is_no_latency_row(report):
+    assert "latency" not in to_text(replace(report, latency=()))
+
+
+def test_markup_in_names_is_shown_as_it_is(report):
+    row = LatencyRow("[bold]x|y*[/bold]", 1, 2.0, 1.0, 2.0, 1.9, 2.1)
+    hostile = replace(report, latency=(row,))
+    assert "[bold]x|y*[/bold]" in to_text(hostile, 120)
+    assert r"\[bold\]x\|y\*\[/bold\]" in to_markdown(hostile)
+
+
+def test_markdown_rows_have_equally_many_cells(report):
+    table = [line for line in to_markdown(report).splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(before_after(report))
+    assert {line.count("|") for line in table} == {5}

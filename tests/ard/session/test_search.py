@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import PixelFeatures, checkpoint_of, lively_generator
+
+from ard.compress import CompressConfig
+from ard.costs.cost import LatencyCost, MixedCost, macs_cost, params_cost
+from ard.costs.latency_table import LatencyTable
+from ard.errors import ArdError
+from ard.layers import profile_layers
+from ard.pareto import ParetoConfig
+from ard.recovery.adversarial import Polish
+from ard.search.budget import FidBudget
+from ard.session.search import (
+    FEATURE_WEIGHT,
+    SEEDS,
+    SearchConfig,
+    SweepConfig,
+    check,
+    discriminator_of,
+    feature_weight,
+    fingerprint,
+    layer_cost,
+    loss_of,
+    multiple_of,
+    open_journal,
+    polish_steps,
+    proxy_evaluator,
+    real_images,
+    remarks,
+    run_directory,
+    statistics_latents,
+)
+from ard.session.setting import Setting
+from nas_gan.checkpoint import Checkpoint
+from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.metrics.frechet import statistics_of
+from nas_gan.metrics.sampling import extract_features, latent_bank
+from nas_gan.networks.models import build_model
+
+GOOD = SearchConfig(checkpoint=Path("ckpt.pt"))
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    generator, features = lively_generator(), PixelFeatures()
+    found = extract_features(generator, latent_bank(20, generator.latent_dim, 9), features)
+    statistics = statistics_of(found)
+    latent_dim = generator.latent_dim
+    return Setting(checkpoint_of(generator), generator, latent_dim, features, statistics, "a table")
+
+
+# -- settings
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "samples": ({"samples": 1}, "--samples must be at least 2; got 1"),
+    "sweep samples": ({"sweep_samples": 1}, "--sweep-samples must be at least 2"),
+    "batch": ({"batch_size": 0}, "--batch-size must be at least 1"),
+    "threads": ({"threads": 0}, "--threads must be at least 1"),
+    "latency batch": ({"latency_batch": 0}, "--latency-batch must be at least 1"),
+    "recover batch": ({"recover_batch": 0}, "--recover-batch must be at least 1"),
+    "trials": ({"max_trials": 0}, "--max-trials must be at least 1"),
+    "recover steps": ({"recover_steps": -1}, "--recover-steps must be at least 0"),
+    "polish steps": ({"polish_steps": -1}, "--polish-steps must be at least 0"),
+    "anchors": ({"anchors": -1}, "--anchors must be at least 0"),
+    "seed": ({"seed": -1}, "--seed must be at least 0"),
+    "rate": ({"recover_lr": 0.0}, "--recover-lr must be above 0"),
+    "infinite rate": ({"recover_lr": float("inf")}, "--recover-lr must be above 0"),
+    "ratio": ({"stage_ratio": 1.0}, "--stage-ratio must be above 1; got 1.0"),
+    "nan ratio": ({"stage_ratio": float("nan")}, "--stage-ratio must be above 1"),
+    "weight": ({"feature_weight": -0.1}, "--feature-weight must be at least 0"),
+    "no fraction": ({"fractions": ()}, "--fractions must lie between 0 and 1"),
+    "whole": ({"fractions": (0.5, 1.0)}, "--fractions must lie between 0 and 1"),
+    "nan fraction": ({"fractions": (float("nan"),)}, "--fractions must lie between 0 and 1"),
+    "methods": ({"methods": ()}, "--methods needs at least one of tucker2"),
+    "precision": ({"precision": "fp61"}, "did you mean fp16"),
+    "multiple": ({"rank_multiple": "0"}, "--rank-multiple '0'"),
+    "mixed": ({"objective": "mixed"}, "--objective mixed needs --weights"),
+    "weight of what": (
+        {"objective": "mixed", "weights": ("parms=1",)}, "did you mean params",
+    ),
+    "no number": ({"objective": "mixed", "weights": ("params=x",)}, "weight 'params=x' is none"),
+    "table": ({"latency_table": Path("nowhere.csv")}, "--latency-table nowhere.csv: no such file"),
+}  # fmt: skip
+
+
+def test_the_defaults_are_within_their_ranges() -> None:
+    check(GOOD)
+    check(SweepConfig(checkpoint=Path("ckpt.pt")))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_setting_is_one_line_that_names_it(name: str) -> None:
+    changes, message = BAD[name]
+    with pytest.raises(InvalidValueError) as caught:
+        check(replace(GOOD, **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_at_the_edge_of_their_ranges_are_good() -> None:
+    check(replace(GOOD, samples=2, recover_steps=0, anchors=0, seed=0, feature_weight=0.0))
+    check(replace(GOOD, objective="mixed", weights=("params=1", "macs=0.5")))
+    check(replace(GOOD, precision="int8", rank_multiple="7", stage_ratio=1.01))
+
+
+def test_ranks_are_multiples_of_what_the_precision_asks_for() -> None:
+    found = [multiple_of(replace(GOOD, precision=p)) for p in ("fp32", "fp16", "int8")]
+    assert found == [1, 8, 32]
+    assert multiple_of(replace(GOOD, precision="int8", rank_multiple="4")) == 4
+
+
+def test_no_two_uses_of_random_numbers_share_a_seed() -> None:
+    assert len(set(SEEDS.values())) == len(SEEDS)
+    assert 0 not in SEEDS.values()  # the reference of the dense generator
+
+
+def test_the_run_directory_is_named_after_the_checkpoint_or_given(tmp_path: Path) -> None:
+    assert run_directory(GOOD) == Path("runs/ckpt")
+    assert run_directory(replace(GOOD, run_dir=tmp_path)) == tmp_path
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ArdError, match="is a file; give another --run-dir"):
+        run_directory(replace(GOOD, run_dir=file))
+
+
+# -- what a measurement depends on
+
+
+MATTERS: dict[str, Any] = {
+    "samples": 7,
+    "sweep_samples": 7,
+    "closed_form": "least_squares",
+    "seed": 7,
+    "recover_steps": 7,
+    "recover_batch": 7,
+    "recover_lr": 7.0,
+    "feature_weight": 7.0,
+    "stage_ratio": 7.0,
+    "polish_steps": 7,
+    "model": "my_gan:build",
+}
+# What changes which plans are looked at, how fast, or where from, but no score of any of them.
+DOES_NOT: dict[str, Any] = {
+    "checkpoint": None,  # the content counts, not the name
+    "objective": "macs",
+    "weights": ("params=1",),
+    "latency_table": Path("t.csv"),
+    "latency_batch": 7,
+    "methods": ("svd",),
+    "fractions": (0.3,),
+    "precision": "fp16",
+    "rank_multiple": "7",
+    "anchors": 7,
+    "run_dir": Path("elsewhere"),
+    "max_trials": 7,
+    "features": "efficientnet-lite0",  # the extractor that was found counts
+    "inception_weights": Path("w.pth"),
+    "reference": "dense",  # the reference that was found counts
+    "data_root": Path("data"),
+    "batch_size": 7,
+    "device": "cuda",
+    "threads": 7,
+}
+
+
+def test_the_fingerprint_differs_where_a_measurement_does(
+    checkpoint: Path, setting: Setting
+) -> None:
+    config = SearchConfig(checkpoint=checkpoint)
+    own = fingerprint(config, setting)
+    for name, value in MATTERS.items():
+        assert fingerprint(replace(config, **{name: value}), setting) != own, name
+    assert fingerprint(config, replace(setting, reference="another")) != own
+
+
+def test_the_fingerprint_is_the_same_where_no_measurement_differs(
+    checkpoint: Path, setting: Setting, tmp_path: Path
+) -> None:
+    config = SearchConfig(checkpoint=checkpoint)
+    copied = tmp_path / "copy.pt"
+    copied.write_bytes(checkpoint.read_bytes())
+    own = fingerprint(config, setting)
+    for name, value in {**DOES_NOT, "checkpoint": copied}.items():
+        assert fingerprint(replace(config, **{name: value}), setting) == own, name
+
+
+def test_every_setting_was_considered() -> None:
+    named = {field.name for field in fields(SearchConfig)}
+    assert named == MATTERS.keys() | DOES_NOT.keys()
+    more = {f.name for c in (CompressConfig, ParetoConfig) for f in fields(c)} - named
+    assert more == {"fid_budget", "bundle", "budgets"}  # nor does any of these matter
+
+
+def test_a_search_goes_on_from_a_sweep_of_the_same_settings(
+    checkpoint: Path, setting: Setting, tmp_path: Path
+) -> None:
+    names = {field.name for field in fields(SweepConfig)}
+    search = SearchConfig(checkpoint=checkpoint)
+    sweep = SweepConfig(**{name: getattr(search, name) for name in names})
+    fewer, more = fingerprint(sweep, setting), fingerprint(search, setting)
+    assert fewer.items() < more.items()
+    open_journal(sweep, setting, tmp_path)
+    open_journal(search, setting, tmp_path)
+    assert (tmp_path / "config.json").exists()
+
+
+# -- evaluators, costs, latents
+
+
+def test_latents_of_the_statistics_are_none_of_those_that_score(setting: Setting) -> None:
+    found = statistics_latents(GOOD, setting)
+    assert found.shape == (128, setting.latent_dim)
+    for name in ("single", "joint", "final", "selection", "proxy"):
+        others = setting.latents(128, GOOD.seed + SEEDS[name])
+        assert not torch.equal(found, others)
+
+
+def test_there_is_no_proxy_where_every_choice_is_scored(setting: Setting) -> None:
+    assert proxy_evaluator(replace(GOOD, anchors=0), setting) is None
+
+
+def test_the_cost_is_the_objective(setting: Setting, tmp_path: Path) -> None:
+    assert layer_cost(GOOD, setting, tmp_path) is params_cost
+    assert layer_cost(replace(GOOD, objective="macs"), setting, tmp_path) is macs_cost
+    mixed = replace(GOOD, objective="mixed", weights=("params=1", "macs=3"))
+    cost = layer_cost(mixed, setting, tmp_path)
+    assert isinstance(cost, MixedCost)
+    assert [weight for weight, _, _ in cost.parts] == [1.0, 3.0]
+    assert list(tmp_path.iterdir()) == []  # nothing was timed
+
+
+@pytest.mark.slow
+def test_times_that_no_table_was_given_for_are_measured_here(
+    setting: Setting, tmp_path: Path
+) -> None:
+    config = replace(GOOD, objective="latency", methods=("svd",), fractions=(0.5,))
+    cost = layer_cost(config, setting, tmp_path)
+    assert isinstance(cost, LatencyCost)
+    table = LatencyTable.read(tmp_path / "latency.csv")
+    for layer in profile_layers(setting.generator, setting.latents(2, 0)).layers:
+        assert 0 < cost(layer, None) < 1000
+        for choice in layer.rank_grid("svd", (0.5,)):
+            timed = [table.milliseconds(call, choice) for call in layer.signatures]
+            assert cost(layer, choice) == pytest.approx(sum(timed))
+
+
+def test_an_absolute_budget_in_other_features_comes_with_its_share(setting: Setting) -> None:
+    lines = list(remarks(GOOD, setting, FidBudget.parse("2"), 40.0))
+    assert "2 says the same here as --fid-budget 5%" in lines[1]
+    assert len(lines) == 2  # 5000 samples are enough for 16 features
+    few = replace(GOOD, samples=31)
+    assert "fewer than 32 images" in list(remarks(few, setting, FidBudget.parse("5%"), 40.0))[-1]
+
+
+# -- discriminators and images for the recovery
+
+
+def test_a_discriminator_that_is_asked_for_and_not_there_is_one_line(setting: Setting) -> None:
+    assert discriminator_of(GOOD, setting) is None
+    for config in (replace(GOOD, feature_weight=1.0), replace(GOOD, polish_steps=5)):
+        with pytest.raises(ArdError, match=r"ckpt.pt holds no discriminator.*--polish-steps need"):
+            discriminator_of(config, setting)
+
+
+def test_the_discriminator_is_that_of_the_checkpoint(setting: Setting) -> None:
+    built = build_model({"kind": "mmd-nas", "df_dim": 4, "n_outputs": 2}, "discriminator")
+    own = {name: tensor.clone() for name, tensor in built.state_dict().items()}
+    config = {"df_dim": 4, "n_outputs": 2}
+    known: Checkpoint = replace(setting.checkpoint, discriminator=own, discriminator_config=config)
+    found = discriminator_of(replace(GOOD, polish_steps=1), replace(setting, checkpoint=known))
+    assert found is not None
+    assert all(torch.equal(found.state_dict()[name], tensor) for name, tensor in own.items())
+    having = replace(setting, checkpoint=known)
+    assert discriminator_of(GOOD, having) is not None
+    assert feature_weight(GOOD, having) == FEATURE_WEIGHT
+    assert feature_weight(replace(GOOD, feature_weight=3.0), having) == 3.0
+    assert discriminator_of(replace(GOOD, feature_weight=0.0, polish_steps=0), having) is None
+    with pytest.raises(ArdError, match=r"--recover-batch 1: the polish .* at least 2"):
+        discriminator_of(replace(GOOD, recover_batch=1), having)
+    assert discriminator_of(replace(GOOD, recover_batch=1, polish_steps=0), having) is not None
+
+
+def test_a_recovery_ends_with_a_polish_where_there_is_a_discriminator(setting: Setting) -> None:
+    having = replace(
+        setting,
+        checkpoint=replace(setting.checkpoint, discriminator={}, discriminator_config={}),
+    )
+    assert polish_steps(replace(GOOD, recover_steps=30), having) == 30
+    assert polish_steps(replace(GOOD, recover_steps=30), setting) == 0
+    for found in (setting, having):
+        assert polish_steps(replace(GOOD, polish_steps=7), found) == 7
+        assert polish_steps(replace(GOOD, polish_steps=0), found) == 0
+
+
+def test_the_polish_goes_on_with_the_loss_of_the_training(setting: Setting) -> None:
+    def trained_by(loss: Any) -> Checkpoint:
+        return replace(setting.checkpoint, provenance={"loss": loss})
+
+    assert loss_of(trained_by("hinge")) == "hinge"
+    for unknown in ("of somebody else", None):
+        assert loss_of(trained_by(unknown)) == Polish.loss
+    assert loss_of(replace(setting.checkpoint, provenance={})) == Polish.loss
+
+
+def test_the_features_of_a_conditional_discriminator_are_left_alone(setting: Setting) -> None:
+    conditional = replace(setting, n_classes=10)
+    assert feature_weight(GOOD, conditional) == 0
+    assert discriminator_of(GOOD, conditional) is None
+    with pytest.raises(ArdError, match=r"--feature-weight 2: .* judges images with their labels"):
+        discriminator_of(replace(GOOD, feature_weight=2.0), conditional)
+
+
+def test_without_data_the_dense_generator_gives_the_real_images(setting: Setting) -> None:
+    def missing() -> Any:
+        raise MissingDataError("not on this disk")
+
+    config = replace(GOOD, recover_batch=3)
+    named = replace(setting, checkpoint=replace(setting.checkpoint, provenance={"dataset": "cats"}))
+    for source in (setting, replace(named, load_images=missing)):
+        words, images = real_images(config, source)
+        assert words.startswith("images of the dense generator")
+        assert ("cats is not on this disk" in words) == (source is not setting)
+        first, again, other = images(0), images(0), images(1)
+        assert isinstance(first, torch.Tensor)
+        assert first.shape == (3, *setting.generator.image_shape)  # type: ignore[misc]  # of ours
+        assert torch.equal(first, again)  # type: ignore[arg-type]
+        assert not torch.equal(first, other)  # type: ignore[arg-type]
+
+
+def test_of_a_conditional_generator_they_come_with_their_labels(setting: Setting) -> None:
+    conditional = build_model(
+        {"kind": "dense-cgan", "gf_dim": 4, "image_size": 6, "latent_dim": 5},
+        rng=torch.Generator().manual_seed(0),
+    ).eval()
+    labelled = replace(setting, generator=copy.deepcopy(conditional), latent_dim=5, n_classes=10)
+    _, draw = real_images(replace(GOOD, recover_batch=3), labelled)
+    images, labels = draw(0)
+    assert images.shape == (3, 1, 6, 6)
+    assert labels.shape == (3, 10)
+    assert labels.sum(dim=1).tolist() == [1, 1, 1]
+
+
+def test_the_images_of_a_data_set_are_the_real_ones(setting: Setting) -> None:
+    shades = (0, 90, 255)
+    images = torch.stack([torch.full((3, 4, 4), shade, dtype=torch.uint8) for shade in shades])
+    having = replace(
+        setting,
+        checkpoint=replace(setting.checkpoint, provenance={"dataset": "grey"}),
+        load_images=lambda: images,
+    )
+    words, draw = real_images(replace(GOOD, recover_batch=3), having)
+    assert words == "grey"
+    batch = draw(0)
+    assert isinstance(batch, torch.Tensor)
+    assert sorted(batch[:, 0, 0, 0].tolist()) == pytest.approx([-1, 90 / 127.5 - 1, 1])

@@ -1,0 +1,68 @@
+import shutil
+
+import pytest
+
+from nas_gan.architecture_search import drawing
+from nas_gan.architecture_search.drawing import dot_source, draw, graph_edges
+from nas_gan.errors import InvalidValueError
+from nas_gan.networks.genotype import MMD_NAS, DiscriminatorGenotype
+
+D_GENOTYPE = DiscriminatorGenotype(((3, 0, 3, 0, 0, 2, 0),) * 4)
+
+
+def test_the_published_genotype_is_the_graph_of_its_paper():
+    edges = graph_edges(MMD_NAS)
+    assert edges[:7] == (
+        (0, 1, "nearest", False),
+        (0, 2, "bilinear", False),
+        (1, 3, "conv_3x3", False),
+        (2, 3, "conv_5x5", False),
+        (1, 4, "dil_conv_5x5", False),
+        (2, 4, "conv_5x5", False),
+        (3, 4, "skip_connect", False),
+    )
+    assert len([edge for edge in edges if not edge.skip]) == 20  # cell 2 has one none
+    skips = [edge[:3] for edge in edges if edge.skip]
+    assert skips == [(3, 7, "bilinear"), (3, 11, "nearest"), (7, 11, "nearest")]
+    assert {node for edge in edges for node in edge[:2]} == set(range(13))
+
+
+def test_a_discriminators_blocks_hang_together_at_their_last_nodes():
+    edges = graph_edges(D_GENOTYPE)
+    assert {node for edge in edges for node in edge[:2]} == set(range(17))
+    block2 = [edge[:3] for edge in edges if 4 < edge.target <= 8]
+    assert block2 == [(4, 5, "conv_3x3"), (4, 7, "conv_3x3"), (6, 8, "conv_3x3"),
+                      (7, 8, "avg_pool")]  # fmt: skip
+
+
+def test_the_source_has_a_line_for_each_edge():
+    lines = dot_source(MMD_NAS).splitlines()
+    assert "  rankdir=LR" in lines
+    assert '  0 -> 1 [label="nearest"]' in lines
+    assert '  3 -> 7 [label="bilinear", style=dashed]' in lines
+    assert sum("->" in line for line in lines) == 23
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz (dot) is not installed")
+def test_a_picture_is_drawn(tmp_path):
+    pytest.importorskip("graphviz", reason="Python's graphviz is not installed")
+    assert draw(MMD_NAS, tmp_path / "g.gv") is None
+    assert (tmp_path / "g.gv").read_text() == dot_source(MMD_NAS)
+    picture = (tmp_path / "g.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(picture[i : i + 4]) for i in (16, 20))
+    assert width > height  # from left to right
+
+
+def test_without_graphviz_the_source_is_written_and_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing.shutil, "which", lambda name: None)
+    reason = draw(D_GENOTYPE, tmp_path / "g.gv")
+    assert reason is not None
+    assert "\n" not in reason
+    assert "Graphviz (dot) is not on this machine" in reason
+    assert [path.name for path in tmp_path.iterdir()] == ["g.gv"]
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(InvalidValueError, match=r"written as \.gv"):
+        draw(MMD_NAS, tmp_path / "g.png")

@@ -1,0 +1,143 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nas_gan.errors import MissingDataError
+from nas_gan.runs.reading import compared_settings, find_runs, grouped, read_run, thinned
+
+NOW = 1_000_000.0
+
+
+def write_run(path, *, steps=40, rows=(), config=True, age=0.0):
+    path.mkdir(parents=True)
+    if config:
+        (path / "config.json").write_text(json.dumps({"steps": steps, "seed": 1}))
+    log = path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for file in path.iterdir():
+        os.utime(file, (NOW - age, NOW - age))
+    return path
+
+
+def read(path):
+    return read_run(path, clock=lambda: NOW)
+
+
+ROWS = ({"step": 20, "loss/d": 0.5}, {"step": 40, "loss/d": 0.25, "fid": 3.0})
+
+
+def test_a_log_becomes_one_curve_for_each_scalar(tmp_path):
+    run = read(write_run(tmp_path / "a", rows=ROWS))
+    assert run.scalars == {"loss/d": ((20, 0.5), (40, 0.25)), "fid": ((40, 3.0),)}
+    assert (run.last_step, run.steps, run.problems) == (40, 40, ())
+
+
+@pytest.mark.parametrize(
+    ("steps", "age", "status"),
+    [(40, 9999, "finished"), (41, 0, "running"), (41, 9999, "stopped")],
+)
+def test_the_status_follows_from_steps_and_age(tmp_path, steps, age, status):
+    assert read(write_run(tmp_path / "a", steps=steps, rows=ROWS, age=age)).status == status
+
+
+def test_a_last_line_that_is_being_written_is_no_damage(tmp_path):
+    path = write_run(tmp_path / "a", rows=ROWS, steps=99)
+    with (path / "log.jsonl").open("a") as file:
+        file.write('{"step": 60, "lo')
+    assert read(path).problems == ()
+    assert read(path).last_step == 40
+
+
+def test_a_damaged_run_says_what_is_wrong_and_gives_the_rest(tmp_path):
+    path = write_run(tmp_path / "a", rows=ROWS)
+    log = (path / "log.jsonl").read_bytes()
+    (path / "log.jsonl").write_bytes(b"\xff\xfe no json\n[1]\n" + log)
+    (path / "config.json").write_text("{")
+    run = read(path)
+    assert run.status == "damaged"
+    assert run.problems == (
+        "config.json is not JSON",
+        "2 of 4 lines of log.jsonl cannot be read",
+    )
+    assert len(run.scalars["loss/d"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "missing or cannot be opened"), ("[]", "not an object")]
+)
+def test_settings_that_are_not_there_are_a_problem(tmp_path, content, problem):
+    path = write_run(tmp_path / "a", rows=ROWS, config=False)
+    if content is not None:
+        (path / "config.json").write_text(content)
+    assert problem in read(path).problems[0]
+
+
+def test_values_that_are_not_finite_numbers_leave_no_point(tmp_path):
+    rows = ({"step": 1, "a": float("nan"), "b": "x", "c": True, "d": 2},)
+    assert read(write_run(tmp_path / "a", rows=rows)).scalars == {"d": ((1, 2.0),)}
+
+
+def test_samples_are_in_the_order_of_their_steps(tmp_path):
+    path = write_run(tmp_path / "a")
+    (path / "samples").mkdir()
+    for name in ("000500.png", "1000000.png", "000020.png", "grid.png", ".000700-x.png"):
+        (path / "samples" / name).touch()
+    assert list(read(path).samples) == [20, 500, 1000000]
+
+
+def test_evaluations_are_the_files_that_name_an_extractor(tmp_path):
+    path = write_run(tmp_path / "a")
+    content = {"extractor": "pixels", "comparable": False, "n": 10, "kid": {"mean": 0.5}, "x": None}
+    (path / "eval.json").write_text(json.dumps(content))
+    (path / "genotype.json").write_text("[[1]]")
+    (path / "cut.json").write_text("{")
+    [found] = read(path).evaluations
+    assert (found.name, found.comparable) == ("eval.json", False)
+    assert found.values == {"n": 10.0, "kid.mean": 0.5}
+
+
+def test_runs_are_found_at_any_depth_and_a_compression_is_none(tmp_path):
+    write_run(tmp_path / "grid" / "b", rows=ROWS)
+    write_run(tmp_path / "a", rows=ROWS)
+    compression = tmp_path / "small"
+    compression.mkdir()
+    for name in ("config.json", "journal.jsonl"):
+        (compression / name).write_text("{}")
+    assert [run.name for run in find_runs(tmp_path)] == ["a", str(Path("grid", "b"))]
+    assert [run.name for run in find_runs(tmp_path / "a")] == ["a"]
+
+
+def test_an_empty_folder_has_no_runs_and_a_missing_one_is_an_error(tmp_path):
+    assert find_runs(tmp_path) == ()
+    with pytest.raises(MissingDataError, match="no such folder"):
+        find_runs(tmp_path / "none")
+
+
+def test_scalars_are_grouped_by_what_they_are():
+    names = ["loss/g", "lr/d", "fid", "is_mean", "isolated", "cell1.c0.beta/mean", "kernel/real"]
+    assert grouped(names) == {
+        "Losses": ("loss/g",),
+        "Learning rates": ("lr/d",),
+        "FID, IS and other scores": ("fid", "is_mean"),
+        "Health of the scores": ("kernel/real",),
+        "Activation parameters": ("cell1.c0.beta/mean",),
+        "Other": ("isolated",),
+    }
+
+
+def test_settings_that_differ_come_first(tmp_path):
+    first, second = (
+        read(write_run(tmp_path / name, steps=steps)) for name, steps in (("a", 1), ("b", 2))
+    )
+    rows = compared_settings([first, second])
+    assert list(rows.items()) == [("steps", ("1", "2")), ("seed", ("1", "1"))]
+
+
+def test_thinning_keeps_the_ends_and_at_most_so_many_points():
+    curve = tuple((step, float(step)) for step in range(1001))
+    thin = thinned(curve, 100)
+    assert len(thin) <= 101
+    assert (thin[0], thin[-1]) == (curve[0], curve[-1])
+    assert thinned(curve, 1001) == curve
