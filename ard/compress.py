@@ -26,14 +26,9 @@ from ard.report.values import CompressionReport, LatencyRow, distance_name, to_j
 from ard.search.budget import FidBudget
 from ard.search.reachable import reachable_plans
 from ard.search.reachable import to_text as reachable_text
-from ard.session.search import (
-    SearchConfig,
-    environment,
-    multiple_of,
-    open_search,
-    statistics_latents,
-    tell_remarks,
-)
+from ard.session.config import SearchConfig, multiple_of
+from ard.session.record import environment
+from ard.session.search import open_search, statistics_latents, tell_remarks
 from ard.session.setting import Setting
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run

@@ -23,21 +23,16 @@ import tyro
 
 from ard.costs.alignment import AUTO, parse_rank_multiple
 from ard.costs.latency_table import LatencyTable
-from ard.costs.layer_models import Precision, Wanted, write_layers
+from ard.costs.layer_models import Precision, write_layers
+from ard.costs.layer_times import FRACTIONS, TABLE, measure_layers, wanted_choices
 from ard.errors import ArdError
 from ard.layers import LayerProfile, profile_layers
 from ard.pipeline import COMPETITORS
 from ard.plan import Method
-from ard.report.delivery import time_layers
-from ard.signature import LayerSignature
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.sampling import latent_bank
-
-# Wider than what a search tries, because no time is guessed beyond the measured ranks.
-FRACTIONS = (0.75, 0.5, 0.25, 0.12, 0.06, 0.03)
-TABLE = "latency.csv"
 
 
 @dataclass(frozen=True)
@@ -99,45 +94,6 @@ def load_layers(config: LatencyConfig) -> tuple[LayerProfile, ...]:
         )
     with torch.inference_mode():
         return profile_layers(generator, latent_bank(2, latent_dim, seed=0)).layers
-
-
-def wanted_choices(
-    layers: Sequence[LayerProfile],
-    methods: Sequence[Method],
-    fractions: Sequence[float],
-    multiple_of: int,
-) -> list[Wanted]:
-    """Each signature of the layers once, dense and under every choice of the grid."""
-    wanted: dict[Wanted, None] = {}
-    for layer in layers:
-        grid = [c for m in methods for c in layer.rank_grid(m, fractions, multiple_of)]
-        for text in dict.fromkeys(layer.signatures):
-            signature = LayerSignature.parse(text)
-            wanted.update(dict.fromkeys((signature, choice) for choice in (None, *grid)))
-    return list(wanted)
-
-
-def measure_layers(
-    layers: Sequence[LayerProfile],
-    folder: Path,
-    table: Path,
-    *,
-    methods: Sequence[Method],
-    fractions: Sequence[float],
-    multiple_of: int = 1,
-    batches: Sequence[int] = (1,),
-    threads: int = 1,
-    runner: str = "auto",
-    precision: Precision = "fp32",
-) -> None:
-    """Write the layers into `folder` and time them into `table`, which keeps what it holds."""
-    wanted = wanted_choices(layers, methods, fractions, multiple_of)
-    with progress("writing layers", len(wanted)) as advance:
-        write_layers(wanted, folder, precision, on_layer=advance)
-    with progress("timing layers, percent", 100) as advance:
-        time_layers(
-            folder, table, batches=batches, threads=threads, runner=runner, on_percent=advance
-        )
 
 
 def to_text(table: LatencyTable, layers: Sequence[LayerProfile]) -> str:

@@ -20,18 +20,13 @@ from rich.console import Console
 from ard.costs.cost import LayerCost
 from ard.errors import BudgetError
 from ard.measuring.executors import SerialExecutor
-from ard.measuring.sensitivity import Measurement
+from ard.measuring.measurement import Measurement
 from ard.pipeline import Found, Prepared, find_plan, measure_sensitivities
 from ard.recovery.store import compressed_checkpoint
 from ard.report.summary import feature_distance_name, plan_macs, plan_params
 from ard.search.budget import FidBudget
-from ard.session.search import (
-    Search,
-    SearchConfig,
-    open_search,
-    prepare_setting,
-    tell_remarks,
-)
+from ard.session.config import SearchConfig
+from ard.session.search import Search, open_search, prepare_setting, tell_remarks
 from ard.session.setting import Setting
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run

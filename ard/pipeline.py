@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -20,15 +19,11 @@ from ard.layers import LayerProfile, Profile, profile_layers
 from ard.measuring.evaluate import Evaluation, Evaluator
 from ard.measuring.executors import Executor, SerialExecutor
 from ard.measuring.journal import Journal, MemoryJournal
-from ard.measuring.sensitivity import (
-    Measure,
-    Measurement,
-    SensitivityTable,
-    Stage,
-    single_layer_plans,
-    sweep,
-)
+from ard.measuring.measurement import Measurement, Stage
+from ard.measuring.sensitivity import SensitivityTable
+from ard.measuring.sweep import Measure, single_layer_plans, sweep
 from ard.plan import DENSE, Factorization, Method, RankPlan
+from ard.recovery.recover import Recover, closed_form_only
 from ard.search.candidates import competing_choices
 from ard.search.controller import BudgetController
 from ard.search.proxy import choose_anchors, estimate
@@ -42,22 +37,6 @@ MIN_SHARE = 0.004
 MAX_CONFIRMATIONS = 2
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-class Build(Protocol):
-    """Builds the factorized generator of the plan in question, repaired in closed form."""
-
-    def __call__(self, part: RankPlan | None = None, base: nn.Module | None = None, /) -> nn.Module:
-        """With arguments: a part of the plan, on a generator that has the other parts already."""
-        ...
-
-
-Recover = Callable[[Build, RankPlan], nn.Module]
-
-
-def closed_form_only(build: Build, plan: RankPlan) -> nn.Module:
-    """The recovery that trains nothing."""
-    return build()
 
 
 @dataclass(frozen=True)

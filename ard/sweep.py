@@ -18,16 +18,9 @@ from ard.measuring.executors import SerialExecutor
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import Evaluators, Prepared, measure_sensitivities
 from ard.search.reachable import reachable_plans, to_text
-from ard.session.search import (
-    SweepConfig,
-    check,
-    layer_cost,
-    open_journal,
-    prepare_setting,
-    proxy_evaluator,
-    run_directory,
-    single_evaluator,
-)
+from ard.session.config import SweepConfig, check
+from ard.session.record import open_journal, run_directory
+from ard.session.search import layer_cost, prepare_setting, proxy_evaluator, single_evaluator
 from ard.session.setting import Setting, load_setting
 from nas_gan.cli import DONE, progress, run
 

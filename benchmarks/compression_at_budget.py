@@ -28,16 +28,11 @@ from torch import nn
 from ard.costs.cost import params_cost
 from ard.measuring.executors import SerialExecutor
 from ard.measuring.journal import FileJournal
-from ard.measuring.sensitivity import Measurement, SensitivityTable
-from ard.pipeline import (
-    Build,
-    Evaluators,
-    Recover,
-    closed_form_only,
-    find_plan,
-    measure_sensitivities,
-)
+from ard.measuring.measurement import Measurement
+from ard.measuring.sensitivity import SensitivityTable
+from ard.pipeline import Evaluators, find_plan, measure_sensitivities
 from ard.plan import Factorization, RankPlan
+from ard.recovery.recover import Build, Recover, closed_form_only
 from ard.search.proxy import MovementEvaluator, feature_error
 from nas_gan.cli import progress
 from nas_gan.files import write_json

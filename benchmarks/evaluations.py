@@ -25,8 +25,9 @@ from ard.costs.cost import params_cost
 from ard.measuring.evaluate import Candidate, Evaluation, Evaluator
 from ard.measuring.executors import SerialExecutor
 from ard.measuring.journal import MemoryJournal
-from ard.pipeline import closed_form_only, find_plan, measure_sensitivities
+from ard.pipeline import find_plan, measure_sensitivities
 from ard.plan import RankPlan
+from ard.recovery.recover import closed_form_only
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 

@@ -35,18 +35,20 @@ from ard.layers import LayerProfile
 from ard.measuring.evaluate import Candidate, Evaluation, FidEvaluator
 from ard.measuring.executors import SerialExecutor
 from ard.measuring.journal import FileJournal
-from ard.measuring.sensitivity import Measure, SensitivityTable, single_layer_plans, sweep
+from ard.measuring.sensitivity import SensitivityTable
+from ard.measuring.sweep import Measure, single_layer_plans, sweep
 from ard.pipeline import Prepared, prepare
 from ard.plan import DENSE, Factorization, RankPlan
 from ard.recovery.adversarial import Polish, polish
 from ard.recovery.distillation import Recovery, feature_distance, recover
 from ard.report.summary import plan_macs, plan_params
-from ard.session.search import FEATURE_WEIGHT
+from ard.session.recovering import FEATURE_WEIGHT
 from ard.session.setting import MeasuringConfig, Setting, load_setting, make_evaluator
 from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
-from nas_gan.data.loading import ShuffledBatches
-from nas_gan.training.steps import Batch, image_distance
+from nas_gan.data.batches import ShuffledBatches
+from nas_gan.training.distillation import image_distance
+from nas_gan.training.draws import Batch
 
 ZOO = Path(__file__).parents[1] / "nas_gan" / "zoo"
 NETS = {"mmd-nas": ZOO / "fashion_mnist.pt", "adversarial-nas": ZOO / "adversarial_nas.pt"}

@@ -31,8 +31,9 @@ from nas_gan.cli import progress
 from nas_gan.files import write_json
 from nas_gan.losses import make_loss
 from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.draws import Batch, StepLatents
 from nas_gan.training.loop import run_training
-from nas_gan.training.steps import AdversarialStep, Batch, StepLatents
+from nas_gan.training.steps import AdversarialStep
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 FACTOR_RATE = 1e-8  # of the published recipe

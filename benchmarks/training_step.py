@@ -36,7 +36,8 @@ from nas_gan.networks.searched import (
     initialize_,
 )
 from nas_gan.training.averaging import ExponentialMovingAverage
-from nas_gan.training.steps import AdversarialStep, StepLatents
+from nas_gan.training.draws import StepLatents
+from nas_gan.training.steps import AdversarialStep
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 BAR = 1.3

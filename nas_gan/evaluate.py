@@ -20,7 +20,8 @@ from torch import nn
 
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
-from nas_gan.data.loading import Images, load_dataset, recorded_fit
+from nas_gan.data.images import Images, recorded_fit
+from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import write_json

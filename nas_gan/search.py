@@ -38,7 +38,9 @@ from nas_gan.architecture_search.supernet import (
     initialize_supernet_,
 )
 from nas_gan.cli import progress, run
-from nas_gan.data.loading import Images, ShuffledBatches, load_dataset
+from nas_gan.data.batches import ShuffledBatches
+from nas_gan.data.images import Images
+from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.files import write_json, write_text
@@ -55,11 +57,11 @@ from nas_gan.training.distributed import (
     mean_over_processes,
     own_rows,
 )
+from nas_gan.training.draws import StepLatents
 from nas_gan.training.log import RunLog
 from nas_gan.training.loop import Every, TrainingResult, run_training
 from nas_gan.training.preset import preset_from_arguments
 from nas_gan.training.state import resume, save_state
-from nas_gan.training.steps import StepLatents
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from nas_gan.cli import progress, run
-from nas_gan.data.loading import Images, load_dataset
+from nas_gan.data.images import Images
+from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.files import write_json

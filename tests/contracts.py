@@ -12,7 +12,7 @@ from ard.errors import ArdError
 from ard.measuring.evaluate import Candidate, Evaluation, Evaluator
 from ard.measuring.executors import Executor
 from ard.measuring.journal import Journal
-from ard.measuring.sensitivity import Measurement
+from ard.measuring.measurement import Measurement
 from ard.plan import DENSE, Factorization, RankPlan
 
 

@@ -41,8 +41,9 @@ from nas_gan.training.distributed import (
     own_rows,
     synchronised,
 )
+from nas_gan.training.draws import StepLatents
 from nas_gan.training.skipping import DynamicSkipping
-from nas_gan.training.steps import AdversarialStep, StepLatents
+from nas_gan.training.steps import AdversarialStep
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 BATCH = 8

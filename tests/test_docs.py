@@ -31,7 +31,8 @@ from ard.recovery.adversarial import Polish
 from ard.search.allocation import N_BINS
 from ard.search.candidates import MAX_CP_WEIGHTS
 from ard.search.controller import WORTHWHILE
-from ard.session.search import FEATURE_WEIGHT, N_PROXY
+from ard.session.recovering import FEATURE_WEIGHT
+from ard.session.search import N_PROXY
 from export.build_engine import trtexec_line
 from export.manifest import BatchRange
 from nas_gan import cli

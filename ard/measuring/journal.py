@@ -7,14 +7,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ard.errors import JournalError
 from ard.measuring.evaluate import Evaluation
-from ard.plan import RankPlan
-
-if TYPE_CHECKING:
-    from ard.measuring.sensitivity import Measurement
+from ard.measuring.measurement import Measurement
+from ard.plan import Factorization, RankPlan
 
 # What is measured with one layer replaced and nothing trained.
 SINGLE_STAGES = ("proxy", "single")
@@ -118,9 +116,6 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _measurement(path: Path, number: int, value: Mapping[str, Any]) -> Measurement:
-    from ard.measuring.sensitivity import Measurement
-    from ard.plan import Factorization
-
     try:
         plan = RankPlan({n: Factorization.parse(text) for n, text in value["plan"].items()})
         return Measurement(value["stage"], plan, Evaluation(**value["evaluation"]))

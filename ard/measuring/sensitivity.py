@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from torch import nn
 
 from ard.csv_cells import (
     Cells,
@@ -23,63 +20,16 @@ from ard.csv_cells import (
 )
 from ard.errors import TableError
 from ard.layers import LayerProfile
-from ard.measuring.evaluate import Candidate, Evaluation, Evaluator
-from ard.measuring.executors import Executor
-from ard.measuring.journal import Journal
-from ard.plan import Factorization, RankPlan
+from ard.measuring.evaluate import Evaluation
+from ard.plan import Factorization
 from ard.signature import join_signatures
 from nas_gan.files import write_text
 
-Stage = Literal["proxy", "single", "factorized", "recovered", "final"]
 COLUMNS = (
     "layer", "kind", "method", "rank", "params", "macs", "fid", "delta_fid", "ci_low", "ci_high"
 )  # fmt: skip
 # Samples behind the score (0: estimated), what the layer cost before, and what decides its speed.
 MORE = ("samples", "dense_params", "dense_macs", "signature")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One journal line: a plan, how it was prepared, and what it scored."""
-
-    stage: Stage
-    plan: RankPlan
-    evaluation: Evaluation
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Plan to evaluation: build the candidate, then score it."""
-
-    build: Callable[[RankPlan], nn.Module]
-    evaluate: Evaluator
-
-    def __call__(self, plan: RankPlan) -> Evaluation:
-        return self.evaluate(Candidate(plan, self.build))
-
-
-def sweep(
-    plans: Sequence[RankPlan],
-    measure: Callable[[RankPlan], Evaluation],
-    executor: Executor,
-    journal: Journal,
-    *,
-    stage: Stage = "single",
-    on_measured: Callable[[int], None] = lambda n: None,
-) -> list[Measurement]:
-    """Measure every plan, in order, reading from the journal what it already holds.
-
-    Each new measurement is in the journal before the next one starts, so an interrupted sweep
-    resumes without measuring anything twice. `on_measured(n)` is told of finished plans.
-    """
-    known = {m.plan: m for m in journal.measurements() if m.stage == stage}
-    pending = [plan for plan in dict.fromkeys(plans) if plan not in known]
-    on_measured(len(plans) - len(pending))
-    for plan, evaluation in executor.run(measure, pending):
-        known[plan] = Measurement(stage, plan, evaluation)
-        journal.append(known[plan])
-        on_measured(1)
-    return [known[plan] for plan in plans]
 
 
 @dataclass(frozen=True)
@@ -214,8 +164,3 @@ def _read_row(cells: Cells, evaluation: Evaluation) -> Row:
 def _count(cells: Cells, name: str) -> int:
     """A whole number that may be missing or 0."""
     return whole_cell(cells, name) if cells.get(name) not in (None, "", "0") else 0
-
-
-def single_layer_plans(choices: Iterable[tuple[str, Factorization]]) -> list[RankPlan]:
-    """One plan for each (layer, choice)."""
-    return [RankPlan({name: choice}) for name, choice in choices]

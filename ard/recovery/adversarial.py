@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ard.recovery.distillation import KeepBest, warm_up_and_decay
 from nas_gan.losses import make_loss
 from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.draws import Batch, Sampler, StepLatents
 from nas_gan.training.loop import Every, run_training
-from nas_gan.training.steps import AdversarialStep, Batch, Sampler, StepLatents
+from nas_gan.training.steps import AdversarialStep
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 # An average over about twenty updates: those at the end of the decay, which scatter least.

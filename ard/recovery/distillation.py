@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ard.errors import NonFiniteError
 from nas_gan.errors import InvalidValueError
 from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.distillation import DistillationStep, image_distance
+from nas_gan.training.draws import Sampler, StepLatents
 from nas_gan.training.loop import Every, run_training
-from nas_gan.training.steps import DistillationStep, Sampler, StepLatents, image_distance
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 

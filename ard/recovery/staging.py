@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ard.pipeline import Build
 from ard.plan import RankPlan
 from ard.recovery.distillation import Recovery
+from ard.recovery.recover import Build
 from ard.search.candidates import capture_inputs
 
 

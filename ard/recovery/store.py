@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from ard.assembly.surgery import describe_structure
-from ard.pipeline import Build, Recover
 from ard.plan import RankPlan
+from ard.recovery.recover import Build, Recover
 from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
 
 

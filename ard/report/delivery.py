@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ard.errors import DeliveryError
@@ -59,42 +58,6 @@ def compare_latency(
             )
         )
     return tuple(rows)
-
-
-def time_layers(
-    folder: Path,
-    table: Path,
-    *,
-    batches: Sequence[int],
-    threads: int,
-    runner: str = "auto",
-    on_percent: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Time a folder of single layers into `table`, with `python -m edge_bench.layers`.
-
-    `on_percent(n)` is told of each n percent that were finished since.
-
-    Raises:
-        DeliveryError: the command failed; the message is its own.
-    """
-    arguments = [
-        *("edge_bench.layers", str(folder), "--table", str(table), "--runner", runner),
-        *("--threads", str(threads), "--batch", *map(str, batches)),
-    ]
-    command = [sys.executable, "-m", *arguments]
-    line, told = "", 0
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as process:
-        assert process.stderr is not None  # it was asked for
-        for line in process.stderr:
-            if found := re.match(r"measuring: +(\d+)%", line):
-                on_percent(int(found[1]) - told)
-                told = int(found[1])
-    if process.returncode != 0:
-        reason = line.strip() or f"exit code {process.returncode}"
-        raise DeliveryError(f"python -m {arguments[0]}: {reason.removeprefix('error: ')}")
-    on_percent(100 - told)
 
 
 def _run(arguments: list[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from ard.layers import Profile
-from ard.measuring.sensitivity import Measurement
+from ard.measuring.measurement import Measurement
 from ard.pipeline import CompressionResult
 from ard.plan import DENSE, RankPlan
 from ard.report.values import CompressionReport, LatencyRow, LayerRow, Totals, Trial

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from ard.costs.cost import LayerCost
 from ard.errors import BudgetError
 from ard.layers import LayerProfile
-from ard.measuring.sensitivity import Measurement, Row, SensitivityTable
+from ard.measuring.measurement import Measurement
+from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import DENSE, RankPlan
 from ard.search.allocation import Option, allocate, monotone, undominated
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ard.errors import ArdError
 from ard.measuring.evaluate import FidEvaluator
 from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
-from nas_gan.data.loading import Fit, Images, load_dataset, recorded_fit
+from nas_gan.data.images import Fit, Images, recorded_fit
+from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor

@@ -21,7 +21,7 @@ from nas_gan.architecture_search.supernet import (
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import UPPER_BOUND, AdversarialLoss, Parts, make_loss
 from nas_gan.training.averaging import ExponentialMovingAverage
-from nas_gan.training.steps import Sampler
+from nas_gan.training.draws import Sampler
 
 MIN_BATCH = 4  # halves of two: the kernel means of an MMD loss need pairs
 ArchitectureLoss = Literal["hinge", "mmd"]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas_gan.checkpoint import load_torch, load_weights, save_torch
-from nas_gan.data.loading import Images, to_float
+from nas_gan.data.batches import to_float
+from nas_gan.data.images import Images
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.metrics.sampling import generate_uint8, latents_of
 from nas_gan.networks.conditional import labels_of

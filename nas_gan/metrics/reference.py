@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_gan.data.loading import Images, iterate_uint8
+from nas_gan.data.batches import iterate_uint8
+from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import atomic_path
 from nas_gan.metrics.features import FeatureExtractor

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nas_gan.data.loading import IMAGE_SUFFIXES, Images
+from nas_gan.data.images import IMAGE_SUFFIXES, Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.metrics.sampling import StreamedLatents, generate_uint8

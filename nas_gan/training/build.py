@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from nas_gan.data.loading import Images, LabelledBatches, ShuffledBatches
+from nas_gan.data.batches import LabelledBatches, ShuffledBatches
+from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.networks.models import build_model
@@ -32,9 +33,10 @@ from nas_gan.training.distributed import (
     global_batch_norm_,
     synchronised,
 )
+from nas_gan.training.draws import StepLatents
 from nas_gan.training.optimizers import LINEAR_DECAY, OPTIMIZERS, make_optimizer, make_scheduler
 from nas_gan.training.skipping import DynamicSkipping
-from nas_gan.training.steps import AdversarialStep, StepLatents
+from nas_gan.training.steps import AdversarialStep
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from nas_gan.data.loading import Fit
+from nas_gan.data.images import Fit
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.networks.searched import InitName
 from nas_gan.training.upper_bound import Procedure

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from nas_gan.checkpoint import Checkpoint, save_checkpoint
-from nas_gan.data.loading import Images
+from nas_gan.data.images import Images
 from nas_gan.networks.activations import activation_statistics
 from nas_gan.networks.conditional import with_labels
 from nas_gan.pictures.grid import grid_image, save_grid
 from nas_gan.training.build import Networks, end_dependence
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import describe_networks
+from nas_gan.training.draws import StepLatents
 from nas_gan.training.log import RunLog
 from nas_gan.training.state import save_state
-from nas_gan.training.steps import AdversarialStep, StepLatents
+from nas_gan.training.steps import AdversarialStep
 
 # Settings that may change between two parts of one run without changing what it computes.
 _FREE = (

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,34 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss
-from nas_gan.networks.conditional import with_labels
 from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.draws import Batch, Labelled, Sampler
 from nas_gan.training.skipping import DynamicSkipping
 from nas_gan.training.upper_bound import UpperBoundSchedule
-
-Sampler = Callable[[int], Tensor]
-Batch = Tensor | tuple[Tensor, Tensor]
-Labelled = tuple[Tensor, Tensor | None]
-
-
-class StepLatents:
-    """`(batch_size, latent_dim)` normal latents that depend on nothing but the seed and the index.
-
-    A resumed run therefore draws what an uninterrupted one would have drawn. With classes
-    `(batch_size, latent_dim + n_classes)`: one-hot labels follow, drawn uniformly.
-    """
-
-    def __init__(self, seed: int, batch_size: int, latent_dim: int, n_classes: int = 0) -> None:
-        self.seed, self.shape, self.n_classes = seed, (batch_size, latent_dim), n_classes
-
-    def __call__(self, index: int) -> Tensor:
-        # Not a torch.Generator: on the CPU it looks at the low 32 bits of its seed only.
-        rng = np.random.default_rng([self.seed, index])
-        noise = torch.from_numpy(rng.standard_normal(self.shape, np.float32))
-        if not self.n_classes:
-            return noise
-        labels = torch.from_numpy(rng.integers(self.n_classes, size=self.shape[0]))
-        return with_labels(noise, labels, self.n_classes)
 
 
 class AdversarialStep:
@@ -335,47 +310,6 @@ class AdversarialStep:
         torch.set_rng_state(state["torch_rng"].cpu())
         if self.device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
-
-
-def image_distance(images: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of two batches of images, a scalar."""
-    return (images - target).abs().mean()
-
-
-class DistillationStep:
-    """One update of a student towards its teacher's images on the same latents; needs no data.
-
-    `distance(images, target)` is what shrinks, a scalar.
-
-    The student stays in evaluation mode: its batch statistics were measured for the images that
-    it makes, and a running average would move them under the loss.
-    """
-
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        *,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        latents: Sampler,
-        distance: Callable[[Tensor, Tensor], Tensor] = image_distance,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.student, self.teacher = student.eval(), teacher.eval()
-        self.optimizer, self.scheduler = optimizer, scheduler
-        self.latents, self.distance, self.device = latents, distance, device
-
-    def __call__(self, index: int) -> dict[str, float]:
-        z = self.latents(index).to(self.device)
-        with torch.no_grad():
-            target = self.teacher(z)  # (n, 3, h, w)
-        loss = self.distance(self.student(z), target)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.scheduler.step()
-        return {"loss/distillation": loss.item()}
 
 
 def _compiled(network: nn.Module, backend: str | None) -> nn.Module:

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from ard.assembly.surgery import apply_plan
 from ard.errors import ArdError, NonFiniteError, NothingToFactorizeError, PlanError
 from ard.measuring.evaluate import Candidate, Evaluation, ScoreEvaluator
-from ard.pipeline import Build, CompressionResult, compress_generator
+from ard.pipeline import CompressionResult, compress_generator
 from ard.plan import Factorization, RankPlan
 from ard.recovery.distillation import Recovery, recover, rows_of
+from ard.recovery.recover import Build
 
 
 def settled(net: nn.Module) -> nn.Module:

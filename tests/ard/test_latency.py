@@ -10,11 +10,11 @@ from tiny import SmallNet, lively_generator
 from ard.costs.alignment import rank_multiple
 from ard.costs.cost import make_cost, plan_cost
 from ard.costs.latency_table import LatencyTable
+from ard.costs.layer_times import time_layers, wanted_choices
 from ard.errors import DeliveryError
-from ard.latency import LatencyConfig, load_layers, main, to_text, wanted_choices
+from ard.latency import LatencyConfig, load_layers, main, to_text
 from ard.layers import profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
-from ard.report.delivery import time_layers
 from nas_gan.cli import run
 
 

@@ -17,9 +17,9 @@ from ard.errors import NothingToFactorizeError
 from ard.layers import LayerProfile, Profile
 from ard.measuring.evaluate import Candidate, Evaluation
 from ard.measuring.journal import Journal, MemoryJournal
-from ard.measuring.sensitivity import Measurement, SensitivityTable
+from ard.measuring.measurement import Measurement
+from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import (
-    Build,
     CompressionResult,
     Evaluators,
     Prepared,
@@ -28,6 +28,7 @@ from ard.pipeline import (
 )
 from ard.plan import DENSE, Method, RankPlan
 from ard.recovery.distillation import Recovery, recover
+from ard.recovery.recover import Build
 from nas_gan.metrics.sampling import latent_bank
 
 BUDGET = 600.0  # of a distance of 162, in features of pixels

@@ -12,7 +12,7 @@ from ard.compress import CompressConfig
 from ard.compress import main as compress
 from ard.measuring.journal import FileJournal
 from ard.measuring.sensitivity import SensitivityTable
-from ard.session.search import SweepConfig
+from ard.session.config import SweepConfig
 from ard.sweep import main
 from nas_gan.cli import run
 

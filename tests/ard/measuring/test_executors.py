@@ -12,7 +12,7 @@ from ard.errors import ArdError
 from ard.measuring.evaluate import Evaluation
 from ard.measuring.executors import RayExecutor, SerialExecutor
 from ard.measuring.journal import MemoryJournal
-from ard.measuring.sensitivity import sweep
+from ard.measuring.sweep import sweep
 from ard.plan import Factorization, RankPlan
 
 

@@ -8,7 +8,7 @@ from contracts import JournalContract, scored
 
 from ard.errors import JournalError
 from ard.measuring.journal import FileJournal, MemoryJournal
-from ard.measuring.sensitivity import Measurement
+from ard.measuring.measurement import Measurement
 from ard.plan import DENSE, Factorization, RankPlan
 
 FINGERPRINT = {"checkpoint": "abc", "samples": 1000, "seed": 0}

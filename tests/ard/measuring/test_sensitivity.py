@@ -15,14 +15,8 @@ from ard.layers import LayerProfile
 from ard.measuring.evaluate import Candidate, Evaluation
 from ard.measuring.executors import Item, Result, SerialExecutor
 from ard.measuring.journal import FileJournal, MemoryJournal
-from ard.measuring.sensitivity import (
-    COLUMNS,
-    Measure,
-    Row,
-    SensitivityTable,
-    single_layer_plans,
-    sweep,
-)
+from ard.measuring.sensitivity import COLUMNS, Row, SensitivityTable
+from ard.measuring.sweep import Measure, single_layer_plans, sweep
 from ard.plan import DENSE, Factorization, RankPlan
 
 PLANS = [DENSE, *single_layer_plans([("l1", Factorization("svd", (r,))) for r in (8, 4, 2, 1)])]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ard.recovery.adversarial import KERNEL_SHARE, Polish, polish
 from nas_gan.errors import InvalidValueError
-from nas_gan.training.steps import Batch, StepLatents
+from nas_gan.training.draws import Batch, StepLatents
 
 QUICK = Polish(n_steps=8, batch_size=6, lr=5e-3, n_checks=4)
 PROBE = StepLatents(99, 16, 4)(0)

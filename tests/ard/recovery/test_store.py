@@ -8,8 +8,8 @@ from tiny import checkpoint_of, lively_generator
 from torch import nn
 
 from ard.assembly.surgery import apply_plan
-from ard.pipeline import Build
 from ard.plan import Factorization, RankPlan
+from ard.recovery.recover import Build
 from ard.recovery.store import RecoveredStore, compressed_checkpoint
 from nas_gan.checkpoint import build_generator
 from nas_gan.metrics.sampling import latent_bank

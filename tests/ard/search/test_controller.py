@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ard.costs.cost import macs_cost, params_cost
 from ard.errors import BudgetError
 from ard.layers import LayerProfile
-from ard.measuring.sensitivity import Measurement, Row, SensitivityTable
+from ard.measuring.measurement import Measurement
+from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import DENSE, Factorization, Method, RankPlan
 from ard.search.allocation import Option
 from ard.search.controller import BudgetController, layer_options

@@ -17,26 +17,17 @@ from ard.layers import profile_layers
 from ard.pareto import ParetoConfig
 from ard.recovery.adversarial import Polish
 from ard.search.budget import FidBudget
-from ard.session.search import (
+from ard.session.config import SEEDS, SearchConfig, SweepConfig, check, multiple_of
+from ard.session.record import fingerprint, open_journal, run_directory
+from ard.session.recovering import (
     FEATURE_WEIGHT,
-    SEEDS,
-    SearchConfig,
-    SweepConfig,
-    check,
     discriminator_of,
     feature_weight,
-    fingerprint,
-    layer_cost,
     loss_of,
-    multiple_of,
-    open_journal,
     polish_steps,
-    proxy_evaluator,
     real_images,
-    remarks,
-    run_directory,
-    statistics_latents,
 )
+from ard.session.search import layer_cost, proxy_evaluator, remarks, statistics_latents
 from ard.session.setting import Setting
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.errors import InvalidValueError, MissingDataError

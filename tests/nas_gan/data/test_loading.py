@@ -7,21 +7,9 @@ import torch
 from PIL import Image
 
 from nas_gan.data import loading as data
-from nas_gan.data.loading import (
-    ArrayImages,
-    LabelledBatches,
-    ShuffledBatches,
-    iterate_uint8,
-    load_dataset,
-    read_idx_images,
-    read_idx_labels,
-    read_image,
-    recorded_fit,
-    synthetic_shapes,
-    to_float,
-    to_grey,
-    to_square,
-)
+from nas_gan.data.batches import LabelledBatches, ShuffledBatches, iterate_uint8, to_float
+from nas_gan.data.images import ArrayImages, read_image, recorded_fit, to_grey, to_square
+from nas_gan.data.loading import load_dataset, read_idx_images, read_idx_labels, synthetic_shapes
 from nas_gan.errors import InvalidValueError, MissingDataError
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas_gan.data.loading import ArrayImages, synthetic_shapes
+from nas_gan.data.images import ArrayImages
+from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.classifier import (
     ImageClassifier,

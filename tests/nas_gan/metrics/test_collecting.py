@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas_gan.data.loading import ArrayImages
+from nas_gan.data.images import ArrayImages
 from nas_gan.metrics.collecting import Wanted, choose_rows, collect
 from nas_gan.metrics.frechet import statistics_of
 from nas_gan.metrics.sources import DatasetSource

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_gan.data.loading import ArrayImages
+from nas_gan.data.images import ArrayImages
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.frechet import statistics_of
 from nas_gan.metrics.reference import (

@@ -18,9 +18,11 @@ from nas_gan.losses import (
     make_loss,
 )
 from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.distillation import DistillationStep
+from nas_gan.training.draws import StepLatents
 from nas_gan.training.optimizers import make_optimizer, make_scheduler
 from nas_gan.training.skipping import DynamicSkipping
-from nas_gan.training.steps import AdversarialStep, DistillationStep, StepLatents
+from nas_gan.training.steps import AdversarialStep
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 

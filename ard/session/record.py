@@ -1,0 +1,70 @@
+"""The record of a run: its directory, its journal, and what a measurement depends on."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ard.errors import ArdError
+from ard.measuring.journal import FileJournal
+from ard.session.config import SearchConfig, SweepConfig
+from ard.session.setting import Setting
+from nas_gan.files import sha256, write_json
+
+
+def run_directory(config: SweepConfig) -> Path:
+    """Where the run is kept.
+
+    Raises:
+        ArdError: there is a file of that name.
+    """
+    run_dir = config.run_dir or Path("runs") / config.checkpoint.stem
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ArdError(f"{run_dir} is a file; give another --run-dir")
+    return run_dir
+
+
+def open_journal(config: SweepConfig, setting: Setting, run_dir: Path) -> FileJournal:
+    """The record of a run; its settings are written beside it."""
+    journal = FileJournal(run_dir / "journal.jsonl", fingerprint(config, setting))
+    write_json(run_dir / "config.json", resolved_config(config, setting, run_dir))
+    return journal
+
+
+def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
+    """What a recorded measurement depends on; budget, objective and methods are not part of it."""
+    names = ["samples", "sweep_samples", "closed_form", "model", "seed"]
+    if isinstance(config, SearchConfig):
+        names += ["recover_steps", "recover_batch", "recover_lr"]
+        names += ["feature_weight", "stage_ratio", "polish_steps"]
+    return {
+        "checkpoint": sha256(config.checkpoint),
+        "extractor": setting.extractor.name,
+        "reference": setting.reference,
+        **{name: getattr(config, name) for name in names},
+    }
+
+
+def resolved_config(config: SweepConfig, setting: Setting, run_dir: Path) -> dict[str, Any]:
+    """Every setting after defaults, with what was found for the automatic ones."""
+    return {
+        **{k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        "run_dir": str(run_dir),
+        "extractor": setting.extractor.name,
+        "reference_source": setting.reference,
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions and the machine that the run depended on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,51 @@
+"""One update of a student towards its teacher's images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nas_gan.training.draws import Sampler
+
+
+def image_distance(images: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of two batches of images, a scalar."""
+    return (images - target).abs().mean()
+
+
+class DistillationStep:
+    """One update of a student towards its teacher's images on the same latents; needs no data.
+
+    `distance(images, target)` is what shrinks, a scalar.
+
+    The student stays in evaluation mode: its batch statistics were measured for the images that
+    it makes, and a running average would move them under the loss.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        latents: Sampler,
+        distance: Callable[[Tensor, Tensor], Tensor] = image_distance,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.student, self.teacher = student.eval(), teacher.eval()
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.latents, self.distance, self.device = latents, distance, device
+
+    def __call__(self, index: int) -> dict[str, float]:
+        z = self.latents(index).to(self.device)
+        with torch.no_grad():
+            target = self.teacher(z)  # (n, 3, h, w)
+        loss = self.distance(self.student(z), target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        return {"loss/distillation": loss.item()}
