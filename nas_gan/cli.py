@@ -69,7 +69,10 @@ def run(
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    text = str(error)
+    if isinstance(error, NasGanError) and error.setting is not None:
+        text = f"--{error.setting.replace('_', '-')} {error.message}"
+    return " ".join(text.split())
 
 
 def _describe(error: OSError) -> str:

@@ -7,7 +7,20 @@ from difflib import get_close_matches
 
 
 class NasGanError(Exception):
-    """Base of every error that `nas_gan` raises on purpose."""
+    """Base of every error that `nas_gan` raises on purpose.
+
+    Args:
+        message: what was asked for, what was found, and what to do about it.
+        setting: the argument or the field of a configuration that the message is about. The text
+            then begins with its name, and a command line shows it as the option that sets it.
+    """
+
+    def __init__(self, message: str = "", *, setting: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.setting = message, setting
+
+    def __str__(self) -> str:
+        return self.message if self.setting is None else f"{self.setting} {self.message}"
 
 
 class InvalidValueError(NasGanError, ValueError):
