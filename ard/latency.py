@@ -12,8 +12,6 @@ it holds already is not measured again.
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,11 +21,18 @@ import tyro
 
 from ard.costs.alignment import AUTO, parse_rank_multiple
 from ard.costs.latency_table import LatencyTable
-from ard.costs.layer_models import Precision, write_layers
-from ard.costs.layer_times import FRACTIONS, TABLE, measure_layers, wanted_choices
+from ard.costs.layer_models import Precision
+from ard.costs.layer_times import (
+    FRACTIONS,
+    TABLE,
+    LayerTiming,
+    measure_layers,
+    to_text,
+    write_wanted,
+)
 from ard.errors import ArdError
+from ard.grid import COMPETITORS, RankGrid
 from ard.layers import LayerProfile, profile_layers
-from ard.pipeline import COMPETITORS
 from ard.plan import Method
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import DONE, progress, run
@@ -65,21 +70,26 @@ class LatencyConfig:
     """package.module:build for a state dict of another network."""
 
 
-def check(config: LatencyConfig) -> int:
-    """The multiple of the ranks, after everything else in a configuration was found sensible.
+def check(config: LatencyConfig) -> RankGrid:
+    """The rank candidates to time, after everything else was found sensible.
 
     Raises:
         InvalidValueError: a setting is out of its range.
     """
     if not config.fractions or not all(0 < fraction < 1 for fraction in config.fractions):
-        raise InvalidValueError(f"--fractions must lie between 0 and 1; got {config.fractions}")
+        raise InvalidValueError(
+            f"must lie between 0 and 1; got {config.fractions}", setting="fractions"
+        )
     if not config.methods:
-        raise InvalidValueError("--methods needs at least one")
+        raise InvalidValueError("needs at least one", setting="methods")
     if not config.batch or min(config.batch) < 1 or len(set(config.batch)) < len(config.batch):
-        raise InvalidValueError(f"--batch takes sizes from 1 on, each once; got {config.batch}")
+        raise InvalidValueError(
+            f"takes sizes from 1 on, each once; got {config.batch}", setting="batch"
+        )
     if config.threads < 1:
-        raise InvalidValueError(f"--threads must be at least 1; got {config.threads}")
-    return parse_rank_multiple(config.rank_multiple, config.precision)
+        raise InvalidValueError(f"must be at least 1; got {config.threads}", setting="threads")
+    multiple_of = parse_rank_multiple(config.rank_multiple, config.precision)
+    return RankGrid(config.methods, config.fractions, multiple_of)
 
 
 def load_layers(config: LatencyConfig) -> tuple[LayerProfile, ...]:
@@ -96,52 +106,19 @@ def load_layers(config: LatencyConfig) -> tuple[LayerProfile, ...]:
         return profile_layers(generator, latent_bank(2, latent_dim, seed=0)).layers
 
 
-def to_text(table: LatencyTable, layers: Sequence[LayerProfile]) -> str:
-    """For each signature and batch size: how often it occurs, its dense time and its fastest."""
-    calls = Counter(signature for layer in layers for signature in layer.signatures)
-    lines = [("layer", "calls", "batch", "dense ms", "fastest ms", "choice", "not faster")]
-    for conditions in table.conditions:
-        rows = [row for row in table.rows if row.conditions == conditions]
-        for signature, count in calls.items():
-            times = {row.choice: row.milliseconds for row in rows if row.signature == signature}
-            factorized = {choice: ms for choice, ms in times.items() if choice is not None}
-            if None not in times or not factorized:
-                continue
-            fastest = min(factorized, key=lambda choice: factorized[choice])
-            slow = sum(ms >= times[None] for ms in factorized.values())
-            shown = (f"{times[None]:.4g}", f"{factorized[fastest]:.4g}", str(fastest))
-            of_all = f"{slow} of {len(factorized)}"
-            lines.append((signature, str(count), str(conditions.batch), *shown, of_all))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = (map(str.ljust, line, widths) for line in lines)
-    return "\n".join("  ".join(cells).rstrip() for cells in padded)
-
-
 def main(config: LatencyConfig) -> int:
-    multiple_of = check(config)
+    grid = check(config)
     layers = load_layers(config)
     if not config.measure:
-        wanted = wanted_choices(layers, config.methods, config.fractions, multiple_of)
-        with progress("writing layers", len(wanted)) as advance:
-            write_layers(wanted, config.out, config.precision, on_layer=advance)
+        n = write_wanted(layers, grid, config.out, config.precision, progress)
         sys.stdout.write(
-            f"{config.out}: {len(wanted)} layers; to time them on a device, copy this folder and "
+            f"{config.out}: {n} layers; to time them on a device, copy this folder and "
             f"run python -m edge_bench.layers {config.out.name} there\n"
         )
         return DONE
     path = config.table or config.out / TABLE
-    measure_layers(
-        layers,
-        config.out,
-        path,
-        methods=config.methods,
-        fractions=config.fractions,
-        multiple_of=multiple_of,
-        batches=config.batch,
-        threads=config.threads,
-        runner=config.runner,
-        precision=config.precision,
-    )
+    timing = LayerTiming(config.batch, config.threads, config.runner, config.precision)
+    measure_layers(layers, grid, config.out, path, timing, progress)
     sys.stdout.write(f"{to_text(LatencyTable.read(path), layers)}\n{path}\n")
     return DONE
 

@@ -4,49 +4,53 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor, nn
 
 from ard.assembly.assembler import Assembler
 from ard.assembly.closed_form import Fit
-from ard.costs.cost import LayerCost, params_cost
+from ard.costs.cost import LayerCost, cost_of, params_cost
 from ard.errors import NothingToFactorizeError
+from ard.grid import COMPETITORS, DEFAULT_GRID, RankGrid
 from ard.layers import LayerProfile, Profile, profile_layers
-from ard.measuring.evaluate import Evaluation, Evaluator
+from ard.measuring.evaluate import Evaluator
 from ard.measuring.executors import Executor, SerialExecutor
 from ard.measuring.journal import Journal, MemoryJournal
 from ard.measuring.measurement import Measurement, Stage
+from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.measuring.sweep import Measure, single_layer_plans, sweep
-from ard.plan import DENSE, Factorization, Method, RankPlan
+from ard.plan import DENSE, Factorization, RankPlan
 from ard.recovery.recover import Recover, closed_form_only
 from ard.search.candidates import competing_choices
 from ard.search.controller import BudgetController
 from ard.search.proxy import choose_anchors, estimate
+from nas_gan.progress import Progress, no_progress
 
-FRACTIONS = (0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05)
-COMPETITORS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
 # A layer below this share of the objective is left dense: measuring it costs more than it holds.
 MIN_SHARE = 0.004
 # How often a plan is chosen again, because measuring its layers one by one changed what is known,
 # before it is taken as it is.
 MAX_CONFIRMATIONS = 2
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Choice = tuple[str, Factorization]  # a layer and what replaces it
 
 
 @dataclass(frozen=True)
 class Evaluators:
     """The looks at quality, each on its own latents.
 
-    `single` scores single-layer plans, many and cheap; `joint` decides about whole plans; `final`
-    is for what is reported, and nothing was ever chosen by it before. `factorized` scores the
-    chosen plan before recovery, for the record; it is `final` if not given. With a `proxy` (see
-    `ard.search.proxy`) only some of the single-layer plans are scored, and it fills in the others.
+    Attributes:
+        single: scores single-layer plans, many and cheap.
+        joint: decides between whole plans.
+        final: scores what is reported, on held-out latents that no choice was made by.
+        factorized: scores the chosen plan before recovery, for the record; `final` if not given.
+        proxy: with one (see `ard.search.proxy`) only some single-layer plans are scored, and it
+            fills in the others.
     """
 
     single: Evaluator
@@ -55,18 +59,84 @@ class Evaluators:
     factorized: Evaluator | None = None
     proxy: Evaluator | None = None
 
+    @staticmethod
+    def all_alike(evaluate: Evaluator) -> Evaluators:
+        """One evaluator for every look, which is fine where samples are plenty."""
+        return Evaluators(evaluate, evaluate, evaluate)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        anchors: single-layer plans that are scored where there is a proxy; 0 scores all of them.
+        max_trials: whole plans that are recovered and scored.
+    """
+
+    anchors: int = 0
+    max_trials: int = 6
+
+
+DEFAULT_EFFORT = Effort()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a search happens, and who hears of it.
+
+    Attributes:
+        journal: remembers every score, so that a second search with the same one resumes.
+        executor: runs measurements of single layers.
+        progress: shows how far it is, given a description and a total.
+        clock: seconds, for the timings of the result.
+    """
+
+    journal: Journal = field(default_factory=MemoryJournal)
+    executor: Executor = field(default_factory=SerialExecutor)
+    progress: Progress = no_progress
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for ranks: what is compressed, how it is scored, and what is to become small.
+
+    Attributes:
+        generator: maps `(n, latent_dim)` latents to images; it is not changed.
+        latents: `(n, latent_dim)` latents behind activation statistics.
+        evaluators: how quality is scored.
+        cost: of a layer under a choice; the sum over layers is to become small.
+        recover: `recover(build, plan)` calls `build()` for the factorized generator and returns
+            the recovered one.
+        grid: the rank candidates.
+        fit: closed-form repair of replaced layers.
+        effort: how much is measured.
+        run: where that happens.
+    """
+
+    generator: nn.Module
+    latents: Tensor
+    evaluators: Evaluators
+    cost: LayerCost = params_cost
+    recover: Recover = closed_form_only
+    grid: RankGrid = DEFAULT_GRID
+    fit: Fit = "none"
+    effort: Effort = DEFAULT_EFFORT
+    run: Run = field(default_factory=Run)
+
 
 @dataclass(frozen=True)
 class Prepared:
     """A generator taken apart: what can be replaced, by what, and how to build it.
 
-    `choices` are (layer, factorization) pairs that deserve a measurement.
+    `choices` are the (layer, factorization) pairs that deserve a measurement.
     """
 
     profile: Profile
     layers: tuple[LayerProfile, ...]
     skipped: tuple[tuple[str, str], ...]
-    choices: tuple[tuple[str, Factorization], ...]
+    choices: tuple[Choice, ...]
     assemble: Assembler
 
 
@@ -74,16 +144,23 @@ class Prepared:
 class Found:
     """The outcome of a search under one budget.
 
-    `plan` is the cheapest one within the budget, or the closest to it where `budget_met` is
-    false; `generator` is the recovered net with it. `table` is what was known of single layers in
-    the end.
+    Attributes:
+        budget: the allowed rise.
+        budget_met: whether the upper end of the interval of the recovered plan's rise is within it.
+        plan: the cheapest plan within the budget, or the closest to it where there is none.
+        generator: the recovered net with that plan.
+        factorized: its score before recovery.
+        recovered: its score on held-out latents.
+        trials: the whole plans that this search recovered and scored, in order.
+        table: what was known of single layers in the end.
     """
 
+    budget: float
+    budget_met: bool
     plan: RankPlan
     generator: nn.Module
-    budget_met: bool
-    factorized: Evaluation
-    recovered: Evaluation
+    factorized: Score
+    recovered: Score
     trials: tuple[Measurement, ...]
     table: SensitivityTable
 
@@ -94,125 +171,114 @@ class CompressionResult(Found):
 
     profile: Profile
     skipped: tuple[tuple[str, str], ...]
-    timings: dict[str, float] = field(default_factory=dict)
-
-
-def _no_progress(description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda n: None)
+    timings: dict[str, float]
 
 
 def compress_generator(
     generator: nn.Module,
     latents: Tensor,
     *,
-    fid_budget: float,
+    budget: float,
     evaluators: Evaluators | Evaluator,
     cost: LayerCost = params_cost,
     recover: Recover = closed_form_only,
-    journal: Journal | None = None,
-    executor: Executor | None = None,
-    methods: Sequence[Method] = COMPETITORS,
-    fractions: Sequence[float] = FRACTIONS,
-    multiple_of: int = 1,
+    grid: RankGrid = DEFAULT_GRID,
     fit: Fit = "none",
-    anchors: int = 0,
-    max_trials: int = 6,
-    on_table: Callable[[Prepared, SensitivityTable], None] = lambda prepared, table: None,
-    progress: Progress = _no_progress,
-    clock: Callable[[], float] = time.monotonic,
+    effort: Effort = DEFAULT_EFFORT,
+    run: Run | None = None,
 ) -> CompressionResult:
-    """Find, recover and verify the cheapest factorization within an FID budget.
+    """Find, recover and verify the cheapest factorization within a budget.
 
-    `generator` maps `(n, latent_dim)` latents to images and is not changed. `latents` serve for
-    activation statistics. `fid_budget` is an absolute rise; a plan meets it when the upper end of
-    the interval of its recovered ΔFID does. `recover(build, plan)` calls `build()` for the
-    factorized generator and returns the recovered one. One evaluator for everything is fine where
-    latents are plenty; `anchors` is how many single-layer plans it scores where there is a proxy
-    (0: all). `on_table` is told of the table before anything is spent on whole plans.
-    The journal remembers every score, so a second call with the same one goes on.
+    Args:
+        generator: maps `(n, latent_dim)` latents to images; it is not changed.
+        latents: `(n, latent_dim)` latents behind activation statistics.
+        budget: the allowed rise in the evaluators' metric. A plan meets it when the upper end of
+            the interval of its recovered rise does.
+        evaluators: how quality is scored; one for everything is fine where samples are plenty.
+        cost: what is to become small, per layer and choice.
+        recover: trains a factorized generator; nothing is trained by default.
+        grid: the rank candidates.
+        fit: closed-form repair of replaced layers.
+        effort: how much is measured.
+        run: where that happens; in this process and in memory by default.
+
+    Returns:
+        The plan, its generator, and everything that was scored on the way.
 
     Raises:
-        NothingToFactorizeError: none of `methods` makes any layer of the generator smaller.
+        NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
+        BudgetError: the budget is negative or not a number.
     """
-    executor, journal = executor or SerialExecutor(), journal or MemoryJournal()
     if not isinstance(evaluators, Evaluators):
-        evaluators = Evaluators(evaluators, evaluators, evaluators)
-    timings = Stopwatch(clock)
-
-    with timings("profile and methods"):
-        prepared = prepare(
-            generator,
-            latents,
-            cost=cost,
-            methods=methods,
-            fractions=fractions,
-            multiple_of=multiple_of,
-            fit=fit,
-            progress=progress,
-        )
-    measure_singles = partial(
-        measure_sensitivities,
-        prepared,
-        evaluators,
-        executor,
-        journal,
-        anchors=anchors,
-        progress=progress,
-    )
-    with timings("sweep"):
-        table = measure_singles()
-    on_table(prepared, table)
-    found = find_plan(
-        prepared,
-        table,
-        fid_budget=fid_budget,
-        cost=cost,
-        evaluators=evaluators,
-        recover=recover,
-        executor=executor,
-        journal=journal,
-        max_trials=max_trials,
-        confirm=lambda choices: measure_singles(also=choices),
-        progress=progress,
-        timings=timings,
-    )
-    return CompressionResult(
-        **vars(found),
-        profile=prepared.profile,
-        skipped=prepared.skipped,
-        timings=timings.seconds,
-    )
+        evaluators = Evaluators.all_alike(evaluators)
+    search = Search(generator, latents, evaluators, cost, recover, grid, fit, effort, run or Run())
+    [result] = compress_within(search, [budget])
+    return result
 
 
-def prepare(
-    generator: nn.Module,
-    latents: Tensor,
+def compress_within(
+    search: Search,
+    budgets: Sequence[float],
     *,
-    cost: LayerCost = params_cost,
-    methods: Sequence[Method] = COMPETITORS,
-    fractions: Sequence[float] = FRACTIONS,
-    multiple_of: int = 1,
-    fit: Fit = "none",
-    progress: Progress = _no_progress,
-) -> Prepared:
+    on_table: Callable[[Prepared, SensitivityTable], None] = lambda prepared, table: None,
+) -> Iterator[CompressionResult]:
+    """One sweep of single layers, then a search under each budget, the smallest first.
+
+    All searches share what is measured, and a plan within a budget is within every larger one: a
+    result is the smaller budget's where the larger one's search found nothing cheaper.
+
+    Args:
+        search: what is compressed, and how.
+        budgets: allowed rises, in any order; results come in ascending order.
+        on_table: is told of the single-layer scores before anything is spent on whole plans.
+
+    Raises:
+        NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
+        BudgetError: a budget is negative or not a number.
+    """
+    timings = Stopwatch(search.run.clock)
+    with timings("profile and methods"):
+        prepared = prepare(search)
+    with timings("sweep"):
+        table = measure_sensitivities(search, prepared)
+    on_table(prepared, table)
+    trials: list[Measurement] = []
+    smaller: Found | None = None
+    for budget in sorted(budgets):
+        found = find_plan(search, prepared, table, budget, known=trials, timings=timings)
+        trials += found.trials
+        table = found.table
+        if smaller is not None:
+            found = cheaper_within(smaller, found, partial(cost_of, search.cost, prepared.layers))
+        smaller = found
+        yield CompressionResult(
+            **vars(found),
+            profile=prepared.profile,
+            skipped=prepared.skipped,
+            timings=dict(timings.seconds),
+        )
+
+
+def prepare(search: Search) -> Prepared:
     """What is there to factorize, and which ways to do it deserve a measurement?
 
     Raises:
-        NothingToFactorizeError: none of `methods` makes any layer of the generator smaller.
+        NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
     """
-    profile = profile_layers(generator, latents[:2])
-    layers, left = worthwhile_layers(profile, cost)
-    assemble = Assembler.measure(generator, latents, layers, fit=fit)
-    with progress("ranking methods", len(layers)) as advance:
+    profile = profile_layers(search.generator, search.latents[:2])
+    layers, left = worthwhile_layers(profile, search.cost)
+    assemble = Assembler.measure(search.generator, search.latents, layers, fit=search.fit)
+    methods = search.grid.methods
+    with search.run.progress("ranking methods", len(layers)) as advance:
         choices = competing_choices(
-            generator,
+            search.generator,
             layers,
-            latents[:16],
+            search.latents[:16],
             assemble.statistics,
             methods=methods,
-            fractions=fractions,
-            multiple_of=multiple_of,
-            cost=cost,
+            fractions=search.grid.fractions,
+            multiple_of=search.grid.multiple_of,
+            cost=search.cost,
             on_layer=advance,
         )
     if not choices:
@@ -224,48 +290,42 @@ def prepare(
 
 
 def measure_sensitivities(
-    prepared: Prepared,
-    evaluators: Evaluators,
-    executor: Executor,
-    journal: Journal,
-    *,
-    anchors: int = 0,
-    also: Sequence[tuple[str, Factorization]] = (),
-    progress: Progress = _no_progress,
+    search: Search, prepared: Prepared, also: Sequence[Choice] = ()
 ) -> SensitivityTable:
     """How much does each layer hurt, alone?
 
-    With a proxy every choice moves the images of a few latents, `anchors` choices and those of
-    `also` are scored, and these tell what a movement means. Without one, or with 0 anchors, every
-    choice is scored.
+    With a proxy every choice moves the images of a few latents, as many choices as the effort has
+    anchors and those of `also` are scored, and these tell what a movement means. Without a proxy,
+    or with 0 anchors, every choice is scored.
     """
-    choices = list(prepared.choices)
-    costs = {layer.name: layer.params() for layer in prepared.layers}
-    movements: dict[tuple[str, Factorization], float] = {}
+    choices, evaluators, run = list(prepared.choices), search.evaluators, search.run
+    movements: dict[Choice, float] = {}
     scored = choices
 
-    def run(
-        plans: list[RankPlan], evaluate: Evaluator, stage: Stage, title: str
-    ) -> list[Evaluation]:
-        known = {m.plan for m in journal.measurements() if m.stage == stage}
-        show = _no_progress if known.issuperset(plans) else progress
+    def scores(plans: list[RankPlan], evaluate: Evaluator, stage: Stage, title: str) -> list[Score]:
+        known = {m.plan for m in run.journal.measurements() if m.stage == stage}
+        show = no_progress if known.issuperset(plans) else run.progress
         with show(title, len(plans)) as advance:
             measure = Measure(prepared.assemble, evaluate)
-            done = sweep(plans, measure, executor, journal, stage=stage, on_measured=advance)
-        return [measurement.evaluation for measurement in done]
+            done = sweep(
+                plans, measure, run.executor, run.journal, stage=stage, on_measured=advance
+            )
+        return [measurement.score for measurement in done]
 
-    if evaluators.proxy is not None and anchors:
-        moved = run(single_layer_plans(choices), evaluators.proxy, "proxy", "how far images move")
+    if evaluators.proxy is not None and search.effort.anchors:
+        moved = scores(single_layer_plans(choices), evaluators.proxy, "proxy", "movement of images")
         # A choice that makes images of NaN is none.
         movements = {
-            choice: evaluation.fid
-            for choice, evaluation in zip(choices, moved, strict=True)
-            if math.isfinite(evaluation.fid)
+            choice: score.value
+            for choice, score in zip(choices, moved, strict=True)
+            if math.isfinite(score.value)
         }
+        sizes = {layer.name: layer.params() for layer in prepared.layers}
+        anchors = choose_anchors(movements, sizes, search.effort.anchors)
         asked_for = (choice for choice in also if choice in movements)
-        scored = list(dict.fromkeys([*choose_anchors(movements, costs, anchors), *asked_for]))
+        scored = list(dict.fromkeys([*anchors, *asked_for]))
     plans = [DENSE, *single_layer_plans(scored)]
-    dense, *singles = run(plans, evaluators.single, "single", "one layer at a time")
+    dense, *singles = scores(plans, evaluators.single, "single", "one layer at a time")
     measured = dict(zip(scored, singles, strict=True))
     if movements:
         measured = estimate(movements, measured)
@@ -273,87 +333,105 @@ def measure_sensitivities(
 
 
 def find_plan(
+    search: Search,
     prepared: Prepared,
     table: SensitivityTable,
+    budget: float,
     *,
-    fid_budget: float,
-    cost: LayerCost,
-    evaluators: Evaluators,
-    recover: Recover,
-    executor: Executor,
-    journal: Journal,
-    max_trials: int,
     known: Sequence[Measurement] = (),
-    confirm: Callable[[Sequence[tuple[str, Factorization]]], SensitivityTable] | None = None,
-    progress: Progress = _no_progress,
     timings: Stopwatch | None = None,
 ) -> Found:
     """Which plan is the cheapest that the budget allows, measured as a whole and after recovery?
 
     `known` are trials of an earlier search with the same table, evaluators and recovery, under
-    another budget; they are not made again. `confirm(choices)` is a table in which these are
-    measured. A plan made of estimates is made of those that were too low, so its choices are
-    measured, and it is chosen again, before a recovery is spent on it.
+    another budget; they are not made again. A plan made of estimates is made of those that were too
+    low, so its choices are measured, and it is chosen again, before a recovery is spent on it.
     """
-    timings = timings or Stopwatch(time.monotonic)
-    assemble = prepared.assemble
+    timings = timings or Stopwatch(search.run.clock)
+    evaluators, run, assemble = search.evaluators, search.run, prepared.assemble
 
     def recovered(plan: RankPlan) -> nn.Module:
         def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
             return assemble(plan if part is None else part, base)
 
-        return recover(build, plan)
+        return search.recover(build, plan)
 
-    measure_joint = Measure(recovered, evaluators.joint)
-    measure_final = Measure(recovered, evaluators.final)
+    looks: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
+        "recovered": (recovered, evaluators.joint),
+        "final": (recovered, evaluators.final),
+        "factorized": (assemble, evaluators.factorized or evaluators.final),
+    }
+
+    def measure(plan: RankPlan, stage: Stage, advance: Callable[[int], None]) -> Measurement:
+        build, evaluate = looks[stage]
+        [measured] = sweep(
+            [plan],
+            Measure(build, evaluate),
+            run.executor,
+            run.journal,
+            stage=stage,
+            on_measured=advance,
+        )
+        return measured
+
     controller = BudgetController(
-        table, prepared.layers, cost, fid_budget, max_trials=max_trials, known=known
+        table,
+        prepared.layers,
+        search.cost,
+        budget,
+        max_trials=search.effort.max_trials,
+        known=known,
     )
 
     def next_plan() -> RankPlan | None:
         nonlocal table
-        for _ in range(MAX_CONFIRMATIONS if confirm else 0):
+        for _ in range(MAX_CONFIRMATIONS):
             plan = controller.ask()
             measured = table.measured()
-            if plan is None or confirm is None or measured.keys() >= set(plan.items()):
+            if plan is None or measured.keys() >= set(plan.items()):
                 return plan
-            table = confirm([*measured, *plan.items()])
+            table = measure_sensitivities(search, prepared, also=[*measured, *plan.items()])
             controller.learn(table)
         return controller.ask()
 
-    with timings("joint plans"), progress("joint plans, recovered", max_trials) as advance:
+    with (
+        timings("joint plans"),
+        run.progress("joint plans, recovered", search.effort.max_trials) as advance,
+    ):
         while True:
             while (plan := next_plan()) is not None:
-                [measured] = sweep(
-                    [plan], measure_joint, executor, journal, stage="recovered", on_measured=advance
-                )
-                controller.tell(measured)
+                controller.tell(measure(plan, "recovered", advance))
             # The winner was picked for its score. Does it hold on latents that picked nothing?
             chosen = controller.best() or controller.closest()
             assert chosen is not None, "the controller always asks for at least one plan"
-            [final] = sweep([chosen.plan], measure_final, executor, journal, stage="final")
+            final = measure(chosen.plan, "final", lambda n: None)
             met = controller.meets(final)
             if met or not controller.meets(chosen):
                 break
             controller.reject(final)
 
     with timings("report"):
-        [before] = sweep(
-            [chosen.plan],
-            Measure(assemble, evaluators.factorized or evaluators.final),
-            executor,
-            journal,
-            stage="factorized",
-        )
+        before = measure(chosen.plan, "factorized", lambda n: None)
     return Found(
+        budget=budget,
+        budget_met=met,
         plan=chosen.plan,
         generator=recovered(chosen.plan),
-        budget_met=met,
-        factorized=before.evaluation,
-        recovered=final.evaluation,
+        factorized=before.score,
+        recovered=final.score,
         trials=controller.trials,
         table=table,
     )
+
+
+def cheaper_within(smaller: Found, larger: Found, price: Callable[[RankPlan], float]) -> Found:
+    """What a larger budget buys: what it found, or what the smaller one found if that costs less.
+
+    A plan within a budget is within every larger one. Few trials may miss it a second time.
+    """
+    if smaller.budget_met and (not larger.budget_met or price(smaller.plan) < price(larger.plan)):
+        return replace(smaller, budget=larger.budget, trials=larger.trials, table=larger.table)
+    return larger
 
 
 def worthwhile_layers(

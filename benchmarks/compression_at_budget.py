@@ -16,22 +16,19 @@ Interrupt it and start it again: what was measured is in --work.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rank_bench import FULL, NETS, RESULTS, Effort, Point, RankBench, machine, open_bench
 from torch import nn
 
-from ard.costs.cost import params_cost
-from ard.measuring.executors import SerialExecutor
-from ard.measuring.journal import FileJournal
+from ard.measuring.journal import SINGLE_STAGES, FileJournal, Journal
 from ard.measuring.measurement import Measurement
-from ard.measuring.sensitivity import SensitivityTable
-from ard.pipeline import Evaluators, find_plan, measure_sensitivities
-from ard.plan import Factorization, RankPlan
+from ard.pipeline import Effort as SearchEffort
+from ard.pipeline import Evaluators, Run, compress_within
+from ard.plan import RankPlan
 from ard.recovery.recover import Build, Recover, closed_form_only
 from ard.search.proxy import MovementEvaluator, feature_error
 from nas_gan.cli import progress
@@ -47,18 +44,20 @@ WAYS = ("published", "uniform rank", "uniform ratio", "energy", "EVBMF", "greedy
 HOPELESS = 2.5
 
 
-def our_table(bench: RankBench, also: Sequence[tuple[str, Factorization]] = ()) -> SensitivityTable:
-    """Our sensitivities: a proxy for every choice, scores of a few and of those in `also`."""
-    journal = FileJournal(bench.work / f"{bench.name}-ours.jsonl", asdict(bench.effort))
-    return measure_sensitivities(
-        bench.prepared,
-        our_evaluators(bench),
-        SerialExecutor(),
-        journal,
-        anchors=ANCHORS,
-        also=also,
-        progress=progress,
-    )
+@dataclass(frozen=True)
+class SharedSweep:
+    """A journal whose single layers are those of every search on one net."""
+
+    singles: Journal
+    whole: Journal
+
+    def append(self, measurement: Measurement) -> None:
+        single = measurement.stage in SINGLE_STAGES
+        (self.singles if single else self.whole).append(measurement)
+
+    def measurements(self) -> Iterator[Measurement]:
+        yield from self.singles.measurements()
+        yield from self.whole.measurements()
 
 
 def our_evaluators(bench: RankBench) -> Evaluators:
@@ -72,8 +71,11 @@ def our_evaluators(bench: RankBench) -> Evaluators:
     )
 
 
-def our_points(bench: RankBench, table: SensitivityTable) -> list[Point]:
+def our_points(bench: RankBench) -> list[Point]:
     """What our search finds for each budget, without training and with it."""
+
+    def journal(name: str) -> FileJournal:
+        return FileJournal(bench.work / f"{bench.name}-{name}.jsonl", asdict(bench.effort))
 
     remembered: dict[RankPlan, nn.Module] = {}
 
@@ -82,31 +84,23 @@ def our_points(bench: RankBench, table: SensitivityTable) -> list[Point]:
             remembered[plan] = bench.recover(build())
         return remembered[plan]
 
-    ways: tuple[tuple[bool, Recover], ...] = ((False, closed_form_only), (True, recovered))
+    ways: tuple[tuple[str, Recover], ...] = (
+        ("closed-form", closed_form_only),
+        ("recovered", recovered),
+    )
     points = []
-    for again, recover in ways:
-        name = "recovered" if again else "closed-form"
-        journal = FileJournal(bench.work / f"{bench.name}-{name}.jsonl", asdict(bench.effort))
-        known: list[Measurement] = []
-        for budget in BUDGETS:
-            found = find_plan(
-                bench.prepared,
-                table,
-                fid_budget=budget * bench.fid_dense,
-                cost=params_cost,
-                evaluators=our_evaluators(bench),
-                recover=recover,
-                executor=SerialExecutor(),
-                journal=journal,
-                max_trials=MAX_TRIALS,
-                known=known,
-                confirm=partial(our_table, bench),
-                progress=progress,
-            )
-            known += found.trials
-            table = found.table
+    for name, recover in ways:
+        again = name == "recovered"
+        search = bench.search(
+            evaluators=our_evaluators(bench),
+            recover=recover,
+            effort=SearchEffort(ANCHORS, MAX_TRIALS),
+            run=Run(SharedSweep(journal("ours"), journal(name)), progress=progress),
+        )
+        budgets = [budget * bench.fid_dense for budget in BUDGETS]
+        for budget, found in zip(BUDGETS, compress_within(search, budgets), strict=True):
             for trial in found.trials:
-                before, after = (None, trial.evaluation) if again else (trial.evaluation, None)
+                before, after = (None, trial.score) if again else (trial.score, None)
                 points.append(bench.describe("ours", budget, trial.plan, before, after))
             if again:  # the same plan before recovery, for the picture
                 score = bench.evaluate(bench.build_ours(found.plan))
@@ -150,8 +144,7 @@ def best_within(points: Iterable[Point], budget: float, stage: str) -> dict[str,
 
 
 def measure(bench: RankBench, chosen: frozenset[str], again: frozenset[str]) -> dict[str, Any]:
-    table = our_table(bench)
-    points = [*our_points(bench, table), *baseline_points(bench, chosen, again)]
+    points = [*our_points(bench), *baseline_points(bench, chosen, again)]
     rows = []
     for share in BUDGETS:
         for stage in ("factorized", "recovered"):

@@ -15,19 +15,16 @@ import argparse
 import json
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 from compression_at_budget import ANCHORS, BUDGETS, MAX_TRIALS, our_evaluators
 from rank_bench import NETS, RESULTS, Effort, RankBench, machine, open_bench
 
-from ard.costs.cost import params_cost
-from ard.measuring.evaluate import Candidate, Evaluation, Evaluator
-from ard.measuring.executors import SerialExecutor
-from ard.measuring.journal import MemoryJournal
-from ard.pipeline import find_plan, measure_sensitivities
+from ard.measuring.evaluate import Candidate, Evaluator
+from ard.measuring.score import Score
+from ard.pipeline import Effort as SearchEffort
+from ard.pipeline import compress_within
 from ard.plan import RankPlan
-from ard.recovery.recover import closed_form_only
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 
@@ -40,7 +37,7 @@ class Counted:
     def __init__(self, evaluate: Evaluator) -> None:
         self.evaluate, self.count = evaluate, 0
 
-    def __call__(self, candidate: Candidate) -> Evaluation:
+    def __call__(self, candidate: Candidate) -> Score:
         self.count += 1
         return self.evaluate(candidate)
 
@@ -51,30 +48,8 @@ def measure_ours(bench: RankBench) -> dict[str, float]:
     full, small = Counted(bench.joint), Counted(evaluators.single)
     counted = replace(evaluators, single=small, joint=full, final=full)
     started = time.perf_counter()
-    vars(bench).pop("prepared", None)  # taking the net apart is part of it
-    journal = MemoryJournal()
-    measure_singles = partial(
-        measure_sensitivities,
-        bench.prepared,
-        counted,
-        SerialExecutor(),
-        journal,
-        anchors=ANCHORS,
-        progress=progress,
-    )
-    find_plan(
-        bench.prepared,
-        measure_singles(),
-        fid_budget=BUDGETS[1] * bench.fid_dense,
-        cost=params_cost,
-        evaluators=counted,
-        recover=closed_form_only,
-        executor=SerialExecutor(),
-        journal=journal,
-        max_trials=MAX_TRIALS,
-        confirm=lambda choices: measure_singles(also=choices),
-        progress=progress,
-    )
+    search = bench.search(evaluators=counted, effort=SearchEffort(ANCHORS, MAX_TRIALS))
+    list(compress_within(search, [BUDGETS[1] * bench.fid_dense]))
     seconds = time.perf_counter() - started
     return {"full_size": full.count, "small": small.count, "seconds": seconds}
 

@@ -16,19 +16,23 @@ from typing import Any
 
 from rank_bench import RESULTS
 
-from ard.measuring.evaluate import Evaluation
+from ard.measuring.score import Score, from_record
 from ard.report.curves import Curve, curves_figure
 from nas_gan.pictures.plot_style import save_figure
 
 WAYS = ("ours", "published", "uniform ratio", "energy", "greedy")
 
 
-def front(points: Iterable[tuple[float, Evaluation]]) -> tuple[tuple[float, Evaluation], ...]:
+# What the points of the results leave out of a score, and a curve does not show.
+UNSAID = {"fid": 0.0, "n_samples": 1, "extractor": ""}
+
+
+def front(points: Iterable[tuple[float, Score]]) -> tuple[tuple[float, Score], ...]:
     """The points that no other beats: more compressed and less harmed."""
-    kept: list[tuple[float, Evaluation]] = []
-    for ratio, evaluation in sorted(points, key=lambda p: (-p[0], p[1].delta_fid)):
-        if not kept or evaluation.delta_fid < kept[-1][1].delta_fid:
-            kept.append((ratio, evaluation))
+    kept: list[tuple[float, Score]] = []
+    for ratio, score in sorted(points, key=lambda p: (-p[0], p[1].rise)):
+        if not kept or score.rise < kept[-1][1].rise:
+            kept.append((ratio, score))
     return tuple(reversed(kept))
 
 
@@ -37,7 +41,10 @@ def curves(net: dict[str, Any], stage: str, limit: float) -> list[Curve]:
     found = []
     for way in WAYS:
         points = [
-            (p["compression"], Evaluation(0.0, **p[stage], n_samples=1, extractor=""))
+            (
+                p["compression"],
+                from_record({"fid": 0.0, **p[stage], "n_samples": 1, "extractor": ""}),
+            )
             for p in net["points"]
             if p["way"] == way and p[stage] and p[stage]["delta_fid"] <= limit
         ]

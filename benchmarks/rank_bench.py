@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,23 +32,25 @@ from ard.baselines.rules import (
 )
 from ard.costs.cost import params_cost
 from ard.layers import LayerProfile
-from ard.measuring.evaluate import Candidate, Evaluation, FidEvaluator
+from ard.measuring.evaluate import Candidate
 from ard.measuring.executors import SerialExecutor
 from ard.measuring.journal import FileJournal
+from ard.measuring.metric import MetricEvaluator
+from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.measuring.sweep import Measure, single_layer_plans, sweep
-from ard.pipeline import Prepared, prepare
+from ard.pipeline import Evaluators, Prepared, Run, Search, prepare
 from ard.plan import DENSE, Factorization, RankPlan
-from ard.recovery.adversarial import Polish, polish
+from ard.recovery.adversarial import FineTuning, fine_tune
 from ard.recovery.distillation import Recovery, feature_distance, recover
 from ard.report.summary import plan_macs, plan_params
 from ard.session.recovering import FEATURE_WEIGHT
-from ard.session.setting import MeasuringConfig, Setting, load_setting, make_evaluator
+from ard.session.setting import MeasuringConfig, Setting, bank_of, load_setting
 from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
 from nas_gan.data.batches import ShuffledBatches
 from nas_gan.training.distillation import image_distance
-from nas_gan.training.draws import Batch
+from nas_gan.training.draws import Batch, StepLatents
 
 ZOO = Path(__file__).parents[1] / "nas_gan" / "zoo"
 NETS = {"mmd-nas": ZOO / "fashion_mnist.pt", "adversarial-nas": ZOO / "adversarial_nas.pt"}
@@ -105,12 +107,16 @@ class RankBench:
         return self.setting.generator
 
     @cached_property
-    def joint(self) -> FidEvaluator:
-        return make_evaluator(self.setting, self._config, n=self.effort.samples, seed=2)
+    def joint(self) -> MetricEvaluator:
+        return self._evaluator(self.effort.samples, 2)
 
     @cached_property
-    def single(self) -> FidEvaluator:
-        return make_evaluator(self.setting, self._config, n=self.effort.sweep_samples, seed=1)
+    def single(self) -> MetricEvaluator:
+        return self._evaluator(self.effort.sweep_samples, 1)
+
+    def _evaluator(self, n: int, seed: int) -> MetricEvaluator:
+        bank = bank_of(self.setting, self._config, n, seed)
+        return self.setting.metric.evaluator(bank, False)
 
     @cached_property
     def latents(self) -> Tensor:
@@ -125,9 +131,21 @@ class RankBench:
     @cached_property
     def prepared(self) -> Prepared:
         with progress(f"{self.name}: preparing", 1) as advance:
-            prepared = prepare(self.generator, self.latents)
+            prepared = prepare(self.search())
             advance(1)
         return prepared
+
+    def search(self, **changes: Any) -> Search:
+        """The search that `ard.compress` makes, with the banks of this benchmark."""
+        return replace(
+            Search(
+                self.generator,
+                self.latents,
+                Evaluators(self.single, self.joint, self.joint),
+                run=Run(progress=progress),
+            ),
+            **changes,
+        )
 
     @property
     def layers(self) -> tuple[LayerProfile, ...]:
@@ -139,7 +157,7 @@ class RankBench:
 
     @property
     def fid_dense(self) -> float:
-        return self.joint.paired.fid_dense
+        return self.joint.dense_value
 
     # -- how plans become generators
 
@@ -169,7 +187,7 @@ class RankBench:
     def recover(self, factorized: nn.Module) -> nn.Module:
         """What `ard.compress` does with a plan that is not recovered in stages."""
         distilled = self.distil(factorized, self.effort.recover_steps)
-        return self.polish(distilled, self.effort.polish_steps, self.real)
+        return self.fine_tune(distilled, self.effort.polish_steps, self.real)
 
     def distil(
         self, start: nn.Module, n_steps: int, feature_weight: float = FEATURE_WEIGHT
@@ -180,20 +198,20 @@ class RankBench:
             start,
             self.generator,
             Recovery(n_steps, self.effort.recover_batch, seed=4),
+            latents=StepLatents(4, self.effort.recover_batch, self.setting.latent_dim),
             selection=self.setting.latents(64, 5),
             score=self.score,
             distance=features if feature_weight else image_distance,
-            latent_dim=self.setting.latent_dim,
         )
 
-    def polish(self, start: nn.Module, n_steps: int, real: Callable[[int], Batch]) -> nn.Module:
+    def fine_tune(self, start: nn.Module, n_steps: int, real: Callable[[int], Batch]) -> nn.Module:
         """Updates against the discriminator."""
-        return polish(
+        return fine_tune(
             start,
             self.discriminator,
-            Polish(n_steps, self.effort.recover_batch, seed=8),
+            FineTuning(n_steps, self.effort.recover_batch, seed=8),
             real=real,
-            latent_dim=self.setting.latent_dim,
+            latents=StepLatents(8, self.effort.recover_batch, self.setting.latent_dim),
             score=self.score,
         )
 
@@ -212,7 +230,7 @@ class RankBench:
         return ShuffledBatches(load(), self.effort.recover_batch, seed=9)
 
     def score(self, network: nn.Module) -> float:
-        return self.single(Candidate(DENSE, lambda _: network)).fid
+        return self.single(Candidate.finished(network)).value
 
     # -- tables of single layers, for the ways that need one
 
@@ -226,8 +244,8 @@ class RankBench:
             dense, *singles = sweep(
                 plans, Measure(build, self.single), SerialExecutor(), journal, on_measured=advance
             )
-        scores = {c: m.evaluation for c, m in zip(choices, singles, strict=True)}
-        return SensitivityTable.of(dense.evaluation, scores, self.layers)
+        scores = {c: m.score for c, m in zip(choices, singles, strict=True)}
+        return SensitivityTable.of(dense.score, scores, self.layers)
 
     def published_choices(self) -> list[tuple[str, Factorization]]:
         """The published grid, its convolution ranks scaled to the width of this net."""
@@ -325,16 +343,16 @@ class RankBench:
             file.write(json.dumps({"key": key, "point": asdict(point)}) + "\n")
         return point
 
-    def evaluate(self, network: nn.Module) -> Evaluation:
-        return self.joint(Candidate(DENSE, lambda _: network))
+    def evaluate(self, network: nn.Module) -> Score:
+        return self.joint(Candidate.finished(network))
 
     def describe(
         self,
         way: str,
         value: float,
         plan: RankPlan,
-        before: Evaluation | None,
-        after: Evaluation | None,
+        before: Score | None,
+        after: Score | None,
     ) -> Point:
         profile = self.prepared.profile
         params, macs = plan_params(profile, plan), plan_macs(profile, plan)
@@ -353,8 +371,8 @@ class RankBench:
 Build = Callable[[RankPlan], nn.Module]
 
 
-def scores(e: Evaluation) -> dict[str, float]:
-    return {"delta_fid": e.delta_fid, "ci_low": e.ci_low, "ci_high": e.ci_high}
+def scores(e: Score) -> dict[str, float]:
+    return {"delta_fid": e.rise, "ci_low": e.ci_low, "ci_high": e.ci_high}
 
 
 def open_bench(name: str, effort: Effort, work: Path) -> RankBench:

@@ -25,7 +25,7 @@ from rank_bench import FULL, NETS, RESULTS, Effort, RankBench, machine, open_ben
 from torch import nn
 
 from ard.plan import Method, RankPlan
-from ard.recovery.adversarial import POLISH_BOUND, batches_of
+from ard.recovery.adversarial import UPPER_BOUND, batches_of
 from ard.recovery.distillation import Recovery, parameter_groups
 from nas_gan.cli import progress
 from nas_gan.files import write_json
@@ -67,7 +67,7 @@ def fine_tuned(bench: RankBench, start: nn.Module, n_steps: int, factor_rate: fl
             ),
             d_optimizer=torch.optim.Adam(judge.parameters(), RATE, betas),
             average=average,
-            upper_bound=UpperBoundSchedule("geometric", POLISH_BOUND, POLISH_BOUND),
+            upper_bound=UpperBoundSchedule("geometric", UPPER_BOUND, UPPER_BOUND),
             real=bench.real,
             latents=StepLatents(4, bench.effort.recover_batch, bench.setting.latent_dim),
             updates_per_epoch=n_steps,
@@ -85,14 +85,14 @@ def measure(bench: RankBench, steps: Sequence[int], share: float) -> dict[str, o
 
     def ours(n_steps: int, real: Callable[[int], Batch]) -> nn.Module:
         half = bench.distil(start, n_steps // 2)
-        return bench.polish(half, n_steps - n_steps // 2, real)
+        return bench.fine_tune(half, n_steps - n_steps // 2, real)
 
     ways: dict[str, Callable[[int], nn.Module]] = {
         "ours": lambda n: ours(n, bench.real),
         "ours, without data": lambda n: ours(n, batches_of(bench.generator, draw)),
         "distilled": lambda n: bench.distil(start, n),
         "distilled, images alone": lambda n: bench.distil(start, n, 0.0),
-        "polished": lambda n: bench.polish(start, n, bench.real),
+        "fine-tuned": lambda n: bench.fine_tune(start, n, bench.real),
         "published": lambda n: fine_tuned(bench, start, n, FACTOR_RATE),
         "published, factors trained": lambda n: fine_tuned(bench, start, n, RATE),
     }

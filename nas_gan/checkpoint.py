@@ -70,6 +70,11 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     structure: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
+    @property
+    def holds_discriminator(self) -> bool:
+        """Whether the discriminator that the generator was trained against is in the file."""
+        return self.discriminator is not None and self.discriminator_config is not None
+
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a native file, `.pt` or `.safetensors` by the suffix, whole or not at all."""

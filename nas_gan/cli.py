@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from nas_gan.errors import NasGanError
+from nas_gan.errors import NasGanError, UsageError
 
 Config = TypeVar("Config")
 
@@ -57,6 +57,9 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to go on from here\n")
         return INTERRUPTED
+    except UsageError as error:
+        sys.stderr.write(f"error: {_one_line(error)}\n")
+        return USAGE
     except NasGanError as error:
         sys.stderr.write(f"error: {_one_line(error)}\n")
         return ERROR

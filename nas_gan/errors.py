@@ -27,6 +27,10 @@ class InvalidValueError(NasGanError, ValueError):
     """An argument, a configuration key or a loss input has a value that cannot be used."""
 
 
+class UsageError(NasGanError):
+    """Options that do not go together; a command line exits with 2, as for a wrong option."""
+
+
 class CheckpointError(NasGanError, ValueError):
     """A file is not a checkpoint, or does not fit the network that it should fill."""
 

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from ard.errors import ArdError
-from ard.measuring.evaluate import Candidate, Evaluation, Evaluator
+from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.executors import Executor
 from ard.measuring.journal import Journal
 from ard.measuring.measurement import Measurement
+from ard.measuring.score import Score
 from ard.plan import DENSE, Factorization, RankPlan
 
 
-def scored(delta: float, half: float = 0.1) -> Evaluation:
+def scored(delta: float, half: float = 0.1) -> Score:
     """A rise of `delta` over a dense distance of 40, with an interval of `half` to either side."""
-    return Evaluation(40.0 + delta, float(delta), delta - half, delta + half, 1000, "made up")
+    return Score(
+        metric="fid",
+        value=40.0 + delta,
+        rise=float(delta),
+        ci_low=delta - half,
+        ci_high=delta + half,
+        n_images=1000,
+        features="made up",
+        measured=True,
+    )
+
+
+def exactly(value: float, dense: float) -> Score:
+    """A distance of `value` where the dense generator has `dense`, known without doubt."""
+    return replace(scored(0, 0), value=value, rise=value - dense, ci_low=0.0, ci_high=0.0)
 
 
 class ExecutorContract:
@@ -83,24 +99,26 @@ class EvaluatorContract:
     def test_the_dense_generator_rises_by_nothing(
         self, evaluator: Evaluator, dense: nn.Module
     ) -> None:
-        evaluation = evaluator(Candidate(DENSE, lambda plan: dense))
-        assert (evaluation.delta_fid, evaluation.ci_low, evaluation.ci_high) == (0, 0, 0)
+        evaluation = evaluator(Candidate(lambda: dense, DENSE))
+        assert (evaluation.rise, evaluation.ci_low, evaluation.ci_high) == (0, 0, 0)
 
     def test_the_rise_lies_inside_its_interval(
         self, evaluator: Evaluator, candidate: Candidate
     ) -> None:
         evaluation = evaluator(candidate)
-        assert evaluation.ci_low <= evaluation.delta_fid <= evaluation.ci_high
+        assert evaluation.ci_low <= evaluation.rise <= evaluation.ci_high
         assert evaluation.ci_low < evaluation.ci_high
 
     def test_the_same_candidate_scores_the_same_twice(
         self, evaluator: Evaluator, candidate: Candidate
     ) -> None:
-        assert evaluator(candidate) == evaluator(Candidate(candidate.plan, candidate.build))
+        assert evaluator(candidate) == evaluator(Candidate(candidate.build, candidate.plan))
 
     def test_the_score_says_how_many_images_and_whose_features(
         self, evaluator: Evaluator, candidate: Candidate
     ) -> None:
         evaluation = evaluator(candidate)
-        assert evaluation.n_samples > 1
-        assert evaluation.extractor
+        assert evaluation.n_images > 1
+        assert evaluation.metric
+        assert evaluation.measured
+        assert evaluation.features or evaluation.metric not in ("fid", "kid", "mmd")

@@ -27,7 +27,7 @@ from ard.assembly.statistics import MAX_POSITIONS
 from ard.factorization.cp import MAX_DEGENERACY
 from ard.factorization.svd import RIDGE
 from ard.pipeline import FRACTIONS, MIN_SHARE
-from ard.recovery.adversarial import Polish
+from ard.recovery.adversarial import FineTuning
 from ard.search.allocation import N_BINS
 from ard.search.candidates import MAX_CP_WEIGHTS
 from ard.search.controller import WORTHWHILE
@@ -423,7 +423,7 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"{N_BINS:,} bins",
         f"cheaper by more than {WORTHWHILE:.0%}".replace("%", " %"),
         f"more than\n{MAX_POSITIONS} positions",
-        f"up to {Polish.lr:.0e} for biases".replace("e-04", "e-4"),
+        f"up to {FineTuning.lr:.0e} for biases".replace("e-04", "e-4"),
         f"ridge of {RIDGE:.0e}".replace("e-06", "e-6"),
     ],
 )

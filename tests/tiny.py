@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ard.measuring.evaluate import FidEvaluator
+from ard.measuring.fid import FidEvaluator
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.metrics.frechet import FrechetReference, PairedFid, statistics_of
 from nas_gan.metrics.sampling import extract_features, latent_bank

@@ -52,7 +52,7 @@ def penalty_rule(
     for layer in dict.fromkeys(row.layer for row in rows):
         of_layer = sorted((r for r in rows if r.layer == layer), key=lambda r: r.order)
         costs = [
-            (1 + penalty * (1 - max(round(r.reduction_pct, 2), 0) / 100)) * round(r.fid, 2)
+            (1 + penalty * (1 - max(round(r.reduction_pct, 2), 0) / 100)) * round(r.value, 2)
             for r in of_layer
         ]
         best = min(range(len(costs)), key=costs.__getitem__)
@@ -77,7 +77,7 @@ def penalty_plans(
         ScoredChoice(
             row.layer,
             row.choice,
-            row.evaluation.fid,
+            row.score.value,
             reduction_pct(profiles[row.layer], row.choice),
         )
         for row in table.rows
@@ -86,7 +86,7 @@ def penalty_plans(
         RankPlan(
             {
                 name: row.choice
-                for name, row in penalty_rule(rows, penalty, table.dense.fid).items()
+                for name, row in penalty_rule(rows, penalty, table.dense.value).items()
                 if row is not None and isinstance(row.choice, Factorization)
             }
         )
@@ -336,7 +336,7 @@ def greedy(
 def _options(layer: LayerProfile, table: SensitivityTable, cost: LayerCost) -> list[Option]:
     """Dense and every row of the layer, rises in FID made monotone in cost and not negative."""
     rows = sorted(table.of_layer(layer.name), key=lambda row: -cost(layer, row.choice))
-    damages = monotone([row.evaluation.delta_fid for row in rows])
+    damages = monotone([row.score.rise for row in rows])
     return [
         Option(None, cost(layer, None), 0.0),
         *(

@@ -33,7 +33,7 @@ def rank_multiple(precision: str) -> int:
 
 
 def parse_rank_multiple(text: str, precision: str) -> int:
-    """`--rank-multiple`: a number, or `auto` for the one that the precision asks for.
+    """The multiple of ranks as written: a number, or `auto` for what the precision asks for.
 
     >>> parse_rank_multiple("auto", "fp16"), parse_rank_multiple("16", "fp16")
     (8, 16)
@@ -45,6 +45,6 @@ def parse_rank_multiple(text: str, precision: str) -> int:
         return rank_multiple(precision)
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) > 0):
         raise InvalidValueError(
-            f"--rank-multiple {text!r} is neither auto nor a whole number of 1 or more"
+            f"{text!r} is neither auto nor a whole number of 1 or more", setting="rank_multiple"
         )
     return int(text)

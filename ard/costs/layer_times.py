@@ -1,71 +1,103 @@
-"""Times of single layers: which are wanted, and how they are measured."""
+"""Times of single layers: which are wanted, how they are measured, and what they come to."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_models import Precision, Wanted, write_layers
 from ard.errors import DeliveryError
+from ard.grid import RankGrid
 from ard.layers import LayerProfile
-from ard.plan import Method
 from ard.signature import LayerSignature
-from nas_gan.cli import progress
+from nas_gan.progress import Progress
+from nas_gan.tables import text_table
 
 # Wider than what a search tries, because no time is guessed beyond the measured ranks.
 FRACTIONS = (0.75, 0.5, 0.25, 0.12, 0.06, 0.03)
 TABLE = "latency.csv"
 
 
-def wanted_choices(
-    layers: Sequence[LayerProfile],
-    methods: Sequence[Method],
-    fractions: Sequence[float],
-    multiple_of: int,
-) -> list[Wanted]:
+@dataclass(frozen=True)
+class LayerTiming:
+    """How layers are timed: batch sizes, CPU threads, the runtime, and the type of the weights."""
+
+    batches: tuple[int, ...] = (1,)
+    threads: int = 1
+    runner: str = "auto"
+    precision: Precision = "fp32"
+
+
+def wanted_choices(layers: Sequence[LayerProfile], grid: RankGrid) -> list[Wanted]:
     """Each signature of the layers once, dense and under every choice of the grid."""
     wanted: dict[Wanted, None] = {}
     for layer in layers:
-        grid = [c for m in methods for c in layer.rank_grid(m, fractions, multiple_of)]
+        choices = (None, *grid.choices(layer))
         for text in dict.fromkeys(layer.signatures):
             signature = LayerSignature.parse(text)
-            wanted.update(dict.fromkeys((signature, choice) for choice in (None, *grid)))
+            wanted.update(dict.fromkeys((signature, choice) for choice in choices))
     return list(wanted)
+
+
+def write_wanted(
+    layers: Sequence[LayerProfile],
+    grid: RankGrid,
+    folder: Path,
+    precision: Precision,
+    progress: Progress,
+) -> int:
+    """Write the layers as ONNX files into `folder`; returns how many there are."""
+    wanted = wanted_choices(layers, grid)
+    with progress("writing layers", len(wanted)) as advance:
+        write_layers(wanted, folder, precision, on_layer=advance)
+    return len(wanted)
 
 
 def measure_layers(
     layers: Sequence[LayerProfile],
+    grid: RankGrid,
     folder: Path,
     table: Path,
-    *,
-    methods: Sequence[Method],
-    fractions: Sequence[float],
-    multiple_of: int = 1,
-    batches: Sequence[int] = (1,),
-    threads: int = 1,
-    runner: str = "auto",
-    precision: Precision = "fp32",
+    timing: LayerTiming,
+    progress: Progress,
 ) -> None:
     """Write the layers into `folder` and time them into `table`, which keeps what it holds."""
-    wanted = wanted_choices(layers, methods, fractions, multiple_of)
-    with progress("writing layers", len(wanted)) as advance:
-        write_layers(wanted, folder, precision, on_layer=advance)
+    write_wanted(layers, grid, folder, timing.precision, progress)
     with progress("timing layers, percent", 100) as advance:
-        time_layers(
-            folder, table, batches=batches, threads=threads, runner=runner, on_percent=advance
-        )
+        time_layers(folder, table, timing, on_percent=advance)
+
+
+def to_text(table: LatencyTable, layers: Sequence[LayerProfile]) -> str:
+    """For each signature and batch size: how often it occurs, its dense time and its fastest."""
+    calls = Counter(signature for layer in layers for signature in layer.signatures)
+    columns = ("layer", "calls", "batch", "dense ms", "fastest ms", "choice", "not faster")
+    cells: list[tuple[str, ...]] = []
+    for conditions in table.conditions:
+        rows = [row for row in table.rows if row.conditions == conditions]
+        for signature, count in calls.items():
+            times = {row.choice: row.milliseconds for row in rows if row.signature == signature}
+            factorized = {choice: ms for choice, ms in times.items() if choice is not None}
+            if None not in times or not factorized:
+                continue
+            fastest = min(factorized, key=lambda choice: factorized[choice])
+            slow = sum(ms >= times[None] for ms in factorized.values())
+            shown = (f"{times[None]:.4g}", f"{factorized[fastest]:.4g}", str(fastest))
+            of_all = f"{slow} of {len(factorized)}"
+            cells.append((signature, str(count), str(conditions.batch), *shown, of_all))
+    return text_table(columns, cells)
 
 
 def time_layers(
     folder: Path,
     table: Path,
+    timing: LayerTiming,
     *,
-    batches: Sequence[int],
-    threads: int,
-    runner: str = "auto",
     on_percent: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Time a folder of single layers into `table`, with `python -m edge_bench.layers`.
@@ -76,8 +108,8 @@ def time_layers(
         DeliveryError: the command failed; the message is its own.
     """
     arguments = [
-        *("edge_bench.layers", str(folder), "--table", str(table), "--runner", runner),
-        *("--threads", str(threads), "--batch", *map(str, batches)),
+        *("edge_bench.layers", str(folder), "--table", str(table), "--runner", timing.runner),
+        *("--threads", str(timing.threads), "--batch", *map(str, timing.batches)),
     ]
     command = [sys.executable, "-m", *arguments]
     line, told = "", 0

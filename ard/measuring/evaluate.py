@@ -11,116 +11,91 @@ import torch
 from torch import Tensor, nn
 
 from ard.errors import ArdError, NonFiniteError
+from ard.measuring.score import Score, check_metric_name
 from ard.plan import RankPlan
-from nas_gan.metrics.features import FeatureExtractor
-from nas_gan.metrics.frechet import PairedFid
-from nas_gan.metrics.sampling import extract_features
 from nas_gan.networks.structure import evaluating
 
-Score = Callable[[nn.Module], Tensor | float]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The score of one plan.
-
-    Attributes:
-        fid: Fréchet distance to the reference statistics, in the extractor's feature space.
-        delta_fid: rise over the dense generator on the same latents.
-        ci_low: lower end of the 95 % interval of `delta_fid`.
-        ci_high: its upper end; a budget is met when this is within it.
-        n_samples: images behind the score.
-        extractor: whose features they are.
-    """
-
-    fid: float
-    delta_fid: float
-    ci_low: float
-    ci_high: float
-    n_samples: int
-    extractor: str
+ScoreFunction = Callable[[nn.Module], Tensor | float]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan and its generator, which is built only when someone looks at it."""
+    """A generator to be scored, built only when someone looks at it.
 
-    plan: RankPlan
-    build: Callable[[RankPlan], nn.Module]
+    `plan` is the one that it was built by, or None for a net that came from elsewhere.
+    """
+
+    build: Callable[[], nn.Module]
+    plan: RankPlan | None
+
+    @staticmethod
+    def finished(generator: nn.Module) -> Candidate:
+        """A net that is scored as it is."""
+        return Candidate(lambda: generator, None)
 
     @cached_property
     def generator(self) -> nn.Module:
-        """The generator with the plan applied."""
-        return self.build(self.plan)
+        """The generator itself."""
+        return self.build()
+
+    def __str__(self) -> str:
+        return "a finished generator" if self.plan is None else f"the plan {self.plan}"
 
 
 class Evaluator(Protocol):
-    """Scores a candidate."""
+    """Scores a candidate against the dense generator."""
 
-    def __call__(self, candidate: Candidate) -> Evaluation: ...
-
-
-@dataclass(frozen=True, eq=False)
-class FidEvaluator:
-    """Paired ΔFID against the dense generator on one bank of latents.
-
-    `paired` holds the dense generator's features on `latents` `(n, latent_dim)`. With `bootstrap`
-    the interval is resampled, otherwise it comes from the influence function, which costs a
-    fraction of that and agrees where the candidate is close to the dense net.
-    """
-
-    paired: PairedFid
-    latents: Tensor
-    extractor: FeatureExtractor
-    bootstrap: bool = False
-    batch_size: int = 64
-    device: str = "cpu"
-
-    def __call__(self, candidate: Candidate) -> Evaluation:
-        features = extract_features(
-            candidate.generator,
-            self.latents,
-            self.extractor,
-            batch_size=self.batch_size,
-            device=self.device,
-        )  # (n, dim)
-        delta = self.paired.compare(features, bootstrap=self.bootstrap)
-        return Evaluation(
-            delta.fid, delta.delta, delta.ci_low, delta.ci_high, delta.n, self.extractor.name
-        )
+    def __call__(self, candidate: Candidate) -> Score: ...
 
 
 class ScoreEvaluator:
     """Any number that should not rise: an image error, a loss, one minus an accuracy.
 
-    `score(generator)` is one number, or a number for each sample `(n,)` of which the mean counts;
-    it is called in evaluation mode and without gradients. The samples must be the same for every
+    `score(generator)` is one number, or one per sample `(n,)`, of which the mean counts; it is
+    called in evaluation mode and without gradients. The samples must be the same for every
     generator: the interval of the rise is that of paired differences, 1.96 standard errors to
-    either side. One number has no samples to tell its noise from, and an interval of no width.
+    either side. One number alone gives no idea of its noise, and its interval has no width.
+    `name` is what journals, tables and reports call the metric.
 
     >>> class Constant(nn.Module):
     ...     def __init__(self, value: float) -> None:
     ...         super().__init__()
     ...         self.value = value
     >>> score = lambda net: torch.tensor([net.value, net.value + 2.0])
-    >>> rise = ScoreEvaluator(score, Constant(1.0))(Candidate(RankPlan(), lambda _: Constant(4.0)))
-    >>> rise.fid, rise.delta_fid, rise.n_samples
+    >>> found = ScoreEvaluator(score, Constant(1.0))(Candidate.finished(Constant(4.0)))
+    >>> found.value, found.rise, found.n_images
     (5.0, 3.0, 2)
 
     Raises:
         NonFiniteError: a score is NaN or infinite.
+        ValueError: the name has characters that a column of a table must not have.
     """
 
-    def __init__(self, score: Score, dense: nn.Module, name: str = "score") -> None:
+    def __init__(self, score: ScoreFunction, dense: nn.Module, name: str = "score") -> None:
+        check_metric_name(name)
         self.score, self.name = score, name
         self.dense = self._values(dense, "the dense generator")
 
-    def __call__(self, candidate: Candidate) -> Evaluation:
-        values = self._values(candidate.generator, f"the plan {candidate.plan}")
+    def __call__(self, candidate: Candidate) -> Score:
+        values = self._values(candidate.generator, str(candidate))
         rises = values - self.dense  # (n,)
         n, rise = len(rises), rises.mean().item()
         half = 1.96 * rises.std().item() / n**0.5 if n > 1 else 0.0
-        return Evaluation(values.mean().item(), rise, rise - half, rise + half, n, self.name)
+        return Score(
+            metric=self.name,
+            value=values.mean().item(),
+            rise=rise,
+            ci_low=rise - half,
+            ci_high=rise + half,
+            n_images=n,
+            features="",
+            measured=True,
+        )
+
+    @property
+    def dense_value(self) -> float:
+        """The dense generator's score."""
+        return self.dense.mean().item()
 
     def _values(self, generator: nn.Module, whose: str) -> Tensor:
         """`(n,)` in float64 on the CPU."""
@@ -132,18 +107,17 @@ class ScoreEvaluator:
 
 
 class TableEvaluator:
-    """Replays recorded evaluations and never builds a generator."""
+    """Replays recorded scores and never builds a generator."""
 
-    def __init__(self, recorded: Mapping[RankPlan, Evaluation]) -> None:
+    def __init__(self, recorded: Mapping[RankPlan, Score]) -> None:
         self.recorded = dict(recorded)
 
-    def __call__(self, candidate: Candidate) -> Evaluation:
-        """The recorded evaluation of the candidate's plan.
+    def __call__(self, candidate: Candidate) -> Score:
+        """The recorded score of the candidate's plan.
 
         Raises:
             ArdError: the plan was never recorded.
         """
-        try:
-            return self.recorded[candidate.plan]
-        except KeyError:
-            raise ArdError(f"no recorded evaluation of the plan {candidate.plan}") from None
+        if candidate.plan is None or candidate.plan not in self.recorded:
+            raise ArdError(f"no score of {candidate} was recorded")
+        return self.recorded[candidate.plan]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from ard.errors import JournalError
-from ard.measuring.evaluate import Evaluation
 from ard.measuring.measurement import Measurement
+from ard.measuring.score import from_record, to_record
 from ard.plan import Factorization, RankPlan
 
 # What is measured with one layer replaced and nothing trained.
 SINGLE_STAGES = ("proxy", "single")
+# What fingerprints of earlier versions did not say, because there was no choice.
+UNSAID = {"metric": "fid"}
 
 
 class Journal(Protocol):
@@ -63,7 +64,9 @@ class FileJournal:
             self._write({"fingerprint": wanted})
             return
         records = [_parse(path, n, line) for n, line in enumerate(lines, start=1)]
-        prints = [r["fingerprint"] for r in records if isinstance(r.get("fingerprint"), dict)]
+        prints = [
+            UNSAID | r["fingerprint"] for r in records if isinstance(r.get("fingerprint"), dict)
+        ]
         self._lines = [
             _measurement(path, n, record)
             for n, record in enumerate(records, start=1)
@@ -84,7 +87,7 @@ class FileJournal:
             {
                 "stage": measurement.stage,
                 "plan": {name: str(choice) for name, choice in measurement.plan.items()},
-                "evaluation": asdict(measurement.evaluation),
+                "evaluation": to_record(measurement.score),
             }
         )
         self._lines.append(measurement)
@@ -109,18 +112,20 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise JournalError(f"{path}: line {number} is damaged; use another --run-dir") from error
+        raise JournalError(
+            f"{path}: line {number} is damaged; use another run directory"
+        ) from error
     if not isinstance(value, dict):
-        raise JournalError(f"{path}: line {number} is not a record; use another --run-dir")
+        raise JournalError(f"{path}: line {number} is not a record; use another run directory")
     return value
 
 
 def _measurement(path: Path, number: int, value: Mapping[str, Any]) -> Measurement:
     try:
         plan = RankPlan({n: Factorization.parse(text) for n, text in value["plan"].items()})
-        return Measurement(value["stage"], plan, Evaluation(**value["evaluation"]))
+        return Measurement(value["stage"], plan, from_record(value["evaluation"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"{path}: line {number}: {error}; use another --run-dir") from error
+        raise JournalError(f"{path}: line {number}: {error}; use another run directory") from error
 
 
 def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any], lines: list[Measurement]) -> bool:
@@ -133,10 +138,12 @@ def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any], lines: list[Meas
 
 def _difference(run_dir: Path, found: Any, wanted: Mapping[str, Any]) -> str:
     if not isinstance(found, dict):
-        return f"{run_dir}: journal.jsonl does not begin with a fingerprint; use another --run-dir"
+        return (
+            f"{run_dir}: journal.jsonl does not begin with a fingerprint; use another run directory"
+        )
     shared = [n for n in wanted if n in found and found[n] != wanted[n]]
     name = next(iter(shared or [n for n in wanted if n not in found]))
     return (
         f"{run_dir} belongs to another run: {name} is {found.get(name)} there, "
-        f"{wanted.get(name)} here; use another --run-dir"
+        f"{wanted.get(name)} here; use another run directory"
     )

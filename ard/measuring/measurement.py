@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ard.measuring.evaluate import Evaluation
+from ard.measuring.score import Score
 from ard.plan import RankPlan
 
 Stage = Literal["proxy", "single", "factorized", "recovered", "final"]
@@ -17,4 +17,4 @@ class Measurement:
 
     stage: Stage
     plan: RankPlan
-    evaluation: Evaluation
+    score: Score

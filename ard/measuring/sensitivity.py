@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from ard.csv_cells import (
     Cells,
     at_line,
+    header,
     number_cell,
     numbered_rows,
     require_columns,
@@ -20,16 +19,21 @@ from ard.csv_cells import (
 )
 from ard.errors import TableError
 from ard.layers import LayerProfile
-from ard.measuring.evaluate import Evaluation
+from ard.measuring.score import Score, metric_of_rise, score_columns
 from ard.plan import Factorization
 from ard.signature import join_signatures
 from nas_gan.files import write_text
+from nas_gan.tables import csv_text
 
-COLUMNS = (
-    "layer", "kind", "method", "rank", "params", "macs", "fid", "delta_fid", "ci_low", "ci_high"
-)  # fmt: skip
+# Before the columns of the score, see `ard.measuring.score.score_columns`.
+CHOICE_COLUMNS = ("layer", "kind", "method", "rank", "params", "macs")
 # Samples behind the score (0: estimated), what the layer cost before, and what decides its speed.
 MORE = ("samples", "dense_params", "dense_macs", "signature")
+
+
+def columns_of(metric: str) -> tuple[str, ...]:
+    """The columns that a table of this metric must have."""
+    return (*CHOICE_COLUMNS, *score_columns(metric))
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,7 @@ class Row:
     """One layer under one choice, all other layers dense.
 
     `dense_params` and `dense_macs` are those of the layer before, 0 where nobody wrote them down.
-    `signature` says what decides its speed (see `ard.signature`); it may be empty. An evaluation
-    of 0 samples is an estimate.
+    `signature` says what decides its speed (see `ard.signature`); it may be empty.
     """
 
     layer: str
@@ -46,7 +49,7 @@ class Row:
     choice: Factorization
     params: int
     macs: int
-    evaluation: Evaluation
+    score: Score
     dense_params: int = 0
     dense_macs: int = 0
     signature: str = ""
@@ -56,19 +59,19 @@ class Row:
 class SensitivityTable:
     """Dense score and single-layer scores: all that a controller reads."""
 
-    dense: Evaluation
+    dense: Score
     rows: tuple[Row, ...]
 
     @staticmethod
     def of(
-        dense: Evaluation,
-        scores: Mapping[tuple[str, Factorization], Evaluation],
+        dense: Score,
+        scores: Mapping[tuple[str, Factorization], Score],
         layers: Sequence[LayerProfile],
     ) -> SensitivityTable:
         """A table from the dense score and those of single layers under single choices."""
         profiles = {layer.name: layer for layer in layers}
         rows = []
-        for (name, choice), evaluation in scores.items():
+        for (name, choice), score in scores.items():
             layer = profiles[name]
             rows.append(
                 Row(
@@ -77,7 +80,7 @@ class SensitivityTable:
                     choice,
                     layer.params(choice),
                     layer.macs(choice),
-                    evaluation,
+                    score,
                     layer.params(),
                     layer.macs(),
                     join_signatures(layer.signatures),
@@ -89,28 +92,29 @@ class SensitivityTable:
         """The rows of one layer."""
         return tuple(row for row in self.rows if row.layer == name)
 
-    def measured(self) -> dict[tuple[str, Factorization], Evaluation]:
+    @property
+    def metric(self) -> str:
+        """The metric of its scores."""
+        return self.dense.metric
+
+    def measured(self) -> dict[tuple[str, Factorization], Score]:
         """What was measured, not estimated."""
-        return {(r.layer, r.choice): r.evaluation for r in self.rows if r.evaluation.n_samples}
+        return {(r.layer, r.choice): r.score for r in self.rows if r.score.measured}
 
     def to_csv(self) -> str:
-        """The columns of `COLUMNS` and `MORE`; the dense generator is the row without a layer."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*COLUMNS, *MORE])
-        samples = self.dense.n_samples
-        writer.writerow(["", "", "dense", "", "", "", *_scores(self.dense), samples, "", "", ""])
-        for row in self.rows:
-            rank = "x".join(map(str, row.choice.rank))
-            writer.writerow(
-                [
-                    *(row.layer, row.kind, row.choice.method, rank, row.params, row.macs),
-                    *_scores(row.evaluation),
-                    *(row.evaluation.n_samples, row.dense_params or "", row.dense_macs or ""),
-                    row.signature,
-                ]
-            )
-        return text.getvalue()
+        """`columns_of(metric)` and `MORE`; the dense generator is the row without a layer."""
+        rows: list[list[object]] = [
+            ["", "", "dense", "", "", "", *_scores(self.dense), _samples(self.dense), "", "", ""]
+        ]
+        rows += [
+            [
+                *(row.layer, row.kind, row.choice.method, "x".join(map(str, row.choice.rank))),
+                *(row.params, row.macs, *_scores(row.score), _samples(row.score)),
+                *(row.dense_params or "", row.dense_macs or "", row.signature),
+            ]
+            for row in self.rows
+        ]
+        return csv_text((*columns_of(self.metric), *MORE), rows)
 
     def save(self, path: Path) -> None:
         """Write `to_csv`, whole or not at all."""
@@ -123,18 +127,19 @@ class SensitivityTable:
         Raises:
             TableError: a column is missing, a number is not finite, or a row comes twice.
         """
-        require_columns(text, COLUMNS)
-        dense: Evaluation | None = None
+        metric = metric_of_rise(header(text)) or "fid"
+        require_columns(text, columns_of(metric))
+        dense: Score | None = None
         rows: dict[tuple[str, Factorization], Row] = {}
         for line, cells in numbered_rows(text):
             with at_line(line):
-                evaluation = _read_scores(cells)
+                score = _read_score(cells, metric)
                 if cells["method"] == "dense":
                     if dense is not None:
                         raise ValueError("the dense generator comes twice")
-                    dense = evaluation
+                    dense = score
                     continue
-                row = _read_row(cells, evaluation)
+                row = _read_row(cells, score)
                 if rows.setdefault((row.layer, row.choice), row) is not row:
                     raise ValueError(f"{row.layer} {row.choice} comes twice")
         if dense is None:
@@ -142,23 +147,38 @@ class SensitivityTable:
         return SensitivityTable(dense, tuple(rows.values()))
 
 
-def _scores(e: Evaluation) -> list[float]:
-    return [e.fid, e.delta_fid, e.ci_low, e.ci_high]
+def _scores(score: Score) -> list[float]:
+    return [score.value, score.rise, score.ci_low, score.ci_high]
 
 
-def _read_scores(cells: Cells) -> Evaluation:
-    fid, delta, low, high = (number_cell(cells, name) for name in COLUMNS[-4:])
-    return Evaluation(fid, delta, low, high, _count(cells, "samples"), "")
+def _samples(score: Score) -> int:
+    """Images behind a score as the table has them, 0 for an estimate."""
+    return score.n_images if score.measured else 0
 
 
-def _read_row(cells: Cells, evaluation: Evaluation) -> Row:
+def _read_score(cells: Cells, metric: str) -> Score:
+    value, rise, low, high = (number_cell(cells, name) for name in score_columns(metric))
+    samples = _count(cells, "samples")
+    return Score(
+        metric=metric,
+        value=value,
+        rise=rise,
+        ci_low=low,
+        ci_high=high,
+        n_images=samples,
+        features="",
+        measured=samples > 0,
+    )
+
+
+def _read_row(cells: Cells, score: Score) -> Row:
     layer, kind, method = (text_cell(cells, name) for name in ("layer", "kind", "method"))
     rank = whole_cells(cells, "rank")
     choice = Factorization(method, rank)  # type: ignore[arg-type]  # checked inside
     params, macs = whole_cell(cells, "params"), whole_cell(cells, "macs")
     dense_params, dense_macs = _count(cells, "dense_params"), _count(cells, "dense_macs")
     signature = cells.get("signature") or ""
-    return Row(layer, kind, choice, params, macs, evaluation, dense_params, dense_macs, signature)
+    return Row(layer, kind, choice, params, macs, score, dense_params, dense_macs, signature)
 
 
 def _count(cells: Cells, name: str) -> int:

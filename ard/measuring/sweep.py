@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
-from ard.measuring.evaluate import Candidate, Evaluation, Evaluator
+from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.executors import Executor
 from ard.measuring.journal import Journal
 from ard.measuring.measurement import Measurement, Stage
+from ard.measuring.score import Score
 from ard.plan import Factorization, RankPlan
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Plan to evaluation: build the candidate, then score it."""
+    """Plan to score: build the candidate, then score it."""
 
     build: Callable[[RankPlan], nn.Module]
     evaluate: Evaluator
 
-    def __call__(self, plan: RankPlan) -> Evaluation:
-        return self.evaluate(Candidate(plan, self.build))
+    def __call__(self, plan: RankPlan) -> Score:
+        return self.evaluate(Candidate(partial(self.build, plan), plan))
 
 
 def sweep(
     plans: Sequence[RankPlan],
-    measure: Callable[[RankPlan], Evaluation],
+    measure: Callable[[RankPlan], Score],
     executor: Executor,
     journal: Journal,
     *,
@@ -42,8 +44,8 @@ def sweep(
     known = {m.plan: m for m in journal.measurements() if m.stage == stage}
     pending = [plan for plan in dict.fromkeys(plans) if plan not in known]
     on_measured(len(plans) - len(pending))
-    for plan, evaluation in executor.run(measure, pending):
-        known[plan] = Measurement(stage, plan, evaluation)
+    for plan, score in executor.run(measure, pending):
+        known[plan] = Measurement(stage, plan, score)
         journal.append(known[plan])
         on_measured(1)
     return [known[plan] for plan in plans]

@@ -1,4 +1,4 @@
-"""The last touch: a compressed generator trained on against the discriminator of its checkpoint."""
+"""Adversarial fine-tuning of a compressed generator against its checkpoint's discriminator."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from ard.recovery.distillation import KeepBest, warm_up_and_decay
 from nas_gan.losses import make_loss
 from nas_gan.training.averaging import ExponentialMovingAverage
-from nas_gan.training.draws import Batch, Sampler, StepLatents
+from nas_gan.training.draws import Batch, Sampler
 from nas_gan.training.loop import Every, run_training
 from nas_gan.training.steps import AdversarialStep
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 # An average over about twenty updates: those at the end of the decay, which scatter least.
-POLISH_DECAY = 0.95
+AVERAGE_DECAY = 0.95
 # Where the bound of the repulsive loss ends up in training; early training is over.
-POLISH_BOUND = 16.0
+UPPER_BOUND = 16.0
 # Kernels and matrices learn at this share of the rate of biases, norms and activations: with all
 # weights at one rate the generator gets worse, and frozen, as the published recipe nearly does with
 # its factors, they mend less: benchmarks/recovery.py.
@@ -29,10 +29,11 @@ KERNEL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Polish:
+class FineTuning:
     """Adversarial updates after distillation; `n_steps` 0 leaves them out.
 
-    `loss` is the name of the one that the discriminator was trained by.
+    `loss` is the name of the one that the discriminator was trained by, and `batch_size` is that of
+    the real images and of the latents.
     """
 
     n_steps: int = 0
@@ -43,31 +44,42 @@ class Polish:
     loss: str = "latest"
 
 
-def polish(
+def fine_tune(
     student: nn.Module,
     discriminator: nn.Module,
-    settings: Polish,
+    settings: FineTuning,
     *,
     real: Callable[[int], Batch],
-    latent_dim: int,
-    n_classes: int = 0,
+    latents: Sampler,
     score: Callable[[nn.Module], float],
     device: str = "cpu",
     on_update: Callable[[int], None] = lambda n: None,
 ) -> nn.Module:
-    """A new generator: the student trained on against a discriminator, best state kept.
+    """Train a student further against a discriminator and keep its best state.
 
-    `real(index)` are `(batch_size, c, h, w)` images in [-1, 1]: those of the data set, or the dense
-    generator's; of a conditional one a pair with their one-hot labels. Rates rise for the first
-    updates, in which Adam knows nothing yet, and decay along a cosine; what is scored and returned
-    is an average over the last few.
+    Rates rise for the first updates, in which Adam knows nothing yet, and decay along a cosine.
+    What is scored and returned is an average over the last few updates.
+
+    Args:
+        student: the generator; it is not changed.
+        discriminator: the one it is trained against; it is not changed.
+        settings: how long, at which rate, by which loss.
+        real: `real(index)` are `(batch_size, c, h, w)` images in [-1, 1], of the data set or of the
+            dense generator; for a conditional one a pair with their one-hot labels.
+        latents: `latents(index)` are those of an update, `(batch_size, latent_dim)`.
+        score: of a generator; the state with the least wins, the student itself included.
+        device: where both networks train.
+        on_update: is told of each update.
+
+    Returns:
+        A new generator in evaluation mode.
     """
     student = copy.deepcopy(student).to(device)
     if settings.n_steps == 0:
         return student
     judge = copy.deepcopy(discriminator).to(device).requires_grad_(True)
     student.requires_grad_(True)
-    average = ExponentialMovingAverage(student, decay=POLISH_DECAY)
+    average = ExponentialMovingAverage(student, decay=AVERAGE_DECAY)
     best = KeepBest(average.average, score)
     betas = (0.0, 0.9)
     g_optimizer = torch.optim.Adam(_by_rate(student, settings.lr), settings.lr, betas)
@@ -82,9 +94,9 @@ def polish(
             g_scheduler=warm_up_and_decay(g_optimizer, settings.n_steps),
             d_scheduler=warm_up_and_decay(d_optimizer, settings.n_steps),
             average=average,
-            upper_bound=UpperBoundSchedule("geometric", POLISH_BOUND, POLISH_BOUND),
+            upper_bound=UpperBoundSchedule("geometric", UPPER_BOUND, UPPER_BOUND),
             real=real,
-            latents=StepLatents(settings.seed, settings.batch_size, latent_dim, n_classes),
+            latents=latents,
             updates_per_epoch=settings.n_steps,
             n_steps=settings.n_steps,
             device=device,

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ard.errors import NonFiniteError
-from nas_gan.errors import InvalidValueError
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distillation import DistillationStep, image_distance
-from nas_gan.training.draws import Sampler, StepLatents
+from nas_gan.training.draws import Sampler
 from nas_gan.training.loop import Every, run_training
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -51,41 +50,38 @@ def recover(
     teacher: nn.Module,
     settings: Recovery,
     *,
+    latents: Sampler,
     selection: Tensor,
-    latent_dim: int | None = None,
-    n_classes: int = 0,
-    latents: Sampler | None = None,
     score: Callable[[nn.Module], float] | None = None,
     distance: Distance = image_distance,
     device: str = "cpu",
     on_update: Callable[[int], None] = lambda n: None,
 ) -> nn.Module:
-    """A new generator: the student distilled from the teacher on fresh latents, best state kept.
+    """Distil a student from its teacher on fresh latents and keep its best state.
 
-    Both see the same latents, so no data is needed. The state with the smallest `score` wins, the
-    untouched student included: tuning can also hurt. Without a score it is the image error on the
-    `selection` latents `(n, ...)`; that favours images that are smoother than the
-    teacher's, which an FID punishes, so give the FID where there is one. What training makes
-    smaller is `distance(images, target)`; the rate rises for the first `WARM_UP` of the updates and
-    decays along a cosine, and what is scored is an average over the last few.
+    Both see the same latents, so no data is needed. The state with the least score wins, the
+    untouched student included: tuning can also hurt. The rate rises for the first `WARM_UP` of the
+    updates and decays along a cosine; what is scored is an average over the last few.
 
-    Fresh latents are normal ones `(batch_size, latent_dim)`, with one-hot labels behind them where
-    there are classes. For a net that takes anything else, as images `(n, c, h, w)`, give `latents`
-    instead: a function from the index of an update to its batch, as `rows_of` makes one.
+    Args:
+        student: the generator to recover; it is not changed.
+        teacher: the dense generator.
+        settings: how long and at which rate.
+        latents: `latents(index)` is the batch of an update, as `StepLatents` draws it; for a net
+            that takes anything else, such as images `(n, c, h, w)`, rows of a bank: see `rows_of`.
+        selection: `(n, ...)` latents on which the image error is watched.
+        score: of a network, less being better. Without one it is the image error on `selection`,
+            which favours smoother images than the teacher's, as an FID does not.
+        distance: of the student's images to the teacher's, a scalar that training makes small.
+        device: where both networks run.
+        on_update: is told of each update.
+
+    Returns:
+        A new generator in evaluation mode.
 
     Raises:
-        InvalidValueError: both of `latent_dim` and `latents` are given, or neither.
         NonFiniteError: the student's images are NaN or infinite before the first update.
     """
-    if (latent_dim is None) == (latents is None):
-        found = "both" if latents else "neither"
-        raise InvalidValueError(
-            "recover takes one of latent_dim, the length of normal latents, and latents, a "
-            f"function from the index of an update to its batch; got {found}"
-        )
-    if latents is None:
-        assert latent_dim is not None
-        latents = StepLatents(settings.seed, settings.batch_size, latent_dim, n_classes)
     selection = selection.to(device)
     student = copy.deepcopy(student).to(device).eval()
     if settings.n_steps == 0:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ard.measuring.evaluate import Evaluation
-from ard.report.plots import apply_scale, delta_scale, is_measured
+from ard.measuring.score import Score
+from ard.report.plots import apply_scale, delta_scale, is_drawable
 from nas_gan.errors import InvalidValueError
 from nas_gan.pictures.plot_style import CYCLE, INK, MUTED, apply_style
 
@@ -19,10 +19,10 @@ MARKERS = ("o", "s", "^", "D", "v", "X")
 
 @dataclass(frozen=True)
 class Curve:
-    """Points `(dense over compressed, evaluation)` under one name."""
+    """Points `(dense over compressed, score)` under one name."""
 
     name: str
-    points: tuple[tuple[float, Evaluation], ...]
+    points: tuple[tuple[float, Score], ...]
     dashed: bool = False
 
 
@@ -35,7 +35,7 @@ def curves_figure(
         InvalidValueError: no curve has a point that can be drawn.
     """
     shown = [
-        (curve, sorted((p for p in curve.points if is_measured(p[1])), key=lambda p: p[0]))
+        (curve, sorted((p for p in curve.points if is_drawable(p[1])), key=lambda p: p[0]))
         for curve in curves
     ]
     values = [v for _, points in shown for _, e in points for v in (e.ci_low, e.ci_high)]
@@ -50,10 +50,10 @@ def curves_figure(
             continue
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         x = [ratio for ratio, _ in points]
-        y = [e.delta_fid for _, e in points]
+        y = [e.rise for _, e in points]
         # An interval need not hold the point it belongs to: a bootstrap may be skewed.
-        below = [max(0.0, e.delta_fid - e.ci_low) for _, e in points]
-        above = [max(0.0, e.ci_high - e.delta_fid) for _, e in points]
+        below = [max(0.0, e.rise - e.ci_low) for _, e in points]
+        above = [max(0.0, e.ci_high - e.rise) for _, e in points]
         axes.errorbar(
             x,
             y,

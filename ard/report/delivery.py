@@ -12,7 +12,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ard.errors import DeliveryError
-from ard.report.values import LatencyRow
+from ard.report.values import TimedRow
+from nas_gan.progress import Progress
+
+BATCHES = (1, 64)
+
+
+def deliver(
+    run_dir: Path, model: str | None, threads: int, progress: Progress
+) -> tuple[TimedRow, ...]:
+    """Export the bundle of a run and time it against the dense generator.
+
+    Raises:
+        DeliveryError: a command failed; the message is its own.
+    """
+    with progress("exporting and timing", 2) as advance:
+        export_bundle(run_dir, run_dir / "bundle", model)
+        advance(1)
+        rows = compare_latency(
+            run_dir / "bundle", run_dir / "bench", batches=BATCHES, threads=threads
+        )
+        advance(1)
+    return rows
 
 
 def export_bundle(run_dir: Path, bundle: Path, model: str | None = None) -> None:
@@ -29,7 +50,7 @@ def export_bundle(run_dir: Path, bundle: Path, model: str | None = None) -> None
 
 def compare_latency(
     bundle: Path, out: Path, *, batches: Sequence[int], threads: int
-) -> tuple[LatencyRow, ...]:
+) -> tuple[TimedRow, ...]:
     """Time the dense and the compressed model of a bundle in turns, with `python -m edge_bench`.
 
     Raises:
@@ -42,12 +63,12 @@ def compare_latency(
         ]
     )
     report = json.loads((out / "bench.json").read_text())
-    rows: list[LatencyRow] = []
+    rows: list[TimedRow] = []
     for n in batches:
         dense, small = (row for row in report["rows"] if row["batch"] == n)
         ratio = small["speedup"]
         rows.append(
-            LatencyRow(
+            TimedRow(
                 runtime=", ".join(dict.fromkeys(report["runtimes"])),
                 batch=n,
                 dense_ms=dense["latency"]["p50_us"] / 1000,

@@ -13,15 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ard.costs.objectives import objective_noun
 from ard.errors import ArdError
-from ard.measuring.evaluate import Evaluation
+from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row
 from ard.report.plots import (
     METHOD_STYLES,
     DeltaScale,
     delta_scale,
-    is_measured,
-    pareto_ratio,
+    is_drawable,
+    pareto_axis,
     tick_text,
 )
 from ard.report.values import (
@@ -30,8 +31,6 @@ from ard.report.values import (
     before_after,
     budget_note,
     delta_text,
-    distance_label,
-    distance_name,
     engineering,
     features_note,
     plain_number,
@@ -40,7 +39,6 @@ from nas_gan.pictures.plot_style import BLUE, GREEN, VERMILION
 
 # Visible on the light and on the dark page; text and grid get their colours from the style sheet.
 NEUTRAL = "#7a8699"
-_OBJECTIVES = {"params": "parameters", "macs": "MACs"}
 POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
@@ -98,13 +96,13 @@ def _section(title: str, content: str, note: str = "") -> str:
 
 
 def _header(report: CompressionReport) -> str:
-    objective = _OBJECTIVES.get(report.objective, escape(report.objective))
     state = ("good", "within the budget") if report.budget_met else ("bad", "over the budget")
     return (
         f'<header>\n<h1>{escape(report.checkpoint)} <span class="badge {state[0]}">{state[1]}'
         f"</span></h1>\n<p>A generator of {escape(report.dataset)} images, factorized layer by "
-        f"layer and recovered. Asked for: a Δ{distance_name(report)} of at most "
-        f"{escape(report.budget_text)}, with as few {objective} as that allows.</p>\n"
+        f"layer and recovered. Asked for: a Δ{escape(report.distance)} of at most "
+        f"{escape(report.budget_text)}, with as {escape(objective_noun(report.objective))} as "
+        "that allows.</p>\n"
         "</header>"
     )
 
@@ -131,7 +129,7 @@ def _cards(report: CompressionReport) -> str:
     cards.append(
         _card(
             rise,
-            f"Δ{escape(distance_label(report))}",
+            f"Δ{escape(report.distance_in_features)}",
             f"95 % interval {interval}, allowed +{plain_number(report.budget)}",
             _meter(report.recovered, report.budget),
             "good" if report.budget_met else "bad",
@@ -147,15 +145,14 @@ def _card(value: str, label: str, note: str, extra: str = "", mood: str = "") ->
     )
 
 
-def _meter(evaluation: Evaluation, budget: float) -> str:
+def _meter(score: Score, budget: float) -> str:
     """The interval on a line from 0 to a little past the budget."""
-    if not is_measured(evaluation):
+    if not is_drawable(score):
         return ""
-    low, high = min(0.0, evaluation.ci_low), 1.05 * max(budget, evaluation.ci_high)
+    low, high = min(0.0, score.ci_low), 1.05 * max(budget, score.ci_high)
     span = (high - low) or 1.0
     zero, limit, start, point, end = (
-        100 * (v - low) / span
-        for v in (0.0, budget, evaluation.ci_low, evaluation.delta_fid, evaluation.ci_high)
+        100 * (v - low) / span for v in (0.0, budget, score.ci_low, score.rise, score.ci_high)
     )
     return (
         '<div class="meter" role="img" aria-label="the interval between 0 and the budget">'
@@ -237,14 +234,14 @@ def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
 
 
 def _measured(report: CompressionReport) -> str:
-    searched = {t.evaluation.n_samples for t in report.trials}
+    searched = {t.score.n_images for t in report.trials}
     facts = {
         "features": features_note(report),
         "reference": report.reference,
-        "the saved model": f"{report.recovered.n_samples:,} images of latents that chose nothing",
+        "the saved model": f"{report.recovered.n_images:,} images of held-out latents",
         "while searching": ", ".join(f"{n:,} images" for n in sorted(searched)),
-        f"Δ{distance_name(report)} before recovery": delta_text(report, report.factorized),
-        f"Δ{distance_name(report)} after recovery": delta_text(report, report.recovered),
+        f"Δ{escape(report.distance)} before recovery": delta_text(report, report.factorized),
+        f"Δ{escape(report.distance)} after recovery": delta_text(report, report.recovered),
         "counting": "parameters with bias; one MAC is one multiply-add, per image",
         **report.environment,
     }
@@ -307,15 +304,14 @@ def _chart(figure: Any, name: str) -> str:
 def _pareto(report: CompressionReport) -> tuple[Any, str]:
     from plotly import graph_objects as go
 
-    x_label, ratio = pareto_ratio(report)
-    trials = [t for t in report.trials if is_measured(t.evaluation)]
-    final = [e for e in (report.factorized, report.recovered) if is_measured(e)]
-    ends = [v for e in (*final, *(t.evaluation for t in trials)) for v in (e.ci_low, e.ci_high)]
+    trials = [t for t in report.trials if is_drawable(t.score)]
+    final = [e for e in (report.factorized, report.recovered) if is_drawable(e)]
+    ends = [v for e in (*final, *(t.score for t in trials)) for v in (e.ci_low, e.ci_high)]
     scale = delta_scale(ends, report.budget)
     figure = go.Figure()
 
     def add(
-        name: str, x: list[float], scores: list[Evaluation], texts: list[str], **marker: Any
+        name: str, x: list[float], scores: list[Score], texts: list[str], **marker: Any
     ) -> None:
         hover = [
             f"{at:.2f}×, {_label(delta_text(report, score))}{text}"
@@ -323,7 +319,7 @@ def _pareto(report: CompressionReport) -> tuple[Any, str]:
         ]
         figure.add_scatter(
             x=x,
-            y=scale.forward([e.delta_fid for e in scores]).tolist(),
+            y=scale.forward([e.rise for e in scores]).tolist(),
             error_y=_error_bars(scale, scores, marker["color"]),
             mode="markers",
             name=name,
@@ -343,8 +339,8 @@ def _pareto(report: CompressionReport) -> tuple[Any, str]:
         if group:
             add(
                 name,
-                [ratio(t.params, t.macs) for t in group],
-                [t.evaluation for t in group],
+                [report.dense.cost / t.cost for t in group],
+                [t.score for t in group],
                 ["<br>" + _plan_text(t.plan) for t in group],
                 color=colour,
                 symbol=symbol,
@@ -352,19 +348,19 @@ def _pareto(report: CompressionReport) -> tuple[Any, str]:
             )
     for trial in [t for t in trials if t.plan == report.plan]:
         figure.add_scatter(
-            x=[ratio(trial.params, trial.macs)],
-            y=scale.forward([trial.evaluation.delta_fid]).tolist(),
+            x=[report.dense.cost / trial.cost],
+            y=scale.forward([trial.score.rise]).tolist(),
             mode="markers",
             name="the chosen plan",
             marker={"color": NEUTRAL, "symbol": "circle-open", "size": 22, "line": {"width": 2}},
             hoverinfo="skip",
         )
-    saved = ratio(report.compressed.params, report.compressed.macs)
+    saved = report.dense.cost / report.compressed.cost
     for score, name, symbol, size in (
         (report.factorized, "before recovery, fresh latents", "triangle-down-open", 12),
         (report.recovered, "the saved model, fresh latents", "star", 16),
     ):
-        if is_measured(score):
+        if is_drawable(score):
             add(name, [saved], [score], [""], color=GREEN, symbol=symbol, size=size)
     figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
     limit = float(scale.forward([report.budget])[0])
@@ -375,18 +371,18 @@ def _pareto(report: CompressionReport) -> tuple[Any, str]:
         annotation_position="top right",
     )
     _lay_out(figure, 460)
-    figure.update_xaxes(title=x_label, ticksuffix="×")
-    figure.update_yaxes(title=f"Δ{_label(distance_label(report))}", **_ticks(scale))
+    figure.update_xaxes(title=_label(pareto_axis(report)), ticksuffix="×")
+    figure.update_yaxes(title=f"Δ{_label(report.distance_in_features)}", **_ticks(scale))
     return figure, "pareto"
 
 
 def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
     from plotly import graph_objects as go
 
-    rows = [row for row in report.table.rows if is_measured(row.evaluation)]
+    rows = [row for row in report.table.rows if is_drawable(row.score)]
     names = list(dict.fromkeys(row.layer for row in report.table.rows))
     dense = {layer.name: layer.params_dense for layer in report.layers}
-    scale = delta_scale([row.evaluation.delta_fid for row in rows], report.budget)
+    scale = delta_scale([row.score.rise for row in rows], report.budget)
     # Methods that share a layer get lanes of their own, so that marks do not hide one another.
     methods = {n: [m for m in METHOD_STYLES if _of(rows, n, m)] for n in names}
 
@@ -399,7 +395,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
         kept = f", {row.params / dense[row.layer]:.0%} kept" if row.layer in dense else ""
         return (
             f"{_label(row.layer)}<br>{_label(str(row.choice))}{kept}<br>"
-            f"Δ{distance_name(report)} {delta_text(report, row.evaluation)}"
+            f"Δ{escape(report.distance)} {delta_text(report, row.score)}"
         )
 
     figure = go.Figure()
@@ -409,9 +405,9 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
             continue
         shares = [row.params / dense.get(row.layer, 2 * row.params) for row in group]
         figure.add_scatter(
-            x=scale.forward([row.evaluation.delta_fid for row in group]).tolist(),
+            x=scale.forward([row.score.rise for row in group]).tolist(),
             y=[lane(row) for row in group],
-            error_x=_error_bars(scale, [row.evaluation for row in group], style.colour),
+            error_x=_error_bars(scale, [row.score for row in group], style.colour),
             mode="markers",
             name=method,
             marker={
@@ -426,7 +422,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
     chosen = [row for row in rows if report.plan.get(row.layer) == row.choice]
     if chosen:
         figure.add_scatter(
-            x=scale.forward([row.evaluation.delta_fid for row in chosen]).tolist(),
+            x=scale.forward([row.score.rise for row in chosen]).tolist(),
             y=[lane(row) for row in chosen],
             mode="markers",
             name="chosen",
@@ -441,7 +437,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
         annotation_position="top",
     )
     _lay_out(figure, 170 + 30 * len(names))
-    figure.update_xaxes(title=f"Δ{_label(distance_label(report))}", **_ticks(scale))
+    figure.update_xaxes(title=f"Δ{_label(report.distance_in_features)}", **_ticks(scale))
     figure.update_yaxes(
         tickvals=list(range(len(names))),
         ticktext=[_label(name) for name in names],
@@ -460,11 +456,10 @@ def _plan_text(plan: Mapping[str, object]) -> str:
     return "<br>".join(lines) or "all layers dense"
 
 
-def _error_bars(scale: DeltaScale, scores: Sequence[Evaluation], colour: str) -> dict[str, Any]:
+def _error_bars(scale: DeltaScale, scores: Sequence[Score], colour: str) -> dict[str, Any]:
     """Distances from each point to the ends of its interval, as laid out on the axis."""
     low, mid, high = (
-        scale.forward([getattr(e, name) for e in scores])
-        for name in ("ci_low", "delta_fid", "ci_high")
+        scale.forward([getattr(e, name) for e in scores]) for name in ("ci_low", "rise", "ci_high")
     )
     return {
         "type": "data",

@@ -7,7 +7,7 @@ those of Okabe and Ito, which colour-blind readers can tell apart; markers diffe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
-from ard.measuring.evaluate import Evaluation
+from ard.costs.objectives import objective_axis
+from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Method, RankPlan
-from ard.report.values import CompressionReport, LayerRow, distance_label, engineering, plain_number
+from ard.report.values import CompressionReport, LayerRow, engineering, plain_number
 from nas_gan.errors import InvalidValueError
 from nas_gan.pictures.plot_style import BLUE, GREEN, INK, MUTED, PURPLE, VERMILION, apply_style
 
@@ -86,34 +87,25 @@ def tick_text(value: float) -> str:
     return "0" if value == 0 else f"{value:+.6g}".replace("-", "−")
 
 
-def is_measured(evaluation: Evaluation) -> bool:
+def is_drawable(score: Score) -> bool:
     """Whether a score can be drawn; a plan that ruins the generator may have no finite one."""
-    return all(map(math.isfinite, (evaluation.delta_fid, evaluation.ci_low, evaluation.ci_high)))
+    return all(map(math.isfinite, (score.rise, score.ci_low, score.ci_high)))
 
 
-def pareto_ratio(report: CompressionReport) -> tuple[str, Callable[[int, int], float]]:
-    """What the x axis shows, and the function from (params, macs) to it: what was minimised."""
-    if report.objective == "macs":
-        return (
-            "MACs, dense / compressed",
-            lambda params, macs: report.dense.macs / macs,
-        )
-    return (
-        "parameters, dense / compressed",
-        lambda params, macs: report.dense.params / params,
-    )
+def pareto_axis(report: CompressionReport) -> str:
+    """What the x axis shows: what was made small, dense over compressed."""
+    return f"{objective_axis(report.objective)}, dense / compressed"
 
 
 def pareto_figure(report: CompressionReport) -> Figure:
     """Every measured plan as compression against rise in distance, with the budget as a line."""
     figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    x_label, ratio = pareto_ratio(report)
-    trials = [t for t in report.trials if is_measured(t.evaluation)]
-    saved = ratio(report.compressed.params, report.compressed.macs)
+    trials = [t for t in report.trials if is_drawable(t.score)]
+    saved = report.dense.cost / report.compressed.cost
     shown = [
-        *(t.evaluation for t in trials),
-        *(e for e in (report.recovered, report.factorized) if is_measured(e)),
+        *(t.score for t in trials),
+        *(e for e in (report.recovered, report.factorized) if is_drawable(e)),
     ]
     ends = [v for e in shown for v in (e.ci_low, e.ci_high)]
     apply_scale(axes, delta_scale(ends, report.budget), [*ends, 0.0, report.budget])
@@ -128,13 +120,13 @@ def pareto_figure(report: CompressionReport) -> Figure:
     ):
         group = [t for t in trials if t.within_budget == within]
         if group:
-            x = [ratio(t.params, t.macs) for t in group]
-            _points(axes, x, [t.evaluation for t in group], colour, marker, label)
+            x = [report.dense.cost / t.cost for t in group]
+            _points(axes, x, [t.score for t in group], colour, marker, label)
     chosen = [t for t in trials if t.plan == report.plan]
     for trial in chosen:
         axes.plot(
-            [ratio(trial.params, trial.macs)],
-            [trial.evaluation.delta_fid],
+            [report.dense.cost / trial.cost],
+            [trial.score.rise],
             "o",
             markersize=17,
             markerfacecolor="none",
@@ -143,15 +135,15 @@ def pareto_figure(report: CompressionReport) -> Figure:
             label="the chosen plan",
             zorder=5,
         )
-    for evaluation, marker, face, size, label in (
+    for score, marker, face, size, label in (
         (report.factorized, "v", "white", 9, "the same before recovery, fresh latents"),
         (report.recovered, "*", GREEN, 17, "the saved model, fresh latents"),
     ):
-        if is_measured(evaluation):
-            _points(axes, [saved], [evaluation], GREEN, marker, label, face=face, size=size)
+        if is_drawable(score):
+            _points(axes, [saved], [score], GREEN, marker, label, face=face, size=size)
 
-    if is_measured(report.factorized) and is_measured(report.recovered):
-        ends = [report.factorized.delta_fid, report.recovered.delta_fid]
+    if is_drawable(report.factorized) and is_drawable(report.recovered):
+        ends = [report.factorized.rise, report.recovered.rise]
         axes.plot([saved, saved], ends, color=GREEN, linestyle=":", linewidth=1.3, zorder=2)
     right = axes.get_yaxis_transform()
     axes.text(
@@ -164,8 +156,8 @@ def pareto_figure(report: CompressionReport) -> Figure:
         color=INK,
         fontsize=10,
     )
-    axes.set_xlabel(x_label, color=INK, fontsize=11)
-    axes.set_ylabel(f"Δ{distance_label(report)} against dense", color=INK, fontsize=11)
+    axes.set_xlabel(pareto_axis(report), color=INK, fontsize=11)
+    axes.set_ylabel(f"Δ{report.distance_in_features} against dense", color=INK, fontsize=11)
     axes.set_title("What was tried as a whole", loc="left", color=INK, fontsize=13, pad=10)
     axes.margins(x=0.08)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
@@ -199,8 +191,8 @@ def sensitivity_figure(
         figsize=(2.35 * columns + 0.9, 1.75 * n_rows + 1.3), layout="constrained", facecolor="white"
     )
     grid = figure.subplots(n_rows, columns, sharex=shares, sharey=True, squeeze=False)
-    measured = [row for row in table.rows if is_measured(row.evaluation)]
-    values = [row.evaluation.delta_fid for row in measured]
+    measured = [row for row in table.rows if is_drawable(row.score)]
+    values = [row.score.rise for row in measured]
     scale = delta_scale(values, budget)
     panels: list[Axes] = list(grid.flat)
     for axes, name in zip(panels, names, strict=False):
@@ -312,7 +304,7 @@ def apply_scale(axes: Axes, scale: DeltaScale, values: Sequence[float]) -> None:
 def _points(
     axes: Axes,
     x: Sequence[float],
-    evaluations: Sequence[Evaluation],
+    scores: Sequence[Score],
     colour: str,
     marker: str,
     label: str,
@@ -320,11 +312,11 @@ def _points(
     face: str | None = None,
     size: float = 9,
 ) -> None:
-    """Markers with the interval of each evaluation as an error bar."""
-    y = [e.delta_fid for e in evaluations]
+    """Markers with the interval of each score as an error bar."""
+    y = [e.rise for e in scores]
     # An interval need not hold the point it belongs to: a bootstrap may be skewed.
-    below = [max(0.0, e.delta_fid - e.ci_low) for e in evaluations]
-    above = [max(0.0, e.ci_high - e.delta_fid) for e in evaluations]
+    below = [max(0.0, e.rise - e.ci_low) for e in scores]
+    above = [max(0.0, e.ci_high - e.rise) for e in scores]
     axes.errorbar(
         x,
         y,
@@ -354,9 +346,9 @@ def _curve(
         return
     rows = sorted(rows, key=lambda row: row.params)
     x = [row.params / (dense_params or 1) for row in rows]
-    y = [row.evaluation.delta_fid for row in rows]
-    low = [row.evaluation.ci_low for row in rows]
-    high = [row.evaluation.ci_high for row in rows]
+    y = [row.score.rise for row in rows]
+    low = [row.score.ci_low for row in rows]
+    high = [row.score.ci_high for row in rows]
     axes.vlines(x, low, high, color=style.colour, linewidth=1, alpha=0.55, zorder=2)
     axes.plot(
         x,
@@ -369,7 +361,7 @@ def _curve(
         linewidth=1.3,
         zorder=3,
     )
-    estimated = [i for i, row in enumerate(rows) if row.evaluation.n_samples == 0]
+    estimated = [i for i, row in enumerate(rows) if not row.score.measured]
     axes.plot(
         [x[i] for i in estimated],
         [y[i] for i in estimated],
@@ -384,7 +376,7 @@ def _curve(
         if plan is not None and plan.get(row.layer) == row.choice:
             axes.plot(
                 [position],
-                [row.evaluation.delta_fid],
+                [row.score.rise],
                 "o",
                 markersize=11,
                 markerfacecolor="none",
@@ -403,7 +395,7 @@ def _sensitivity_legend(
         for method, style in METHOD_STYLES.items()
         if method in used
     ]
-    if any(row.evaluation.n_samples == 0 for row in rows):
+    if any(not row.score.measured for row in rows):
         hollow = Line2D([], [], linestyle="none", marker="o", markersize=6, label="estimated")
         hollow.set(markerfacecolor="white", markeredgecolor=MUTED)
         handles.append(hollow)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from ard.costs.cost import cost_of
 from ard.layers import Profile
 from ard.measuring.measurement import Measurement
 from ard.pipeline import CompressionResult
 from ard.plan import DENSE, RankPlan
-from ard.report.values import CompressionReport, LatencyRow, LayerRow, Totals, Trial
-from ard.session.setting import Setting
+from ard.report.values import CompressionReport, LayerRow, TimedRow, Totals, Trial
+from ard.search.budget import Budget
+from ard.session.search import Session
 
 
 def layer_rows(profile: Profile, plan: RankPlan) -> tuple[LayerRow, ...]:
@@ -37,36 +39,35 @@ def plan_params(profile: Profile, plan: RankPlan) -> int:
 
 
 def plan_macs(profile: Profile, plan: RankPlan) -> int:
-    """Multiply-adds an image of the whole generator under a plan."""
+    """Multiply-adds per image of the whole generator under a plan."""
     return profile.fixed_macs + sum(row.macs for row in layer_rows(profile, plan))
-
-
-def feature_distance_name(setting: Setting) -> str:
-    """`FID` only where it compares with published ones; a distance in another space is an `FD`."""
-    return "FID" if setting.comparable else "FD"
 
 
 def make_report(
     result: CompressionResult,
-    setting: Setting,
+    session: Session,
     *,
     checkpoint: str,
     objective: str,
-    budget: float,
-    budget_text: str,
-    fid_dense: float,
-    latency: tuple[LatencyRow, ...],
+    budget: Budget,
+    latency: tuple[TimedRow, ...],
     timings: Mapping[str, float],
     environment: Mapping[str, str],
 ) -> CompressionReport:
-    """Everything that was found, as one value; `budget` is the absolute one."""
-    profile = result.profile
+    """Everything that was found, as one value."""
+    profile, setting = result.profile, session.setting
+
+    def cost(plan: RankPlan) -> float:
+        if objective in ("params", "macs"):
+            return {"params": plan_params, "macs": plan_macs}[objective](profile, plan)
+        return cost_of(session.search.cost, profile.layers, plan)
 
     def totals(generator: nn.Module, plan: RankPlan) -> Totals:
         tensors = generator.state_dict().values()
         return Totals(
             params=plan_params(profile, plan),
             macs=plan_macs(profile, plan),
+            cost=cost(plan),
             size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         )
 
@@ -75,26 +76,28 @@ def make_report(
             plan=measured.plan,
             params=plan_params(profile, measured.plan),
             macs=plan_macs(profile, measured.plan),
-            evaluation=measured.evaluation,
-            within_budget=measured.evaluation.ci_high <= budget,
+            cost=cost(measured.plan),
+            score=measured.score,
+            within_budget=measured.score.ci_high <= result.budget,
         )
 
     return CompressionReport(
         checkpoint=checkpoint,
         dataset=str(setting.checkpoint.provenance.get("dataset", "unknown")),
         objective=objective,
-        budget=budget,
-        budget_text=budget_text,
+        metric=setting.metric.name,
+        budget=result.budget,
+        budget_text=budget.text,
         budget_met=result.budget_met,
         extractor=setting.extractor.name,
         comparable=setting.comparable,
-        reference=setting.reference,
+        reference=setting.reference.source,
         plan=result.plan,
         layers=layer_rows(profile, result.plan),
         skipped=result.skipped,
         dense=totals(setting.generator, DENSE),
         compressed=totals(result.generator, result.plan),
-        fid_dense=fid_dense,
+        dense_score=session.dense,
         factorized=result.factorized,
         recovered=result.recovered,
         trials=tuple(trial(measured) for measured in result.trials),

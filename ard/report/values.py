@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ard.measuring.evaluate import Evaluation
+from ard.measuring.metrics import metric_description, metric_label
+from ard.measuring.score import Score, to_record
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import RankPlan
 
@@ -34,27 +34,33 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Totals:
-    """Cost of a whole generator: parameters, multiply-adds an image, bytes of its weights."""
+    """Cost of a whole generator: parameters, multiply-adds per image, bytes of its weights.
+
+    `cost` is that of the objective: of the whole generator for parameters and multiply-adds, else
+    of the layers that can be factorized.
+    """
 
     params: int
     macs: int
+    cost: float
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One joint plan that was recovered and measured as a whole."""
+    """One joint plan that was recovered and scored as a whole; `cost` is that of the objective."""
 
     plan: RankPlan
     params: int
     macs: int
-    evaluation: Evaluation
+    cost: float
+    score: Score
     within_budget: bool
 
 
 @dataclass(frozen=True)
-class LatencyRow:
-    """Dense and compressed timed in turns in one run; milliseconds a batch, medians."""
+class TimedRow:
+    """Dense and compressed timed in turns in one run; median milliseconds per batch."""
 
     runtime: str
     batch: int
@@ -70,13 +76,15 @@ class CompressionReport:
     """Everything `report.json` and `report.html` show.
 
     Attributes:
-        budget: the allowed rise in FID, absolute.
+        metric: what the budget bounds the rise of.
+        budget: the allowed rise, absolute.
         budget_text: the budget as the user wrote it.
-        comparable: whether the features are Inception's, so that numbers compare with papers.
-        reference: where the reference statistics came from.
-        fid_dense: the dense generator's own FID on the reporting latents.
-        factorized: the chosen plan before recovery, on the reporting latents.
-        recovered: the saved model, on the reporting latents.
+        comparable: whether the features are Inception's and the reference is of real images, so
+            that numbers compare with published ones.
+        reference: where the reference came from.
+        dense_score: the dense generator's own score on the held-out latents.
+        factorized: the chosen plan before recovery, on the held-out latents.
+        recovered: the saved model, on the held-out latents.
         skipped: layers that stay dense, each with the reason.
         timings: seconds per stage.
     """
@@ -84,6 +92,7 @@ class CompressionReport:
     checkpoint: str
     dataset: str
     objective: str
+    metric: str
     budget: float
     budget_text: str
     budget_met: bool
@@ -95,12 +104,12 @@ class CompressionReport:
     skipped: tuple[tuple[str, str], ...]
     dense: Totals
     compressed: Totals
-    fid_dense: float
-    factorized: Evaluation
-    recovered: Evaluation
+    dense_score: float
+    factorized: Score
+    recovered: Score
     trials: tuple[Trial, ...]
     table: SensitivityTable
-    latency: tuple[LatencyRow, ...] = ()
+    latency: tuple[TimedRow, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -114,12 +123,36 @@ class CompressionReport:
         """Dense multiply-adds over compressed ones."""
         return self.dense.macs / self.compressed.macs
 
+    @property
+    def distance(self) -> str:
+        """What the metric is called: `FID` only where it compares with published ones."""
+        return metric_label(self.metric, self.comparable)
+
+    @property
+    def distance_in_features(self) -> str:
+        """That name with the feature space, which a reader must see where it is not Inception's."""
+        of_features = self.recovered.features and not self.comparable
+        return f"{self.distance} ({self.extractor})" if of_features else self.distance
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to `report.json`; the sensitivity table is its own CSV."""
         data = asdict(self)
         data.pop("table")
         data["plan"] = _plain_plan(self.plan)
-        data["trials"] = [{**asdict(t), "plan": _plain_plan(t.plan)} for t in self.trials]
+        data[f"{self.metric}_dense"] = data.pop("dense_score")
+        for name in ("factorized", "recovered"):
+            data[name] = to_record(getattr(self, name))
+        data["trials"] = [
+            {
+                "plan": _plain_plan(trial.plan),
+                "params": trial.params,
+                "macs": trial.macs,
+                "cost": trial.cost,
+                "evaluation": to_record(trial.score),
+                "within_budget": trial.within_budget,
+            }
+            for trial in self.trials
+        ]
         return {
             "format": FORMAT,
             **data,
@@ -163,28 +196,16 @@ def plain_number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if digits else text
 
 
-def distance_name(report: CompressionReport) -> str:
-    """`FID` only where the features are Inception's; a distance in another space is an `FD`."""
-    return "FID" if report.comparable else "FD"
-
-
-def distance_label(report: CompressionReport) -> str:
-    """The name with the feature space, which a reader must see where it is not Inception's."""
-    return "FID" if report.comparable else f"FD ({report.extractor})"
-
-
 def distance_digits(report: CompressionReport) -> int:
     """Decimals that the interval supports: two digits of its width."""
     width = report.recovered.ci_high - report.recovered.ci_low
     return min(6, max(1, 1 - math.floor(math.log10(width)))) if 0 < width < math.inf else 2
 
 
-def delta_text(report: CompressionReport, evaluation: Evaluation) -> str:
+def delta_text(report: CompressionReport, score: Score) -> str:
     """`+1.2 [+0.8, +1.6]`: the rise and its 95 % interval."""
     digits = distance_digits(report)
-    rise, low, high = (
-        f"{v:+z.{digits}f}" for v in (evaluation.delta_fid, evaluation.ci_low, evaluation.ci_high)
-    )
+    rise, low, high = (f"{v:+z.{digits}f}" for v in (score.rise, score.ci_low, score.ci_high))
     return f"{rise} [{low}, {high}]"
 
 
@@ -199,9 +220,11 @@ def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
             ("size", dense.size_bytes, small.size_bytes, "B"),
         )
     ]
-    name = distance_label(report)
-    rows.append((name, f"{report.fid_dense:.{digits}f}", f"{report.recovered.fid:.{digits}f}", ""))
-    rows.append((f"Δ{distance_name(report)}", "0", delta_text(report, report.recovered), ""))
+    name = report.distance_in_features
+    rows.append(
+        (name, f"{report.dense_score:.{digits}f}", f"{report.recovered.value:.{digits}f}", "")
+    )
+    rows.append((f"Δ{report.distance}", "0", delta_text(report, report.recovered), ""))
     for row in report.latency:
         speedup = f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}]"
         times = (_milliseconds(row.dense_ms), _milliseconds(row.compressed_ms))
@@ -211,10 +234,10 @@ def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
 
 def budget_note(report: CompressionReport) -> str:
     """The budget, absolute and as a share of the dense distance, and whether it was met."""
-    name = distance_name(report)
+    name = report.distance
     share = ""
-    if report.fid_dense > 0:
-        percent = plain_number(100 * report.budget / report.fid_dense)
+    if report.dense_score > 0:
+        percent = plain_number(100 * report.budget / report.dense_score)
         share = f", {percent} % of the dense {name}"
     top = report.recovered.ci_high
     end = f"{'+' if top > 0 else ''}{plain_number(top)}"
@@ -223,10 +246,14 @@ def budget_note(report: CompressionReport) -> str:
 
 
 def features_note(report: CompressionReport) -> str:
-    """Which features the distance was measured in, and whether papers' numbers compare."""
+    """What the distance was measured in, and whether papers' numbers compare."""
+    what = metric_description(report.metric)
+    if not report.recovered.features:
+        return what
+    within = f"{what} in {report.extractor} features"
     if report.comparable:
-        return f"Fréchet distance in {report.extractor} features, as in published FIDs"
-    return f"Fréchet distance in {report.extractor} features; not comparable with a published FID"
+        return f"{within}, as in published values"
+    return f"{within}; not comparable with published values"
 
 
 def notes(report: CompressionReport) -> list[tuple[str, str]]:
@@ -263,18 +290,5 @@ def to_text(report: CompressionReport, width: int = 80) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_markdown(report: CompressionReport) -> str:
-    """The same table and notes as GitHub's Markdown."""
-    rows = [("", "dense", "compressed", "ratio"), *before_after(report)]
-    head, *body = ["| " + " | ".join(_plain_markdown(cell) for cell in row) + " |" for row in rows]
-    listed = [f"- {name}: {_plain_markdown(note)}" for name, note in notes(report)]
-    return "\n".join([head, "|:--|--:|--:|--:|", *body, "", *listed]) + "\n"
-
-
 def _milliseconds(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") + " ms" if value < 1000 else f"{value:.0f} ms"
-
-
-def _plain_markdown(text: str) -> str:
-    """`text` on one line, its characters shown as they are, not read as markup."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""The budget as the user writes it: `0.5` is a rise in FID, `5%` one relative to the dense net."""
+"""The budget as the user writes it: `0.5` is a rise, `5%` one relative to the dense generator."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ard.errors import BudgetError
 
 
 @dataclass(frozen=True)
-class FidBudget:
-    """An allowed rise in FID.
+class Budget:
+    """An allowed rise in a score.
 
-    >>> FidBudget.parse("5%").absolute(fid_dense=40.0)
+    >>> Budget.parse("5%").absolute(dense=40.0)
     2.0
-    >>> FidBudget.parse("0.5").absolute(fid_dense=40.0)
+    >>> Budget.parse("0.5").absolute(dense=40.0)
     0.5
     """
 
@@ -23,8 +23,12 @@ class FidBudget:
     text: str
 
     @staticmethod
-    def parse(text: str) -> FidBudget:
+    def parse(text: str, setting: str | None = None) -> Budget:
         """Read a budget.
+
+        Args:
+            text: a number, with or without a percent sign.
+            setting: the name of the setting that it came from, for the error.
 
         Raises:
             BudgetError: it is negative, not finite, or not a number.
@@ -37,20 +41,32 @@ class FidBudget:
             value = math.nan
         if not math.isfinite(value) or value < 0:
             raise BudgetError(
-                f"--fid-budget {text!r} is not a budget; give a rise in FID such as 0.5, or a "
-                "share of the dense generator's such as 5%"
+                f"{text!r} is not a budget; give a rise such as 0.5, or a share of the dense "
+                "generator's score such as 5%",
+                setting=setting,
             )
-        return FidBudget(value / 100 if relative else value, relative, stripped)
+        return Budget(value / 100 if relative else value, relative, stripped)
 
-    def absolute(self, fid_dense: float) -> float:
-        """The allowed rise for a dense generator that scores `fid_dense`."""
-        return self.value * fid_dense if self.relative else self.value
+    def absolute(self, dense: float) -> float:
+        """The allowed rise for a dense generator that scores `dense`.
 
-    def explain(self, fid_dense: float, feature_space: str) -> str:
-        """Both readings of the budget in one line, for the screen."""
-        absolute = self.absolute(fid_dense)
-        share = absolute / fid_dense if fid_dense > 0 else math.inf
+        Raises:
+            BudgetError: it is a share of a score that is not above 0.
+        """
+        if not self.relative:
+            return self.value
+        if not dense > 0:
+            raise BudgetError(
+                f"{self.text} of the dense generator's score is no rise, for that score is "
+                f"{dense:.4g}; give an absolute budget"
+            )
+        return self.value * dense
+
+    def explain(self, dense: float, what: str) -> str:
+        """Both readings of the budget in one line; `what` names the distance and its features."""
+        absolute = self.absolute(dense)
+        share = f", {100 * absolute / dense:.3g} % of it" if dense > 0 else ""
         return (
-            f"budget {self.text}: a rise of {absolute:.4g} over {fid_dense:.4g}, "
-            f"{100 * share:.3g} % of the dense generator's, in {feature_space} features"
+            f"budget {self.text}: a rise of {absolute:.4g} over the dense generator's "
+            f"{dense:.4g}{share}, in {what}"
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ard.costs.cost import LayerCost
+from ard.costs.cost import LayerCost, cost_of
 from ard.errors import BudgetError
 from ard.layers import LayerProfile
 from ard.measuring.measurement import Measurement
@@ -48,22 +48,31 @@ class BudgetController:
         table: SensitivityTable,
         layers: Sequence[LayerProfile],
         cost: LayerCost,
-        fid_budget: float,
+        budget: float,
         *,
         max_trials: int = 6,
         known: Sequence[Measurement] = (),
     ) -> None:
-        """`known` are trials of an earlier search with the same table, under another budget."""
-        if not (math.isfinite(fid_budget) and fid_budget >= 0):
-            raise BudgetError(f"the FID budget must be 0 or more; got {fid_budget}")
-        self.layers, self.cost, self.fid_budget = tuple(layers), cost, fid_budget
+        """Start with single-layer scores alone.
+
+        Args:
+            table: scores of single layers under single choices.
+            layers: those that a plan may factorize.
+            cost: what is to become small.
+            budget: the allowed rise in the table's metric.
+            max_trials: whole plans to ask for.
+            known: trials of an earlier search with the same table, under another budget.
+        """
+        if not (math.isfinite(budget) and budget >= 0):
+            raise BudgetError(f"the budget must be 0 or more; got {budget}")
+        self.layers, self.cost, self.budget = tuple(layers), cost, budget
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
         self._told: list[_Told] = []
         self._asked: tuple[float, RankPlan] | None = None
         self.learn(table)
         # Layers together lose more than they lose alone, and recovery takes some of it back: the
         # sum is as good a first guess as any, and every outcome corrects it.
-        self._next = min(fid_budget, self._largest)
+        self._next = min(budget, self._largest)
         for measurement in known:
             allowed = self._summed_damage(measurement.plan)
             if allowed is not None:
@@ -94,11 +103,6 @@ class BudgetController:
                 if option.choice is not None
             }
         )
-
-    @property
-    def smallest_cost(self) -> float:
-        """The cost of `layers` with the cheapest option everywhere, whatever the damage."""
-        return sum(options[-1].cost for options in self._options)
 
     def ask(self) -> RankPlan | None:
         """The next plan to recover and measure, or None when the search is over."""
@@ -147,11 +151,11 @@ class BudgetController:
     def closest(self) -> Measurement | None:
         """The measured plan whose interval ends lowest, whether or not within the budget."""
         measured = [t.measurement for t in self._told]
-        return min(measured, key=lambda m: m.evaluation.ci_high) if measured else None
+        return min(measured, key=lambda m: m.score.ci_high) if measured else None
 
     def meets(self, measurement: Measurement) -> bool:
         """Whether the upper end of the interval is within the budget."""
-        return measurement.evaluation.ci_high <= self.fid_budget
+        return measurement.score.ci_high <= self.budget
 
     def _within(self) -> _Told | None:
         met = [t for t in self._told if self.meets(t.measurement)]
@@ -186,25 +190,25 @@ class BudgetController:
         With one outcome the line goes through the origin. The step is bounded both ways: the line
         is a guess, and a step that is too small measures the same plan again.
         """
-        allowed, upper = beyond.allowed, beyond.measurement.evaluation.ci_high
+        allowed, upper = beyond.allowed, beyond.measurement.score.ci_high
         harsher = [t for t in self._told if t.allowed > allowed]
         slope = upper / allowed
         if harsher:
             other = min(harsher, key=lambda t: t.allowed)
-            slope = (other.measurement.evaluation.ci_high - upper) / (other.allowed - allowed)
-        wanted = allowed - (upper - AIM * self.fid_budget) / slope if slope > 0 else 0.0
+            slope = (other.measurement.score.ci_high - upper) / (other.allowed - allowed)
+        wanted = allowed - (upper - AIM * self.budget) / slope if slope > 0 else 0.0
         return min(max(wanted, 0.1 * allowed), 0.8 * allowed)
 
     def _growth(self, within: _Told) -> float:
-        upper = within.measurement.evaluation.ci_high
-        return 4.0 if upper <= 0 else min(max(0.95 * self.fid_budget / upper, 1.2), 4.0)
+        upper = within.measurement.score.ci_high
+        return 4.0 if upper <= 0 else min(max(0.95 * self.budget / upper, 1.2), 4.0)
 
     def _between(self, within: _Told, beyond: _Told) -> float:
         """Where a straight line between the two outcomes meets the budget, kept off both ends."""
         low, high = within.allowed, beyond.allowed
-        u_low = within.measurement.evaluation.ci_high
-        u_high = beyond.measurement.evaluation.ci_high
-        share = (self.fid_budget - u_low) / max(u_high - u_low, 1e-12)
+        u_low = within.measurement.score.ci_high
+        u_high = beyond.measurement.score.ci_high
+        share = (self.budget - u_low) / max(u_high - u_low, 1e-12)
         return low + min(max(0.95 * share, 0.15), 0.85) * (high - low)
 
     def _widen(self, known: _Told, allowed: float) -> bool:
@@ -243,7 +247,7 @@ class BudgetController:
         return total
 
     def _cost_of(self, plan: RankPlan) -> float:
-        return sum(self.cost(layer, plan.get(layer.name)) for layer in self.layers)
+        return cost_of(self.cost, self.layers, plan)
 
 
 def layer_options(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
@@ -273,4 +277,4 @@ def layer_damages(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> 
 
 
 def _damage(row: Row) -> float:
-    return max(row.evaluation.delta_fid, row.evaluation.ci_high / 2, 1e-12)
+    return max(row.score.rise, row.score.ci_high / 2, 1e-12)

@@ -1,8 +1,8 @@
-"""What a choice does to the images of a few latents, and what FID rise that stands for.
+"""What a choice does to the images of a few latents, and what rise in the score that stands for.
 
-An FID needs thousands of images before it says anything; how far each image moves shows on a
-hundred. The movement is measured for every choice of every layer, the rise for a handful of them,
-and a straight line through those, in logarithms, gives the rest.
+A distance of features needs thousands of images before it says anything; how far each image
+moves shows on a hundred. The movement is measured for every choice of every layer, the rise for a
+handful of them, and a straight line through those, in logarithms, gives the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ard.measuring.evaluate import Candidate, Evaluation
+from ard.measuring.evaluate import Candidate
+from ard.measuring.score import MOVEMENT, Score
 from ard.plan import Factorization
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.sampling import extract_features
@@ -33,15 +34,27 @@ PRIOR_SLOPE, PRIOR_WEIGHT = 1.0, 3.0
 
 @dataclass(frozen=True)
 class MovementEvaluator:
-    """A proxy as an evaluator: the movement stands where a score stands, without an interval."""
+    """A proxy as an evaluator, whose scores are movements without an interval.
+
+    `features` says whose features move; it is empty where the images themselves do.
+    """
 
     measure: Proxy
-    n_samples: int
-    name: str = "images"
+    n_images: int
+    features: str
 
-    def __call__(self, candidate: Candidate) -> Evaluation:
+    def __call__(self, candidate: Candidate) -> Score:
         moved = self.measure(candidate.generator)
-        return Evaluation(moved, moved, moved, moved, self.n_samples, f"movement of {self.name}")
+        return Score(
+            metric=MOVEMENT,
+            value=moved,
+            rise=moved,
+            ci_low=moved,
+            ci_high=moved,
+            n_images=self.n_images,
+            features=self.features,
+            measured=True,
+        )
 
 
 def image_error(
@@ -124,13 +137,13 @@ class Calibration:
     spread: float
 
     def rise(self, choice: Choice, movement: float) -> float:
-        """The expected FID rise of a choice that moves the images this far."""
+        """The expected rise for a choice that moves the images this far."""
         offset = self.offset + self.of_layer.get(choice[0], 0.0)
         return float(np.exp(offset + self.slope * np.log(max(movement, 1e-12))))
 
 
 def calibrate_proxy(
-    movements: Mapping[Choice, float], measured: Mapping[Choice, Evaluation]
+    movements: Mapping[Choice, float], measured: Mapping[Choice, Score]
 ) -> Calibration:
     """Fit the line to the choices that were measured, at least one.
 
@@ -139,10 +152,10 @@ def calibrate_proxy(
     choices = [choice for choice in measured if movements.get(choice, 0) > 0]
     if not choices:
         raise ValueError("a calibration needs at least one measured choice that moves an image")
-    largest = max(max(m.delta_fid, m.ci_high / 2) for m in measured.values())
+    largest = max(max(m.rise, m.ci_high / 2) for m in measured.values())
     floor = max(MIN_SHARE * largest, 1e-12)
     x = np.log([movements[choice] for choice in choices])
-    y = np.log([max(measured[c].delta_fid, measured[c].ci_high / 2, floor) for c in choices])
+    y = np.log([max(measured[c].rise, measured[c].ci_high / 2, floor) for c in choices])
     # Least squares on centred values, with the prior slope as PRIOR_WEIGHT more measurements at
     # unit distance from the centre.
     dx, dy = x - x.mean(), y - y.mean()
@@ -160,18 +173,25 @@ def calibrate_proxy(
 
 
 def estimate(
-    movements: Mapping[Choice, float], measured: Mapping[Choice, Evaluation]
-) -> dict[Choice, Evaluation]:
-    """An evaluation for every choice: the measured ones as they are, the others from the line.
+    movements: Mapping[Choice, float], measured: Mapping[Choice, Score]
+) -> dict[Choice, Score]:
+    """A score for every choice: the measured ones as they are, the others from the line.
 
-    An estimate has no samples (`n_samples` 0), and its interval is one of two spreads.
+    The interval of an estimate is one of two spreads.
     """
     line = calibrate_proxy(movements, measured)
     known = next(iter(measured.values()))
-    dense_fid = known.fid - known.delta_fid
-    evaluations: dict[Choice, Evaluation] = {}
+    dense_value = known.value - known.rise
+    scores: dict[Choice, Score] = {}
     for choice, movement in movements.items():
         rise, factor = line.rise(choice, movement), float(np.exp(2 * line.spread))
-        guessed = Evaluation(dense_fid + rise, rise, rise / factor, rise * factor, 0, "")
-        evaluations[choice] = measured.get(choice, replace(guessed, extractor=known.extractor))
-    return evaluations
+        scores[choice] = measured.get(choice) or replace(
+            known,
+            value=dense_value + rise,
+            rise=rise,
+            ci_low=rise / factor,
+            ci_high=rise * factor,
+            n_images=0,
+            measured=False,
+        )
+    return scores

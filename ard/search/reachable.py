@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ard.costs.cost import LayerCost
+from ard.costs.cost import LayerCost, cost_of
 from ard.layers import LayerProfile, Profile
 from ard.measuring.sensitivity import SensitivityTable
-from ard.plan import RankPlan
+from ard.plan import DENSE, RankPlan
 from ard.search.allocation import allocate
 from ard.search.controller import layer_options
+from nas_gan.tables import text_table
 
 # Shares of the damage that the cheapest plan does, from mild to all of it.
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -18,7 +19,7 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Reachable:
-    """A plan that nobody measured: its cost and the rise in FID that the single layers suggest.
+    """A plan that nobody measured: its cost and the rise that the single layers suggest.
 
     `cost` is that of the layers in the objective's unit, `cost_ratio` the dense one over it.
     `expected` adds up what single layers lose, which recovered plans are guessed to lose.
@@ -41,13 +42,13 @@ def reachable_plans(
     """
     options = [layer_options(layer, table.of_layer(layer.name), cost) for layer in layers]
     most = sum(of_layer[-1].damage for of_layer in options)
-    dense = sum(cost(layer, None) for layer in profile.layers)
+    dense = cost_of(cost, profile.layers, DENSE)
     found: dict[RankPlan, Reachable] = {}
     for share in SHARES:
         chosen = allocate(options, share * most)
         pairs = zip(layers, chosen, strict=True)
         plan = RankPlan({layer.name: o.choice for layer, o in pairs if o.choice is not None})
-        of_plan = sum(cost(layer, plan.get(layer.name)) for layer in profile.layers)
+        of_plan = cost_of(cost, profile.layers, plan)
         found[plan] = Reachable(
             plan,
             profile.fixed_params + sum(x.params(plan.get(x.name)) for x in profile.layers),
@@ -59,22 +60,22 @@ def reachable_plans(
     return tuple(found.values())
 
 
-def to_text(rows: Sequence[Reachable], profile: Profile, fid_dense: float) -> str:
-    """The plans as a table, mildest first."""
-    head = ("reachable", "params", "", "MACs", "", "ΔFD expected", "")
-    lines = [head]
-    for number, row in enumerate(rows, start=1):
-        lines.append(
-            (
-                "smallest" if number == len(rows) else f"plan {number}",
-                f"{row.params:,}",
-                f"{profile.total_params / row.params:.2f}x",
-                f"{row.macs:,}",
-                f"{profile.total_macs / max(row.macs, 1):.2f}x",
-                f"+{row.expected:.3g}",
-                f"{row.expected / fid_dense:.0%}" if fid_dense > 0 else "",
-            )
+def to_text(rows: Sequence[Reachable], profile: Profile, dense: float, distance: str) -> str:
+    """The plans as a table, mildest first.
+
+    `dense` is the dense generator's score, and `distance` what the metric is called.
+    """
+    columns = ("reachable", "params", "ratio", "MACs", "ratio", f"Δ{distance} expected", "of dense")
+    cells = (
+        (
+            "smallest" if number == len(rows) else f"plan {number}",
+            f"{row.params:,}",
+            f"{profile.total_params / row.params:.2f}x",
+            f"{row.macs:,}",
+            f"{profile.total_macs / max(row.macs, 1):.2f}x",
+            f"+{row.expected:.3g}",
+            f"{row.expected / dense:.0%}" if dense > 0 else "",
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-    return "\n".join(padded)
+        for number, row in enumerate(rows, start=1)
+    )
+    return text_table(columns, cells)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from ard.costs.cost import LatencyCost
 from ard.costs.latency_table import LatencyTable
@@ -31,6 +31,7 @@ from ard.csv_cells import (
 from ard.errors import RankError, TableError
 from ard.factorization.ranks import factor_sizes
 from ard.layers import Kind, LayerProfile
+from ard.measuring.score import metric_of_rise
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization
 from ard.search.allocation import N_BINS, Option, allocate
@@ -39,10 +40,9 @@ from ard.signature import split_signatures
 
 PLAIN_COLUMNS = ("layer", "rank", "fid", "reduction_pct")
 # Columns that only a sensitivity table has: one is enough to tell the two kinds apart.
-SENSITIVITY_ONLY = ("kind", "method", "delta_fid", "ci_low", "ci_high")
+SENSITIVITY_ONLY = ("kind", "method", "ci_low", "ci_high")
 Value = TypeVar("Value")
-Counted = Literal["params", "macs"]
-DENSE_COLUMNS: dict[Counted, str] = {"params": "dense_params", "macs": "dense_macs"}
+DENSE_COLUMNS: dict[str, str] = {"params": "dense_params", "macs": "dense_macs"}
 SIGNATURE = "signature"
 # A layer whose dense size cannot be told is taken for this many times its largest row, because the
 # largest choice of a sweep keeps about half of the weights.
@@ -57,13 +57,13 @@ class ScoredChoice:
     Attributes:
         layer: the layer's name.
         choice: what replaces it; a bare rank where the table does not name the method.
-        fid: the score of the whole generator.
+        value: the score of the whole generator.
         reduction_pct: by how many percent the layer became smaller; negative if it grew.
     """
 
     layer: str
     choice: int | Factorization
-    fid: float
+    value: float
     reduction_pct: float
 
     @property
@@ -83,7 +83,8 @@ def read_text(path: Path) -> str:
 
 def is_sensitivity(text: str) -> bool:
     """Whether the header is that of a sensitivity table, complete or not."""
-    return any(name in header(text) for name in SENSITIVITY_ONLY)
+    columns = header(text)
+    return metric_of_rise(columns) is not None or any(name in columns for name in SENSITIVITY_ONLY)
 
 
 # -- plain tables
@@ -116,7 +117,7 @@ def read_plain(text: str) -> tuple[ScoredChoice, ...]:
 
 
 def ranks_within(
-    rows: Sequence[ScoredChoice], fid_dense: float, allowed: float, sizes: Mapping[str, float]
+    rows: Sequence[ScoredChoice], dense: float, allowed: float, sizes: Mapping[str, float]
 ) -> dict[str, ScoredChoice | None]:
     """For each layer a row or `None` for dense: least total size, summed rises within `allowed`.
 
@@ -135,7 +136,7 @@ def ranks_within(
             [
                 Option(None, size, 0.0),
                 *(
-                    Option(None, size * (1 - r.reduction_pct / 100), max(r.fid - fid_dense, 0.0))
+                    Option(None, size * (1 - r.reduction_pct / 100), max(r.value - dense, 0.0))
                     for r in of_layer
                 ),
             ]
@@ -205,7 +206,7 @@ def scored_choices(table: SensitivityTable, costs: RecordedCosts) -> tuple[Score
         ScoredChoice(
             row.layer,
             row.choice,
-            row.evaluation.fid,
+            row.score.value,
             100 * (1 - costs.factorized[row.layer, row.choice] / costs.dense[row.layer]),
         )
         for row in table.rows
@@ -229,7 +230,7 @@ def plan_within(table: SensitivityTable, allowed: float, costs: RecordedCosts) -
 # -- what the layers cost
 
 
-def counted_costs(text: str, table: SensitivityTable, quantity: Counted) -> RecordedCosts:
+def counted_costs(text: str, table: SensitivityTable, quantity: str) -> RecordedCosts:
     """Parameters or multiply-adds: as the rows say, and dense as `dense_sizes`.
 
     Raises:
@@ -253,7 +254,7 @@ def latency_costs(text: str, table: SensitivityTable, times: LatencyTable) -> Re
     if missing := [name for name in names if name not in signatures]:
         raise TableError(
             f"the table has no {SIGNATURE} for {missing[0]}, by which a time could be looked up; "
-            "sweep again with this version, or take another --objective"
+            "sweep again with this version, or choose by another objective"
         )
     cost = LatencyCost(times)
     layers = {
@@ -276,7 +277,7 @@ def recorded_signatures(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def dense_sizes(
-    text: str, table: SensitivityTable, quantity: Counted
+    text: str, table: SensitivityTable, quantity: str
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The dense cost of every layer, and the names of those for which it is only assumed.
 
@@ -300,7 +301,7 @@ def dense_sizes(
     return sizes, tuple(assumed)
 
 
-def recorded_sizes(text: str, quantity: Counted) -> dict[str, int]:
+def recorded_sizes(text: str, quantity: str) -> dict[str, int]:
     """The dense cost of each layer from the column for it; empty without that column.
 
     Raises:

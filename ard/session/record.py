@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ard.errors import ArdError
+from ard.errors import ArdError, JournalError
 from ard.measuring.journal import FileJournal
 from ard.session.config import SearchConfig, SweepConfig
 from ard.session.setting import Setting
@@ -24,13 +24,16 @@ def run_directory(config: SweepConfig) -> Path:
     """
     run_dir = config.run_dir or Path("runs") / config.checkpoint.stem
     if run_dir.exists() and not run_dir.is_dir():
-        raise ArdError(f"{run_dir} is a file; give another --run-dir")
+        raise ArdError(f"{run_dir} is a file; give another run directory")
     return run_dir
 
 
 def open_journal(config: SweepConfig, setting: Setting, run_dir: Path) -> FileJournal:
     """The record of a run; its settings are written beside it."""
-    journal = FileJournal(run_dir / "journal.jsonl", fingerprint(config, setting))
+    try:
+        journal = FileJournal(run_dir / "journal.jsonl", fingerprint(config, setting))
+    except JournalError as error:
+        raise JournalError(error.message, setting="run_dir") from error
     write_json(run_dir / "config.json", resolved_config(config, setting, run_dir))
     return journal
 
@@ -44,7 +47,8 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
     return {
         "checkpoint": sha256(config.checkpoint),
         "extractor": setting.extractor.name,
-        "reference": setting.reference,
+        "metric": setting.metric.name,
+        "reference": setting.reference.source,
         **{name: getattr(config, name) for name in names},
     }
 
@@ -55,7 +59,7 @@ def resolved_config(config: SweepConfig, setting: Setting, run_dir: Path) -> dic
         **{k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
         "run_dir": str(run_dir),
         "extractor": setting.extractor.name,
-        "reference_source": setting.reference,
+        "reference_source": setting.reference.source,
         "environment": environment(),
     }
 

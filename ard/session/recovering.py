@@ -1,16 +1,17 @@
-"""The recovery that a run's settings describe, remembered in its directory."""
+"""The recovery that a run's settings describe, kept in its directory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from ard.errors import ArdError
-from ard.measuring.evaluate import Candidate, FidEvaluator
-from ard.plan import DENSE, RankPlan
-from ard.recovery.adversarial import Polish, batches_of, polish
+from ard.measuring.evaluate import Candidate, Evaluator
+from ard.plan import RankPlan
+from ard.recovery.adversarial import FineTuning, batches_of, fine_tune
 from ard.recovery.distillation import Distance, Recovery, feature_distance, recover
 from ard.recovery.recover import Build
 from ard.recovery.staging import in_stages
@@ -30,102 +31,149 @@ N_SELECTION = 128  # latents on which recovery watches the image error
 FEATURE_WEIGHT = 1.0
 
 
-def make_store(
-    config: SearchConfig,
-    setting: Setting,
-    run_dir: Path,
-    evaluate: FidEvaluator,
-    discriminator: nn.Module | None,
-    real: Callable[[int], Batch] | None,
-) -> RecoveredStore:
-    """The recovery of a run, remembered in its directory.
+@dataclass(frozen=True)
+class Recovering:
+    """How plans are recovered: the store that does it once per plan, and a line for the screen."""
 
-    `evaluate` picks its best state, `discriminator` is there where the recovery makes use of one,
-    `real` are the images of the polish where there is one.
+    store: RecoveredStore
+    description: str
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The discriminator where the recovery uses one, and what it takes for real images."""
+
+    discriminator: nn.Module | None
+    real: Callable[[int], Batch] | None
+    source: str
+
+
+def open_recovery(
+    config: SearchConfig, setting: Setting
+) -> Callable[[Path, Evaluator], Recovering]:
+    """The recovery of a run, given its directory and what picks the best state.
+
+    Everything that it needs is looked for now, before anything is written.
+
+    Raises:
+        ArdError: it asks for a discriminator that the checkpoint does not hold, or that does not
+            fit.
     """
+    discriminator = discriminator_of(config, setting)
+    judge = _Judge(discriminator, None, "")
+    if fine_tuning_steps(config, setting):
+        source, real = real_images(config, setting)
+        judge = _Judge(discriminator, real, source)
+
+    def prepared(run_dir: Path, evaluate: Evaluator) -> Recovering:
+        recovery = _recovery(config, setting, judge, evaluate)
+        store = RecoveredStore(
+            run_dir / "recovered", setting.checkpoint, setting.generator, recovery
+        )
+        description = ""
+        if judge.real is not None:
+            description = (
+                f"recovery: {config.recover_steps} updates of distillation, then "
+                f"{fine_tuning_steps(config, setting)} of adversarial fine-tuning against the "
+                f"checkpoint's discriminator ({judge.source})"
+            )
+        return Recovering(store, description)
+
+    return prepared
+
+
+def _recovery(
+    config: SearchConfig, setting: Setting, judge: _Judge, evaluate: Evaluator
+) -> Callable[[Build, RankPlan], nn.Module]:
+    """Distillation, in stages where a plan shrinks the net far, then adversarial fine-tuning."""
     selection = setting.latents(N_SELECTION, config.seed + SEEDS["selection"])
     shown = selection[:2].to(config.device)
-    settings = Recovery(
+    distillation = Recovery(
         config.recover_steps,
         config.recover_batch,
         config.recover_lr,
         seed=config.seed + SEEDS["recovery"],
     )
-    distance: Distance = image_distance
-    polishing = Polish(
-        polish_steps(config, setting),
+    fine_tuning = FineTuning(
+        fine_tuning_steps(config, setting),
         config.recover_batch,
-        seed=config.seed + SEEDS["polish"],
+        seed=config.seed + SEEDS["fine_tuning"],
         loss=loss_of(setting.checkpoint),
     )
+    distance: Distance = image_distance
     weight = feature_weight(config, setting)
-    if weight and discriminator is not None:
-        distance = feature_distance(discriminator, weight)
+    if weight and judge.discriminator is not None:
+        distance = feature_distance(judge.discriminator, weight)
+
+    def latents(settings: Recovery | FineTuning) -> StepLatents:
+        return StepLatents(
+            settings.seed, settings.batch_size, setting.latent_dim, setting.n_classes
+        )
 
     def score(network: nn.Module) -> float:
-        return evaluate(Candidate(DENSE, lambda _: network)).fid
+        return evaluate(Candidate.finished(network)).value
 
     def distilled(student: nn.Module, settings: Recovery) -> nn.Module:
-        with progress("  recovering", settings.n_steps) as advance:
+        with progress("  distillation", settings.n_steps) as advance:
             return recover(
                 student,
                 setting.generator,
                 settings,
+                latents=latents(settings),
                 selection=selection,
                 score=score,
                 distance=distance,
-                latent_dim=setting.latent_dim,
-                n_classes=setting.n_classes,
                 device=config.device,
                 on_update=advance,
             )
 
     def recovered(build: Build, plan: RankPlan) -> nn.Module:
         network = in_stages(
-            build, plan, setting.generator, shown, config.stage_ratio, settings, distilled
+            build, plan, setting.generator, shown, config.stage_ratio, distillation, distilled
         )
-        if real is not None and discriminator is not None:
-            with progress("  polishing", polishing.n_steps) as advance:
-                network = polish(
+        if judge.real is not None and judge.discriminator is not None:
+            with progress("  adversarial fine-tuning", fine_tuning.n_steps) as advance:
+                network = fine_tune(
                     network,
-                    discriminator,
-                    polishing,
-                    real=real,
-                    latent_dim=setting.latent_dim,
-                    n_classes=setting.n_classes,
+                    judge.discriminator,
+                    fine_tuning,
+                    real=judge.real,
+                    latents=latents(fine_tuning),
                     score=score,
                     device=config.device,
                     on_update=advance,
                 )
         return network
 
-    return RecoveredStore(run_dir / "recovered", setting.checkpoint, setting.generator, recovered)
+    return recovered
 
 
 def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None:
-    """The discriminator, where the recovery makes use of one.
+    """The discriminator, where the recovery uses one.
 
     Raises:
-        ArdError: it is asked to, and the checkpoint has none, or one that also takes labels; or a
+        ArdError: one is asked for, and the checkpoint has none, or one that also takes labels; or a
             batch is too small for it.
     """
     if config.feature_weight and setting.n_classes:
         raise ArdError(
-            f"--feature-weight {config.feature_weight:g}: the discriminator of a conditional "
-            "generator judges images with their labels, whose features are not used; leave it out"
+            f"{config.feature_weight:g}: the discriminator of a conditional generator judges "
+            "images with their labels, whose features are not used; leave it out",
+            setting="feature_weight",
         )
-    if not (feature_weight(config, setting) or polish_steps(config, setting)):
+    if not (feature_weight(config, setting) or fine_tuning_steps(config, setting)):
         return None
     discriminator = build_saved_discriminator(setting.checkpoint)
     if discriminator is None:
         raise ArdError(
-            f"{config.checkpoint} holds no discriminator, which --feature-weight and "
-            "--polish-steps need; leave them out"
+            f"{config.checkpoint} holds no discriminator, which feature_weight and polish_steps "
+            "need; leave them out"
         )
-    if config.recover_batch < 2 and polish_steps(config, setting):
+    if config.recover_batch < 2 and fine_tuning_steps(config, setting):
         raise ArdError(
-            f"--recover-batch {config.recover_batch}: the polish compares images with one another "
-            "and needs batches of at least 2; give more, or --polish-steps 0"
+            f"{config.recover_batch}: adversarial fine-tuning compares images with one another and "
+            "needs batches of at least 2; take more, or no updates of it",
+            setting="recover_batch",
         )
     return discriminator.to(config.device)
 
@@ -134,30 +182,25 @@ def feature_weight(config: SearchConfig, setting: Setting) -> float:
     """What the discriminator's features weigh in the recovery of this checkpoint."""
     if config.feature_weight is not None:
         return config.feature_weight
-    saved = holds_discriminator(setting.checkpoint)
+    saved = setting.checkpoint.holds_discriminator
     return FEATURE_WEIGHT if saved and not setting.n_classes else 0.0
 
 
-def polish_steps(config: SearchConfig, setting: Setting) -> int:
+def fine_tuning_steps(config: SearchConfig, setting: Setting) -> int:
     """How many adversarial updates a recovery of this checkpoint ends with."""
     if config.polish_steps is not None:
         return config.polish_steps
-    return config.recover_steps if holds_discriminator(setting.checkpoint) else 0
-
-
-def holds_discriminator(checkpoint: Checkpoint) -> bool:
-    """Whether the discriminator that the generator was trained against is in its file."""
-    return checkpoint.discriminator is not None and checkpoint.discriminator_config is not None
+    return config.recover_steps if setting.checkpoint.holds_discriminator else 0
 
 
 def loss_of(checkpoint: Checkpoint) -> str:
     """The loss that a checkpoint says it was trained by, or that of the shipped ones."""
     name = checkpoint.provenance.get("loss")
-    return name if name in LOSSES or name in ALIASES else Polish.loss
+    return name if name in LOSSES or name in ALIASES else FineTuning.loss
 
 
 def real_images(config: SearchConfig, setting: Setting) -> tuple[str, Callable[[int], Batch]]:
-    """Batches for the polish: of the data set where it is on disk, else of the dense generator.
+    """Real images for the fine-tuning: the data set if available, else the dense generator's.
 
     What they are comes with them, in words.
     """
@@ -168,6 +211,6 @@ def real_images(config: SearchConfig, setting: Setting) -> tuple[str, Callable[[
         except MissingDataError:
             pass
     draw = StepLatents(seed, config.recover_batch, setting.latent_dim, setting.n_classes)
-    absent = "" if name is None or setting.n_classes else f"; {name} is not on this disk"
+    absent = "" if name is None or setting.n_classes else f"; {name} is not available"
     dense = batches_of(setting.generator, draw, setting.n_classes, config.device)
     return f"images of the dense generator{absent}", dense

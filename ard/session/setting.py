@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ard.errors import ArdError
-from ard.measuring.evaluate import FidEvaluator
+from ard.measuring.bank import DenseBank, Reference
+from ard.measuring.metric import Metric, ReferenceRequest
+from ard.measuring.metrics import MetricName, metric_named
 from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
 from nas_gan.data.images import Fit, Images, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
-from nas_gan.metrics.frechet import FeatureStatistics, FrechetReference, PairedFid
-from nas_gan.metrics.reference import DENSE_SOURCE, cache_dir, dense_images, find_reference
-from nas_gan.metrics.sampling import extract_features, latent_bank
+from nas_gan.metrics.reference import cache_dir, dense_images
+from nas_gan.metrics.sampling import latent_bank
 
 
 @dataclass(frozen=True)
 class MeasuringConfig:
     """How quality is measured; shared by every command that measures."""
 
+    metric: MetricName = "fid"
+    """What a budget bounds the rise of: the Fréchet distance, or a kernel distance on the same
+    features."""
     samples: int = 5000
     """Images behind the scores of whole plans."""
     sweep_samples: int = 1000
@@ -36,7 +39,8 @@ class MeasuringConfig:
     inception_weights: Path | None = None
     """pytorch-fid's weights, if they are not in torch's cache."""
     reference: str = "auto"
-    """Reference statistics: auto, dense, or an .npz file with mu and sigma."""
+    """What images are compared with: auto, dense, or an .npz file (mu and sigma for a Fréchet
+    distance, features for a kernel distance)."""
     data_root: Path | None = None
     """Folder of the data set, for reference statistics that are not shipped."""
     model: str | None = None
@@ -51,16 +55,15 @@ class MeasuringConfig:
 class Setting:
     """A dense generator on its device, and everything that scores it.
 
-    `reference` says where `statistics` came from; `load_images` reads the data set that the
-    checkpoint names, where it names one.
+    `load_images` reads the data set that the checkpoint names, if it names one.
     """
 
     checkpoint: Checkpoint
     generator: nn.Module
     latent_dim: int
     extractor: FeatureExtractor
-    statistics: FeatureStatistics
-    reference: str
+    metric: Metric
+    reference: Reference
     n_classes: int = 0
     load_images: Callable[[], Images] | None = None
 
@@ -68,15 +71,15 @@ class Setting:
         """A bank of latents for the generator, with labels if it takes any."""
         return latent_bank(n, self.latent_dim, seed, self.n_classes)
 
-    @cached_property
-    def frechet(self) -> FrechetReference:
-        """The reference side of every distance, prepared once for all banks of latents."""
-        return FrechetReference(self.statistics)
-
     @property
     def comparable(self) -> bool:
-        """Whether a distance here compares with published FIDs: Inception, and real images."""
-        return self.extractor.comparable and self.reference != DENSE_SOURCE
+        """Whether a distance here compares with published ones: Inception, and real images."""
+        return self.extractor.comparable and not self.reference.dense
+
+    @property
+    def distance(self) -> str:
+        """What tables and pictures call the metric here."""
+        return self.metric.label(self.comparable)
 
 
 def load_setting(path: Path, config: MeasuringConfig) -> Setting:
@@ -108,24 +111,27 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
         resolution = generator(probe).shape[-1]
     fit = recorded_fit(checkpoint.provenance)
     load_images = _data_loader(dataset, resolution, config.data_root, fit)
-    statistics, source = find_reference(
-        config.reference,
-        extractor,
-        dataset=dataset,
-        resolution=resolution,
-        data=load_images,
-        dense=lambda: dense_images(
-            generator,
-            latent_dim,
-            max(config.samples, 2 * extractor.dim),
-            config.seed,
-            batch_size=config.batch_size,
-            device=config.device,
-        ),
-        cache=cache_dir(),
+    metric = metric_named(config.metric)
+    reference = metric.find_reference(
+        ReferenceRequest(
+            wanted=config.reference,
+            extractor=extractor,
+            dataset=dataset,
+            resolution=resolution,
+            data=load_images,
+            dense=lambda: dense_images(
+                generator,
+                latent_dim,
+                max(config.samples, 2 * extractor.dim),
+                config.seed,
+                batch_size=config.batch_size,
+                device=config.device,
+            ),
+            cache=cache_dir(),
+        )
     )
     return Setting(
-        checkpoint, generator, latent_dim, extractor, statistics, source, n_classes, load_images
+        checkpoint, generator, latent_dim, extractor, metric, reference, n_classes, load_images
     )
 
 
@@ -145,23 +151,14 @@ def _data_loader(
     return load
 
 
-def make_evaluator(
-    setting: Setting, config: MeasuringConfig, *, n: int, seed: int, bootstrap: bool = False
-) -> FidEvaluator:
-    """A ΔFID evaluator on its own bank of `n` latents; scores the dense generator once."""
-    latents = setting.latents(n, seed)
-    features = extract_features(
+def bank_of(setting: Setting, config: MeasuringConfig, n: int, seed: int) -> DenseBank:
+    """The dense generator on its own bank of `n` latents."""
+    return DenseBank(
         setting.generator,
-        latents,
+        setting.latents(n, seed),
         setting.extractor,
-        batch_size=config.batch_size,
-        device=config.device,
-    )  # (n, dim)
-    return FidEvaluator(
-        PairedFid(setting.frechet, features, seed=seed),
-        latents,
-        setting.extractor,
-        bootstrap=bootstrap,
+        setting.reference,
+        seed,
         batch_size=config.batch_size,
         device=config.device,
     )

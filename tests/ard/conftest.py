@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny import checkpoint_of, lively_generator
 
-from ard.measuring.evaluate import Evaluation
+from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization, Method, RankPlan
-from ard.report.values import CompressionReport, LatencyRow, LayerRow, Totals, Trial
+from ard.report.values import CompressionReport, LayerRow, TimedRow, Totals, Trial
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import run
 
@@ -37,8 +37,17 @@ LAYERS = (
 SHARES = (0.1, 0.25, 0.5, 0.75)
 
 
-def evaluation(delta: float, half: float = 0.5, n: int = 2000) -> Evaluation:
-    return Evaluation(446.0 + delta, delta, delta - half, delta + half, n, FEATURES)
+def evaluation(delta: float, half: float = 0.5, n: int = 2000) -> Score:
+    return Score(
+        metric="fid",
+        value=446.0 + delta,
+        rise=delta,
+        ci_low=delta - half,
+        ci_high=delta + half,
+        n_images=n,
+        features=FEATURES,
+        measured=True,
+    )
 
 
 def _rows() -> tuple[Row, ...]:
@@ -82,7 +91,7 @@ def example_report() -> CompressionReport:
     table = SensitivityTable(evaluation(0.0, 0.0), _rows())
     plan = RankPlan(
         {
-            name: next(row.choice for row in table.of_layer(name) if row.evaluation.delta_fid < 4)
+            name: next(row.choice for row in table.of_layer(name) if row.score.rise < 4)
             for name, *_ in LAYERS[:-1]
         }
     )
@@ -91,6 +100,7 @@ def example_report() -> CompressionReport:
             plan.without_layer("l1") if i else plan,
             round(1_230_000 / ratio),
             round(45_600_000 / (1 + 0.7 * (ratio - 1))),
+            round(1_230_000 / ratio),
             evaluation(delta, half),
             delta + half <= 22.3,
         )
@@ -110,6 +120,7 @@ def example_report() -> CompressionReport:
         checkpoint="fashion_mnist.pt",
         dataset="fashion-mnist",
         objective="params",
+        metric="fid",
         budget=22.3,
         budget_text="5%",
         budget_met=True,
@@ -122,16 +133,16 @@ def example_report() -> CompressionReport:
             ("to_rgb.2", "too thin to factorize (128 -> 3 channels)"),
             ("cell1.up1.ups.0.c.1", "called 2 times in one pass"),
         ),
-        dense=Totals(1_230_000, 45_600_000, 4_920_000),
-        compressed=Totals(410_000, 19_000_000, 1_640_000),
-        fid_dense=446.0,
+        dense=Totals(1_230_000, 45_600_000, 1_230_000, 4_920_000),
+        compressed=Totals(410_000, 19_000_000, 410_000, 1_640_000),
+        dense_score=446.0,
         factorized=evaluation(118.0, 9.0, 4000),
         recovered=evaluation(12.5, 3.6, 4000),
         trials=trials,
         table=table,
         latency=(
-            LatencyRow("onnxruntime-cpu", 1, 4.2, 2.0, 2.1, 2.02, 2.2),
-            LatencyRow("onnxruntime-cpu", 64, 212.0, 88.3, 2.4, 2.31, 2.48),
+            TimedRow("onnxruntime-cpu", 1, 4.2, 2.0, 2.1, 2.02, 2.2),
+            TimedRow("onnxruntime-cpu", 64, 212.0, 88.3, 2.4, 2.31, 2.48),
         ),
         timings={"dense scores": 21.5, "sweep": 193.0, "search and recovery": 141.2, "report": 0.4},
         environment={"python": "3.11.2", "torch": "2.15.0", "machine": "Linux x86_64", "seed": "0"},

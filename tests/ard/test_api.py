@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from ard.assembly.surgery import apply_plan
 from ard.errors import ArdError, NonFiniteError, NothingToFactorizeError, PlanError
-from ard.measuring.evaluate import Candidate, Evaluation, ScoreEvaluator
-from ard.pipeline import CompressionResult, compress_generator
+from ard.grid import RankGrid
+from ard.measuring.evaluate import Candidate, ScoreEvaluator
+from ard.measuring.score import Score
+from ard.pipeline import CompressionResult, Effort, compress_generator
 from ard.plan import Factorization, RankPlan
 from ard.recovery.distillation import Recovery, recover, rows_of
 from ard.recovery.recover import Build
@@ -50,10 +52,10 @@ def compressed(
     return compress_generator(
         generator,
         latents,
-        fid_budget=budget,
+        budget=budget,
         evaluators=evaluate,
-        fractions=fractions,
-        max_trials=2,
+        grid=RankGrid(fractions=fractions),
+        effort=Effort(max_trials=2),
     )
 
 
@@ -66,7 +68,7 @@ def holds(result: CompressionResult, generator: nn.Module, latents: Tensor, budg
     images, dense = result.generator(latents), generator(latents)
     error = (images - dense)[:16].abs().mean().item()
     assert images.shape == dense.shape
-    assert error == pytest.approx(result.recovered.delta_fid, rel=1e-4)
+    assert error == pytest.approx(result.recovered.rise, rel=1e-4)
     return (
         result.budget_met and error <= budget and n_params(result.generator) < n_params(generator)
     )
@@ -99,16 +101,16 @@ def test_ten_lines_of_the_readme_on_a_dcgan() -> None:
         targets = generator(latents)
 
     def error(network: nn.Module) -> Tensor:
-        return (network(latents) - targets).abs().mean(dim=(1, 2, 3))  # a number an image
+        return (network(latents) - targets).abs().mean(dim=(1, 2, 3))  # one number per image
 
     evaluate = ScoreEvaluator(error, generator)
-    result = compress_generator(generator, latents, fid_budget=0.1, evaluators=evaluate)
+    result = compress_generator(generator, latents, budget=0.1, evaluators=evaluate)
     small = result.generator  # plain torch layers, ready to save or to export
     # ---
     assert result.budget_met
     assert result.recovered.ci_high <= 0.1
     assert n_params(small) < 0.7 * n_params(generator)
-    assert error(small).mean().item() == pytest.approx(result.recovered.delta_fid)
+    assert error(small).mean().item() == pytest.approx(result.recovered.rise)
     assert all(type(m).__module__.startswith("torch.nn") for m in list(small.modules())[1:])
 
 
@@ -173,11 +175,11 @@ def test_a_u_net_takes_images_where_others_take_latents(fit: str) -> None:
     result = compress_generator(
         generator,
         images,
-        fid_budget=0.1,
+        budget=0.1,
         evaluators=image_error_score(generator, images[:16]),
-        fractions=(0.4,),
+        grid=RankGrid(fractions=(0.4,)),
         fit=fit,  # type: ignore[arg-type]  # a parameter of the test is any text
-        max_trials=2,
+        effort=Effort(max_trials=2),
     )
     assert holds(result, generator, images, 0.1)
     assert {"down2", "middle", "up"} & set(result.plan)
@@ -213,16 +215,15 @@ def test_a_u_net_is_recovered_on_images_in_one_argument_more() -> None:
     result = compress_generator(
         generator,
         seen,
-        fid_budget=0.5,
+        budget=0.5,
         evaluators=image_error_score(generator, held_out),
-        methods=("tucker2",),
-        fractions=(0.15,),
-        max_trials=1,
+        grid=RankGrid(("tucker2",), (0.15,)),
+        effort=Effort(max_trials=1),
         recover=train,
     )
     # ---
     assert result.budget_met
-    assert result.recovered.delta_fid < 0.9 * result.factorized.delta_fid
+    assert result.recovered.rise < 0.9 * result.factorized.rise
 
 
 class Gate(nn.Module):
@@ -265,16 +266,27 @@ def test_one_number_as_a_score_and_a_function_as_an_evaluator_do_as_well() -> No
     def worst(network: nn.Module) -> float:
         return (network(latents) - targets).abs().max().item()
 
-    def evaluate(candidate: Candidate) -> Evaluation:
+    def evaluate(candidate: Candidate) -> Score:
         rise = worst(candidate.generator)
-        return Evaluation(rise, rise, rise, rise, len(latents), "worst pixel")
+        return Score(
+            metric="worst_pixel",
+            value=rise,
+            rise=rise,
+            ci_low=rise,
+            ci_high=rise,
+            n_images=len(latents),
+            features="",
+            measured=True,
+        )
 
     first, second = (
-        compress_generator(generator, latents, fid_budget=2.0, evaluators=e, fractions=(0.4, 0.2))
+        compress_generator(
+            generator, latents, budget=2.0, evaluators=e, grid=RankGrid(fractions=(0.4, 0.2))
+        )
         for e in (evaluate, ScoreEvaluator(worst, generator))
     )
     assert first.plan == second.plan
-    assert first.recovered.delta_fid == pytest.approx(second.recovered.delta_fid)
+    assert first.recovered.rise == pytest.approx(second.recovered.rise)
     assert second.recovered.ci_low == second.recovered.ci_high
 
 
@@ -287,9 +299,7 @@ def test_a_generator_without_a_layer_to_factorize_is_an_error() -> None:
         net.requires_grad_(False)
         x = latents[:, :, None] if isinstance(net, nn.Conv1d) else latents
         with pytest.raises(NothingToFactorizeError, match="no layer to factorize"):
-            compress_generator(
-                net, x, fid_budget=1.0, evaluators=ScoreEvaluator(lambda n: 0.0, net)
-            )
+            compress_generator(net, x, budget=1.0, evaluators=ScoreEvaluator(lambda n: 0.0, net))
 
 
 def test_a_generator_that_returns_nan_is_an_error_that_names_the_layer() -> None:
@@ -298,7 +308,7 @@ def test_a_generator_that_returns_nan_is_an_error_that_names_the_layer() -> None
     latents = torch.randn(8, 10)
     unused = ScoreEvaluator(lambda net: 0.0, generator)
     with pytest.raises(NonFiniteError, match=r"layers\.3: the output of this layer"):
-        compress_generator(generator, latents, fid_budget=1.0, evaluators=unused)
+        compress_generator(generator, latents, budget=1.0, evaluators=unused)
     with pytest.raises(NonFiniteError, match="score of the dense generator is NaN"):
         image_error_score(generator, latents)
 
@@ -321,10 +331,10 @@ def test_every_refusal_is_one_line() -> None:
     another = RankPlan({"middle": Factorization("tucker2", (4, 4))}, {"middle": (48, 48, 3, 3)})
     refusals: dict[str, Callable[[], object]] = {
         "0 layers": lambda: compress_generator(
-            thin, torch.zeros(4, 8), fid_budget=1.0, evaluators=unused
+            thin, torch.zeros(4, 8), budget=1.0, evaluators=unused
         ),
         "NaN": lambda: compress_generator(
-            broken, torch.zeros(4, 10), fid_budget=1.0, evaluators=unused
+            broken, torch.zeros(4, 10), budget=1.0, evaluators=unused
         ),
         "rank (25, 4)": lambda: apply_plan(unet, too_large),
         "(48, 48, 3, 3)": lambda: apply_plan(unet, another),
@@ -348,7 +358,12 @@ def test_nothing_of_the_generator_is_changed_whatever_its_mode() -> None:
     generator.train()
     evaluate = ScoreEvaluator(lambda net: (net(latents) - targets).abs().mean().item(), generator)
     compress_generator(
-        generator, latents, fid_budget=0.1, evaluators=evaluate, fractions=(0.4,), max_trials=1
+        generator,
+        latents,
+        budget=0.1,
+        evaluators=evaluate,
+        grid=RankGrid(fractions=(0.4,)),
+        effort=Effort(max_trials=1),
     )
     assert all(torch.equal(generator.state_dict()[n], t) for n, t in before.items())
     assert all(module.training for module in generator.modules())

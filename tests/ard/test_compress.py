@@ -180,8 +180,8 @@ def test_a_budget_that_nothing_meets_exits_3_with_the_best_found_saved(
     assert grid.stat().st_size > 0
     # An absolute budget in a feature space of another scale comes with its percentage.
     hint = " ".join(err.split())
-    assert "hint: a distance in efficientnet-lite0@96 features is on another scale" in hint
-    assert "says the same here as --fid-budget" in hint
+    assert "hint: distances in efficientnet-lite0@96 features have another scale" in hint
+    assert "is the same here as --fid-budget" in hint
     # The sweep of the first run is not measured again for another budget.
     before, after = Counter(journal(finished[0])), Counter(journal(run_dir))
     assert set(after.values()) == {1}
@@ -426,7 +426,7 @@ BAD_OPTIONS = {
     "no reference": ("--reference=nowhere.npz", "nowhere.npz: no such file"),
     "no builder": ("--model=nowhere:build", "--model nowhere:build"),
     "no such ratio": ("--stage-ratio=1", "--stage-ratio must be above 1"),
-    "no weights": ("--objective=mixed", "--objective mixed needs --weights"),
+    "no weights": ("--objective=mixed", "--objective mixed needs weights"),
     "no table": ("--latency-table=nowhere.csv", "--latency-table nowhere.csv: no such file"),
     "no precision": ("--precision=fp61", "did you mean fp16"),
     "no discriminator": ("--polish-steps=2", "tiny.pt holds no discriminator"),

@@ -8,11 +8,13 @@ import torch
 from tiny import SmallNet, lively_generator
 
 from ard.costs.alignment import rank_multiple
-from ard.costs.cost import make_cost, plan_cost
+from ard.costs.cost import cost_of
 from ard.costs.latency_table import LatencyTable
-from ard.costs.layer_times import time_layers, wanted_choices
+from ard.costs.layer_times import LayerTiming, time_layers, to_text, wanted_choices
+from ard.costs.objectives import make_cost
 from ard.errors import DeliveryError
-from ard.latency import LatencyConfig, load_layers, main, to_text
+from ard.grid import RankGrid
+from ard.latency import LatencyConfig, load_layers, main
 from ard.layers import profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
 from nas_gan.cli import run
@@ -43,14 +45,14 @@ def test_a_table_measured_once_prices_every_plan_of_its_grid(
     cost = make_cost("latency", table=table)
     plan = RankPlan({layer.name: layer.rank_grid("spatial_svd", (0.3,))[0] for layer in wide})
     for chosen in (DENSE, plan):
-        assert 0 < plan_cost(chosen, wide, 0, cost) < 1000
+        assert 0 < cost_of(cost, wide, chosen) < 1000
     assert {row.conditions.precision for row in table.rows} == {"fp32"}
     assert all(row.ci_low <= row.milliseconds <= row.ci_high for row in table.rows)
 
 
 def test_layers_of_one_signature_are_written_once() -> None:
     layers = profile_layers(lively_generator(), torch.randn(2, 120)).layers
-    wanted = wanted_choices(layers, ("spatial_svd", "svd"), (0.5,), multiple_of=1)
+    wanted = wanted_choices(layers, RankGrid(("spatial_svd", "svd"), (0.5,)))
     assert len(set(wanted)) == len(wanted)
     signatures = {signature for layer in layers for signature in layer.signatures}
     assert {str(signature) for signature, _ in wanted} == signatures
@@ -86,8 +88,8 @@ def test_the_summary_counts_the_choices_that_are_not_faster() -> None:
         "linear 512x40 bias,svd(20),1,2.5,1,3,r,d,1,fp32\n"
     )
     layers = profile_layers(torch.nn.Sequential(torch.nn.Linear(40, 512)), torch.ones(2, 40)).layers
-    _, line = to_text(LatencyTable.from_csv(text), layers).splitlines()
-    assert line.split("  ") == ["linear 512x40 bias", *line.split("  ")[1:]]
+    _, _, line = to_text(LatencyTable.from_csv(text), layers).splitlines()
+    assert line.startswith("linear 512x40 bias ")
     assert line.split()[3:] == ["1", "1", "2", "1.5", "svd(4)", "1", "of", "2"]
 
 
@@ -116,4 +118,4 @@ def test_a_bad_setting_is_one_line(
 
 def test_the_message_of_a_failed_measurement_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(DeliveryError, match=r"python -m edge_bench.layers: .*no layers.json"):
-        time_layers(tmp_path, tmp_path / "latency.csv", batches=(1,), threads=1)
+        time_layers(tmp_path, tmp_path / "latency.csv", LayerTiming())

@@ -5,22 +5,23 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 from contracts import scored
 from torch import nn
 
 from ard.assembly.surgery import apply_plan
-from ard.costs.cost import params_cost
+from ard.costs.cost import cost_of, params_cost
 from ard.errors import BudgetError
 from ard.layers import LayerProfile
 from ard.measuring.sensitivity import SensitivityTable
-from ard.pareto import COLUMNS, ParetoConfig, cheaper_within, folder_of, main, parse_budgets
-from ard.pipeline import Found, Prepared
+from ard.pareto import ParetoConfig, main
+from ard.pipeline import Found, cheaper_within
 from ard.plan import DENSE, Factorization, RankPlan
+from ard.report.points import budget_folder, columns_of
+from ard.session.config import parse_budgets
 from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import run
 from nas_gan.metrics.sampling import latents_of
@@ -74,7 +75,7 @@ def test_budgets_come_in_order_and_a_larger_one_never_buys_a_larger_model(
     finished: tuple[Path, int],
 ) -> None:
     rows = rows_of(finished[0])
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == columns_of("fid")
     assert [row["budget"] for row in rows] == ["1e-9", "40%", "900%"]
     assert (rows[0]["met"], rows[-1]["met"]) == ("false", "true")
     met = [int(row["params"]) for row in rows if row["met"] == "true"]
@@ -128,7 +129,7 @@ def test_the_same_command_again_measures_nothing_and_fewer_budgets_neither(
         (("5%", "x"), "'x' is not a budget"),
         (("-1",), "'-1' is not a budget"),
         (("nan",), "'nan' is not a budget"),
-        ((), "--budgets needs at least one"),
+        ((), "budgets needs at least one"),
     ],
 )
 def test_a_budget_that_cannot_be_read_is_an_error(budgets: tuple[str, ...], message: str) -> None:
@@ -153,25 +154,25 @@ def test_a_bad_budget_or_no_discriminator_is_one_line_and_leaves_no_directory(
 
 def test_a_budget_that_comes_twice_counts_once() -> None:
     assert [b.text for b in parse_budgets(("5%", "0.5", "5%"))] == ["5%", "0.5"]
-    assert [folder_of(b) for b in parse_budgets(("5%", "0.5"))] == ["budget-5pct", "budget-0.5"]
+    assert [budget_folder(b) for b in parse_budgets(("5%", "0.5"))] == ["budget-5pct", "budget-0.5"]
 
 
-def found(rank: int, *, met: bool) -> Found:
+def found(rank: int, budget: float, *, met: bool) -> Found:
     plan = RankPlan({"l": Factorization("svd", (rank,))}) if rank else DENSE
-    return Found(
-        plan, nn.Identity(), met, scored(1), scored(1), (), SensitivityTable(scored(0), ())
-    )
+    table = SensitivityTable(scored(0), ())
+    return Found(budget, met, plan, nn.Identity(), scored(1), scored(1), (), table)
 
 
 def test_what_a_smaller_budget_found_is_taken_where_it_is_cheaper() -> None:
-    layer = LayerProfile("l", "linear", (32, 32))
-    prepared = cast(Prepared, SimpleNamespace(layers=(layer,)))
+    layers = (LayerProfile("l", "linear", (32, 32)),)
 
-    def choose(smaller: Found, larger: Found) -> Any:
-        return cheaper_within(smaller, larger, prepared, params_cost)
+    def choose(smaller: Found, larger: Found) -> RankPlan:
+        chosen = cheaper_within(smaller, larger, partial(cost_of, params_cost, layers))
+        assert chosen.budget == larger.budget
+        return chosen.plan
 
-    cheap, dear = found(2, met=True), found(9, met=True)
-    assert choose(cheap, dear) is cheap
-    assert choose(dear, cheap) is cheap
-    assert choose(dear, replace(cheap, budget_met=False)) is dear
-    assert choose(replace(cheap, budget_met=False), dear) is dear
+    cheap, expensive = found(2, 1.0, met=True), found(9, 2.0, met=True)
+    assert choose(cheap, expensive) == cheap.plan
+    assert choose(expensive, cheap) == cheap.plan
+    assert choose(expensive, replace(cheap, budget_met=False)) == expensive.plan
+    assert choose(replace(cheap, budget_met=False), expensive) == expensive.plan

@@ -12,24 +12,32 @@ from contracts import scored
 from tiny import SmallNet, fid_evaluator
 from torch import Tensor, nn
 
-from ard.costs.cost import macs_cost, make_cost
+from ard.costs.cost import macs_cost
+from ard.costs.objectives import make_cost
 from ard.errors import NothingToFactorizeError
+from ard.grid import RankGrid
 from ard.layers import LayerProfile, Profile
-from ard.measuring.evaluate import Candidate, Evaluation
+from ard.measuring.evaluate import Candidate
 from ard.measuring.journal import Journal, MemoryJournal
 from ard.measuring.measurement import Measurement
+from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import (
     CompressionResult,
+    Effort,
     Evaluators,
     Prepared,
+    Search,
     compress_generator,
+    compress_within,
     worthwhile_layers,
 )
+from ard.pipeline import Run as SearchRun
 from ard.plan import DENSE, Method, RankPlan
 from ard.recovery.distillation import Recovery, recover
 from ard.recovery.recover import Build
 from nas_gan.metrics.sampling import latent_bank
+from nas_gan.training.draws import StepLatents
 
 BUDGET = 600.0  # of a distance of 162, in features of pixels
 
@@ -47,11 +55,11 @@ def selection(dense: SmallNet) -> Tensor:
 class Counted:
     """An evaluator that counts, in front of another."""
 
-    def __init__(self, evaluate: Callable[[Candidate], Evaluation]) -> None:
+    def __init__(self, evaluate: Callable[[Candidate], Score]) -> None:
         self.evaluate = evaluate
-        self.plans: list[RankPlan] = []
+        self.plans: list[RankPlan | None] = []
 
-    def __call__(self, candidate: Candidate) -> Evaluation:
+    def __call__(self, candidate: Candidate) -> Score:
         self.plans.append(candidate.plan)
         return self.evaluate(candidate)
 
@@ -69,28 +77,28 @@ class Run:
 
     def recover(self, build: Callable[[], nn.Module], plan: RankPlan) -> nn.Module:
         settings = Recovery(self.n_steps, batch_size=8, n_checks=2)
-        size = self.dense.latent_dim
-        return recover(build(), self.dense, settings, selection=self.selection, latent_dim=size)
+        latents = StepLatents(settings.seed, settings.batch_size, self.dense.latent_dim)
+        return recover(build(), self.dense, settings, selection=self.selection, latents=latents)
 
-    def __call__(
+    def search(
         self,
-        fid_budget: float,
         methods: tuple[Method, ...] = ("tucker2", "svd"),
+        anchors: int = 0,
         **options: Any,
-    ) -> CompressionResult:
-        return compress_generator(
+    ) -> Search:
+        return Search(
             self.dense,
             latent_bank(32, self.dense.latent_dim, 6),
-            fid_budget=fid_budget,
-            evaluators=self.evaluators,
+            self.evaluators,
             cost=make_cost("params"),
             recover=self.recover,
-            journal=self.journal,
-            methods=methods,
-            fractions=(0.5, 0.2),
-            max_trials=3,
-            **options,
+            grid=RankGrid(methods, (0.5, 0.2)),
+            effort=Effort(anchors, max_trials=3),
+            run=SearchRun(self.journal, **options),
         )
+
+    def __call__(self, budget: float, **options: Any) -> CompressionResult:
+        return compress_generator(budget=budget, **vars(self.search(**options)))
 
     @property
     def n_scored(self) -> int:
@@ -98,7 +106,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def evaluators(dense: SmallNet) -> tuple[Callable[[Candidate], Evaluation], ...]:
+def evaluators(dense: SmallNet) -> tuple[Callable[[Candidate], Score], ...]:
     return (
         fid_evaluator(dense, 256, 1),
         fid_evaluator(dense, 512, 2),
@@ -109,7 +117,7 @@ def evaluators(dense: SmallNet) -> tuple[Callable[[Candidate], Evaluation], ...]
 def make_run(
     dense: SmallNet,
     selection: Tensor,
-    evaluators: tuple[Callable[[Candidate], Evaluation], ...],
+    evaluators: tuple[Callable[[Candidate], Score], ...],
     journal: Journal,
     n_steps: int = 4,
 ) -> Run:
@@ -121,7 +129,7 @@ def make_run(
 def finished(
     dense: SmallNet,
     selection: Tensor,
-    evaluators: tuple[Callable[[Candidate], Evaluation], ...],
+    evaluators: tuple[Callable[[Candidate], Score], ...],
 ) -> tuple[Run, CompressionResult]:
     """A compression with real scores and a budget that leaves something to decide."""
     run = make_run(dense, selection, evaluators, MemoryJournal())
@@ -146,7 +154,7 @@ def test_the_saved_generator_keeps_the_budget_on_latents_that_nothing_was_chosen
 ) -> None:
     _, result = finished
     fresh = fid_evaluator(dense, 512, 77)
-    assert fresh(Candidate(result.plan, lambda plan: result.generator)).delta_fid <= BUDGET
+    assert fresh(Candidate.finished(result.generator)).rise <= BUDGET
 
 
 def test_the_reported_scores_are_those_of_the_final_latents(
@@ -154,7 +162,7 @@ def test_the_reported_scores_are_those_of_the_final_latents(
 ) -> None:
     run, result = finished
     final = run.counted[2].evaluate
-    assert final(Candidate(result.plan, lambda plan: result.generator)) == result.recovered
+    assert final(Candidate.finished(result.generator)) == result.recovered
     stages = [m.stage for m in run.journal.measurements() if m.plan == result.plan]
     assert {"recovered", "final", "factorized"} <= set(stages)
 
@@ -220,7 +228,7 @@ def test_a_winner_that_does_not_hold_on_other_latents_gives_way_to_a_milder_plan
     strict = made_up(dense, selection, lambda damage: 2 * damage)
     result = strict(4.0)
     assert result.budget_met
-    assert result.recovered.delta_fid == 2 * damage_of(result.plan) <= 4.0 - 0.1
+    assert result.recovered.rise == 2 * damage_of(result.plan) <= 4.0 - 0.1
     finals = [m for m in strict.journal.measurements() if m.stage == "final"]
     assert len(finals) > 1
 
@@ -230,7 +238,7 @@ def test_a_winner_whose_every_successor_fails_ends_without_the_budget(
 ) -> None:
     result = made_up(dense, selection, lambda damage: 100 + damage)(9.0)
     assert not result.budget_met
-    assert result.recovered.delta_fid > 100
+    assert result.recovered.rise > 100
 
 
 class Dying(MemoryJournal):
@@ -325,10 +333,10 @@ def test_a_layer_that_the_proxy_flatters_is_measured_before_a_plan_relies_on_it(
     run, moved = with_proxy(dense, selection)
     honest = moved.evaluate
 
-    def flattering(candidate: Candidate) -> Evaluation:
+    def flattering(candidate: Candidate) -> Score:
         share = 1e-3 if "conv1" in candidate.plan else 1.0
         true = honest(candidate)
-        return scored(share * true.delta_fid, half=0)
+        return scored(share * true.rise, half=0)
 
     moved.evaluate = flattering
     result = run(4.0, anchors=1)
@@ -361,7 +369,7 @@ def test_the_table_is_shown_before_any_whole_plan_is_measured(
         assert [(r.layer, r.choice) for r in table.rows] == list(prepared.choices)
         shown.append(len(table.rows))
 
-    run(4.0, on_table=on_table)
+    list(compress_within(run.search(), [4.0], on_table=on_table))
     assert len(shown) == 1
 
 
@@ -379,12 +387,11 @@ def test_the_recovery_may_ask_for_the_plan_in_parts(dense: SmallNet, selection: 
     result = compress_generator(
         dense,
         latent_bank(16, dense.latent_dim, 6),
-        fid_budget=8.0,
+        budget=8.0,
         evaluators=run.evaluators,
         recover=in_two,
-        methods=("svd", "tucker2"),
-        fractions=(0.5, 0.2),
-        max_trials=2,
+        grid=RankGrid(("svd", "tucker2"), (0.5, 0.2)),
+        effort=Effort(max_trials=2),
     )
     assert built
     assert set(result.plan) in built

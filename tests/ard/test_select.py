@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,6 @@ from published_sweep import FID_DENSE, LAYERS, SCORES, VECTORS
 
 from ard.baselines.rules import reduction_pct
 from ard.layers import LayerProfile
-from ard.measuring.evaluate import Evaluation
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization, RankPlan
 from ard.search.recorded import ScoredChoice, infer_layer, ranks_within
@@ -64,8 +64,8 @@ def table(rises: dict[tuple[LayerProfile, str], float]) -> SensitivityTable:
     rows = []
     for (layer, text), rise in rises.items():
         c = Factorization.parse(text)
-        evaluation = Evaluation(40 + rise, rise, rise, rise, 0, "")
-        rows.append(Row(layer.name, layer.kind, c, layer.params(c), layer.macs(c), evaluation))
+        score = replace(scored(rise, 0), n_images=0, measured=False)
+        rows.append(Row(layer.name, layer.kind, c, layer.params(c), layer.macs(c), score))
     return SensitivityTable(scored(0), tuple(rows))
 
 
@@ -165,7 +165,7 @@ def test_a_budget_is_spent_as_by_trying_everything(
     ]
     chosen = ranks_within(rows, 5.0, cents / 100, {})
     taken = [row for row in chosen.values() if row]
-    assert sum(max(round(100 * (row.fid - 5)), 0) for row in taken) <= cents
+    assert sum(max(round(100 * (row.value - 5)), 0) for row in taken) <= cents
     best = most_percent([[(0, 0), *((max(r, 0), c) for r, c in o)] for o in layers], cents)
     assert sum(row.reduction_pct for row in taken) == best
 
@@ -388,7 +388,7 @@ def test_two_signatures_of_one_layer_are_refused(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--objective", "flops"), "quantity 'flops' is not known"),
+        (("--objective", "flops"), "objective 'flops' is not known"),
         (("--objective", "latensy"), "did you mean latency?"),
         (("--objective", "latency"), "--latency-table FILE go together; got --objective latency"),
         (("--latency-table", "t.csv"), "go together; got --objective params and t.csv"),
@@ -457,14 +457,14 @@ PENALTY = ("--penalty", "1", "--dense-fid", "10")
         ),
         ("x" * 200_000 + SMALL, PENALTY, "line 1: not the header of a CSV table"),
         (b"\xff\xfe\x00l", PENALTY, "not a CSV table in UTF-8"),
-        (SMALL, ("--penalty", "1"), "give it by --dense-fid"),
-        (SMALL, ("--fid-budget", "1"), "give it by --dense-fid"),
+        (SMALL, ("--penalty", "1"), "--dense-fid must be given"),
+        (SMALL, ("--fid-budget", "1"), "--dense-fid must be given"),
         (SMALL, ("--penalty", "-1", "--dense-fid", "10"), "--penalty '-1' is not a penalty"),
         (SMALL, ("--penalty", "nan", "--dense-fid", "10"), "--penalty 'nan' is not"),
         (SMALL, ("--penalty", "1/0", "--dense-fid", "10"), "--penalty '1/0' is not"),
         (SMALL, ("--penalty", "1", "--dense-fid", "nan"), "--dense-fid must be 0 or more"),
         (SMALL, ("--fid-budget", "x", "--dense-fid", "10"), "--fid-budget 'x' is not a budget"),
-        (SMALL, (*PENALTY, "--out", "plan.json"), "makes no plan; give --out a name"),
+        (SMALL, (*PENALTY, "--out", "plan.json"), "makes no plan; write to a file whose name"),
         ("layer,kind,method\n", PENALTY, "no column 'rank'"),
         (SENSITIVITY.to_csv().replace("41.0", "nan"), PENALTY, "fid is nan, not finite"),
         (SENSITIVITY.to_csv().replace("ci_high", "ci_top"), PENALTY, "no column 'ci_high'"),

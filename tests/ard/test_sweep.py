@@ -55,9 +55,9 @@ def test_the_run_directory_holds_the_table_its_picture_and_the_record(finished: 
 
 def test_every_choice_moves_images_and_only_the_anchors_are_scored(finished: Path) -> None:
     table = SensitivityTable.from_csv((finished / "sensitivity.csv").read_text())
-    measured = [row for row in table.rows if row.evaluation.n_samples]
+    measured = [row for row in table.rows if row.score.measured]
     assert len(measured) == 4
-    assert {row.evaluation.n_samples for row in measured} == {32}
+    assert {row.score.n_images for row in measured} == {32}
     assert len(table.rows) > 4
     assert stages(finished) == {"proxy": len(table.rows), "single": 4 + 1}  # and the dense one
 
@@ -97,7 +97,7 @@ def test_no_anchors_score_every_choice(
     code, _, err = call(main, SweepConfig, *arguments, "--anchors", "0", "--run-dir", copied)
     assert code == 0, err
     table = SensitivityTable.from_csv((copied / "sensitivity.csv").read_text())
-    assert all(row.evaluation.n_samples == 32 for row in table.rows)
+    assert all(row.score.n_images == 32 for row in table.rows)
     assert stages(copied)["single"] == len(table.rows) + 1
 
 
@@ -106,7 +106,7 @@ def test_a_sweep_of_other_settings_is_refused(
 ) -> None:
     code, out, err = call(main, SweepConfig, *arguments, "--seed", "1", "--run-dir", copied)
     assert (code, out) == (1, "")
-    assert "seed is 0 there, 1 here; use another --run-dir" in err
+    assert "seed is 0 there, 1 here; use another run directory" in err
     assert err.count("\n") == 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contracts import scored
+from contracts import exactly, scored
 from published_sweep import (
     FID_DENSE,
     FIXED_PARAMS,
@@ -29,10 +29,9 @@ from ard.baselines.rules import (
     uniform_rank,
     uniform_ratio,
 )
-from ard.costs.cost import params_cost, plan_cost
+from ard.costs.cost import cost_of, params_cost
 from ard.errors import BudgetError, NonFiniteError, PlanError
 from ard.layers import LayerProfile
-from ard.measuring.evaluate import Evaluation
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import DENSE, Factorization, RankPlan
 from ard.search.recorded import ScoredChoice
@@ -56,12 +55,10 @@ def published_rows() -> list[ScoredChoice]:
 
 def published_table() -> SensitivityTable:
     rows = [
-        Row(
-            n.name, n.kind, c, n.params(c), n.macs(c), Evaluation(fid, fid - FID_DENSE, 0, 0, 0, "")
-        )
+        Row(n.name, n.kind, c, n.params(c), n.macs(c), exactly(fid, FID_DENSE))
         for n, c, fid in SCORES
     ]
-    return SensitivityTable(Evaluation(FID_DENSE, 0, 0, 0, 0, ""), tuple(rows))
+    return SensitivityTable(exactly(FID_DENSE, FID_DENSE), tuple(rows))
 
 
 def choice_of(layer: LayerProfile, rank: int | None) -> Factorization | None:
@@ -85,7 +82,7 @@ def test_the_published_scores_give_the_published_ranks(penalty: float) -> None:
 def test_the_published_plans_have_the_published_sizes(penalty: float) -> None:
     [plan] = penalty_plans(published_table(), LAYERS, [penalty])
     plan = plan.with_layer("l3", Factorization("svd", (2,)))  # as their table has it
-    assert plan_cost(plan, LAYERS, FIXED_PARAMS, params_cost) == SIZES[penalty]
+    assert FIXED_PARAMS + cost_of(params_cost, LAYERS, plan) == SIZES[penalty]
 
 
 def test_reductions_are_the_published_ones() -> None:
@@ -290,4 +287,4 @@ def test_greedy_always_meets_its_target() -> None:
     table = published_table()
     for target in (1.2e6, 3e6, 8e6, 19e6):
         plan = greedy(table, LAYERS, params_cost, target)
-        assert plan_cost(plan, LAYERS, 0, params_cost) <= target
+        assert cost_of(params_cost, LAYERS, plan) <= target

@@ -9,9 +9,9 @@ import torch
 from contracts import ExecutorContract, scored
 
 from ard.errors import ArdError
-from ard.measuring.evaluate import Evaluation
 from ard.measuring.executors import RayExecutor, SerialExecutor
 from ard.measuring.journal import MemoryJournal
+from ard.measuring.score import Score
 from ard.measuring.sweep import sweep
 from ard.plan import Factorization, RankPlan
 
@@ -48,9 +48,9 @@ class TestRayExecutor(ExecutorContract):
     def test_a_sweep_measures_the_same_as_in_one_process(self, executor: RayExecutor) -> None:
         weight, evaluation = torch.linspace(0, 1, 6), scored(0)
 
-        def measure(plan: RankPlan) -> Evaluation:
+        def measure(plan: RankPlan) -> Score:
             [choice] = plan.values()
-            return replace(evaluation, fid=weight[: choice.rank[0]].norm().item())
+            return replace(evaluation, value=weight[: choice.rank[0]].norm().item())
 
         plans = [RankPlan({"l1": Factorization("svd", (r,))}) for r in (5, 1, 3)]
         here = sweep(plans, measure, SerialExecutor(), MemoryJournal())

@@ -109,7 +109,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(path: Path, dama
     lines = path.read_bytes().split(b"\n")
     lines[2] = damage
     path.write_bytes(b"\n".join(lines))
-    with pytest.raises(JournalError, match=r"journal\.jsonl: line 3\b.*--run-dir"):
+    with pytest.raises(JournalError, match=r"journal\.jsonl: line 3\b.*use another run directory"):
         reopened(path)
 
 

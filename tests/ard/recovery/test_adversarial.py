@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ard.recovery.adversarial import KERNEL_SHARE, Polish, polish
+from ard.recovery.adversarial import KERNEL_SHARE, FineTuning, fine_tune
 from nas_gan.errors import InvalidValueError
 from nas_gan.training.draws import Batch, StepLatents
 
-QUICK = Polish(n_steps=8, batch_size=6, lr=5e-3, n_checks=4)
+QUICK = FineTuning(n_steps=8, batch_size=6, lr=5e-3, n_checks=4)
 PROBE = StepLatents(99, 16, 4)(0)
 
 
@@ -54,20 +54,24 @@ def real(index: int) -> Tensor:
     return torch.randn(6, 3, 4, 4, generator=rng).tanh()
 
 
+def draws(settings: FineTuning, n_classes: int = 0) -> StepLatents:
+    return StepLatents(settings.seed, settings.batch_size, 4, n_classes)
+
+
 def brightness(network: nn.Module) -> float:
     with torch.no_grad():
         return float(network(PROBE).mean())
 
 
 def polished(
-    student: nn.Module, judge: nn.Module, settings: Polish = QUICK, sign: float = 1.0
+    student: nn.Module, judge: nn.Module, settings: FineTuning = QUICK, sign: float = 1.0
 ) -> nn.Module:
-    return polish(
+    return fine_tune(
         student,
         judge,
         settings,
         real=real,
-        latent_dim=4,
+        latents=draws(settings),
         score=lambda network: sign * brightness(network),
     )
 
@@ -91,7 +95,7 @@ def test_a_score_that_only_training_hurts_keeps_the_start() -> None:
         float((a - b).abs().sum())
         for a, b in zip(net.parameters(), start.parameters(), strict=True)
     )
-    new = polish(start, Judge(), QUICK, real=real, latent_dim=4, score=distance)
+    new = fine_tune(start, Judge(), QUICK, real=real, latents=draws(QUICK), score=distance)
     assert same(new, start)
     assert new is not start
 
@@ -111,7 +115,7 @@ def test_student_and_discriminator_keep_their_weights_and_modes() -> None:
 
 def test_without_updates_the_result_is_an_equal_copy() -> None:
     student = Painter()
-    new = polished(student, Judge(), Polish(n_steps=0))
+    new = polished(student, Judge(), FineTuning(n_steps=0))
     assert new is not student
     assert same(new, student)
 
@@ -124,7 +128,15 @@ def test_progress_and_checks_cover_every_update() -> None:
         scores.append(brightness(network))
         return scores[-1]
 
-    polish(Painter(), Judge(), QUICK, real=real, latent_dim=4, score=score, on_update=told.append)
+    fine_tune(
+        Painter(),
+        Judge(),
+        QUICK,
+        real=real,
+        latents=draws(QUICK),
+        score=score,
+        on_update=told.append,
+    )
     assert told == [1] * QUICK.n_steps
     assert len(scores) == 1 + QUICK.n_checks  # the start, and each check
 
@@ -140,12 +152,12 @@ def test_kernels_learn_at_a_tenth_of_the_rate_of_biases() -> None:
             longest[old.ndim < 2] = max(longest[old.ndim < 2], distance)
         return longest
 
-    new = polish(
+    new = fine_tune(
         start,
         Judge(),
-        Polish(1, 6, lr=1e-2, n_checks=1),
+        FineTuning(1, 6, lr=1e-2, n_checks=1),
         real=real,
-        latent_dim=4,
+        latents=draws(FineTuning(1, 6)),
         score=lambda network: -sum(moved(network).values()),
     )
     assert moved(new)[True] == pytest.approx(moved(new)[False] / KERNEL_SHARE, rel=0.01)
@@ -159,7 +171,9 @@ def test_the_loss_is_chosen_by_its_name() -> None:
 
     def run(loss: str) -> nn.Module:
         settings = replace(QUICK, loss=loss)
-        return polish(Painter(), Judge(), settings, real=real, latent_dim=4, score=away)
+        return fine_tune(
+            Painter(), Judge(), settings, real=real, latents=draws(settings), score=away
+        )
 
     assert not same(run("hinge"), run("least_squares"))
     with pytest.raises(InvalidValueError, match="did you mean 'hinge'"):
@@ -168,7 +182,7 @@ def test_the_loss_is_chosen_by_its_name() -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     def run(seed: int) -> nn.Module:
-        return polished(Painter(), Judge(), Polish(4, 6, 5e-3, n_checks=4, seed=seed))
+        return polished(Painter(), Judge(), FineTuning(4, 6, 5e-3, n_checks=4, seed=seed))
 
     assert same(run(3), run(3))
     # One of two scores, opposite to one another, keeps what training did.
@@ -176,13 +190,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
         same(a, b)
         for a, b in (
             (run(3), run(4)),
-            tuple(polished(Painter(), Judge(), Polish(4, 6, 5e-3, seed=s), -1.0) for s in (3, 4)),
+            tuple(
+                polished(Painter(), Judge(), FineTuning(4, 6, 5e-3, seed=s), -1.0) for s in (3, 4)
+            ),
         )
     )
 
 
 def test_a_run_that_diverges_ends_with_a_finite_net() -> None:
-    new = polished(Painter(), Judge(), Polish(6, 6, lr=1e30, n_checks=6))
+    new = polished(Painter(), Judge(), FineTuning(6, 6, lr=1e30, n_checks=6))
     assert math.isfinite(brightness(new))
     assert brightness(new) <= brightness(Painter())
 
@@ -201,6 +217,6 @@ def test_a_conditional_generator_is_judged_with_its_labels(n_classes: int) -> No
         with torch.no_grad():
             return -float((network(labelled(77)) - student(labelled(77))).abs().mean())
 
-    new = polish(student, judge, QUICK, real=pairs, latent_dim=4, n_classes=n_classes, score=score)
+    new = fine_tune(student, judge, QUICK, real=pairs, latents=draws(QUICK, n_classes), score=score)
     assert asked == list(range(QUICK.n_steps))
     assert not same(new, student)

@@ -18,9 +18,9 @@ from ard.recovery.distillation import (
     rows_of,
     snapshot,
 )
-from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.sampling import latent_bank
 from nas_gan.networks.searched import Generator
+from nas_gan.training.draws import StepLatents
 
 PLAN = RankPlan(
     {
@@ -48,7 +48,11 @@ def selection(dense: Generator) -> Tensor:
 
 @pytest.fixture(scope="module")
 def recovered(dense: Generator, factorized: nn.Module, selection: Tensor) -> nn.Module:
-    return recover(factorized, dense, QUICK, selection=selection, latent_dim=dense.latent_dim)
+    return recover(factorized, dense, QUICK, selection=selection, latents=draws(QUICK, dense))
+
+
+def draws(settings: Recovery, generator: Generator) -> StepLatents:
+    return StepLatents(settings.seed, settings.batch_size, generator.latent_dim)
 
 
 def image_error(student: nn.Module, teacher: nn.Module, latents: Tensor) -> float:
@@ -77,7 +81,7 @@ def test_teacher_and_student_keep_their_weights_and_their_modes(
     teacher, student = copy.deepcopy(dense).train(), copy.deepcopy(factorized).train()
     before = state_of(teacher), state_of(student)
     settings = Recovery(n_steps=3, batch_size=4)
-    new = recover(student, teacher, settings, selection=selection, latent_dim=dense.latent_dim)
+    new = recover(student, teacher, settings, selection=selection, latents=draws(settings, dense))
     assert same(state_of(teacher), before[0])
     assert same(state_of(student), before[1])
     assert teacher.training
@@ -95,7 +99,7 @@ def test_the_result_is_never_worse_than_the_start_on_the_selection_latents(
     dense: Generator, factorized: nn.Module, selection: Tensor, lr: float
 ) -> None:
     settings = Recovery(n_steps=6, batch_size=4, lr=lr, n_checks=3)
-    new = recover(factorized, dense, settings, selection=selection, latent_dim=dense.latent_dim)
+    new = recover(factorized, dense, settings, selection=selection, latents=draws(settings, dense))
     assert image_error(new, dense, selection) <= image_error(factorized, dense, selection)
 
 
@@ -103,7 +107,7 @@ def test_an_absurd_learning_rate_returns_the_start_itself(
     dense: Generator, factorized: nn.Module, selection: Tensor
 ) -> None:
     settings = Recovery(n_steps=6, batch_size=4, lr=1e30, n_checks=6)
-    new = recover(factorized, dense, settings, selection=selection, latent_dim=dense.latent_dim)
+    new = recover(factorized, dense, settings, selection=selection, latents=draws(settings, dense))
     assert same(state_of(new), state_of(factorized))
 
 
@@ -111,7 +115,7 @@ def test_no_steps_give_an_equal_copy(
     dense: Generator, factorized: nn.Module, selection: Tensor
 ) -> None:
     settings = Recovery(n_steps=0)
-    new = recover(factorized, dense, settings, selection=selection, latent_dim=dense.latent_dim)
+    new = recover(factorized, dense, settings, selection=selection, latents=draws(settings, dense))
     assert new is not factorized
     assert same(state_of(new), state_of(factorized))
 
@@ -123,7 +127,9 @@ def test_the_same_settings_give_the_same_weights_and_another_seed_others(
         settings = Recovery(n_steps=4, batch_size=4, seed=seed)
         torch.manual_seed(seed * 7 + torch.initial_seed() % 5)  # the global state plays no part
         return state_of(
-            recover(factorized, dense, settings, selection=selection, latent_dim=dense.latent_dim)
+            recover(
+                factorized, dense, settings, selection=selection, latents=draws(settings, dense)
+            )
         )
 
     first = run(0)
@@ -141,7 +147,7 @@ def test_progress_counts_every_update(
         dense,
         Recovery(n_steps=n_steps, batch_size=2, n_checks=n_checks),
         selection=selection[:2],
-        latent_dim=dense.latent_dim,
+        latents=draws(Recovery(n_steps=n_steps, batch_size=2, n_checks=n_checks), dense),
         on_update=told.append,
     )
     assert told == [1] * n_steps
@@ -159,7 +165,7 @@ def test_a_student_whose_images_are_not_finite_is_an_error(
             dense,
             Recovery(n_steps=2, batch_size=2),
             selection=selection[:2],
-            latent_dim=dense.latent_dim,
+            latents=draws(Recovery(n_steps=2, batch_size=2), dense),
         )
 
 
@@ -200,7 +206,7 @@ def test_the_state_that_the_score_prefers_wins_not_the_one_with_the_smallest_err
         dense,
         Recovery(n_steps=4, batch_size=4, lr=3e-3, n_checks=2),
         selection=selection[:4],
-        latent_dim=dense.latent_dim,
+        latents=draws(Recovery(n_steps=4, batch_size=4, lr=3e-3, n_checks=2), dense),
         score=worse_and_worse,
     )
     assert scores == [0, 1, 2]  # the start, and two checks
@@ -223,7 +229,7 @@ def test_training_makes_the_given_distance_smaller(
         dense,
         settings,
         selection=selection[:4],
-        latent_dim=dense.latent_dim,
+        latents=draws(settings, dense),
         distance=red_alone,
         score=lambda network: -float(len(asked)),  # always the last state
     )
@@ -287,7 +293,7 @@ def test_factors_may_have_a_rate_of_their_own(
         dense,
         Recovery(n_steps=3, batch_size=4, lr=1e-2, n_checks=3, factor_lr=0.0),
         selection=selection[:4],
-        latent_dim=dense.latent_dim,
+        latents=draws(Recovery(n_steps=3, batch_size=4, lr=1e-2, n_checks=3, factor_lr=0.0), dense),
         score=lambda network: next(scores),
     )
     before, after = state_of(factorized), state_of(new)
@@ -305,7 +311,7 @@ def test_a_conditional_student_is_trained_on_latents_with_labels() -> None:
     student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     selection = latent_bank(8, 4, 1, n_classes=3)
     settings = Recovery(n_steps=3, batch_size=5)
-    recover(student, net, settings, selection=selection, latent_dim=4, n_classes=3)
+    recover(student, net, settings, selection=selection, latents=StepLatents(0, 5, 4, 3))
     trained = [z for z in seen if len(z) == 5]
     assert len(trained) == 3
     assert all((z[:, 4:].sum(dim=1) == 1).all() for z in trained)
@@ -337,11 +343,3 @@ def test_rows_of_a_bank_depend_on_the_seed_and_the_index_alone() -> None:
     assert not torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], rows_of(bank, 50, seed=2)(0))
     assert len(batches[0].unique()) > 25  # of 100 rows, 50 draws hit 39 on average
-
-
-@pytest.mark.parametrize(("latent_dim", "found"), [(None, "neither"), (4, "both")])
-def test_latents_come_from_one_place(latent_dim: int | None, found: str) -> None:
-    net, bank = nn.Linear(4, 4), torch.zeros(2, 4)
-    latents = rows_of(bank, 2) if latent_dim else None
-    with pytest.raises(InvalidValueError, match=f"one of latent_dim.*got {found}"):
-        recover(net, net, Recovery(), selection=bank, latent_dim=latent_dim, latents=latents)

@@ -7,13 +7,12 @@ import pytest
 
 from ard.report.values import (
     CompressionReport,
-    LatencyRow,
+    TimedRow,
     before_after,
     budget_note,
     engineering,
     plain_number,
     to_json,
-    to_markdown,
     to_text,
 )
 
@@ -75,10 +74,9 @@ def test_the_text_keeps_its_width(report, width):
 
 
 def test_a_distance_in_other_features_is_never_called_fid(report):
-    for text in (to_text(report), to_markdown(report)):
-        assert "FD (efficientnet-lite0@96)" in text
-        # The one FID that may be named is the published one that it does not compare with.
-        assert "FID" not in " ".join(text.split()).replace("comparable with a published FID", "")
+    text = to_text(report)
+    assert "FD (efficientnet-lite0@96)" in text
+    assert "FID" not in text
 
 
 def test_inception_features_are_called_fid(report):
@@ -99,13 +97,13 @@ def test_a_missed_budget_is_said_and_shows_by_how_little(report):
 
 
 def test_decimals_follow_the_width_of_the_interval(report):
-    sharp = replace(report.recovered, fid=6.1234, delta_fid=0.0312, ci_low=0.0301, ci_high=0.0323)
+    sharp = replace(report.recovered, value=6.1234, rise=0.0312, ci_low=0.0301, ci_high=0.0323)
     rows = {name: cells for name, *cells in before_after(replace(report, recovered=sharp))}
     assert rows["ΔFD"][1] == "+0.0312 [+0.0301, +0.0323]"
 
 
 def test_a_drop_that_rounds_to_nothing_has_no_minus(report):
-    tiny = replace(report.recovered, delta_fid=-0.001)
+    tiny = replace(report.recovered, rise=-0.001)
     rows = {name: cells for name, *cells in before_after(replace(report, recovered=tiny))}
     assert rows["ΔFD"][1].startswith("+0.0 ")
 
@@ -115,13 +113,26 @@ def test_without_a_bench_there_is_no_latency_row(report):
 
 
 def test_markup_in_names_is_shown_as_it_is(report):
-    row = LatencyRow("[bold]x|y*[/bold]", 1, 2.0, 1.0, 2.0, 1.9, 2.1)
+    row = TimedRow("[bold]x|y*[/bold]", 1, 2.0, 1.0, 2.0, 1.9, 2.1)
     hostile = replace(report, latency=(row,))
     assert "[bold]x|y*[/bold]" in to_text(hostile, 120)
-    assert r"\[bold\]x\|y\*\[/bold\]" in to_markdown(hostile)
 
 
-def test_markdown_rows_have_equally_many_cells(report):
-    table = [line for line in to_markdown(report).splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(before_after(report))
-    assert {line.count("|") for line in table} == {5}
+def test_another_metric_is_named_everywhere_and_keeps_its_own_keys(report):
+    def kid(score):
+        return replace(score, metric="kid")
+
+    trials = tuple(replace(trial, score=kid(trial.score)) for trial in report.trials)
+    other = replace(
+        inception(report),
+        metric="kid",
+        trials=trials,
+        factorized=kid(report.factorized),
+        recovered=kid(report.recovered),
+    )
+    assert "\nΔKID " in to_text(other)
+    assert "FID" not in to_text(other)
+    data = json.loads(to_json(other))
+    assert data["recovered"]["delta_kid"] == 12.5
+    assert data["kid_dense"] == 446.0
+    assert "fid_dense" not in data

@@ -12,6 +12,7 @@ from tiny import PixelFeatures, SmallNet
 from torch import Tensor, nn
 
 from ard.measuring.evaluate import Candidate
+from ard.measuring.score import MOVEMENT
 from ard.plan import DENSE, Factorization
 from ard.search.allocation import Option, allocate, undominated
 from ard.search.proxy import (
@@ -75,10 +76,10 @@ def test_images_move_by_their_mean_square_difference_as_a_share() -> None:
 
 def test_a_movement_stands_where_a_score_stands_without_an_interval() -> None:
     net = SmallNet()
-    evaluate = MovementEvaluator(image_error(net, LATENTS), 24)
+    evaluate = MovementEvaluator(image_error(net, LATENTS), 24, "")
     found = evaluate(Candidate(DENSE, lambda plan: Shifted(net, 0.5)))
-    assert found.fid == found.delta_fid == found.ci_low == found.ci_high > 0
-    assert (found.n_samples, found.extractor) == (24, "movement of images")
+    assert found.value == found.rise == found.ci_low == found.ci_high > 0
+    assert (found.metric, found.n_images, found.features) == (MOVEMENT, 24, "")
 
 
 # -- which choices are measured
@@ -185,10 +186,10 @@ def test_measured_choices_keep_their_scores_and_the_others_have_no_samples() -> 
         if choice in measured:
             assert evaluation == measured[choice]
         else:
-            assert evaluation.n_samples == 0
-            assert evaluation.ci_low <= evaluation.delta_fid <= evaluation.ci_high
-            assert evaluation.fid - evaluation.delta_fid == pytest.approx(40.0)
-            assert evaluation.extractor == "made up"
+            assert not evaluation.measured
+            assert evaluation.ci_low <= evaluation.rise <= evaluation.ci_high
+            assert evaluation.value - evaluation.rise == pytest.approx(40.0)
+            assert evaluation.features == "made up"
 
 
 @settings(max_examples=25, deadline=None)
@@ -225,7 +226,7 @@ def test_ranks_chosen_on_estimates_cost_little_more_than_on_the_truth(
         return sum(option.cost for option in picks.values()), done
 
     allowed = 0.3 * sum(max(t for (n, _), t in truth.items() if n == name) for name in names)
-    cost, damage = chosen({choice: e.delta_fid for choice, e in guessed.items()}, allowed)
+    cost, damage = chosen({choice: e.rise for choice, e in guessed.items()}, allowed)
     # What the truth would have bought for the damage that was really done; ten damages are rounded
     # up by a two-thousandth of it each.
     best, _ = chosen(truth, 1.006 * damage)

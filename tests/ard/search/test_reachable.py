@@ -95,8 +95,9 @@ def test_one_choice_alone_is_one_row_by_hand(profile: Profile) -> None:
 
 
 def test_the_text_ends_with_the_smallest(rows: tuple[Reachable, ...], profile: Profile) -> None:
-    head, *lines = to_text(rows, profile, 40.0).splitlines()
+    head, _, *lines = to_text(rows, profile, 40.0, "FD").splitlines()
     assert head.startswith("reachable")
+    assert "ΔFD" in head
     assert len(lines) == len(rows)
     assert lines[-1].startswith("smallest")
     assert f"{rows[-1].params:,}" in lines[-1]

@@ -14,24 +14,27 @@ from ard.costs.cost import LatencyCost, MixedCost, macs_cost, params_cost
 from ard.costs.latency_table import LatencyTable
 from ard.errors import ArdError
 from ard.layers import profile_layers
+from ard.measuring.bank import Reference
+from ard.measuring.fid import FID
+from ard.measuring.kernel import KID
 from ard.pareto import ParetoConfig
-from ard.recovery.adversarial import Polish
-from ard.search.budget import FidBudget
-from ard.session.config import SEEDS, SearchConfig, SweepConfig, check, multiple_of
+from ard.recovery.adversarial import FineTuning
+from ard.search.budget import Budget
+from ard.session.config import SEEDS, SearchConfig, SweepConfig, check, grid_of
 from ard.session.record import fingerprint, open_journal, run_directory
 from ard.session.recovering import (
     FEATURE_WEIGHT,
     discriminator_of,
     feature_weight,
+    fine_tuning_steps,
     loss_of,
-    polish_steps,
     real_images,
 )
 from ard.session.search import layer_cost, proxy_evaluator, remarks, statistics_latents
 from ard.session.setting import Setting
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.errors import InvalidValueError, MissingDataError
-from nas_gan.metrics.frechet import statistics_of
+from nas_gan.metrics.frechet import FrechetReference, statistics_of
 from nas_gan.metrics.sampling import extract_features, latent_bank
 from nas_gan.networks.models import build_model
 
@@ -42,43 +45,43 @@ GOOD = SearchConfig(checkpoint=Path("ckpt.pt"))
 def setting() -> Setting:
     generator, features = lively_generator(), PixelFeatures()
     found = extract_features(generator, latent_bank(20, generator.latent_dim, 9), features)
-    statistics = statistics_of(found)
+    reference = Reference("a table", FrechetReference(statistics_of(found)), dense=False)
     latent_dim = generator.latent_dim
-    return Setting(checkpoint_of(generator), generator, latent_dim, features, statistics, "a table")
+    return Setting(checkpoint_of(generator), generator, latent_dim, features, FID, reference)
 
 
 # -- settings
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "samples": ({"samples": 1}, "--samples must be at least 2; got 1"),
-    "sweep samples": ({"sweep_samples": 1}, "--sweep-samples must be at least 2"),
-    "batch": ({"batch_size": 0}, "--batch-size must be at least 1"),
-    "threads": ({"threads": 0}, "--threads must be at least 1"),
-    "latency batch": ({"latency_batch": 0}, "--latency-batch must be at least 1"),
-    "recover batch": ({"recover_batch": 0}, "--recover-batch must be at least 1"),
-    "trials": ({"max_trials": 0}, "--max-trials must be at least 1"),
-    "recover steps": ({"recover_steps": -1}, "--recover-steps must be at least 0"),
-    "polish steps": ({"polish_steps": -1}, "--polish-steps must be at least 0"),
-    "anchors": ({"anchors": -1}, "--anchors must be at least 0"),
-    "seed": ({"seed": -1}, "--seed must be at least 0"),
-    "rate": ({"recover_lr": 0.0}, "--recover-lr must be above 0"),
-    "infinite rate": ({"recover_lr": float("inf")}, "--recover-lr must be above 0"),
-    "ratio": ({"stage_ratio": 1.0}, "--stage-ratio must be above 1; got 1.0"),
-    "nan ratio": ({"stage_ratio": float("nan")}, "--stage-ratio must be above 1"),
-    "weight": ({"feature_weight": -0.1}, "--feature-weight must be at least 0"),
-    "no fraction": ({"fractions": ()}, "--fractions must lie between 0 and 1"),
-    "whole": ({"fractions": (0.5, 1.0)}, "--fractions must lie between 0 and 1"),
-    "nan fraction": ({"fractions": (float("nan"),)}, "--fractions must lie between 0 and 1"),
-    "methods": ({"methods": ()}, "--methods needs at least one of tucker2"),
+    "samples": ({"samples": 1}, "samples must be at least 2; got 1"),
+    "sweep samples": ({"sweep_samples": 1}, "sweep_samples must be at least 2"),
+    "batch": ({"batch_size": 0}, "batch_size must be at least 1"),
+    "threads": ({"threads": 0}, "threads must be at least 1"),
+    "latency batch": ({"latency_batch": 0}, "latency_batch must be at least 1"),
+    "recover batch": ({"recover_batch": 0}, "recover_batch must be at least 1"),
+    "trials": ({"max_trials": 0}, "max_trials must be at least 1"),
+    "recover steps": ({"recover_steps": -1}, "recover_steps must be at least 0"),
+    "polish steps": ({"polish_steps": -1}, "polish_steps must be at least 0"),
+    "anchors": ({"anchors": -1}, "anchors must be at least 0"),
+    "seed": ({"seed": -1}, "seed must be at least 0"),
+    "rate": ({"recover_lr": 0.0}, "recover_lr must be above 0"),
+    "infinite rate": ({"recover_lr": float("inf")}, "recover_lr must be above 0"),
+    "ratio": ({"stage_ratio": 1.0}, "stage_ratio must be above 1; got 1.0"),
+    "nan ratio": ({"stage_ratio": float("nan")}, "stage_ratio must be above 1"),
+    "weight": ({"feature_weight": -0.1}, "feature_weight must be at least 0"),
+    "no fraction": ({"fractions": ()}, "fractions must lie between 0 and 1"),
+    "whole": ({"fractions": (0.5, 1.0)}, "fractions must lie between 0 and 1"),
+    "nan fraction": ({"fractions": (float("nan"),)}, "fractions must lie between 0 and 1"),
+    "methods": ({"methods": ()}, "methods needs at least one of tucker2"),
     "precision": ({"precision": "fp61"}, "did you mean fp16"),
-    "multiple": ({"rank_multiple": "0"}, "--rank-multiple '0'"),
-    "mixed": ({"objective": "mixed"}, "--objective mixed needs --weights"),
+    "multiple": ({"rank_multiple": "0"}, "rank_multiple '0'"),
+    "mixed": ({"objective": "mixed"}, "objective mixed needs weights"),
     "weight of what": (
         {"objective": "mixed", "weights": ("parms=1",)}, "did you mean params",
     ),
     "no number": ({"objective": "mixed", "weights": ("params=x",)}, "weight 'params=x' is none"),
-    "table": ({"latency_table": Path("nowhere.csv")}, "--latency-table nowhere.csv: no such file"),
+    "table": ({"latency_table": Path("nowhere.csv")}, "latency_table nowhere.csv: no such file"),
 }  # fmt: skip
 
 
@@ -103,9 +106,9 @@ def test_settings_at_the_edge_of_their_ranges_are_good() -> None:
 
 
 def test_ranks_are_multiples_of_what_the_precision_asks_for() -> None:
-    found = [multiple_of(replace(GOOD, precision=p)) for p in ("fp32", "fp16", "int8")]
+    found = [grid_of(replace(GOOD, precision=p)).multiple_of for p in ("fp32", "fp16", "int8")]
     assert found == [1, 8, 32]
-    assert multiple_of(replace(GOOD, precision="int8", rank_multiple="4")) == 4
+    assert grid_of(replace(GOOD, precision="int8", rank_multiple="4")).multiple_of == 4
 
 
 def test_no_two_uses_of_random_numbers_share_a_seed() -> None:
@@ -118,7 +121,7 @@ def test_the_run_directory_is_named_after_the_checkpoint_or_given(tmp_path: Path
     assert run_directory(replace(GOOD, run_dir=tmp_path)) == tmp_path
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ArdError, match="is a file; give another --run-dir"):
+    with pytest.raises(ArdError, match="is a file; give another run directory"):
         run_directory(replace(GOOD, run_dir=file))
 
 
@@ -152,6 +155,7 @@ DOES_NOT: dict[str, Any] = {
     "anchors": 7,
     "run_dir": Path("elsewhere"),
     "max_trials": 7,
+    "metric": "kid",  # the metric that was found counts
     "features": "efficientnet-lite0",  # the extractor that was found counts
     "inception_weights": Path("w.pth"),
     "reference": "dense",  # the reference that was found counts
@@ -169,7 +173,13 @@ def test_the_fingerprint_differs_where_a_measurement_does(
     own = fingerprint(config, setting)
     for name, value in MATTERS.items():
         assert fingerprint(replace(config, **{name: value}), setting) != own, name
-    assert fingerprint(config, replace(setting, reference="another")) != own
+    assert fingerprint(config, replace(setting, metric=KID)) != own
+    assert (
+        fingerprint(
+            config, replace(setting, reference=replace(setting.reference, source="another"))
+        )
+        != own
+    )
 
 
 def test_the_fingerprint_is_the_same_where_no_measurement_differs(
@@ -187,7 +197,12 @@ def test_every_setting_was_considered() -> None:
     named = {field.name for field in fields(SearchConfig)}
     assert named == MATTERS.keys() | DOES_NOT.keys()
     more = {f.name for c in (CompressConfig, ParetoConfig) for f in fields(c)} - named
-    assert more == {"fid_budget", "bundle", "budgets"}  # nor does any of these matter
+    assert more == {
+        "fid_budget",
+        "quality_budget",
+        "bundle",
+        "budgets",
+    }  # nor does any of these matter
 
 
 def test_a_search_goes_on_from_a_sweep_of_the_same_settings(
@@ -244,11 +259,14 @@ def test_times_that_no_table_was_given_for_are_measured_here(
 
 
 def test_an_absolute_budget_in_other_features_comes_with_its_share(setting: Setting) -> None:
-    lines = list(remarks(GOOD, setting, FidBudget.parse("2"), 40.0))
-    assert "2 says the same here as --fid-budget 5%" in lines[1]
+    lines = list(remarks(GOOD, setting, Budget.parse("2"), 40.0, "--fid-budget"))
+    assert "2 is the same here as --fid-budget 5%" in lines[1]
     assert len(lines) == 2  # 5000 samples are enough for 16 features
     few = replace(GOOD, samples=31)
-    assert "fewer than 32 images" in list(remarks(few, setting, FidBudget.parse("5%"), 40.0))[-1]
+    assert (
+        "fewer than 32 images"
+        in list(remarks(few, setting, Budget.parse("5%"), 40.0, "--fid-budget"))[-1]
+    )
 
 
 # -- discriminators and images for the recovery
@@ -257,7 +275,7 @@ def test_an_absolute_budget_in_other_features_comes_with_its_share(setting: Sett
 def test_a_discriminator_that_is_asked_for_and_not_there_is_one_line(setting: Setting) -> None:
     assert discriminator_of(GOOD, setting) is None
     for config in (replace(GOOD, feature_weight=1.0), replace(GOOD, polish_steps=5)):
-        with pytest.raises(ArdError, match=r"ckpt.pt holds no discriminator.*--polish-steps need"):
+        with pytest.raises(ArdError, match=r"ckpt.pt holds no discriminator.*polish_steps need"):
             discriminator_of(config, setting)
 
 
@@ -274,38 +292,40 @@ def test_the_discriminator_is_that_of_the_checkpoint(setting: Setting) -> None:
     assert feature_weight(GOOD, having) == FEATURE_WEIGHT
     assert feature_weight(replace(GOOD, feature_weight=3.0), having) == 3.0
     assert discriminator_of(replace(GOOD, feature_weight=0.0, polish_steps=0), having) is None
-    with pytest.raises(ArdError, match=r"--recover-batch 1: the polish .* at least 2"):
+    with pytest.raises(ArdError, match=r"recover_batch 1: adversarial fine-tuning .* at least 2"):
         discriminator_of(replace(GOOD, recover_batch=1), having)
     assert discriminator_of(replace(GOOD, recover_batch=1, polish_steps=0), having) is not None
 
 
-def test_a_recovery_ends_with_a_polish_where_there_is_a_discriminator(setting: Setting) -> None:
+def test_a_recovery_ends_with_adversarial_fine_tuning_where_there_is_a_discriminator(
+    setting: Setting,
+) -> None:
     having = replace(
         setting,
         checkpoint=replace(setting.checkpoint, discriminator={}, discriminator_config={}),
     )
-    assert polish_steps(replace(GOOD, recover_steps=30), having) == 30
-    assert polish_steps(replace(GOOD, recover_steps=30), setting) == 0
+    assert fine_tuning_steps(replace(GOOD, recover_steps=30), having) == 30
+    assert fine_tuning_steps(replace(GOOD, recover_steps=30), setting) == 0
     for found in (setting, having):
-        assert polish_steps(replace(GOOD, polish_steps=7), found) == 7
-        assert polish_steps(replace(GOOD, polish_steps=0), found) == 0
+        assert fine_tuning_steps(replace(GOOD, polish_steps=7), found) == 7
+        assert fine_tuning_steps(replace(GOOD, polish_steps=0), found) == 0
 
 
-def test_the_polish_goes_on_with_the_loss_of_the_training(setting: Setting) -> None:
+def test_fine_tuning_keeps_to_the_loss_of_the_training(setting: Setting) -> None:
     def trained_by(loss: Any) -> Checkpoint:
         return replace(setting.checkpoint, provenance={"loss": loss})
 
     assert loss_of(trained_by("hinge")) == "hinge"
     for unknown in ("of somebody else", None):
-        assert loss_of(trained_by(unknown)) == Polish.loss
-    assert loss_of(replace(setting.checkpoint, provenance={})) == Polish.loss
+        assert loss_of(trained_by(unknown)) == FineTuning.loss
+    assert loss_of(replace(setting.checkpoint, provenance={})) == FineTuning.loss
 
 
 def test_the_features_of_a_conditional_discriminator_are_left_alone(setting: Setting) -> None:
     conditional = replace(setting, n_classes=10)
     assert feature_weight(GOOD, conditional) == 0
     assert discriminator_of(GOOD, conditional) is None
-    with pytest.raises(ArdError, match=r"--feature-weight 2: .* judges images with their labels"):
+    with pytest.raises(ArdError, match=r"feature_weight 2: .* judges images with their labels"):
         discriminator_of(replace(GOOD, feature_weight=2.0), conditional)
 
 
@@ -318,7 +338,7 @@ def test_without_data_the_dense_generator_gives_the_real_images(setting: Setting
     for source in (setting, replace(named, load_images=missing)):
         words, images = real_images(config, source)
         assert words.startswith("images of the dense generator")
-        assert ("cats is not on this disk" in words) == (source is not setting)
+        assert ("cats is not available" in words) == (source is not setting)
         first, again, other = images(0), images(0), images(1)
         assert isinstance(first, torch.Tensor)
         assert first.shape == (3, *setting.generator.image_shape)  # type: ignore[misc]  # of ours

@@ -1,0 +1,153 @@
+"""Kernel distances as metrics: KID, and an MMD with a Gaussian kernel, on the features of FID."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ard.measuring.bank import DenseBank, Reference
+from ard.measuring.evaluate import Candidate
+from ard.measuring.metric import Metric, ReferenceRequest
+from ard.measuring.score import Score
+from nas_gan.data.batches import iterate_uint8
+from nas_gan.data.images import Images
+from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.metrics.features import FeatureExtractor
+from nas_gan.metrics.paired_kernel import (
+    Kernel,
+    PairedKernelDistance,
+    gaussian_kernel,
+    median_distance,
+    polynomial_kernel,
+)
+
+Features = npt.NDArray[np.float32]
+# Images of a data set behind a reference. Every candidate is compared with all of them, and the
+# reference's own noise is the same on both sides of a rise.
+N_REFERENCE = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class KernelEvaluator:
+    """A paired kernel distance against the dense generator on one bank of latents."""
+
+    metric: str
+    paired: PairedKernelDistance
+    bank: DenseBank
+
+    def __call__(self, candidate: Candidate) -> Score:
+        found = self.paired.compare(self.bank.features_of(candidate.generator))
+        return Score(
+            metric=self.metric,
+            value=found.value,
+            rise=found.delta,
+            ci_low=found.ci_low,
+            ci_high=found.ci_high,
+            n_images=found.n,
+            features=self.bank.extractor.name,
+            measured=True,
+        )
+
+    @property
+    def dense_value(self) -> float:
+        """The dense generator's own distance on these latents."""
+        return self.paired.dense_value
+
+
+def find_features(request: ReferenceRequest) -> Reference:
+    """Features `(m, d)` of reference images; statistics alone do not do for a kernel.
+
+    `auto` takes the data set that the checkpoint names, if available, else images of the dense
+    generator; a file is an `.npz` that holds an array `features`.
+
+    Raises:
+        MissingDataError: the file is not there.
+        InvalidValueError: the file holds no such array, or one of another extractor.
+    """
+    if request.wanted not in ("auto", "dense"):
+        path = Path(request.wanted)
+        return Reference(request.wanted, _read_features(path, request.extractor), dense=False)
+    real = None
+    if request.wanted == "auto" and request.data is not None:
+        with suppress(MissingDataError):
+            real = request.data()
+    images = request.dense() if real is None else real
+    n = min(len(images), N_REFERENCE)
+    features = _features(images, n, request.extractor)
+    return Reference(f"{n} images of {images.name}", features, dense=real is None)
+
+
+def _features(images: Images, n: int, extractor: FeatureExtractor) -> Features:
+    """Of the first `n` images, `(n, d)`."""
+    found: list[npt.NDArray[np.float32]] = []
+    done = 0
+    for batch in iterate_uint8(images):
+        wanted = batch[: n - done]
+        found.append(np.asarray(extractor(torch.as_tensor(wanted)), dtype=np.float32))
+        done += len(wanted)
+        if done == n:
+            break
+    return np.concatenate(found)
+
+
+def _read_features(path: Path, extractor: FeatureExtractor) -> Features:
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file of reference features")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            features = np.asarray(file["features"], dtype=np.float32)
+    except (KeyError, ValueError, OSError, EOFError) as error:
+        raise InvalidValueError(
+            f"{path}: a kernel distance needs an .npz with an array 'features', one row per image; "
+            f"statistics do not do ({error})"
+        ) from error
+    if features.ndim != 2 or features.shape[1] != extractor.dim:
+        raise InvalidValueError(
+            f"{path}: features of shape {features.shape}; {extractor.name} has {extractor.dim} "
+            "per image"
+        )
+    return features
+
+
+def _evaluator(
+    bank: DenseBank, resampled: bool, *, metric: str, kernel: Callable[[Features], Kernel]
+) -> KernelEvaluator:
+    reference: Features = bank.reference.content
+    paired = PairedKernelDistance(reference, bank.features, kernel(reference))
+    return KernelEvaluator(metric, paired, bank)
+
+
+def _enough(extractor: FeatureExtractor) -> int:
+    """An unbiased distance needs images for its interval only, not for every feature."""
+    return 100
+
+
+KID = Metric(
+    name="kid",
+    symbol="KID",
+    symbol_elsewhere="KD",
+    description="kernel distance (cubic polynomial kernel)",
+    enough_images=_enough,
+    find_reference=find_features,
+    evaluator=partial(_evaluator, metric="kid", kernel=lambda reference: polynomial_kernel),
+)
+MMD = Metric(
+    name="mmd",
+    symbol="MMD²",
+    symbol_elsewhere="MMD²",
+    description="squared maximum mean discrepancy (Gaussian kernel as wide as the median distance)",
+    enough_images=_enough,
+    find_reference=find_features,
+    evaluator=partial(
+        _evaluator,
+        metric="mmd",
+        kernel=lambda reference: gaussian_kernel(median_distance(reference)),
+    ),
+)

@@ -1,0 +1,38 @@
+"""Every metric by its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ard.measuring.fid import FID
+from ard.measuring.kernel import KID, MMD
+from ard.measuring.metric import Metric
+from nas_gan.errors import unknown_name
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (FID, KID, MMD)}
+# Command lines offer the names as choices.
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    MetricName = Literal[tuple(METRICS)]
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of this name.
+
+    Raises:
+        InvalidValueError: there is none; the message offers the nearest.
+    """
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]
+
+
+def metric_label(name: str, comparable: bool) -> str:
+    """What tables call a metric; a score of the user's own goes by its name."""
+    return METRICS[name].label(comparable) if name in METRICS else name
+
+
+def metric_description(name: str) -> str:
+    """A metric in words."""
+    return METRICS[name].description if name in METRICS else name

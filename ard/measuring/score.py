@@ -1,0 +1,117 @@
+"""A quality score: by which metric, how large, how far above the dense generator's, how certain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# In a record and in the columns of a table the rise over the dense generator is `delta_METRIC`.
+_RISE = "delta_"
+# The share of movement that a proxy measures; see `ard.search.proxy`.
+MOVEMENT = "movement"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How good one generator is by one metric, of which less is better.
+
+    Attributes:
+        metric: its name, as in `--metric`, in journals and in the columns of tables.
+        value: what the metric says of the generator.
+        rise: `value` minus the dense generator's, on the same latents.
+        ci_low: lower end of the 95 % interval of `rise`.
+        ci_high: its upper end; a budget is met when this is within it.
+        n_images: images behind the score, or behind the estimate.
+        features: whose features were compared; empty where the metric looks at images.
+        measured: whether the generator was scored; an estimate comes from other scores.
+    """
+
+    metric: str
+    value: float
+    rise: float
+    ci_low: float
+    ci_high: float
+    n_images: int
+    features: str
+    measured: bool
+
+    def __post_init__(self) -> None:
+        check_metric_name(self.metric)
+
+
+def check_metric_name(name: str) -> None:
+    """Do nothing if a metric may have this name, which becomes a column and a key of JSON.
+
+    Raises:
+        ValueError: it is not made of lower-case letters, digits and underscores.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            f"{name!r} is not the name of a metric; use lower-case letters, digits and underscores"
+        )
+
+
+def score_columns(metric: str) -> tuple[str, str, str, str]:
+    """The columns of a metric in tables: its value, its rise, and the interval of that.
+
+    >>> score_columns("fid")
+    ('fid', 'delta_fid', 'ci_low', 'ci_high')
+    """
+    return (metric, f"{_RISE}{metric}", "ci_low", "ci_high")
+
+
+def metric_of_rise(columns: Iterable[str]) -> str | None:
+    """The metric whose rise is among `columns`, or None.
+
+    >>> metric_of_rise(("layer", "kid", "delta_kid"))
+    'kid'
+    """
+    return next((name.removeprefix(_RISE) for name in columns if name.startswith(_RISE)), None)
+
+
+def to_record(score: Score) -> dict[str, Any]:
+    """Plain values, as journals and reports hold them; 0 samples stand for an estimate.
+
+    >>> to_record(Score(metric="fid", value=41.0, rise=1.0, ci_low=0.5, ci_high=1.5, n_images=1000,
+    ...                 features="inception", measured=True))  # doctest: +NORMALIZE_WHITESPACE
+    {'fid': 41.0, 'delta_fid': 1.0, 'ci_low': 0.5, 'ci_high': 1.5, 'n_samples': 1000,
+     'extractor': 'inception'}
+    """
+    numbers = (score.value, score.rise, score.ci_low, score.ci_high)
+    return {
+        **dict(zip(score_columns(score.metric), numbers, strict=True)),
+        "n_samples": score.n_images if score.measured else 0,
+        "extractor": score.features,
+    }
+
+
+def from_record(record: Mapping[str, Any]) -> Score:
+    """Read what `to_record` wrote.
+
+    Raises:
+        KeyError: the record names no metric, or lacks a value.
+        ValueError: it holds something else.
+    """
+    metric = metric_of_rise(record)
+    if metric is None:
+        raise KeyError(f"{_RISE}METRIC")
+    value, rise, low, high = (record[name] for name in score_columns(metric))
+    features = record["extractor"]
+    # Journals of earlier versions store the movement of images under the name of a distance.
+    if metric == "fid" and features.startswith("movement of "):
+        metric, features = MOVEMENT, features.removeprefix("movement of ")
+    known = {*score_columns(metric), "fid", "delta_fid", "n_samples", "extractor"}
+    if unknown := record.keys() - known:
+        raise ValueError(f"a score has no {sorted(unknown)[0]!r}")
+    return Score(
+        metric=metric,
+        value=value,
+        rise=rise,
+        ci_low=low,
+        ci_high=high,
+        n_images=record["n_samples"],
+        features=features,
+        measured=record["n_samples"] > 0,
+    )
