@@ -6,9 +6,7 @@ import copy
 import json
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export import build_engine
-from export.errors import BundleError, ExportError
-from export.interface import IMAGES, LABELS, LATENTS, arrays_of, input_width, inputs_of, outputs_of
-from export.manifest import (
-    MANIFEST,
-    BatchRange,
-    FileEntry,
-    Manifest,
-    read_manifest,
-    write_manifest,
-)
+from export.errors import ExportError
+from export.folder import complete_folder
+from export.interface import LABELS, LATENTS, arrays_of, input_width, inputs_of, outputs_of
+from export.manifest import BatchRange, FileEntry, Manifest, write_manifest
 from export.parity import check_parity
 from export.precision import Precision
+from export.readme import readme
 from export.rewrites import ALL
 from export.to_onnx import DEFAULT_OPSET, write_onnx
 from export.to_tensorrt import COMPUTE_CAPABILITIES, RtxChoice, build_rtx_engines, rtx_available
@@ -40,7 +33,6 @@ from nas_gan.training.describe import n_classes_of
 
 DENSE, BUILD_SCRIPT, README = "dense", "build_engine.py", "README.md"
 TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "tensorrt-rtx", "polygraphy")
-WORKSPACE_MIB = 512
 
 
 def write_bundle(
@@ -79,7 +71,7 @@ def write_bundle(
         raise ExportError(f"--name takes letters, digits, dot, dash and underscore; got {name!r}")
     if samples < 1:
         raise ExportError(f"--samples must be 1 or more; got {samples}")
-    with _complete_folder(out) as folder:
+    with complete_folder(out) as folder:
         settings = dict(
             precision=precision,
             opset=opset,
@@ -189,69 +181,6 @@ def count_macs(generator: nn.Module) -> int:
     return counter.get_total_flops() // 2  # the counter takes a multiply-add for two
 
 
-def readme(manifest: Manifest) -> str:
-    """What a person who finds the bundle needs to know, as Markdown."""
-    data = manifest.to_dict()
-    batch = manifest.batch
-    line = build_engine.trtexec_line(data, (batch.min, batch.opt, batch.max), WORKSPACE_MIB)
-    shape = ", ".join(str(size) for size in manifest.outputs[0].shape[1:])
-    loaded = ", ".join(f'"{spec.name}": numpy.load("{spec.name}.npy")' for spec in manifest.inputs)
-    engines = "".join(
-        f"- `{engine.file}`: compute capability {engine.compute_capability}, {engine.tool}; it "
-        "loads in this version of TensorRT-RTX only\n"
-        for engine in manifest.engines
-    )
-    ahead = f"\n## Engines built ahead of time\n\n{engines}" if engines else ""
-    inside = (
-        f"`{manifest.dense}/` is a bundle like this one: the generator before compression.\n"
-        if manifest.dense
-        else ""
-    )
-    labels = (
-        f"""
-It is conditional: `{LABELS}` (batch), int64, says which class each image is to be of, 0 to
-{manifest.n_classes - 1}. `{LABELS}.npy` holds the labels of `{LATENTS}.npy`.
-
-"""
-        if manifest.n_classes
-        else ""
-    )
-    bank = f"`{LATENTS}.npy` holds {manifest.latents['samples']}"
-    return f"""# {manifest.name}: a generator, {manifest.precision}
-
-`{manifest.onnx}` maps `{LATENTS}` (batch, {manifest.inputs[0].shape[1]}), standard normal, to
-`{IMAGES}` (batch, {shape}) in [-1, 1]. Both are float32, the batch is free; opset {manifest.opset}.
-{labels}`manifest.json` lists every file with its hash. {bank}
-latents to try it with:
-{inside}
-```python
-import numpy, onnxruntime
-
-session = onnxruntime.InferenceSession("{manifest.onnx}", providers=["CPUExecutionProvider"])
-[images] = session.run(["{IMAGES}"], {{{loaded}}})
-```
-
-## On a Jetson
-
-Copy this folder to the device and build there; an engine fits one TensorRT and one kind of GPU.
-
-```sh
-python3 build_engine.py            # --help: workspace, batch sizes, --dry-run
-```
-
-It checks the files and the free memory, writes `{manifest.name}.engine` and `engine.json`, and does
-nothing when both are there and fit. The same by NVIDIA's tool, which JetPack puts into
-`/usr/src/tensorrt/bin`:
-
-```sh
-{line}
-```
-
-Precision is in the graph. Do not add `--fp16`: it contradicts `--stronglyTyped`. From TensorRT 11
-on every network is strongly typed and the flag may be left out.
-{ahead}"""
-
-
 def _check_generator(generator: nn.Module) -> None:
     for key, tensor in generator.state_dict().items():
         if not torch.isfinite(tensor).all():
@@ -275,50 +204,3 @@ def _tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-@contextmanager
-def _complete_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block succeeds."""
-    out = out.resolve()
-    kept = _foreign_files(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    replaced = temporary.with_name(f"{temporary.name}-replaced")
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        for path in kept:
-            if path.is_dir():
-                shutil.copytree(path, temporary / path.name)
-            else:
-                shutil.copy2(path, temporary / path.name)
-        if out.exists():
-            out.rename(replaced)
-        try:
-            temporary.rename(out)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(out)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _foreign_files(out: Path) -> list[Path]:
-    """What lies in the bundle `out` and is not of it: benchmark results, a person's notes.
-
-    An engine that was built on a device from the bundle is of it: it does not fit the next one.
-    """
-    if not out.exists() and not out.is_symlink():
-        return []
-    if not out.is_dir():
-        raise BundleError(f"{out}: a file, not a folder; choose another --out")
-    if not any(out.iterdir()):
-        return []
-    if not (out / MANIFEST).is_file():
-        raise BundleError(f"{out}: not empty and not a bundle; choose another --out or empty it")
-    old = read_manifest(out)
-    own = {MANIFEST, *old.files, old.dense, f"{old.name}.engine", "engine.json"}
-    return sorted(path for path in out.iterdir() if path.name not in own)
