@@ -42,18 +42,19 @@ def complete_folder(out: Path) -> Iterator[Path]:
 
 
 def _foreign_files(out: Path) -> list[Path]:
-    """What lies in the bundle `out` and is not of it: benchmark results, a person's notes.
+    """What is in the folder `out` but does not belong to the bundle: benchmark results, notes.
 
-    An engine that was built on a device from the bundle is of it: it does not fit the next one.
+    An engine that was built from the bundle on a device does belong to it, as it would not fit the
+    next one.
     """
     if not out.exists() and not out.is_symlink():
         return []
     if not out.is_dir():
-        raise BundleError(f"{out}: a file, not a folder; choose another --out")
+        raise BundleError(f"{out}: a file, not a folder; choose another folder")
     if not any(out.iterdir()):
         return []
     if not (out / MANIFEST).is_file():
-        raise BundleError(f"{out}: not empty and not a bundle; choose another --out or empty it")
+        raise BundleError(f"{out}: not empty and not a bundle; choose another folder or empty it")
     old = read_manifest(out)
     own = {MANIFEST, *old.files, old.dense, f"{old.name}.engine", "engine.json"}
     return sorted(path for path in out.iterdir() if path.name not in own)

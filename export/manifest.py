@@ -75,8 +75,8 @@ class BatchRange:
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
             raise BundleError(
-                "batch sizes must be 1 <= min <= opt <= max; "
-                f"got {self.min}, {self.opt}, {self.max}"
+                f"must be 1 <= min <= opt <= max; got {self.min}, {self.opt}, {self.max}",
+                setting="batch",
             )
 
 

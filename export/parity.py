@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from export.errors import ExportError, MissingPackageError
 from export.interface import arrays_of
-from export.precision import Precision
+from export.precision import PRECISIONS, Precision
 
 # Images are in [-1, 1].
 IMAGE_RANGE = 2.0
@@ -38,24 +38,6 @@ class Parity:
         """Plain values; JSON has no infinity, so equal images have `psnr_db` null."""
         psnr = self.psnr_db if math.isfinite(self.psnr_db) else None
         return {"max_abs": self.max_abs, "psnr_db": psnr, "samples": self.n}
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """The largest `max_abs` and the smallest `psnr_db` that pass."""
-
-    max_abs: float
-    psnr_db: float
-
-
-# A grey level is 2/255 = 7.8e-3. fp32: an eighth of one; right graphs measure 1e-7 to 6e-6, a wrong
-# interpolation mode is far above. fp16: right graphs measure 60 to 75 dB; at 40 dB the error
-# is 2.5 grey levels. ONNX Runtime computes much of a float16 graph on a CPU in float32, so this
-# judges the graph and its weights; the rounding of a device is measured on the device.
-TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(max_abs=1e-3, psnr_db=60.0),
-    "fp16": Tolerance(max_abs=0.5, psnr_db=40.0),
-}
 
 
 def compare(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> Parity:
@@ -83,13 +65,13 @@ def check_parity(
     apart. It also runs on 1 and on 5 latents: a batch that the export took for a constant fails.
 
     Raises:
-        ExportError: the images differ by more than `TOLERANCES` allows, or the graph does not run.
+        ExportError: the images differ by more than the precision allows, or the graph does not run.
         MissingPackageError: onnxruntime is not installed.
     """
     expected = _torch_images(generator, latents, batch_size)
     found = _onnx_images(onnx_path, arrays_of(generator, latents), batch_size)
     parity = compare(expected, found)
-    tolerance = TOLERANCES[precision]
+    tolerance = PRECISIONS[precision].tolerance
     # Written so that NaN fails.
     if not (parity.max_abs <= tolerance.max_abs and parity.psnr_db >= tolerance.psnr_db):
         raise ExportError(

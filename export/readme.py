@@ -17,8 +17,8 @@ def readme(manifest: Manifest) -> str:
     shape = ", ".join(str(size) for size in manifest.outputs[0].shape[1:])
     loaded = ", ".join(f'"{spec.name}": numpy.load("{spec.name}.npy")' for spec in manifest.inputs)
     engines = "".join(
-        f"- `{engine.file}`: compute capability {engine.compute_capability}, {engine.tool}; it "
-        "loads in this version of TensorRT-RTX only\n"
+        f"- `{engine.file}`: compute capability {engine.compute_capability}; it loads only in "
+        f"{engine.tool}\n"
         for engine in manifest.engines
     )
     ahead = f"\n## Engines built ahead of time\n\n{engines}" if engines else ""

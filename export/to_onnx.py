@@ -6,8 +6,7 @@ import contextlib
 import copy
 import io
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,8 +17,9 @@ from torch import nn
 
 from export.errors import ExportError, MissingPackageError
 from export.interface import BATCH, inputs_of, outputs_of, with_exported_inputs
-from export.precision import Precision, to_fp16
+from export.precision import PRECISIONS, Precision
 from export.rewrites import ALL, rewrite
+from nas_gan.errors import unknown_name
 from nas_gan.files import write_bytes
 
 if TYPE_CHECKING:
@@ -34,52 +34,50 @@ NEW_IN_18 = {"Split": {"num_outputs"}, "Resize": {"antialias", "keep_aspect_rati
 
 
 @dataclass(frozen=True)
-class OnnxSummary:
-    """What is in a written ONNX file: its opset and how many nodes of each operator it has."""
+class GraphSettings:
+    """How a generator becomes a graph.
 
-    opset: int
-    operators: Mapping[str, int]
+    Args:
+        precision: how the graph computes; its input and output are float32 in either case.
+        opset: ONNX opset, `MIN_OPSET` to `MAX_OPSET`.
+        rewrites: what makes the graph faster, from `export.rewrites`; without any, each layer is a
+            node.
+    """
 
-    @property
-    def nodes(self) -> int:
-        """Number of nodes of the graph."""
-        return sum(self.operators.values())
+    precision: Precision = "fp32"
+    opset: int = DEFAULT_OPSET
+    rewrites: tuple[str, ...] = ALL
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
 
 
-def write_onnx(
-    generator: nn.Module,
-    path: Path,
-    *,
-    precision: Precision = "fp32",
-    opset: int = DEFAULT_OPSET,
-    rewrites: Iterable[str] = ALL,
-) -> OnnxSummary:
+def write_onnx(generator: nn.Module, path: Path, settings: GraphSettings | None = None) -> None:
     """Write `generator`, which maps `(n, latent_dim)` to `(n, c, h, w)`, to `path`.
 
     The graph has the input `latents` and the output `images`, both float32 with a dynamic first
-    dimension; that of a conditional generator has the input `labels` besides, int64 `(n,)`.
-    `rewrites` make it faster; without any, each layer is a node. The same weights give the same
-    bytes.
+    dimension. The graph of a conditional generator also has the input `labels`, int64 `(n,)`. The
+    same weights give the same bytes.
 
     Raises:
         ExportError: the generator cannot be expressed in this opset or precision.
         InvalidValueError: a rewrite is not known.
         MissingPackageError: onnx, onnxscript or onnxsim is not installed.
     """
-    model = build_model(generator, opset=opset, rewrites=rewrites)
-    if precision == "fp16":
-        model = to_fp16(model)
+    settings = settings or GraphSettings()
+    model = build_model(generator, opset=settings.opset, rewrites=settings.rewrites)
+    model = PRECISIONS[settings.precision].convert(model)
     _check(model, generator)
     write_bytes(path, model.SerializeToString(deterministic=True))
-    return OnnxSummary(opset, dict(Counter(node.op_type for node in model.graph.node)))
 
 
 def build_model(
     generator: nn.Module, *, opset: int = DEFAULT_OPSET, rewrites: Iterable[str] = ALL
 ) -> onnx.ModelProto:
-    """`generator` as a simplified float32 graph; it is left as it is, also its training mode."""
+    """`generator` as a simplified float32 graph; neither it nor its training mode is changed."""
     if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise ExportError(f"--opset must be {MIN_OPSET} to {MAX_OPSET}; got {opset}")
+        raise ExportError(f"must be {MIN_OPSET} to {MAX_OPSET}; got {opset}", setting="opset")
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter imports it; asked for here to say so early
@@ -232,7 +230,7 @@ def _describe(value: onnx.ValueInfoProto) -> str:
 
 
 def _invalid(opset: int, error: Exception) -> ExportError:
-    advice = "; try --opset 18" if opset < DEFAULT_OPSET else ""
+    advice = "; try opset 18" if opset < DEFAULT_OPSET else ""
     return ExportError(f"the graph is not valid in opset {opset}: {_one_line(error)}{advice}")
 
 

@@ -82,7 +82,7 @@ def test_a_graph_within_a_node_is_refused():
     )
     yes = np.array(True)
     node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
-    with pytest.raises(ExportError, match="use --precision fp32"):
+    with pytest.raises(ExportError, match="export it in fp32"):
         to_fp16(graph_of(node, c=yes))
 
 
