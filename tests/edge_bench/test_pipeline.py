@@ -112,7 +112,7 @@ def test_images_that_are_not_numbers_are_not_timed(make_model):
 
 
 def test_a_fixed_batch_is_refused_before_anything_is_timed(make_model):
-    with pytest.raises(RunnerError, match="--batch 1"):
+    with pytest.raises(RunnerError, match="use batch size 1"):
         benchmark([make_model(batch=1)], [1, 64], plan=QUICK, find_meter=no_meter)
 
 
