@@ -33,7 +33,7 @@ class InputSpec:
         """`batch` standard normal latents of this shape.
 
         Raises:
-            RunnerError: the model has another, fixed batch size, or its latent size is not fixed.
+            RunnerError: its batch size is fixed and another, or its latent size is not fixed.
         """
         rest = self._of_batch(batch)[1:]
         sizes = [size for size in rest if size is not None]
@@ -48,7 +48,7 @@ class InputSpec:
         """`batch` labels that cycle through 0 to n_classes - 1.
 
         Raises:
-            RunnerError: the model has another, fixed batch size, or takes several numbers per image.
+            RunnerError: its batch size is fixed and another, or it takes several numbers per image.
         """
         if len(self._of_batch(batch)) != 1:
             raise RunnerError(

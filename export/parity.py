@@ -24,9 +24,9 @@ BATCH_SIZES = (1, 5)
 
 @dataclass(frozen=True)
 class Parity:
-    """How far images of ONNX Runtime are from torch's on the same `n` latents.
+    """How far the images of ONNX Runtime are from torch's on the same `n` latents.
 
-    `max_abs` is the largest difference of a pixel; `psnr_db` is over a range of 2 and infinite when
+    `max_abs` is the largest difference of a pixel. `psnr_db` is over a range of 2, and infinite if
     all pixels are equal.
     """
 
@@ -41,7 +41,7 @@ class Parity:
 
 
 def compare(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> Parity:
-    """The distance of two image arrays `(n, c, h, w)` in [-1, 1]; NaN anywhere gives NaN."""
+    """The distance between two image arrays `(n, c, h, w)` in [-1, 1]; any NaN gives NaN."""
     if expected.shape != found.shape:
         raise ExportError(f"images have shape {found.shape}; torch gives {expected.shape}")
     difference = found.astype(np.float64) - expected.astype(np.float64)
@@ -61,8 +61,9 @@ def check_parity(
 ) -> Parity:
     """Compare `generator` with the graph at `onnx_path` on `latents` `(n, latent_dim)`.
 
-    Those of a conditional generator have the one-hot label behind the noise; the graph gets the two
-    apart. It also runs on 1 and on 5 latents: a batch that the export took for a constant fails.
+    The latents of a conditional generator have the one-hot label behind the noise; the graph gets
+    the two separately. The graph is also run on 1 and on 5 latents, which fails if the export took
+    the batch for a constant.
 
     Raises:
         ExportError: the images differ by more than the precision allows, or the graph does not run.
@@ -72,7 +73,7 @@ def check_parity(
     found = _onnx_images(onnx_path, arrays_of(generator, latents), batch_size)
     parity = compare(expected, found)
     tolerance = PRECISIONS[precision].tolerance
-    # Written so that NaN fails.
+    # Written so that NaN fails the check.
     if not (parity.max_abs <= tolerance.max_abs and parity.psnr_db >= tolerance.psnr_db):
         raise ExportError(
             f"{onnx_path.name} does not draw the generator's images: on {parity.n} latents the "

@@ -10,7 +10,7 @@ WORKSPACE_MIB = 512
 
 
 def readme(manifest: Manifest) -> str:
-    """What a person who finds the bundle needs to know, as Markdown."""
+    """What a reader of the bundle needs to know, as Markdown."""
     data = manifest.to_dict()
     batch = manifest.batch
     line = build_engine.trtexec_line(data, (batch.min, batch.opt, batch.max), WORKSPACE_MIB)

@@ -25,11 +25,11 @@ from nas_gan.files import write_bytes
 if TYPE_CHECKING:
     import onnx
 
-# The opset for which torch's exporter has its own translations, and one that the TensorRT 10.3 of
-# JetPack 6 reads. 17 is derived from it here, newer ones are left to the exporter.
+# The opset that torch's exporter translates to, which the TensorRT 10.3 of JetPack 6 can read. 17
+# is derived from it here; newer opsets are left to the exporter.
 DEFAULT_OPSET = 18
 MIN_OPSET, MAX_OPSET = 17, 24
-# What opset 18 added to operators that 17 has: attributes whose value is the behaviour of 17.
+# Attributes that opset 18 added to operators of 17; their values here mean the behaviour of 17.
 NEW_IN_18 = {"Split": {"num_outputs"}, "Resize": {"antialias", "keep_aspect_ratio_policy"}}
 
 
@@ -80,7 +80,7 @@ def build_model(
         raise ExportError(f"must be {MIN_OPSET} to {MAX_OPSET}; got {opset}", setting="opset")
     try:
         import onnx
-        import onnxscript  # noqa: F401 - torch's exporter imports it; asked for here to say so early
+        import onnxscript  # noqa: F401 - torch's exporter imports it; a missing one is told early
         import onnxsim
     except ImportError as error:
         raise MissingPackageError(
@@ -104,7 +104,7 @@ def build_model(
 def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
     inputs = inputs_of(generator)
     traced = with_exported_inputs(copy.deepcopy(generator)).eval().cpu()
-    # Two rows: an example batch of 1 would be taken for a constant.
+    # Two rows, because an example batch of 1 would be taken for a constant.
     example = tuple(
         torch.zeros((2, *cast("tuple[int, ...]", spec.shape[1:])), dtype=getattr(torch, spec.dtype))
         for spec in inputs
@@ -134,15 +134,15 @@ def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
         raise ExportError(
             f"torch cannot export this generator to opset {opset}: {_one_line(reason)}"
         ) from error
-    assert program is not None  # it is None only where a file is asked for without dynamo
+    assert program is not None  # it is None only if a file is written without dynamo
     return cast("onnx.ModelProto", program.model_proto)
 
 
 def _lower_to_17_(model: onnx.ModelProto) -> None:
     """Relabel an opset 18 graph as 17, in place.
 
-    onnx has no converter for Split from 18 to 17. The attributes that go say what 17 does anyway;
-    operators that 17 lacks are found by the checker afterwards.
+    onnx has no converter of Split from 18 to 17. The removed attributes state what 17 does anyway;
+    the checker then finds operators that 17 lacks.
     """
     for opset in model.opset_import:
         if opset.domain == "":
@@ -155,11 +155,11 @@ def _lower_to_17_(model: onnx.ModelProto) -> None:
 
 
 def _resize_by_scales_(model: onnx.ModelProto) -> None:
-    """Give each Resize constant scales in place of an output size computed at run time, in place.
+    """Give each Resize constant scales instead of an output size computed at run time, in place.
 
-    With a dynamic batch the exporter writes the size as Concat(Shape(x)[:2], (h, w)). As constants
-    the shape arithmetic disappears, and TensorRT sees a plain upsampling. Only where the scale is
-    exact in float32 (2 and 4 in these nets), so that no pixel is sampled elsewhere than before.
+    With a dynamic batch the exporter writes the size as Concat(Shape(x)[:2], (h, w)). With constant
+    scales the shape arithmetic disappears, and TensorRT sees a plain upsampling. This is done only
+    if the scale is exact in float32 (2 and 4 in these nets), so that no pixel is sampled elsewhere.
     """
     import onnx
 
