@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -52,8 +53,10 @@ def make_folder(tmp_path: Path, make_model: Callable[..., Path]) -> MakeFolder:
     return make
 
 
-def times_of(folder: Path, known: tuple[LayerTime, ...] = (), **options: object) -> list[LayerTime]:
-    settings = dict(runner="onnxruntime", threads=1, device=describe_device(), plan=QUICK)
+def times_of(folder: Path, known: tuple[LayerTime, ...] = (), **options: Any) -> list[LayerTime]:
+    settings: dict[str, Any] = dict(
+        runner="onnxruntime", threads=1, device=describe_device(), plan=QUICK
+    )
     *_, last = time_layers(load_folder(folder), (1, 4), known, **{**settings, **options})
     return list(last)
 
@@ -155,7 +158,7 @@ def test_a_list_does_not_choose_files_of_other_folders(make_folder: MakeFolder) 
 
 def test_bad_settings_are_refused(make_folder: MakeFolder) -> None:
     folder = load_folder(make_folder("a"))
-    settings = dict(threads=1, device=describe_device(), plan=QUICK)
+    settings: dict[str, Any] = dict(threads=1, device=describe_device(), plan=QUICK)
     with pytest.raises(InvalidValueError, match="batch takes every size once"):
         list(time_layers(folder, (1, 1), (), runner="auto", **settings))
     with pytest.raises(RunnerError, match="runner 'tpu' is not known"):
@@ -180,7 +183,12 @@ def test_tensorrt_waits_once_for_several_runs_and_copies_nothing(tmp_path: Path)
     x = np.ones((1, 4), np.float32)
     layer = TensorRTLayer(tmp_path / "x.engine")
     layer._cuda = _Cuda(call, str)
-    layer._context = SimpleNamespace(execute_async_v3=lambda _: not done.append("run"))
+
+    def execute(stream: int) -> bool:
+        done.append("run")
+        return True
+
+    layer._context = SimpleNamespace(execute_async_v3=execute)
     layer._buffers, layer._bound = {(x.shape,): _Buffers((1,), 2, x)}, (x.shape,)
     layer.infer(x)
     assert done == ["run"] * layer.calls + ["cudaStreamSynchronize"]

@@ -17,13 +17,14 @@ from export.to_onnx import build_model
 from export.to_tensorrt import TensorRTRTX
 from nas_gan.errors import InvalidValueError
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
 
-from onnx_graphs import model_of, node, operators  # noqa: E402 - needs onnx
+import onnx
+from onnx_graphs import model_of, node, operators
 
-from export.rewrites import ALL, REWRITES, rewrite  # noqa: E402
+from export.rewrites import ALL, REWRITES, rewrite
 
 pytestmark = pytest.mark.onnx
 

@@ -13,9 +13,12 @@ from export.errors import ExportError
 from export.rewrites import ALL
 from export.to_onnx import GraphSettings, build_model, write_onnx
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
+
+import onnx  # noqa: E402 - skipped without it
+
 pytestmark = pytest.mark.onnx
 
 
