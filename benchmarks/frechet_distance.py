@@ -72,7 +72,7 @@ def distance_by_singular_values(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
     """The distance from the features themselves, never squared: slow, and exact to rounding."""
     shift = x.mean(axis=0) - y.mean(axis=0)
     x, y = ((z - z.mean(axis=0)) / (len(z) - 1) ** 0.5 for z in (x, y))
-    factors = [np.linalg.qr(z, mode="r") for z in (x, y)]
+    factors: list[np.ndarray[Any, Any]] = [scipy.linalg.qr(z, mode="r")[0] for z in (x, y)]
     roots = scipy.linalg.svdvals(factors[0] @ factors[1].T).sum()
     return float(shift @ shift + (x**2).sum() + (y**2).sum() - 2 * roots)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -39,7 +40,7 @@ def measure(snapshots: list[Path], samples: int, seed: int) -> dict[str, object]
         for path in snapshots:
             checkpoint = load_checkpoint(path)
             generator = build_generator(checkpoint)
-            latents = latent_bank(samples, int(generator.latent_dim), seed)
+            latents = latent_bank(samples, cast(int, generator.latent_dim), seed)
             features = extract_features(generator, latents, extractor)
             fid = reference.distance(statistics_of(features))
             curve.append({"step": checkpoint.provenance["steps"], "fid": fid})

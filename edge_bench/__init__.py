@@ -1,6 +1,6 @@
-"""Latency, throughput and energy of exported generators, on the device that will run them.
+"""Latency, throughput and energy of exported generators on the device that will run them.
 
-Needs numpy and a runtime (ONNX Runtime or TensorRT), and nothing else of this repository.
+It needs numpy and a runtime (ONNX Runtime or TensorRT), and nothing else from this repository.
 """
 
 from edge_bench.pipeline import benchmark as benchmark

@@ -1,7 +1,7 @@
 """Time exported generators on this device; several are measured interleaved and compared.
 
-The first bundle is what the others are compared with: give the dense one first. A model that makes
-20000 runs before its seconds are over gets fewer of them; where there is a sensor, power is
+The first bundle is the one that the others are compared with, so give the dense one first. A model
+stops after 20000 runs even if its seconds are not over. If there is a power sensor, power is
 measured for as long again.
 """
 
@@ -10,16 +10,15 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_bench.command import (
+    Advance,
     add_timing_options,
     check_writable,
     make_parser,
     not_negative,
-    progress,
     run,
 )
 from edge_bench.pipeline import benchmark
@@ -33,21 +32,20 @@ def main(args: Sequence[str] | None = None) -> int:
     """Parse, measure, print; returns the exit code."""
     options = _parser().parse_args(args)
 
-    def measure() -> None:
+    def measure(advance: Advance) -> str:
         check_writable(options.out)
-        with progress(sys.stderr, time.monotonic) as advance:
-            report = benchmark(
-                options.bundles,
-                options.batch,
-                plan=TimingPlan(options.runs, options.warmup, options.duration),
-                threads=options.threads,
-                runner=options.runner,
-                seed=options.seed,
-                advance=advance,
-            )
+        report = benchmark(
+            options.bundles,
+            options.batch,
+            plan=TimingPlan(options.runs, options.warmup, options.duration),
+            threads=options.threads,
+            runner=options.runner,
+            seed=options.seed,
+            advance=advance,
+        )
         path = write_report(report, options.out)
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        sys.stdout.write(f"{table(report, width)}\nwrote {path}\n")
+        return f"{table(report, width)}\nwrote {path}\n"
 
     return run(measure, interrupted="nothing was written; run the same command again")
 
@@ -74,17 +72,22 @@ def _parser() -> argparse.ArgumentParser:
         type=not_negative,
         default=20,
         metavar="N",
-        help="untimed runs before, at least; they go on until times settle (default: 20)",
+        help="least number of untimed runs before, which continue until times settle (default: 20)",
     )
     add(
         "--out",
         type=Path,
         default=Path(),
         metavar="DIR",
-        help="where bench.json goes (default: the current folder)",
+        help="folder that bench.json is written to (default: the current folder)",
     )
-    add("--seed", type=not_negative, default=0, metavar="N",
-        help="of the latents and the bootstrap (default: 0)")  # fmt: skip
+    add(
+        "--seed",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="seed of the latents and the bootstrap (default: 0)",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What is measured: a bundle folder, a bare `.onnx` file or a bare TensorRT engine."""
+"""What is measured: a bundle folder, a single `.onnx` file or a single TensorRT engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENGINE_SUFFIXES = (".engine", ".plan")
 
 @dataclass(frozen=True)
 class Bundle:
-    """Where the files are and what the manifest says of them; `None` where nobody says."""
+    """Where the files are, and what the manifest says about them; `None` if nothing does."""
 
     name: str
     path: Path
@@ -37,19 +37,17 @@ class Bundle:
 def load_bundle(path: Path) -> Bundle:
     """Read a bundle folder (`manifest.json` and its model), an `.onnx` file or an engine file.
 
-    A bundle is called after its folder or file. An engine that was built on the device is found by
-    its suffix, `.engine` or `.plan`, beside the model. Engines that the manifest lists were built
-    elsewhere, for another runtime, and are not for this one.
+    A bundle is named after its folder or file. An engine that was built on the device is found
+    beside the model by its suffix, `.engine` or `.plan`. Engines that the manifest lists were built
+    elsewhere, for another runtime, and are ignored.
 
     Raises:
-        BundleError: nothing is there, a key is missing, or a file is not the one that was exported.
+        BundleError: nothing is there, a key is missing, or a file is not the exported one.
     """
     if path.is_dir():
         return _load_folder(path)
     if not path.exists():
-        raise BundleError(
-            f"{path}: no such bundle; make one with `python -m export RUN_OR_CKPT --out {path}`"
-        )
+        raise BundleError(f"{path}: no such file or folder; `python -m export` writes bundles")
     if path.suffix == ".onnx":
         return Bundle(path.stem, path, path, None, _sha256_of_file(path), None)
     if path.suffix in ENGINE_SUFFIXES:
@@ -63,7 +61,7 @@ def load_bundle(path: Path) -> Bundle:
 def load_bundles(paths: Sequence[Path]) -> tuple[Bundle, ...]:
     """Read several bundles, in their order, with names that tell them apart.
 
-    One bundle alone that holds its dense counterpart is two: the dense one comes first.
+    A bundle that is given alone and holds its dense counterpart counts as two, the dense one first.
     """
     bundles = [load_bundle(path) for path in paths]
     if len(bundles) == 1 and bundles[0].dense is not None:
@@ -73,7 +71,7 @@ def load_bundles(paths: Sequence[Path]) -> tuple[Bundle, ...]:
 
 
 def _distinct_names(bundles: Sequence[Bundle]) -> list[str]:
-    """Names with as many parent folders as it takes, then with numbers."""
+    """Names with as many parent folders as it takes to tell them apart, or else with numbers."""
     names = [bundle.name for bundle in bundles]
     parents = [bundle.path.resolve().parent.parts[1:] for bundle in bundles]
     for depth in range(1, max(map(len, parents), default=0) + 1):
@@ -103,7 +101,7 @@ def _load_folder(folder: Path) -> Bundle:
     model = _inside(folder, str(manifest.get("onnx", MODEL)))
     expected = _get(manifest, path, "files", model.name, "sha256")
     digest = _sha256_of_file(model)
-    # A copy that broke off still has a name and often still loads; only its hash tells.
+    # A truncated copy still has its name and often still loads; only its hash gives it away.
     if digest != expected:
         raise BundleError(
             f"{model}: sha256 is {digest[:12]}…, the manifest says {str(expected)[:12]}…; "
@@ -127,7 +125,7 @@ def _load_folder(folder: Path) -> Bundle:
 
 
 def _classes(manifest: dict[str, Any], path: Path) -> int | None:
-    """How many labels a conditional model knows; the manifest of another does not say."""
+    """Number of classes of a conditional model; other manifests do not have the key."""
     found = manifest.get("n_classes")
     if found is None or (type(found) is int and found > 0):
         return found
@@ -142,12 +140,12 @@ def _engine_built_here(folder: Path, listed: Collection[str]) -> Path | None:
     )
     if len(engines) > 1:
         names = ", ".join(engine.name for engine in engines)
-        raise BundleError(f"{folder}: several engines ({names}); give the file that you mean")
+        raise BundleError(f"{folder}: several engines ({names}); give the file you mean instead")
     return engines[0] if engines else None
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """`folder / name`; a manifest from elsewhere does not choose other folders of this machine."""
+    """`folder / name`; a manifest that was copied here must not reach into other folders."""
     if Path(name).name != name or name == "..":
         raise BundleError(
             f"{folder / MANIFEST}: {name!r} is not a name inside the bundle; export it again"

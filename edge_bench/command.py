@@ -1,4 +1,4 @@
-"""The skin of this package's command lines: options, errors as one line, the time left."""
+"""The skin of this package's commands: options, progress, one line for an error, an exit code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,22 +16,31 @@ from typing import TextIO
 from edge_bench.errors import EdgeBenchError
 from edge_bench.runners import RUNNERS
 
+Advance = Callable[[float], None]
+"""Called with the finished fraction, 0 to 1."""
+
 DONE, ERROR, INTERRUPTED = 0, 1, 130
 EXIT_CODES = "exit codes: 0 done, 1 error, 2 usage, 130 interrupted"
 
-# To the start of the line, and clear to its end.
+# To the start of the line, and clear it to its end.
 WIPE = "\r\x1b[K"
 
 
-def run(body: Callable[[], None], *, interrupted: str) -> int:
-    """Call `body` and return an exit code: 0 done, 1 our error (one line on stderr), 130 Ctrl-C.
+def run(measure: Callable[[Advance], str], *, interrupted: str) -> int:
+    """Call `measure`, print what it returns, and return an exit code.
 
-    `interrupted` says what an interrupt left behind.
+    0 done, 1 our error (one line on stderr), 130 Ctrl-C.
+
+    Args:
+        measure: the work; it is given a function that takes the finished fraction, 0 to 1.
+        interrupted: what an interrupt leaves behind, for the message.
     """
     try:
-        body()
+        with progress(sys.stderr, time.monotonic) as advance:
+            result = measure(advance)
+        sys.stdout.write(result)
     except EdgeBenchError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {_one_line(error)}\n")
         return ERROR
     except OSError as error:
         sys.stderr.write(f"error: {_describe(error)}\n")
@@ -45,12 +55,10 @@ def run(body: Callable[[], None], *, interrupted: str) -> int:
 
 
 @contextmanager
-def progress(
-    stream: TextIO, clock: Callable[[], float], every_s: float = 5.0
-) -> Iterator[Callable[[float], None]]:
-    """Yields a function of the finished fraction that tells it and the time left on `stream`.
+def progress(stream: TextIO, clock: Callable[[], float], every_s: float = 5.0) -> Iterator[Advance]:
+    """Yield a function that shows the finished fraction and the time left on `stream`.
 
-    A terminal gets one line, redrawn and wiped in the end; a file gets a line every `every_s`
+    A terminal gets one line, which is redrawn and finally wiped. A file gets a line every `every_s`
     seconds.
     """
     start = clock()
@@ -91,10 +99,14 @@ def make_parser(prog: str, description: str | None, example: str) -> argparse.Ar
 def add_timing_options(
     parser: argparse.ArgumentParser, *, timed: str, runs: int, duration: float, auto: str
 ) -> None:
-    """What every command that times something is asked: --batch, --runs, --duration and where.
+    """Add the options of every command that times something: what, how much, and on what.
 
-    Each thing `timed` gets `runs` runs and `duration` seconds by default; `auto` says when
-    `--runner auto` takes TensorRT.
+    Args:
+        parser: where they are added.
+        timed: what is timed, for the help.
+        runs: default number of runs of each.
+        duration: default seconds for each.
+        auto: when the runner `auto` is TensorRT, for the help.
     """
     add = parser.add_argument
     add(
@@ -103,34 +115,34 @@ def add_timing_options(
         type=positive,
         default=[1],
         metavar="N",
-        help="batch sizes (default: 1)",
+        help="batch sizes to measure, one after the other (default: 1)",
     )
     add(
         "--runs",
         type=positive,
         default=runs,
         metavar="N",
-        help=f"timed runs of {timed}, at least (default: %(default)s)",
+        help=f"least number of timed runs of {timed} (default: %(default)s)",
     )
     add(
         "--duration",
         type=seconds,
         default=duration,
         metavar="SECONDS",
-        help=f"timed seconds of {timed}, at least, on average (default: %(default)s)",
+        help=f"least number of seconds that {timed} is timed, on average (default: %(default)s)",
     )
     add(
         "--threads",
         type=positive,
         default=1,
         metavar="N",
-        help="CPU threads of ONNX Runtime (default: 1)",
+        help="number of CPU threads of ONNX Runtime (default: 1)",
     )
     add(
         "--runner",
         choices=RUNNERS,
         default="auto",
-        help=f"auto takes TensorRT where {auto} (default: auto)",
+        help=f"runtime to measure; auto is TensorRT if {auto} (default: auto)",
     )
 
 
@@ -155,29 +167,36 @@ def _whole(text: str, least: int) -> int:
 
 
 def seconds(text: str) -> float:
-    """A number of seconds from 0 on, for argparse."""
+    """A number of seconds, 0 or more, for argparse."""
     try:
         number = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
     return number
 
 
 def check_writable(folder: Path) -> None:
-    """Minutes of measuring must not end at a folder that takes no file.
+    """Make `folder`, and refuse one that cannot be written to before minutes are spent measuring.
 
     Raises:
-        OSError: it takes none.
+        OSError: it cannot be made or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, EdgeBenchError) and error.setting is not None:
+        text = f"--{error.setting.replace('_', '-')} {error.message}"
+    return " ".join(text.split())
+
+
 def _describe(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"{where}no space left on device; free some, then run the same command again"
-    return f"{where}{error.strerror or ' '.join(str(error).split())}"
+    return f"{where}{error.strerror or _one_line(error)}"

@@ -1,6 +1,6 @@
-"""What the machine is, and the state it is in: read from /proc, /sys and /etc, nothing set.
+"""What the machine is, and the state it is in, read from /proc, /sys and /etc; nothing is set.
 
-Every function takes the root folder, so that another machine's files can be read in its place.
+Every function takes the root folder, so that the files of another machine can be read instead.
 What cannot be read is `None` or absent, never guessed.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path("/")
 CPUS = "sys/devices/system/cpu"
 
-# L4T release to the JetPack that ships it.
+# From L4T release to the JetPack that ships it.
 JETPACK = {
     "35.6.0": "5.1.4",
     "36.3.0": "6.0",
@@ -56,10 +56,10 @@ class DeviceDescription:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """What may change during a run; taken at its start and at its end.
+    """What may change during a run; read at its start and at its end.
 
-    `clocks_locked` says that each CPU's lowest and highest allowed clocks are the same.
-    `throttle_events` counts since boot; only its growth means something.
+    `clocks_locked` says that the lowest and the highest allowed clock of each CPU are the same.
+    `throttle_events` counts since boot, so only its increase means something.
     """
 
     load_1min: float | None
@@ -97,7 +97,7 @@ def describe_device(
 
 
 def read_state(root: Path = ROOT) -> DeviceState:
-    """Read clocks, temperatures, load and throttling as they are now."""
+    """Read the current clocks, temperatures, load and throttling."""
     return DeviceState(
         load_1min=_load(root),
         temperatures_c=_temperatures(root),
@@ -110,7 +110,7 @@ def read_state(root: Path = ROOT) -> DeviceState:
 
 
 def throttled(start: DeviceState, end: DeviceState) -> bool | None:
-    """Whether the machine held itself back between two states; `None` if it does not tell."""
+    """Whether the machine throttled between two states; `None` if it does not say."""
     signs: list[bool] = []
     for state in (start, end):
         if state.throttle_alerts is not None:
@@ -121,7 +121,7 @@ def throttled(start: DeviceState, end: DeviceState) -> bool | None:
 
 
 def ask_nvidia_smi() -> str | None:
-    """The GPUs' names as nvidia-smi lists them, or `None` without it or without a driver."""
+    """The GPUs that nvidia-smi lists, or `None` without it or without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -139,7 +139,7 @@ def ask_nvidia_smi() -> str | None:
 
 
 def _read(path: Path) -> str | None:
-    """A file's text without its end; device-tree strings end in a NUL."""
+    """The stripped text of a file; device-tree strings end in a NUL."""
     try:
         return path.read_text(errors="replace").strip().strip("\0") or None
     except OSError:
@@ -162,7 +162,7 @@ def _cpu_model(root: Path) -> str | None:
 
 
 def _usable_cores() -> int:
-    """Cores that this process may run on; fewer than there are in a container or under taskset."""
+    """Cores that this process may use, which a container or taskset can restrict."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -254,7 +254,7 @@ def _clocks_locked(root: Path) -> bool | None:
 
 
 def _throttle_alerts(root: Path) -> tuple[str, ...] | None:
-    """Jetson's `*-throttle-alert` cooling devices that are in force."""
+    """The active `*-throttle-alert` cooling devices of a Jetson."""
     known, active = False, []
     for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
         kind = _read(device / "type") or ""
@@ -266,7 +266,7 @@ def _throttle_alerts(root: Path) -> tuple[str, ...] | None:
 
 
 def _throttle_events(root: Path) -> int | None:
-    """Over-current events of a Jetson and thermal events of an x86 core, since boot."""
+    """Over-current events of a Jetson, and thermal events of x86 cores, since boot."""
     paths = [
         *(root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt"),
         *(root / CPUS).glob("cpu*/thermal_throttle/core_throttle_count"),

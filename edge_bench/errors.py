@@ -1,8 +1,23 @@
-"""What `edge_bench` raises on bad input. The command line prints these as one line and exits 1."""
+"""What `edge_bench` raises on bad input. A command prints these as one line and exits with 1."""
+
+from __future__ import annotations
 
 
 class EdgeBenchError(Exception):
-    """Base of every error that `edge_bench` raises on purpose."""
+    """Base of every error that `edge_bench` raises on purpose.
+
+    Args:
+        message: what was asked for, what was found, and what to do about it.
+        setting: the argument that the message is about. The text then begins with its name, and a
+            command shows it as the option that sets it.
+    """
+
+    def __init__(self, message: str = "", *, setting: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.setting = message, setting
+
+    def __str__(self) -> str:
+        return self.message if self.setting is None else f"{self.setting} {self.message}"
 
 
 class InvalidValueError(EdgeBenchError, ValueError):
@@ -14,4 +29,4 @@ class BundleError(EdgeBenchError, ValueError):
 
 
 class RunnerError(EdgeBenchError, RuntimeError):
-    """A runtime is missing, or refused the model or its input."""
+    """A runtime is missing, or refuses the model or its input."""

@@ -1,4 +1,4 @@
-"""What a model is fed: standard normal latents and, where it is conditional, labels."""
+"""What a model is fed: standard normal latents, and labels if it is conditional."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Feed = tuple[NDArray[np.generic], ...]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """An input of a model: `shape` begins with the batch, `None` where any size goes."""
+    """An input of a model; `shape` begins with the batch, and `None` stands for any size."""
 
     name: str
     dtype: np.dtype[Any]
@@ -26,14 +26,14 @@ class InputSpec:
 
     @property
     def is_label(self) -> bool:
-        """Whether it takes whole numbers, the class of each image."""
+        """Whether it takes whole numbers: the class of each image."""
         return self.dtype.kind == "i"
 
     def latents(self, batch: int, rng: np.random.Generator) -> NDArray[np.generic]:
         """`batch` standard normal latents of this shape.
 
         Raises:
-            RunnerError: the model was made for another batch size, or leaves a latent size open.
+            RunnerError: its batch size is fixed and another, or its latent size is not fixed.
         """
         rest = self._of_batch(batch)[1:]
         sizes = [size for size in rest if size is not None]
@@ -45,10 +45,10 @@ class InputSpec:
         return rng.standard_normal((batch, *sizes), dtype=np.float32).astype(self.dtype)
 
     def labels(self, batch: int, n_classes: int) -> NDArray[np.generic]:
-        """`batch` labels, 0 to n_classes - 1 over and over.
+        """`batch` labels that cycle through 0 to n_classes - 1.
 
         Raises:
-            RunnerError: the model was made for another batch size, or takes more than a number.
+            RunnerError: its batch size is fixed and another, or it takes several numbers per image.
         """
         if len(self._of_batch(batch)) != 1:
             raise RunnerError(
@@ -62,16 +62,16 @@ class InputSpec:
         if fixed is not None and fixed != batch:
             raise RunnerError(
                 f"input {self.name!r} has a fixed batch of {fixed}, asked for {batch}; "
-                f"use --batch {fixed} or export with a dynamic batch"
+                f"use batch size {fixed} or export with a dynamic batch"
             )
         return self.shape
 
 
 def check_inputs(path: Path, inputs: Sequence[InputSpec], n_outputs: int) -> tuple[InputSpec, ...]:
-    """The inputs of the model at `path` with the latents first, which alone or with labels it has.
+    """The inputs of the model at `path`, latents first: latents alone, or latents and labels.
 
     Raises:
-        RunnerError: it has others, or not one output.
+        RunnerError: it has other inputs, or not exactly one output.
     """
     inputs = sorted(inputs, key=lambda spec: spec.is_label)
     if [spec.is_label for spec in inputs] not in ([False], [False, True]) or n_outputs != 1:
@@ -86,11 +86,11 @@ def check_inputs(path: Path, inputs: Sequence[InputSpec], n_outputs: int) -> tup
 def draw_feed(inputs: Sequence[InputSpec], batch: int, seed: int, n_classes: int | None) -> Feed:
     """Latents and labels for `batch` images; equal seeds and inputs give equal numbers.
 
-    The first rows of a larger feed are the smaller one. Where nobody says how many classes there
-    are, every label is 0, which any conditional model has.
+    The first rows of a larger feed are the smaller one. If the number of classes is not known,
+    every label is 0, a class that any conditional model has.
 
     Raises:
-        RunnerError: the model does not take this batch.
+        RunnerError: the model does not accept this batch size.
     """
     rng = np.random.default_rng(seed)
     return tuple(

@@ -1,22 +1,19 @@
 """A folder of single layers, dense and factorized, and how long each takes on this machine.
 
-`python -m ard.latency` writes the folder: ONNX files and `layers.json`, which says for each what
-layer it is and under which choice. What is measured becomes `latency.csv`, from which ranks are
-chosen on any machine.
+`python -m ard.latency` writes the folder: ONNX files, and `layers.json`, which says which layer
+each of them is and how it was factorized.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib
 import importlib.util
-import io
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,22 +23,23 @@ from numpy.typing import NDArray
 from edge_bench.device import DeviceDescription
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.inputs import InputSpec, draw_feed
-from edge_bench.runners import RUNNERS, OnnxRuntimeRunner, TensorRTRunner
+from edge_bench.layer_table import LayerTime, Place, key_of
+from edge_bench.runners import OnnxRuntimeRunner, TensorRTRunner, check_runner
 from edge_bench.statistics import ratio_of_medians
 from edge_bench.timing import Clock, TimingPlan, measure
 
-FILE, TABLE = "layers.json", "latency.csv"
+FILE = "layers.json"
 FORMAT = 1
-DENSE = "dense"
-# A layer on a GPU takes microseconds, and waiting for it as long again: one wait for this many.
+# A layer on a GPU takes microseconds, and waiting for it takes as long again: so many per wait.
 CALLS_PER_WAIT = 10
 RESAMPLES = 200
+SEED = 0
 WORKSPACE_MIB = 512
 
 
 @dataclass(frozen=True)
 class LayerModel:
-    """One ONNX file: a layer with this signature under this choice, `dense` or a factorization."""
+    """One ONNX file: a layer of this signature, whose choice is `dense` or a factorization."""
 
     signature: str
     choice: str
@@ -50,58 +48,19 @@ class LayerModel:
 
 @dataclass(frozen=True)
 class LayerFolder:
-    """The models of a folder, and the precision that they were written in."""
+    """The models of a folder, and the precision they were written in."""
 
     precision: str
     models: tuple[LayerModel, ...]
 
     def groups(self) -> tuple[tuple[LayerModel, ...], ...]:
-        """The models of each signature, the dense one among them: what takes turns."""
+        """The models of each signature, including the dense one; they take turns."""
         names = dict.fromkeys(model.signature for model in self.models)
         return tuple(tuple(m for m in self.models if m.signature == name) for name in names)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Under what times are taken, beside the batch size."""
-
-    runtime: str
-    device: str
-    threads: int
-    precision: str
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """One line of the table: the median time of a batch through a layer, and its 95 % interval."""
-
-    signature: str
-    choice: str
-    batch: int
-    milliseconds: float
-    ci_low: float
-    ci_high: float
-    runtime: str
-    device: str
-    threads: int
-    precision: str
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What it is the time of."""
-        place = Place(self.runtime, self.device, self.threads, self.precision)
-        return _key(self.signature, self.choice, self.batch, place)
-
-
-def _key(signature: str, choice: str, batch: int, place: Place) -> tuple[object, ...]:
-    return (signature, choice, batch, place)
-
-
-COLUMNS = tuple(field.name for field in fields(LayerTime))
-
-
 class LayerRunner(contextlib.AbstractContextManager["LayerRunner"], Protocol):
-    """A loaded layer; one `infer` runs it `calls` times and returns when all are finished."""
+    """A loaded layer; one `infer` runs it `calls` times and returns when all of them are done."""
 
     calls: int
 
@@ -118,12 +77,12 @@ class OnnxRuntimeLayer(OnnxRuntimeRunner):
 
 
 class TensorRTLayer(TensorRTRunner):
-    """A layer in TensorRT whose data stays on the device, as between the layers of a net."""
+    """A layer in TensorRT; its data stays on the device, as it does between layers of a network."""
 
     calls = CALLS_PER_WAIT
 
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Run the engine on what the first call with these shapes gave; no image comes back."""
+        """Run the engine on what the first call with these shapes sent; nothing is copied back."""
         cuda = self._open()
         known = self._bound
         buffers = self._bind(cuda, feed)
@@ -147,7 +106,9 @@ def load_folder(folder: Path) -> LayerFolder:
     try:
         listed: Any = json.loads(path.read_bytes())
         if listed["format"] != FORMAT:
-            raise BundleError(f"{path}: format {listed['format']!r}, this program reads {FORMAT}")
+            raise BundleError(
+                f"{path}: format {listed['format']!r}, this program reads format {FORMAT}"
+            )
         models = tuple(
             LayerModel(str(entry["signature"]), str(entry["choice"]), folder / str(entry["file"]))
             for entry in listed["layers"]
@@ -155,19 +116,18 @@ def load_folder(folder: Path) -> LayerFolder:
         precision = str(listed["precision"])
     except FileNotFoundError:
         raise BundleError(
-            f"{folder}: no {FILE} in this folder; write one with "
-            f"`python -m ard.latency CHECKPOINT --out {folder}`"
+            f"{folder}: no {FILE} in this folder; `python -m ard.latency` writes such folders"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{path}: not a list of layers ({error!r}); write it again") from None
     for model in models:
-        # A list from elsewhere does not choose other folders of this machine.
+        # A list that was copied here must not reach into other folders.
         if model.path.parent != folder or not model.path.is_file():
             raise BundleError(f"{model.path}: no such file in the folder; copy it again")
     if not models:
-        raise BundleError(f"{path}: it lists no layer")
+        raise BundleError(f"{path}: lists no layers; write it again")
     return LayerFolder(precision, models)
 
 
@@ -180,21 +140,20 @@ def time_layers(
     threads: int,
     device: DeviceDescription,
     plan: TimingPlan,
-    seed: int = 0,
     clock: Clock = time.perf_counter_ns,
     advance: Callable[[float], None] = lambda fraction: None,
 ) -> Iterator[tuple[LayerTime, ...]]:
-    """Measure the layers, and yield after each signature all times so far, `known` ones included.
+    """Measure the layers; after each signature, yield all times so far, including the `known` ones.
 
-    A layer and its factorizations are open at once and take turns, so that a busy machine hurts
-    all of them alike. Signatures whose times are all known are left out; where one is missing, all
-    are measured again, because only times of one session compare well.
+    A layer and its factorizations are loaded at once and take turns, so that a busy machine slows
+    all of them alike. A signature is skipped if all its times are known. If one is missing, all are
+    measured again, because only times of one session are comparable.
 
     Raises:
         RunnerError: the runtime is missing, or refused a model.
     """
     if len(set(batches)) != len(batches):
-        raise InvalidValueError(f"every batch size once, found {list(batches)}")
+        raise InvalidValueError(f"takes every size once; got {list(batches)}", setting="batch")
     runner = _resolve(runner)
     place = Place(_runtime(runner), _device_name(device, runner), threads, folder.precision)
     times = {row.key: row for row in known}
@@ -206,12 +165,12 @@ def time_layers(
             advance((done + fraction) / len(groups))
 
         wanted = {
-            _key(model.signature, model.choice, batch, place)
+            key_of(model.signature, model.choice, batch, place)
             for model in group
             for batch in batches
         }
         if not wanted <= times.keys():
-            measured = _time_group(group, batches, place, runner, plan, seed, clock, advance_within)
+            measured = _time_group(group, batches, place, runner, plan, clock, advance_within)
             times.update({row.key: row for row in measured})
             yield tuple(times.values())
         advance_within(1.0)
@@ -223,7 +182,6 @@ def _time_group(
     place: Place,
     runner: str,
     plan: TimingPlan,
-    seed: int,
     clock: Clock,
     advance: Callable[[float], None],
 ) -> Iterator[LayerTime]:
@@ -232,13 +190,13 @@ def _time_group(
         for model in group:
             layer = _open(model.path, runner, place.threads, batches, opened)
             runners.append(opened.enter_context(layer))
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(SEED)
         largest = max(batches)
-        inputs = [draw_feed(r.inputs, largest, seed, None) for r in runners]
+        inputs = [draw_feed(r.inputs, largest, SEED, None) for r in runners]
         for timing in measure(runners, inputs, batches, clock, plan, advance):
             # (rounds, block) of one call each
             us = timing.times_ns / 1e3 / runners[timing.runner].calls
-            # Against a constant microsecond: the median, with the interval that rounds give it.
+            # The ratio to a constant microsecond is the median, with its interval over rounds.
             median = ratio_of_medians(us, np.ones_like(us), rng, resamples=RESAMPLES)
             model = group[timing.runner]
             in_ms = (median.value / 1e3, median.low / 1e3, median.high / 1e3)
@@ -246,8 +204,7 @@ def _time_group(
 
 
 def _resolve(runner: str) -> str:
-    if runner not in RUNNERS:
-        raise RunnerError(f"runner {runner!r} is not known; choose one of {', '.join(RUNNERS)}")
+    check_runner(runner)
     if runner != "auto":
         return runner
     return "onnxruntime" if importlib.util.find_spec("tensorrt") is None else "tensorrt"
@@ -262,7 +219,7 @@ def _runtime(runner: str) -> str:
             + (
                 "install it with: pip install onnxruntime"
                 if runner == "onnxruntime"
-                else "on a Jetson it comes with JetPack, elsewhere take --runner onnxruntime"
+                else "on a Jetson it comes with JetPack; elsewhere use the onnxruntime runner"
             )
         ) from None
 
@@ -280,7 +237,7 @@ def _open(
         return OnnxRuntimeLayer(path, threads)
     tensorrt = importlib.import_module("tensorrt")
     engine = build_engine(tensorrt, path, (min(batches), max(batches)))
-    # An engine is good for this device and this version only: it is not kept.
+    # An engine fits only this device and this version, so it is not kept.
     folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
     (folder / f"{path.stem}.engine").write_bytes(engine)
     return TensorRTLayer(folder / f"{path.stem}.engine")
@@ -290,11 +247,11 @@ def build_engine(trt: Any, path: Path, batches: tuple[int, int]) -> bytes:
     """A strongly typed engine of a layer for these batch sizes; `trt` is the `tensorrt` module.
 
     Raises:
-        RunnerError: TensorRT does not take the model.
+        RunnerError: TensorRT refuses the model.
     """
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    # TensorRT 10 has the flag; from 11 on every network takes its types from the graph.
+    # TensorRT 10 has the flag; from 11 on, every network takes its types from the graph.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, logger)
@@ -313,51 +270,3 @@ def build_engine(trt: Any, path: Path, batches: tuple[int, int]) -> bytes:
     if engine is None:
         raise RunnerError(f"{path}: TensorRT {trt.__version__} built no engine from it")
     return bytes(engine)
-
-
-# -- the table
-
-
-def read_times(path: Path) -> tuple[LayerTime, ...]:
-    """The times of an earlier run; none where there is no file.
-
-    Raises:
-        BundleError: the file is not a table of times.
-    """
-    if not path.exists():
-        return ()
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"no column {missing[0]!r}")
-        return tuple(_read_time(cells) for cells in reader)
-    except (ValueError, TypeError, csv.Error) as error:
-        raise BundleError(
-            f"{path}: not a table of times ({error}); remove it to measure anew"
-        ) from None
-
-
-def _read_time(cells: dict[str, str]) -> LayerTime:
-    return LayerTime(
-        cells["signature"],
-        cells["choice"],
-        int(cells["batch"]),
-        float(cells["milliseconds"]),
-        float(cells["ci_low"]),
-        float(cells["ci_high"]),
-        cells["runtime"],
-        cells["device"],
-        int(cells["threads"]),
-        cells["precision"],
-    )
-
-
-def to_csv(times: Sequence[LayerTime]) -> str:
-    """The columns of `COLUMNS`, times in milliseconds to a nanosecond."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in times:
-        cells = (round(cell, 6) if isinstance(cell, float) else cell for cell in astuple(row))
-        writer.writerow(cells)
-    return text.getvalue()

@@ -1,4 +1,4 @@
-"""The story of a benchmark: open, warm up, take turns, weigh, compare."""
+"""The story of a benchmark: open, warm up, take turns, measure power, compare."""
 
 from __future__ import annotations
 
@@ -48,14 +48,23 @@ def benchmark(
 ) -> BenchReport:
     """Measure bundles, interleaved, at every batch size.
 
-    All bundles are open at once and take turns; each is compared with the first. Where the device
+    All bundles are loaded at once and take turns; each is compared with the first. If the device
     has a power sensor, each bundle then runs alone for `plan.duration_s`, since a sensor is too
-    slow to tell models apart that change places every few milliseconds.
+    slow to tell apart models that take turns every few milliseconds.
 
-    `advance` is told the finished fraction, 0 to 1.
+    Args:
+        bundles: bundle folders, ONNX files or engines.
+        batches: batch sizes, each once.
+        plan: how much to measure.
+        threads: CPU threads of ONNX Runtime.
+        runner: one of `edge_bench.runners.RUNNERS`.
+        seed: of the latents and the bootstrap.
+        clock: nanoseconds since a fixed moment.
+        find_meter: finds the power sensor; told whether the models run on a GPU.
+        advance: called with the finished fraction, 0 to 1.
 
     Raises:
-        InvalidValueError: no bundle, or a batch size or number of threads below 1.
+        InvalidValueError: there is no bundle, or a batch size or number of threads is below 1.
         BundleError: a path holds nothing that can be measured.
         RunnerError: the runtime is missing, or refused a model.
     """
@@ -105,22 +114,22 @@ def benchmark(
 
 def _check(bundles: Sequence[Path], batches: Sequence[int], threads: int) -> None:
     if not bundles:
-        raise InvalidValueError("no bundle to measure; give at least one")
+        raise InvalidValueError("there is no bundle to measure; give at least one")
     if not batches or min(batches) < 1:
-        raise InvalidValueError(f"batch sizes must be at least 1, found {list(batches)}")
+        raise InvalidValueError(f"must be at least 1; got {list(batches)}", setting="batch")
     if len(set(batches)) != len(batches):
-        raise InvalidValueError(f"every batch size once, found {list(batches)}")
+        raise InvalidValueError(f"takes every size once; got {list(batches)}", setting="batch")
     if threads < 1:
-        raise InvalidValueError(f"threads must be at least 1, found {threads}")
+        raise InvalidValueError(f"must be at least 1; got {threads}", setting="threads")
 
 
 def _feeds(
     bundles: Sequence[Bundle], runners: Sequence[Runner], batches: Sequence[int], seed: int
 ) -> list[Feed]:
-    """What each runner is fed, enough for the largest batch; equal inputs get equal numbers."""
+    """What each runner is fed, enough for the largest batch; equal inputs get equal values."""
     feeds = []
     for bundle, runner in zip(bundles, runners, strict=True):
-        for batch in batches:  # each must be one that the model takes
+        for batch in batches:  # a size that the model refuses is an error before any timing
             draw_feed(runner.inputs, batch, seed, bundle.n_classes)
         feeds.append(draw_feed(runner.inputs, max(batches), seed, bundle.n_classes))
     return feeds
@@ -129,7 +138,7 @@ def _feeds(
 def _check_images(
     bundles: Sequence[Bundle], runners: Sequence[Runner], feeds: Sequence[Feed]
 ) -> None:
-    """Run each model once: times of a model that computes NaN are times of something else."""
+    """Run each model once: the times of a model that computes NaN mean nothing."""
     for bundle, runner, feed in zip(bundles, runners, feeds, strict=True):
         if not np.isfinite(runner.infer(*feed)).all():
             raise RunnerError(
@@ -199,7 +208,7 @@ def _rows(
 def _warnings(device: DeviceDescription, state: DeviceState, threads: int) -> tuple[str, ...]:
     found = []
     if threads > device.usable_cores:
-        found.append(f"{threads} threads on {device.usable_cores} usable cores wait for each other")
+        found.append(f"{threads} threads wait for each other on {device.usable_cores} usable cores")
     if state.load_1min is not None and state.load_1min + threads > device.logical_cores + 0.5:
         found.append(
             f"the machine was busy before the run (load {state.load_1min:.1f} on "

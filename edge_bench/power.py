@@ -1,7 +1,7 @@
 """Power while something runs: the board's own sensors, sampled by a thread.
 
-Three sources, the first that answers is taken: INA3221 rails in sysfs (Jetson), `jtop` where its
-service runs, NVML on other NVIDIA GPUs. Where there is none, power is `None` and stays so.
+There are three sources, and the first one that answers is used: INA3221 rails in sysfs (Jetson),
+`jtop` if its service runs, and NVML on other NVIDIA GPUs. Without a source, power is `None`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 ROOT = Path("/")
 
-# Rails that carry everything the module draws. Boards without one are the sum of their rails.
+# Rails that carry everything the module draws. Without one, the total is the sum of all rails.
 TOTAL_RAILS = ("VDD_IN", "POM_5V_IN")
 
 ReadRails = Callable[[], Mapping[str, float]]
-"""Watts now, by the name of the rail; empty where the sensor did not answer."""
+"""Watts at this moment, by rail; empty if the sensor did not answer."""
 
 Source = Callable[[], AbstractContextManager[ReadRails]]
-"""Opens a sensor for the time of one block."""
+"""Opens a sensor for the duration of one block."""
 
 
 @dataclass(frozen=True)
 class PowerReading:
-    """Power over a span of time. The mean weighs samples by the time between them."""
+    """Power over a span of time; the mean weights samples by the time between them."""
 
     mean_w: float
     peak_w: float
@@ -50,14 +50,14 @@ class PowerReading:
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules per image: all that was drawn, and what was drawn on top of idling."""
+    """Joules per image: the total, and what was drawn on top of idling."""
 
     gross_j_per_image: float
     net_j_per_image: float | None
 
 
 class PowerMeter(Protocol):
-    """`with meter: ...` samples; `result()` is the reading of the block that ended last."""
+    """Samples during `with meter: ...`; `result()` is the reading of the last block."""
 
     def __enter__(self) -> Self: ...
 
@@ -72,16 +72,16 @@ class PowerMeter(Protocol):
 
 
 def find_power_meter(on_gpu: bool, root: Path = ROOT) -> PowerMeter | None:
-    """The first source of power that this machine has, or `None`.
+    """The first power source that this machine has, or `None`.
 
-    NVML knows the GPU alone, so it is asked only where the GPU is what runs (`on_gpu`): dividing
-    an idle card's watts by images that a CPU made would not be their energy.
+    NVML knows only the GPU, so it is asked only if the models run there (`on_gpu`): an idle card's
+    watts divided by images that a CPU made would not be their energy.
     """
     return sysfs_meter(root) or _jtop_meter() or (_nvml_meter() if on_gpu else None)
 
 
 def sysfs_meter(root: Path = ROOT, interval_s: float = 0.02) -> SampledMeter | None:
-    """A meter over the INA3221 rails under `root`, or `None` where there are no such sensors."""
+    """A meter of the INA3221 rails under `root`, or `None` if there are no such sensors."""
     rails = find_rails(root)
     if not rails:
         return None
@@ -93,13 +93,13 @@ def sysfs_meter(root: Path = ROOT, interval_s: float = 0.02) -> SampledMeter | N
 
 
 def energy_per_image(mean_w: float, duration_s: float, images: int, idle_w: float | None) -> Energy:
-    """Mean power times time, shared among the images made in that time."""
+    """Mean power times duration, divided by the number of images made in it."""
     net = None if idle_w is None else (mean_w - idle_w) * duration_s / images
     return Energy(mean_w * duration_s / images, net)
 
 
 def total_rails(names: Sequence[str]) -> tuple[str, ...]:
-    """The rails that add up to the whole: the input rail alone where there is one."""
+    """The rails that add up to the total: only the input rail, if there is one."""
     for total in TOTAL_RAILS:
         if total in names:
             return (total,)
@@ -111,7 +111,7 @@ def reading(
 ) -> PowerReading | None:
     """A reading from samples; `None` from fewer than two, which span no time.
 
-    Samples do not come at equal distances on a busy machine, so means are trapezoids over time.
+    On a busy machine samples are not equally spaced, so means use the trapezoidal rule.
     """
     if len(times_s) < 2 or times_s[-1] <= times_s[0]:
         return None
@@ -165,7 +165,7 @@ class SampledMeter:
             self._sample(read)
             thread = threading.Thread(target=self._run, args=(read,), daemon=True)
             thread.start()
-            # Undone from the last to the first: the thread ends, then the sensor is closed.
+            # Callbacks run in reverse order: the thread ends, then the sensor is closed.
             opened.callback(self._sample, read)
             opened.callback(thread.join)
             opened.callback(self._stop.set)
@@ -192,7 +192,7 @@ class SampledMeter:
         try:
             rails = read()
         except (OSError, ValueError):
-            # A sensor that is busy on its bus misses one sample; the trapezoid spans the gap.
+            # A sensor whose bus is busy misses one sample; the trapezoidal rule spans the gap.
             return
         if rails:
             self._samples.append((self._clock(), rails))
@@ -216,7 +216,7 @@ class Rail:
 
 
 def find_rails(root: Path = ROOT) -> tuple[Rail, ...]:
-    """INA3221 channels: hwmon (L4T 34 and later, mainline), else iio (L4T 32)."""
+    """INA3221 channels from hwmon (L4T 34 and later, mainline), or else from iio (L4T 32)."""
     return _hwmon_rails(root) or _iio_rails(root)
 
 
@@ -229,7 +229,7 @@ def _hwmon_rails(root: Path) -> tuple[Rail, ...]:
             number = label.name.removeprefix("in").removesuffix("_label")
             volts, amperes = chip / f"in{number}_input", chip / f"curr{number}_input"
             name = _text(label)
-            # in4 to in7 are shunt voltages and their sum; they have no place in a sum of watts.
+            # in4 to in7 are shunt voltages and their sum, which do not belong in a sum of watts.
             if number not in {"1", "2", "3"} or name in {"", "NC"}:
                 continue
             if volts.exists() and amperes.exists():
@@ -273,7 +273,7 @@ def _jtop_meter() -> PowerMeter | None:
         with source() as read:
             read()
     except (JtopException, OSError, KeyError):
-        # Its service is not running, or does not know this L4T release.
+        # Its service is not running, or it does not know this L4T release.
         return None
     return SampledMeter(source, "jtop", interval_s=0.1)
 

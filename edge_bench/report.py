@@ -1,14 +1,13 @@
-"""What a benchmark found: a value, its JSON file and its table.
+"""The result of a benchmark: a value, its JSON file and its table.
 
-Units are part of the names: `_us` microseconds, `_w` watts, `_j_per_image` joules per image.
+Units are part of the names: `_us` for microseconds, `_w` for watts, `_j_per_image` for joules per
+image.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from edge_bench.bundle import Bundle
 from edge_bench.device import DeviceDescription, DeviceState
 from edge_bench.errors import InvalidValueError
+from edge_bench.files import write_whole
 from edge_bench.power import Energy, PowerReading
 from edge_bench.statistics import LatencyStatistics, Ratio
 from edge_bench.timing import TimingPlan
@@ -25,8 +25,8 @@ FORMAT = 1
 FILE = "bench.json"
 NO_POWER = "power: not available on this device"
 REMEDY = (
-    "what steadies times: no other program, locked clocks (jetson_clocks on a Jetson), "
-    "a longer --warmup, more --runs"
+    "for steadier times: stop other programs, lock the clocks (jetson_clocks on a Jetson), "
+    "warm up for longer, measure more runs"
 )
 
 
@@ -34,8 +34,9 @@ REMEDY = (
 class BenchRow:
     """One bundle at one batch size.
 
-    `samples_us` is `(rounds, runs)`, in the order taken. `speedup` is the first bundle's median
-    over this one's, `None` for the first. `power` and `energy` are `None` where nothing measures.
+    `samples_us` is `(rounds, runs)`, in the order of measurement. `speedup` is the first bundle's
+    median over this one's, and `None` for the first. `power` and `energy` are `None` without a
+    sensor.
     """
 
     bundle: str
@@ -53,7 +54,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Everything that one run of the benchmark measured, and where."""
+    """Everything that one run of the benchmark measured, and the device it ran on."""
 
     created: str
     bundles: tuple[Bundle, ...]
@@ -73,7 +74,7 @@ class BenchReport:
         """The row of a bundle, by its name, at a batch size.
 
         Raises:
-            InvalidValueError: that was not measured.
+            InvalidValueError: this was not measured.
         """
         for row in self.rows:
             if (row.bundle, row.batch) == (bundle, batch):
@@ -83,12 +84,12 @@ class BenchReport:
 
 
 def to_json(report: BenchReport) -> dict[str, Any]:
-    """The report as plain values, raw samples included."""
+    """The report as plain values, including the raw samples."""
     value: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(report)}
     for bundle in value["bundles"]:
         for key in ("path", "model", "engine", "dense"):
             bundle[key] = None if bundle[key] is None else str(bundle[key])
-    # Two decimals are ten nanoseconds, finer than the clock of any board.
+    # Two decimals are ten nanoseconds, which is finer than the clock of any board.
     for row in value["rows"]:
         row["samples_us"] = [[round(time, 2) for time in block] for block in row["samples_us"]]
     readings = [(report.idle, value["idle"])]
@@ -107,27 +108,11 @@ def write_report(report: BenchReport, folder: Path) -> Path:
     return path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class _Column:
     title: str
     cells: tuple[str, ...]
-    # Where a table is too wide, columns leave from the highest rank down; 0 always stays.
+    # If a table is too wide, columns are left out from the highest rank down; rank 0 always stays.
     rank: int
 
     @property
@@ -136,9 +121,9 @@ class _Column:
 
 
 def table(report: BenchReport, width: int | None = None) -> str:
-    """The rows as text, and below them what a reader must know to believe them.
+    """The rows as text, followed by what a reader must know to trust them.
 
-    With a `width`, columns that say least are left out, then names are cut, until it fits.
+    To fit a `width`, the least important columns are left out, and then names are shortened.
     """
     rows = report.rows
     several = len(report.bundles) > 1
@@ -232,7 +217,7 @@ def _notes(report: BenchReport) -> list[str]:
     else:
         notes.append(NO_POWER)
     if report.throttled:
-        notes.append("warning: the machine throttled during the run; these are not its best times")
+        notes.append("warning: the machine throttled during the run; it can be faster than this")
     notes += [f"warning: {warning}" for warning in report.warnings]
     for row in report.rows:
         if row.warnings:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RUNNERS = ("auto", "onnxruntime", "tensorrt")
 
-# What ONNX Runtime calls the types that a generator's latents and labels can have.
+# ONNX Runtime's names of the types that latents and labels can have.
 ONNX_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -37,11 +37,11 @@ ONNX_TYPES: dict[str, type[np.generic]] = {
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):
-    """A loaded model: a context manager that owns the runtime's memory.
+    """A loaded model, as a context manager that owns the runtime's memory.
 
-    `infer` takes an array `(batch, ...)` for each of `inputs`, latents and then labels if there are
-    any, and returns when the images are in host memory: transfers to and from a device are part of
-    the call.
+    `infer` takes one array `(batch, ...)` per entry of `inputs`: the latents, then the labels if
+    there are any. It returns when the images are in host memory, so transfers to and from a device
+    are part of the call.
     """
 
     @property
@@ -53,17 +53,28 @@ class Runner(AbstractContextManager["Runner"], Protocol):
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
 
-def open_runners(bundles: Sequence[Bundle], name: str, threads: int) -> list[Runner]:
-    """One runner for each bundle, not entered yet, all of the same runtime.
+def check_runner(name: str) -> None:
+    """Refuse a name that is not one of `RUNNERS`.
 
-    `auto` is TensorRT where every bundle has an engine and the `tensorrt` package is there, else
-    ONNX Runtime: a ratio between two runtimes would say nothing about the models.
+    Raises:
+        RunnerError: it is not.
+    """
+    if name not in RUNNERS:
+        raise RunnerError(
+            f"{name!r} is not known; choose one of {', '.join(RUNNERS)}", setting="runner"
+        )
+
+
+def open_runners(bundles: Sequence[Bundle], name: str, threads: int) -> list[Runner]:
+    """One runner per bundle, not entered yet; all of them use the same runtime.
+
+    `auto` is TensorRT if every bundle has an engine and the `tensorrt` package is installed, and
+    ONNX Runtime otherwise: a ratio between two runtimes would say nothing about the models.
 
     Raises:
         RunnerError: the name is not known, or a bundle lacks what the runtime runs.
     """
-    if name not in RUNNERS:
-        raise RunnerError(f"runner {name!r} is not known; choose one of {', '.join(RUNNERS)}")
+    check_runner(name)
     if name == "auto":
         engines = all(bundle.engine for bundle in bundles)
         only_engines = any(bundle.model is None for bundle in bundles)
@@ -75,7 +86,7 @@ def open_runners(bundles: Sequence[Bundle], name: str, threads: int) -> list[Run
             if bundle.engine is None:
                 raise RunnerError(
                     f"{bundle.path}: no TensorRT engine; build it on this device with "
-                    "build_engine.py of the bundle, or take --runner onnxruntime"
+                    "build_engine.py of the bundle, or use the onnxruntime runner"
                 )
             runners.append(TensorRTRunner(bundle.engine))
         else:
@@ -144,7 +155,7 @@ class OnnxRuntimeRunner:
         except self._errors as error:
             raise RunnerError(
                 f"{self._path}: ONNX Runtime failed at {shapes_of(feed)} "
-                f"({_first_line(error)}); try a smaller --batch, or export the model again"
+                f"({_first_line(error)}); try a smaller batch, or export the model again"
             ) from None
         return images
 
@@ -177,7 +188,7 @@ class OnnxRuntimeRunner:
 
 
 def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """The exceptions a session raises on a model it cannot take; they share no base class."""
+    """The exceptions that a session raises on a model it refuses; they share no base class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile",
@@ -193,8 +204,8 @@ class TensorRTRunner:
     """A serialized TensorRT engine (10.3 to 11) on the first NVIDIA GPU.
 
     Inputs are copied to the device and images back on one stream, which is then synchronized, so
-    that nothing is still under way when `infer` returns. Buffers are kept for each batch size: the
-    images that `infer` returns are overwritten by the next call with that size.
+    that nothing is pending when `infer` returns. Buffers are kept per batch size: the images that
+    `infer` returns are overwritten by the next call with the same size.
     """
 
     def __init__(self, engine: Path) -> None:
@@ -217,9 +228,9 @@ class TensorRTRunner:
         except ImportError:
             raise RunnerError(
                 "the tensorrt package is not installed; on a Jetson it comes with JetPack "
-                "(apt install python3-libnvinfer, and a virtual environment made with "
-                '--system-site-packages), elsewhere: pip install "ard-gan[tensorrt]"; '
-                "or take --runner onnxruntime"
+                "(apt install python3-libnvinfer, and a virtual environment that sees the system's "
+                'packages), elsewhere: pip install "ard-gan[tensorrt]"; '
+                "or use the onnxruntime runner"
             ) from None
         self._version = str(trt.__version__)
         self._cuda = open_cuda()
@@ -322,7 +333,7 @@ class TensorRTRunner:
                 low, _, high = self._engine.get_tensor_profile_shape(spec.name, 0)
                 raise RunnerError(
                     f"{self._path}: the engine takes shapes from {tuple(low)} to {tuple(high)}, "
-                    f"asked for {array.shape}; choose another --batch or build the engine for it"
+                    f"asked for {array.shape}; choose another batch size or build the engine for it"
                 )
         if shapes not in self._buffers:
             shape = tuple(int(size) for size in self._context.get_tensor_shape(self._output))
@@ -428,10 +439,10 @@ def open_cuda() -> _Cuda:
     except RunnerError as error:
         raise RunnerError(
             f"no usable NVIDIA driver: {error}; install or update the driver, "
-            "or take --runner onnxruntime"
+            "or use the onnxruntime runner"
         ) from None
     if count == 0:
-        raise RunnerError("no NVIDIA GPU on this machine; take --runner onnxruntime")
+        raise RunnerError("no NVIDIA GPU on this machine; use the onnxruntime runner")
     return cuda
 
 
@@ -514,5 +525,5 @@ def _load_library(*names: str | None) -> ctypes.CDLL:
             continue
     raise RunnerError(
         "the CUDA runtime library (libcudart) is not found; install CUDA or "
-        "`pip install cuda-python`, or take --runner onnxruntime"
+        "`pip install cuda-python`, or use the onnxruntime runner"
     )

@@ -1,7 +1,7 @@
-"""Latency statistics of a list of times. Times are in microseconds, in and out.
+"""Latency statistics of a list of times, in microseconds.
 
-A percentile is numpy's default: the samples sorted, the rank `q * (n - 1)`, linear interpolation
-between the two samples around it. Throughput counts all the time spent, so it comes from the mean
+A percentile is numpy's default: rank `q * (n - 1)` of the sorted samples, with linear interpolation
+between the two nearest ones. Throughput accounts for all the time spent, so it comes from the mean
 and not from the median.
 """
 
@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 
 from edge_bench.errors import InvalidValueError
 
-# As pyperf: a standard deviation above a tenth of the mean, or a run half as long again as the
-# mean, says that the machine did something else as well.
+# As in pyperf: a standard deviation above a tenth of the mean, or a run that takes 1.5 times the
+# mean, means that the machine was busy with other work.
 UNSTABLE_CV = 0.10
 OUTLIER = 1.5
-# Two halves of one measurement whose medians are further apart than this were not taken on the
-# same machine: clocks ramped up, or heat brought them down.
+# If the medians of two halves of a measurement are further apart than this, the machine changed in
+# between: its clocks ramped up, or heat brought them down.
 DRIFT = 0.05
-# Medians whose ratio is this factor from that of the fastest runs compare interruptions.
+# If the ratio of medians is off that of the fastest runs by this factor, it compares interruptions.
 DISTURBED = 1.25
-# Below this many samples the 99th percentile is interpolated towards the one slowest run.
+# With fewer samples, the 99th percentile is interpolated towards the single slowest run.
 MIN_RUNS_FOR_P99 = 100
 
 
 @dataclass(frozen=True)
 class LatencyStatistics:
-    """Summary of one row's times; `std_us` is the sample one (n - 1)."""
+    """Summary of one row's times; `std_us` is the sample standard deviation (n - 1)."""
 
     runs: int
     mean_us: float
@@ -49,9 +49,9 @@ class LatencyStatistics:
 
 @dataclass(frozen=True)
 class Ratio:
-    """First median over another; above 1 the other is faster. `low` and `high` bound it.
+    """The first median over the other; above 1, the other is faster. `low` and `high` bound it.
 
-    `of_fastest` is the same of the fastest runs, which nothing interrupted.
+    `of_fastest` is the ratio of the fastest runs, which nothing interrupted.
     """
 
     value: float
@@ -65,14 +65,14 @@ def summarize(times_us: NDArray[np.float64]) -> LatencyStatistics:
     """Statistics of times of any shape.
 
     Raises:
-        InvalidValueError: there are none, or one is not a positive number.
+        InvalidValueError: there are none, or one is not positive and finite.
     """
     times = np.asarray(times_us, dtype=np.float64).ravel()
     if times.size == 0:
-        raise InvalidValueError("no time was measured; ask for at least one run")
+        raise InvalidValueError("no time was measured; at least one run is needed")
     if not (np.isfinite(times).all() and (times > 0).all()):
         raise InvalidValueError(
-            f"times must be positive numbers, found {times.min()} us; the clock is too coarse"
+            f"times must be positive numbers; got {times.min()} us: the clock is too coarse"
         )
     p50, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99]).tolist()
     return LatencyStatistics(
@@ -103,17 +103,18 @@ def ratio_of_medians(
 ) -> Ratio:
     """`median(first) / median(other)` with a percentile-bootstrap interval.
 
-    Both are `(rounds, runs)`, row i of both taken in the same round. Rounds are drawn, not single
-    runs: neighbouring runs share the state of the machine, and drawing them one by one would
-    promise more than they know. The same rounds are drawn for both, so what slowed both cancels.
+    Both are `(rounds, runs)`, and row i of both comes from the same round. The bootstrap draws
+    rounds and not single runs: neighbouring runs share the state of the machine, and drawing them
+    one by one would give too narrow an interval. The same rounds are drawn for both, so whatever
+    slowed both cancels.
 
     Raises:
-        InvalidValueError: the two do not have the same number of rounds.
+        InvalidValueError: they differ in their number of rounds.
     """
     if first_us.ndim != 2 or other_us.ndim != 2 or len(first_us) != len(other_us):
         raise InvalidValueError(
-            f"times of shape (rounds, runs) with equal rounds are expected, "
-            f"found {first_us.shape} and {other_us.shape}"
+            f"times must have the shape (rounds, runs) with equal rounds; "
+            f"got {first_us.shape} and {other_us.shape}"
         )
     rounds = len(first_us)
     ratios = np.empty(resamples)
@@ -127,10 +128,10 @@ def ratio_of_medians(
 
 
 def disturbance(ratio: Ratio) -> tuple[str, ...]:
-    """What makes a ratio hard to trust, in words; empty when nothing does.
+    """Why a ratio is hard to trust, in words; empty if nothing speaks against it.
 
-    On a busy machine a long run is interrupted nearly always and a short one hardly ever: then the
-    medians differ by more than the models do, and no number of runs, or interval, shows it.
+    On a busy machine, a long run is nearly always interrupted and a short one hardly ever. The
+    medians then differ by more than the models do, and neither more runs nor the interval shows it.
     """
     if 1 / DISTURBED < ratio.value / ratio.of_fastest < DISTURBED:
         return ()
@@ -141,7 +142,7 @@ def disturbance(ratio: Ratio) -> tuple[str, ...]:
 
 
 def instability(times_us: NDArray[np.float64]) -> tuple[str, ...]:
-    """What makes these times hard to trust, in words; empty when nothing does."""
+    """Why these times are hard to trust, in words; empty if nothing speaks against them."""
     statistics = summarize(times_us)
     times = np.asarray(times_us, dtype=np.float64).ravel()
     found: list[str] = []
@@ -164,7 +165,7 @@ def instability(times_us: NDArray[np.float64]) -> tuple[str, ...]:
 
 
 def is_settled(times: Sequence[float], window: int = 10, tolerance: float = 0.05) -> bool:
-    """Whether the medians of the last two windows of `times` agree to within `tolerance`."""
+    """Whether the medians of the last two windows of `times` agree within `tolerance`."""
     if len(times) < 2 * window:
         return False
     before, last = np.median(times[-2 * window : -window]), np.median(times[-window:])

@@ -1,4 +1,4 @@
-"""When a runner is called and how long that takes. The clock is passed in."""
+"""When a runner is called, and how long each call takes. The clock is passed in."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from edge_bench.statistics import is_settled
 
 
 class Infer(Protocol):
-    """What is timed: one call, a feed in, images out, finished when it returns."""
+    """What is timed: a call that takes a feed and returns finished images."""
 
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
 
 Clock = Callable[[], int]
-"""Nanoseconds since any fixed moment, never going back, as `time.perf_counter_ns`."""
+"""Nanoseconds since some fixed moment, never decreasing, such as `time.perf_counter_ns`."""
 
 
 @dataclass(frozen=True)
 class TimingPlan:
     """How much to measure, per batch size.
 
-    Rounds go on until every model has `runs` timed runs and the batch size has taken
-    `duration_s` seconds for each of the models on average, or a model has `max_runs`.
+    Rounds continue until every model has `runs` timed runs and the batch size has taken
+    `duration_s` seconds per model on average, or until a model has `max_runs` runs.
     """
 
     runs: int = 200
@@ -46,19 +46,21 @@ class TimingPlan:
     def __post_init__(self) -> None:
         for name in ("runs", "block", "max_runs"):
             if getattr(self, name) < 1:
-                raise InvalidValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+                raise InvalidValueError(
+                    f"must be at least 1; got {getattr(self, name)}", setting=name
+                )
         if self.warmup < 0:
-            raise InvalidValueError(f"warmup must not be negative, found {self.warmup}")
+            raise InvalidValueError(f"must not be negative; got {self.warmup}", setting="warmup")
         for name in ("duration_s", "min_warmup_s", "max_warmup_s"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InvalidValueError(
-                    f"{name} must be a number of seconds from 0 on, found {getattr(self, name)}"
+                    f"{name} must be a number of seconds, 0 or more; got {getattr(self, name)}"
                 )
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of one runner at one batch size, `(rounds, block)`, in the order taken."""
+    """The times of one runner at one batch size, `(rounds, block)`, in the order of measurement."""
 
     runner: int
     batch: int
@@ -77,12 +79,20 @@ def measure(
 ) -> tuple[Timing, ...]:
     """Time every runner at every batch size, the runners interleaved.
 
-    `feeds[i]` has at least `max(batches)` rows and is what runner i is fed. For each batch size all
-    runners warm up, then take turns in blocks of a few runs, a round being one block of each, and
-    every round begins with another runner. Whatever drifts (clocks, heat, a neighbour on the
-    machine) then hits all of them alike. `advance` is told the finished fraction, 0 to 1.
+    At each batch size all runners warm up and then take turns in blocks of a few runs. A round is
+    one block of each runner, and every round begins with another runner. Whatever drifts (clocks,
+    heat, other programs) then affects all of them alike.
 
-    Returns one `Timing` for each runner and batch size: batch by batch, in the order of `runners`.
+    Args:
+        runners: what is timed.
+        feeds: `feeds[i]` is what runner i is fed, with at least `max(batches)` rows.
+        batches: batch sizes.
+        clock: nanoseconds since a fixed moment.
+        plan: how much to measure.
+        advance: called with the finished fraction, 0 to 1.
+
+    Returns:
+        One `Timing` per runner and batch size: batch by batch, in the order of `runners`.
     """
     timings: list[Timing] = []
     for done, batch in enumerate(batches):
@@ -104,12 +114,12 @@ def measure(
 
 
 def first_rows(feed: Feed, n: int) -> Feed:
-    """The feed of the first `n` images of a larger one."""
+    """The feed of the first `n` images."""
     return tuple(array[:n] for array in feed)
 
 
 def run_for(runner: Infer, feed: Feed, clock: Clock, duration_s: float) -> tuple[int, float]:
-    """Call `runner` without a pause for `duration_s`; how many images it made and in what time."""
+    """Call `runner` without pause for `duration_s`; the number of images, and the seconds taken."""
     calls = 0
     start = clock()
     while True:
@@ -121,10 +131,11 @@ def run_for(runner: Infer, feed: Feed, clock: Clock, duration_s: float) -> tuple
 
 
 def _warm_up(runner: Infer, x: Feed, clock: Clock, plan: TimingPlan) -> tuple[int, bool]:
-    """Run until the time settles; how many runs that took, and whether it did settle.
+    """Run until the times settle; how many runs that took, and whether they did settle.
 
-    At least `warmup` runs and `min_warmup_s` seconds, since clocks take a moment to ramp up, and
-    no longer than `max_warmup_s` seconds once `warmup` runs are done. Without `warmup`, none.
+    It takes at least `warmup` runs and `min_warmup_s` seconds, since clocks need a moment to ramp
+    up, and ends after `max_warmup_s` seconds once `warmup` runs are done. Zero `warmup` runs mean
+    no warm-up at all.
     """
     times: list[float] = []
     start = clock()
@@ -144,7 +155,7 @@ def _take_turns(
     plan: TimingPlan,
     advance: Callable[[float], None],
 ) -> list[list[list[int]]]:
-    """Rounds of one block for each runner: `rounds[r][i]` holds runner i's times in round r."""
+    """Rounds of one block per runner: `rounds[r][i]` holds the times of runner i in round r."""
     rounds: list[list[list[int]]] = []
     block = min(plan.block, plan.runs)
     budget_ns = plan.duration_s * 1e9 * len(runners)
@@ -155,8 +166,8 @@ def _take_turns(
             index = (turn + len(rounds)) % len(runners)
             runner, x = runners[index], inputs[index]
             if len(runners) > 1:
-                # The other model's weights fill the caches now: this run pays for the switch,
-                # which would not happen on a device that serves one model.
+                # The caches hold the other model's weights. This untimed run pays for the switch,
+                # which does not occur on a device that serves one model.
                 runner.infer(*x)
             blocks[index] = [_time(runner, x, clock) for _ in range(block)]
         rounds.append(blocks)

@@ -1,15 +1,15 @@
 """PMish and Mish in the form that a runtime computes fastest and that never overflows.
 
 `x * tanh(softplus(beta x) / beta)` reaches a graph in several shapes. The Softplus in one of them
-takes ONNX Runtime longer than all the rest together. Written here, with sigmoid s:
+takes ONNX Runtime longer than all the rest together. The forms written here, with the sigmoid s:
 
 - beta = 1, Mish: `x n / (2 - n)` with `n = q (2 - q)` and `q = s(x)`: no logarithm;
 - |beta| up to 2: `x tanh(log(s(-beta x)) / -beta)`;
-- beyond: `x tanh((relu(u) - log(s(|u|))) / beta)` with `u = beta x`. Where s(-u) has rounded to
-  zero the second form takes softplus(u) for infinite, which is right once tanh(u / beta) is one.
-  ONNX Runtime rounds it to zero from u = 18 on; at beta = 5 tanh is still 9e-5 short of one there.
+- above 2: `x tanh((relu(u) - log(s(|u|))) / beta)` with `u = beta x`. Where s(-u) rounds to
+  zero, the second form takes softplus(u) for infinite, which is right once tanh(u / beta) is one.
+  ONNX Runtime rounds it to zero from u = 18 on; at beta = 5, tanh is still 9e-5 short of one there.
 
-`benchmarks/latency.py` times them against each other.
+`benchmarks/latency.py` compares their speed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from export.graph import Graph
 if TYPE_CHECKING:
     import onnx
 
-# s(-u) is zero from u = 18 on in the least exact runtime: there 1 - tanh(u / beta) is 3e-8.
+# In the least exact runtime s(-u) is zero from u = 18 on, where 1 - tanh(u / beta) is 3e-8.
 LOG_SIGMOID_BETA = 2.0
 
 
@@ -49,7 +49,7 @@ def choose_activation_forms(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _find_gate(graph: Graph, node: onnx.NodeProto) -> _Gate | None:
-    """What a Mish node, or the last Mul of its expansion, computes."""
+    """The gate that a Mish node, or the last Mul of its expansion, computes; none for others."""
     if node.op_type == "Mish":
         return _Gate(node.input[0], 1.0)
     if node.op_type != "Mul":
@@ -60,14 +60,14 @@ def _find_gate(graph: Graph, node: onnx.NodeProto) -> _Gate | None:
             continue
         factor, inner = _scale(graph, tanh.input[0])
         sign, beta, source = _softplus(graph, inner)
-        # In float32 beta and 1 / beta are rounded, each once.
+        # beta and 1 / beta are each rounded to float32 once.
         if source == x and np.isclose(factor * sign * beta, 1, rtol=1e-6, atol=0):
             return _Gate(x, beta)
     return None
 
 
 def _scale(graph: Graph, name: str) -> tuple[float, str]:
-    """`(factor, source)` of a tensor that is `factor * source` by Mul, Div or Neg; else 1."""
+    """`(factor, source)` of a tensor that is `factor * source` by Mul, Div or Neg; or factor 1."""
     node = graph.producer(name)
     if node is None:
         return 1.0, name
@@ -83,7 +83,7 @@ def _scale(graph: Graph, name: str) -> tuple[float, str]:
 
 
 def _softplus(graph: Graph, name: str) -> tuple[float, float, str]:
-    """`(sign, beta, x)` of a tensor that is `sign * softplus(beta * x)`; else sign 0."""
+    """`(sign, beta, x)` of a tensor that is `sign * softplus(beta * x)`; or sign 0."""
     node = graph.producer(name)
     if node is not None and node.op_type == "Softplus":
         beta, x = _scale(graph, node.input[0])

@@ -2,9 +2,9 @@
 """Build the TensorRT engine of this bundle on the device that will run it.
 
 An engine fits one TensorRT version and one kind of GPU, so it is built on the device itself. This
-file stands on its own: it needs Python 3.10, the `tensorrt` package (part of JetPack) and the
-bundle that it lies in. It writes NAME.engine and engine.json beside itself, and does nothing when
-they are there already and were built from this ONNX file, for this device, by this TensorRT.
+file is self-contained: it needs Python 3.10, the `tensorrt` package (part of JetPack) and the
+bundle that it is in. It writes NAME.engine and engine.json beside itself. It does nothing if they
+already exist and were built from this ONNX file, for this device, by this TensorRT.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-# What a build takes beside its workspace: the libraries, a CUDA context and copies of the weights.
+# What a build needs besides its workspace: the libraries, a CUDA context, copies of the weights.
 BASE_MIB, COPIES_OF_WEIGHTS = 768, 4
 # CUdevice_attribute of cuda.h.
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
 class BuildError(Exception):
-    """The engine cannot be built; the message is one line and says what to do."""
+    """The engine cannot be built; the message is one line that says what to do."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Parse, build, report; 0 when the engine is there, 1 with one line on stderr when not."""
+    """Parse, build, report; returns 0 if the engine exists, or 1 with one line on stderr."""
     options = parse(args)
     try:
         return run(options)
@@ -48,29 +48,41 @@ def main(args: list[str] | None = None) -> int:
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:
-    """The command line; its defaults come from the manifest when it has been read."""
+    """Parse the command line; the manifest supplies the batch sizes that are not given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--bundle", type=Path, default=Path(__file__).absolute().parent, help="default: this folder"
+        "--bundle",
+        type=Path,
+        default=Path(__file__).absolute().parent,
+        help="folder of the bundle (default: this folder)",
     )
     parser.add_argument(
-        "--workspace-mib", type=_positive, default=512, help="cap on scratch memory (default: 512)"
+        "--workspace-mib",
+        type=_positive,
+        default=512,
+        help="limit of scratch memory in MiB (default: 512)",
     )
     parser.add_argument(
         "--batch",
         type=_positive,
         nargs=3,
         metavar=("MIN", "OPT", "MAX"),
-        help="batch sizes accepted, and the one tuned for (default: the manifest's)",
+        help="smallest, usual and largest batch size of the engine (default: the manifest's)",
     )
     parser.add_argument(
-        "--no-tf32", action="store_true", help="multiply float32 in full, not in TF32 (slower)"
+        "--no-tf32",
+        action="store_true",
+        help="multiply float32 at full precision instead of TF32, which is slower",
     )
-    parser.add_argument("--force", action="store_true", help="build even when the engine fits")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check the bundle, say what would be done, and stop"
+        "--force", action="store_true", help="build even if the existing engine fits"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the bundle, print what would be done, and stop",
     )
     parser.add_argument(
         "--module",
@@ -85,7 +97,7 @@ def parse(args: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Everything that `main` does, with errors as exceptions."""
+    """What `main` does, with errors as exceptions."""
     bundle: Path = options.bundle
     manifest = read_manifest(bundle)
     onnx = read_onnx(bundle, manifest)
@@ -128,7 +140,7 @@ def run(options: argparse.Namespace) -> int:
         "workspace_mib": options.workspace_mib,
         "seconds": round(seconds, 3),
     }
-    # The record comes last and holds the engine's hash: after a crash in between, it does not fit.
+    # The record is written last and holds the hash of the engine: a crash in between is noticed.
     write_atomically(engine_path, engine)
     write_atomically(record_path(engine_path), (json.dumps(record, indent=2) + "\n").encode())
     sys.stdout.write(f"{engine_path}: {len(engine):,} bytes in {seconds:.1f} s\n")
@@ -136,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
-    """The bundle's manifest, which must be of format 1."""
+    """The manifest of the bundle, which must be of format 1."""
     path = bundle / "manifest.json"
     if not path.is_file():
         raise BuildError(f"{path}: no such file; --bundle names the folder that holds it")
@@ -150,7 +162,7 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
 
 
 def read_onnx(bundle: Path, manifest: dict[str, Any]) -> bytes:
-    """The ONNX file, which must have the hash that the manifest states."""
+    """The ONNX file, whose hash must be the one in the manifest."""
     path = bundle / manifest["onnx"]
     data = path.read_bytes()
     found, stated = hashlib.sha256(data).hexdigest(), manifest["files"][manifest["onnx"]]["sha256"]
@@ -174,10 +186,10 @@ def import_tensorrt(module: str) -> Any:
 
 
 def trtexec_line(manifest: dict[str, Any], batch: tuple[int, ...], workspace_mib: int) -> str:
-    """The command that builds the same engine by NVIDIA's own tool.
+    """The command that builds the same engine with NVIDIA's own tool.
 
-    The types stand in the graph, so there is no precision flag: --fp16 and --stronglyTyped exclude
-    one another.
+    The graph states its types, so there is no precision flag: --fp16 and --stronglyTyped are
+    mutually exclusive.
     """
     shapes = " ".join(
         f"--{which}Shapes="
@@ -202,7 +214,7 @@ def build(
     workspace_mib: int,
     tf32: bool = True,
 ) -> bytes:
-    """A serialized engine; `trt` is the `tensorrt` module or one with the same interface."""
+    """A serialized engine; `trt` is the `tensorrt` module, or one with the same interface."""
     errors: list[str] = []
     logger = make_logger(trt, errors)
     builder = trt.Builder(logger)
@@ -229,7 +241,7 @@ def build(
 def make_logger(trt: Any, errors: list[str]) -> Any:
     """A logger that appends errors to `errors` and shows warnings on stderr."""
 
-    class Logger(trt.ILogger):  # the base is known at run time only
+    class Logger(trt.ILogger):  # the base class is known only at run time
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -243,24 +255,24 @@ def make_logger(trt: Any, errors: list[str]) -> Any:
 
 
 def strongly_typed_flag(trt: Any) -> int:
-    """The creation flags that make a network take its types from the graph.
+    """The creation flags of a network that takes its types from the graph.
 
-    TensorRT 10 has the flag; where there is none, a network is either always strongly typed
-    (11 and later, known by their lack of an FP16 builder flag) or never (before 9).
+    TensorRT 10 has the flag. Without it, a network is either always strongly typed (11 and later,
+    which have no FP16 builder flag) or never (before 9).
     """
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if flag is not None:
         return 1 << int(flag)
     if hasattr(trt.BuilderFlag, "FP16"):
         raise BuildError(
-            f"TensorRT {trt.__version__} knows no strongly typed networks; it takes 10.0 or later "
+            f"TensorRT {trt.__version__} knows no strongly typed networks; 10.0 or later is needed "
             "(JetPack 6.1 or later)"
         )
     return 0
 
 
 def check_network(network: Any, manifest: dict[str, Any]) -> None:
-    """The parsed network must have the inputs and outputs that the manifest lists."""
+    """Refuse a network whose inputs and outputs are not those of the manifest."""
     found = [network.get_input(place) for place in range(network.num_inputs)]
     found += [network.get_output(place) for place in range(network.num_outputs)]
     listed = manifest["inputs"] + manifest["outputs"]
@@ -271,7 +283,7 @@ def check_network(network: Any, manifest: dict[str, Any]) -> None:
 
 
 def available_bytes() -> int | None:
-    """Memory that a new process can have without swapping; None where Linux does not say."""
+    """Memory that a new process can have without swapping; None if Linux does not say."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return None
@@ -280,7 +292,7 @@ def available_bytes() -> int | None:
 
 
 def check_memory(onnx_bytes: int, workspace_mib: int, available: int | None) -> None:
-    """Refuse a build that would end with the kernel killing it, as small boards do."""
+    """Refuse a build that the kernel would kill, as happens on small boards."""
     needed = workspace_mib + BASE_MIB + (COPIES_OF_WEIGHTS * onnx_bytes >> 20)
     if available is not None and available >> 20 < needed:
         raise BuildError(
@@ -290,7 +302,7 @@ def check_memory(onnx_bytes: int, workspace_mib: int, available: int | None) -> 
 
 
 def describe_device() -> dict[str, str | None]:
-    """What an engine is bound to: device name, compute capability, and L4T release if a Jetson."""
+    """What an engine is tied to: device name, compute capability, L4T release of a Jetson."""
     name, capability = _cuda_device()
     model = Path("/proc/device-tree/model")
     if model.is_file():
@@ -301,13 +313,13 @@ def describe_device() -> dict[str, str | None]:
 
 
 def parse_l4t(text: str) -> str:
-    """`36.4.3` from the first line of /etc/nv_tegra_release, or that line if it is another kind."""
+    """`36.4.3` from the first line of /etc/nv_tegra_release, or that line if it is different."""
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
     return f"{found[1]}.{found[2]}" if found else text.strip().splitlines()[0]
 
 
 def _cuda_device() -> tuple[str | None, str | None]:
-    """Name and compute capability of the first GPU, asked of its driver; None without one."""
+    """Name and compute capability of the first GPU, from its driver; None without one."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -325,12 +337,12 @@ def _cuda_device() -> tuple[str | None, str | None]:
 
 
 def record_path(engine_path: Path) -> Path:
-    """Where the record of a build lies: beside the engine."""
+    """The record of a build, beside the engine."""
     return engine_path.with_name("engine.json")
 
 
 def is_current(engine_path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the engine on disk is whole and its record has every value of `wanted`."""
+    """Whether the engine on disk is intact and its record has every value of `wanted`."""
     try:
         record = json.loads(record_path(engine_path).read_text(encoding="utf-8"))
         digest = hashlib.sha256(engine_path.read_bytes()).hexdigest()
@@ -341,7 +353,7 @@ def is_current(engine_path: Path, wanted: dict[str, Any]) -> bool:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` under another name, then rename."""
+    """Write `data` beside `path` under a temporary name, then rename."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     temporary = Path(name)
     try:

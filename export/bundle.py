@@ -6,9 +6,8 @@ import copy
 import json
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,133 +18,132 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export import build_engine
-from export.errors import BundleError, ExportError
-from export.interface import IMAGES, LABELS, LATENTS, arrays_of, input_width, inputs_of, outputs_of
-from export.manifest import (
-    MANIFEST,
-    BatchRange,
-    FileEntry,
-    Manifest,
-    read_manifest,
-    write_manifest,
-)
+from export.engines import EngineChoice, EngineJob, build_engines
+from export.errors import ExportError
+from export.folder import complete_folder
+from export.interface import LABELS, LATENTS, arrays_of, input_width, inputs_of, outputs_of
+from export.manifest import BatchRange, FileEntry, Manifest, write_manifest
 from export.parity import check_parity
-from export.precision import Precision
-from export.rewrites import ALL
-from export.to_onnx import DEFAULT_OPSET, write_onnx
-from export.to_tensorrt import COMPUTE_CAPABILITIES, RtxChoice, build_rtx_engines, rtx_available
+from export.readme import readme
+from export.targets import Targets
+from export.to_onnx import GraphSettings, write_onnx
 from nas_gan.files import write_text
 from nas_gan.metrics.sampling import latents_of
 from nas_gan.training.describe import n_classes_of
 
 DENSE, BUILD_SCRIPT, README = "dense", "build_engine.py", "README.md"
 TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "tensorrt-rtx", "polygraphy")
-WORKSPACE_MIB = 512
+
+
+@dataclass(frozen=True)
+class BundleSource:
+    """What is exported.
+
+    Args:
+        generator: has `latent_dim` and `image_shape` `(c, h, w)`, and `n_classes` if it is
+            conditional; it is not changed.
+        dense: the generator before compression; it becomes a bundle of its own inside the bundle.
+        provenance: where the generator came from, for the manifest.
+    """
+
+    generator: nn.Module
+    dense: nn.Module | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BundleSettings:
+    """How it is exported.
+
+    Args:
+        name: stem of the ONNX file and the engines.
+        graph: precision, opset and rewrites.
+        samples: how many latents go into the bundle; ONNX Runtime is compared with torch on them.
+        seed: seed of these latents, which are the first of its bank.
+        engines: the targets, and when each is built.
+        batch: the batch sizes that every engine accepts.
+    """
+
+    name: str = "model"
+    graph: GraphSettings = field(default_factory=GraphSettings)
+    samples: int = 64
+    seed: int = 0
+    engines: tuple[EngineChoice, ...] = Targets().choices()
+    batch: BatchRange = field(default_factory=BatchRange)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ExportError(
+                f"takes letters, digits, dot, dash and underscore; got {self.name!r}",
+                setting="name",
+            )
+        if self.samples < 1:
+            raise ExportError(f"must be 1 or more; got {self.samples}", setting="samples")
 
 
 def write_bundle(
-    generator: nn.Module,
+    source: BundleSource,
     out: Path,
+    settings: BundleSettings | None = None,
     *,
-    name: str = "model",
-    precision: Precision = "fp32",
-    opset: int = DEFAULT_OPSET,
-    rewrites: Sequence[str] = ALL,
-    seed: int = 0,
-    samples: int = 64,
-    provenance: Mapping[str, Any] | None = None,
-    macs: int | None = None,
-    dense: nn.Module | None = None,
-    tensorrt_rtx: RtxChoice = "auto",
-    batch: BatchRange | None = None,
-    compute_capabilities: Sequence[str] = COMPUTE_CAPABILITIES,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Manifest:
-    """Export `generator` into the folder `out`, which appears when it is complete.
+    """Export `source` into the folder `out`, which appears when it is complete.
 
-    `generator` has `latent_dim` and `image_shape` `(c, h, w)`, and if it is conditional
-    `n_classes`; it is not changed. The first `samples` latents of the bank of `seed` go into the
-    bundle, with their labels if there are any, and its images are compared on them.
-    `dense`, the generator before compression, becomes a bundle of its own in `out/dense`. `macs` is
-    counted where it is not given. `advance(1)` follows each of the `count_steps` steps.
+    The dense generator is exported with the same settings, into `out/dense`. A bundle that `out`
+    held before is replaced; other files in it stay.
 
-    A bundle that `out` held before is replaced; other files in it stay.
+    Args:
+        source: what is exported.
+        out: the folder; its parents are made.
+        settings: how.
+        advance: called with 1 after each of the `count_steps` steps.
+
+    Returns:
+        The manifest that was written.
 
     Raises:
-        BundleError: `out` is something else than a bundle or an empty folder.
-        ExportError: the export or the parity check fails; `out` is as it was.
+        BundleError: `out` is something other than a bundle or an empty folder.
+        ExportError: the export or the parity check failed; `out` is as it was.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ExportError(f"--name takes letters, digits, dot, dash and underscore; got {name!r}")
-    if samples < 1:
-        raise ExportError(f"--samples must be 1 or more; got {samples}")
-    with _complete_folder(out) as folder:
-        settings = dict(
-            precision=precision,
-            opset=opset,
-            rewrites=rewrites,
-            seed=seed,
-            samples=samples,
-            # Through JSON now: a value that it cannot hold becomes text before anything is built.
-            provenance=json.loads(json.dumps(dict(provenance or {}), default=str)),
-            tensorrt_rtx=tensorrt_rtx,
-            batch=batch or BatchRange(),
-            compute_capabilities=compute_capabilities,
-            advance=advance,
-        )
+    settings = settings or BundleSettings()
+    # Through JSON now: a value that it cannot hold becomes text before anything is built.
+    provenance = json.loads(json.dumps(dict(source.provenance), default=str))
+    with complete_folder(out) as folder:
         inside = None
-        if dense is not None:
-            (folder / DENSE).mkdir()
-            _fill(dense, folder / DENSE, name=DENSE, macs=None, dense=None, **settings)
+        if source.dense is not None:
             inside = DENSE
-        return _fill(generator, folder, name=name, macs=macs, dense=inside, **settings)
+            (folder / inside).mkdir()
+            dense = BundleSource(source.dense, provenance=provenance)
+            _fill(folder / inside, dense, replace(settings, name=DENSE), None, advance)
+        return _fill(folder, replace(source, provenance=provenance), settings, inside, advance)
 
 
-def count_steps(
-    *,
-    dense: bool,
-    tensorrt_rtx: RtxChoice,
-    compute_capabilities: Sequence[str] = COMPUTE_CAPABILITIES,
-) -> int:
-    """How often `write_bundle` calls `advance`: the graph, its parity and every engine."""
-    engines = 0 if tensorrt_rtx == "off" or not rtx_available() else len(compute_capabilities)
-    return (2 + engines) * (2 if dense else 1)
+def count_steps(source: BundleSource, settings: BundleSettings) -> int:
+    """How often `write_bundle` calls `advance`: for the graph, its parity and every engine."""
+    engines = sum(wanted.n_engines for wanted in settings.engines)
+    return (2 + engines) * (1 if source.dense is None else 2)
 
 
 def _fill(
-    generator: nn.Module,
     folder: Path,
-    *,
-    name: str,
-    precision: Precision,
-    opset: int,
-    rewrites: Sequence[str],
-    seed: int,
-    samples: int,
-    provenance: Mapping[str, Any],
-    macs: int | None,
+    source: BundleSource,
+    settings: BundleSettings,
     dense: str | None,
-    tensorrt_rtx: RtxChoice,
-    batch: BatchRange,
-    compute_capabilities: Sequence[str],
     advance: Callable[[int], None],
 ) -> Manifest:
+    """Write one bundle into `folder`, which holds that of the dense generator under `dense`."""
+    generator, graph = source.generator, settings.graph
     _check_generator(generator)
-    onnx_path = folder / f"{name}.onnx"
-    latents = latents_of(generator, samples, seed)
-    summary = write_onnx(generator, onnx_path, precision=precision, opset=opset, rewrites=rewrites)
+    onnx_path = folder / f"{settings.name}.onnx"
+    latents = latents_of(generator, settings.samples, settings.seed)
+    write_onnx(generator, onnx_path, graph)
     advance(1)
-    parity = check_parity(generator, onnx_path, latents, precision=precision)
+    parity = check_parity(generator, onnx_path, latents, precision=graph.precision)
     advance(1)
     inputs, outputs = inputs_of(generator), outputs_of(generator)
-    built = build_rtx_engines(
-        onnx_path,
-        tensors=(*inputs, *outputs),
-        choice=tensorrt_rtx,
-        batch=batch,
-        compute_capabilities=compute_capabilities,
-        advance=advance,
-    )
+    job = EngineJob(generator, onnx_path, (*inputs, *outputs), settings.batch)
+    built = [build_engines(wanted, job, advance) for wanted in settings.engines]
     for tensor, array in arrays_of(generator, latents).items():
         np.save(folder / f"{tensor}.npy", array)
     shutil.copyfile(build_engine.__file__, folder / BUILD_SCRIPT)
@@ -154,24 +152,24 @@ def _fill(
     def manifest() -> Manifest:
         files = sorted(path for path in folder.iterdir() if path.is_file())
         return Manifest(
-            name=name,
+            name=settings.name,
             onnx=onnx_path.name,
             files={path.name: FileEntry.of(path) for path in files},
             inputs=inputs,
             outputs=outputs,
-            opset=summary.opset,
-            precision=precision,
-            batch=batch,
+            opset=graph.opset,
+            precision=graph.precision,
+            batch=settings.batch,
             tools=_tool_versions(),
-            latents={"file": f"{LATENTS}.npy", "seed": seed, "samples": samples}
+            latents={"file": f"{LATENTS}.npy", "seed": settings.seed, "samples": settings.samples}
             | ({"labels": f"{LABELS}.npy"} if n_classes_of(generator) else {}),
             parity=parity.to_dict(),
             params=sum(parameter.numel() for parameter in generator.parameters()),
-            macs=count_macs(generator) if macs is None else macs,
-            engines=built.engines,
-            not_built=built.not_built,
+            macs=count_macs(generator),
+            engines=tuple(engine for builds in built for engine in builds.engines),
+            not_built=tuple(entry for builds in built for entry in builds.not_built),
             dense=dense,
-            provenance=provenance,
+            provenance=source.provenance,
             n_classes=n_classes_of(generator),
         )
 
@@ -187,69 +185,6 @@ def count_macs(generator: nn.Module) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         measured(torch.zeros(1, input_width(measured)))
     return counter.get_total_flops() // 2  # the counter takes a multiply-add for two
-
-
-def readme(manifest: Manifest) -> str:
-    """What a person who finds the bundle needs to know, as Markdown."""
-    data = manifest.to_dict()
-    batch = manifest.batch
-    line = build_engine.trtexec_line(data, (batch.min, batch.opt, batch.max), WORKSPACE_MIB)
-    shape = ", ".join(str(size) for size in manifest.outputs[0].shape[1:])
-    loaded = ", ".join(f'"{spec.name}": numpy.load("{spec.name}.npy")' for spec in manifest.inputs)
-    engines = "".join(
-        f"- `{engine.file}`: compute capability {engine.compute_capability}, {engine.tool}; it "
-        "loads in this version of TensorRT-RTX only\n"
-        for engine in manifest.engines
-    )
-    ahead = f"\n## Engines built ahead of time\n\n{engines}" if engines else ""
-    inside = (
-        f"`{manifest.dense}/` is a bundle like this one: the generator before compression.\n"
-        if manifest.dense
-        else ""
-    )
-    labels = (
-        f"""
-It is conditional: `{LABELS}` (batch), int64, says which class each image is to be of, 0 to
-{manifest.n_classes - 1}. `{LABELS}.npy` holds the labels of `{LATENTS}.npy`.
-
-"""
-        if manifest.n_classes
-        else ""
-    )
-    bank = f"`{LATENTS}.npy` holds {manifest.latents['samples']}"
-    return f"""# {manifest.name}: a generator, {manifest.precision}
-
-`{manifest.onnx}` maps `{LATENTS}` (batch, {manifest.inputs[0].shape[1]}), standard normal, to
-`{IMAGES}` (batch, {shape}) in [-1, 1]. Both are float32, the batch is free; opset {manifest.opset}.
-{labels}`manifest.json` lists every file with its hash. {bank}
-latents to try it with:
-{inside}
-```python
-import numpy, onnxruntime
-
-session = onnxruntime.InferenceSession("{manifest.onnx}", providers=["CPUExecutionProvider"])
-[images] = session.run(["{IMAGES}"], {{{loaded}}})
-```
-
-## On a Jetson
-
-Copy this folder to the device and build there; an engine fits one TensorRT and one kind of GPU.
-
-```sh
-python3 build_engine.py            # --help: workspace, batch sizes, --dry-run
-```
-
-It checks the files and the free memory, writes `{manifest.name}.engine` and `engine.json`, and does
-nothing when both are there and fit. The same by NVIDIA's tool, which JetPack puts into
-`/usr/src/tensorrt/bin`:
-
-```sh
-{line}
-```
-
-Precision is in the graph. Do not add `--fp16`: it contradicts `--stronglyTyped`. From TensorRT 11
-on every network is strongly typed and the flag may be left out.
-{ahead}"""
 
 
 def _check_generator(generator: nn.Module) -> None:
@@ -275,50 +210,3 @@ def _tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-@contextmanager
-def _complete_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block succeeds."""
-    out = out.resolve()
-    kept = _foreign_files(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    replaced = temporary.with_name(f"{temporary.name}-replaced")
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        for path in kept:
-            if path.is_dir():
-                shutil.copytree(path, temporary / path.name)
-            else:
-                shutil.copy2(path, temporary / path.name)
-        if out.exists():
-            out.rename(replaced)
-        try:
-            temporary.rename(out)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(out)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _foreign_files(out: Path) -> list[Path]:
-    """What lies in the bundle `out` and is not of it: benchmark results, a person's notes.
-
-    An engine that was built on a device from the bundle is of it: it does not fit the next one.
-    """
-    if not out.exists() and not out.is_symlink():
-        return []
-    if not out.is_dir():
-        raise BundleError(f"{out}: a file, not a folder; choose another --out")
-    if not any(out.iterdir()):
-        return []
-    if not (out / MANIFEST).is_file():
-        raise BundleError(f"{out}: not empty and not a bundle; choose another --out or empty it")
-    old = read_manifest(out)
-    own = {MANIFEST, *old.files, old.dense, f"{old.name}.engine", "engine.json"}
-    return sorted(path for path in out.iterdir() if path.name not in own)

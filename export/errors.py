@@ -1,4 +1,4 @@
-"""What `export` raises on bad input. Its command line prints these as one line and exits with 1."""
+"""What `export` raises on bad input. Its command prints these as one line and exits with 1."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from nas_gan.errors import NasGanError
 
 
 class ExportError(NasGanError):
-    """A generator cannot be exported, or what came out is not what went in."""
+    """A generator cannot be exported, or the result does not draw the same images."""
 
 
 class BundleError(ExportError, ValueError):
-    """A folder is not a bundle, or its files are not those that its manifest lists."""
+    """A folder is not a bundle, or its files differ from what its manifest lists."""
 
 
 class MissingPackageError(ExportError, ImportError):
-    """An optional package is asked for and not installed."""
+    """An optional package is needed but not installed."""
+
+
+class MissingDenseError(ExportError, FileNotFoundError):
+    """The generator that a run compressed cannot be found."""

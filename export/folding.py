@@ -1,4 +1,4 @@
-"""Affine maps and convolutions that others can do along with their own work."""
+"""Affine maps and convolutions that neighbouring nodes can absorb."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from export.graph import Array, Graph
 if TYPE_CHECKING:
     import onnx
 
-# A scale that is moved to the other side of an activation is divided out of weights there. Within
-# these bounds the weights stay far from the ends of float16.
+# A scale that moves to the other side of an activation is divided out of the weights there. Within
+# these bounds the weights stay well inside the range of float16.
 SMALLEST, LARGEST = 1 / 16, 16.0
 
 
 def remove_no_ops(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what hands on its input: `x * 1`, `x + 0`, a Resize by one, a Cast to the same.
+    """Remove nodes that return their input: `x * 1`, `x + 0`, a Resize by one, a Cast to its type.
 
-    And a Split into what a Concat has just joined, as the label of a conditional net and its noise.
+    And a Split into what a Concat has just joined, such as noise and label of a conditional net.
     """
     graph = Graph(model)
     known = (*model.graph.input, *model.graph.value_info)
     types = {value.name: value.type.tensor_type.elem_type for value in known}
     for node in list(graph.nodes):
         sources = _handed_on(graph, node, types)
-        # The graph's outputs keep their names, and an input is not an output.
+        # The outputs of the graph keep their names, and an input cannot be one of them.
         if not sources or graph.outputs & sources.keys():
             continue
         graph.nodes.remove(node)
@@ -39,7 +39,7 @@ def remove_no_ops(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _handed_on(graph: Graph, node: onnx.NodeProto, types: dict[str, int]) -> dict[str, str]:
-    """For each output of a node the tensor that it is; empty if the node does something."""
+    """For each output of a node, the tensor it is equal to; empty if the node does something."""
     if node.op_type == "Split":
         return _rejoined(graph, node)
     source = _unchanged(graph, node, types)
@@ -47,7 +47,7 @@ def _handed_on(graph: Graph, node: onnx.NodeProto, types: dict[str, int]) -> dic
 
 
 def _rejoined(graph: Graph, split: onnx.NodeProto) -> dict[str, str]:
-    """For each output of a Split the input of the Concat before it that it is, if they all are."""
+    """For each output of a Split, the equal input of the Concat before it; empty if any differs."""
     concat, shape = graph.producer(split.input[0]), graph.shapes.get(split.input[0])
     if concat is None or concat.op_type != "Concat" or shape is None:
         return {}
@@ -56,14 +56,14 @@ def _rejoined(graph: Graph, split: onnx.NodeProto) -> dict[str, str]:
         [graph.shapes[name][axes[0]] if name in graph.shapes else 0 for name in names]
         for names in (concat.input, split.output)
     ]
-    # A size of 0 is one that nobody knows.
+    # A size of 0 is unknown.
     if axes[0] != axes[1] or sizes[0] != sizes[1] or 0 in sizes[0]:
         return {}
     return dict(zip(split.output, concat.input, strict=True))
 
 
 def _unchanged(graph: Graph, node: onnx.NodeProto, types: dict[str, int]) -> str | None:
-    """The input that a node hands on unchanged; none if it does something."""
+    """The input that a node returns unchanged; none if it does something."""
     if node.op_type in {"Identity", "Dropout"}:
         return node.input[0]
     if node.op_type == "Cast":
@@ -81,7 +81,7 @@ def _unchanged(graph: Graph, node: onnx.NodeProto, types: dict[str, int]) -> str
         shape = graph.shapes.get(other)
         if constant is None or shape is None or not (constant == neutral).all():
             continue
-        # A constant that is larger than the other input repeats it.
+        # A constant larger than the other input would repeat it.
         if constant.size == 1 and constant.ndim <= len(shape):
             return other
     return None
@@ -90,9 +90,9 @@ def _unchanged(graph: Graph, node: onnx.NodeProto, types: dict[str, int]) -> str
 def fold_affine(model: onnx.ModelProto) -> onnx.ModelProto:
     """Fold scales and shifts of channels into the convolutions that make the tensor.
 
-    BatchNormalization, and Mul, Div, Add, Sub by a constant, behind convolutions, transposed ones
-    and any sum or resizing of such: each of them takes the scale, one takes the shift. Only where
-    the tensor goes nowhere else.
+    This covers BatchNormalization, and Mul, Div, Add and Sub by a constant, behind convolutions,
+    transposed convolutions, and sums or resizings of them. Each takes the scale, and one takes the
+    shift. It is done only if nothing else reads the tensor.
     """
     graph = Graph(model)
     for node in list(graph.nodes):
@@ -103,7 +103,7 @@ def fold_affine(model: onnx.ModelProto) -> onnx.ModelProto:
         if graph.is_private(source) and _takes(graph, source):
             _give(graph, source, scale, shift)
             maker = graph.producer(source)
-            assert maker is not None  # else nothing could take the scale
+            assert maker is not None  # or nothing could have taken the scale
             maker.output[0] = node.output[0]
             graph.nodes.remove(node)
             graph.index()
@@ -113,9 +113,9 @@ def fold_affine(model: onnx.ModelProto) -> onnx.ModelProto:
 def fold_gate_scales(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let the convolutions before gates `x * f(c * x)` compute `c * x`, and the next divide by c.
 
-    PMish is such a gate with `c = -beta`. Where x goes into gates alone, and these go into
-    convolutions alone, x becomes `v = c * x` of the first gate, whose Mul is gone; all gates are c
-    times as large, and the weights behind them are divided by it. Other gates scale v to theirs.
+    PMish is such a gate, with `c = -beta`. If only gates read x, and only convolutions read the
+    gates, x becomes `v = c * x` of the first gate, whose Mul disappears. All gates are then c times
+    as large, and the weights behind them are divided by c. The other gates rescale v to their own.
     """
     graph = Graph(model)
     for x in dict.fromkeys(name for node in graph.nodes for name in node.output):
@@ -175,10 +175,11 @@ def _fold_gates_(
 
 
 def merge_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make one convolution of two in a row where it has fewer weights than they have.
+    """Merge two consecutive convolutions if the result has fewer weights than they have together.
 
-    One of them is 1x1, so the other's geometry remains. Two that are smaller than their product, as
-    those of a factorized layer, are left alone. Each weight is one multiply-add a pixel.
+    One of them is 1x1, so the geometry of the other remains. Two that are smaller than their
+    product, such as those of a factorized layer, are left alone. A weight is one multiply-add per
+    pixel.
     """
     graph = Graph(model)
     for node in list(graph.nodes):
@@ -205,7 +206,7 @@ def _merged(graph: Graph, first: onnx.NodeProto, second: onnx.NodeProto) -> onnx
     shape = b.shape[0], a.shape[1], *(a if plain_second else b).shape[2:]
     if int(np.prod(shape)) >= a.size + b.size:
         return None
-    # A bias of the first is not there in the border that the second pads with zeros.
+    # The border that the second pads with zeros lacks the bias of the first.
     padded = any(graph.attributes(second).get("pads", ())) or (
         graph.attributes(second).get("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}
     )
@@ -270,7 +271,7 @@ def _affine(graph: Graph, node: onnx.NodeProto) -> tuple[str, Array, Array | Non
 
 
 def _by_channel(constant: Array, channels: int) -> Array | None:
-    """A constant that has one value, or one for each channel, as `(1,)` or `(c,)`."""
+    """A constant of one value, or of one value per channel, as `(1,)` or `(c,)`."""
     values = constant.astype(np.float64).ravel()
     if values.size == 1 and constant.ndim <= 4:
         return values
@@ -279,7 +280,7 @@ def _by_channel(constant: Array, channels: int) -> Array | None:
 
 
 def _takes(graph: Graph, name: str) -> bool:
-    """Whether what makes the tensor `name` can take a scale and a shift of its channels."""
+    """Whether the nodes that make `name` can absorb a scale and a shift of its channels."""
     node = graph.producer(name)
     if node is None:
         return False
@@ -295,11 +296,11 @@ def _takes(graph: Graph, name: str) -> bool:
 
 
 def _give(graph: Graph, name: str, scale: Array, shift: Array | None) -> None:
-    """Scale and shift the channels of `name`, which `_takes`, in what makes it."""
+    """Scale and shift the channels of `name` in the nodes that make it; `_takes` must hold."""
     node = graph.producer(name)
     assert node is not None
     if node.op_type in {"Resize", "Add"}:
-        # The weights of a resizing sum to one; of a sum, one part takes the shift.
+        # The weights of a resizing sum to one; only one term of a sum takes the shift.
         _give(graph, node.input[0], scale, shift)
         if node.op_type == "Add":
             _give(graph, node.input[1], scale, None)

@@ -1,6 +1,6 @@
-"""An ONNX graph that can be edited: who makes a tensor, who reads it, which are constant.
+"""An ONNX graph that can be edited: which node makes a tensor, which read it, which are constant.
 
-The rewrites in this package work on it; a `ModelProto` has no index and is awkward to change.
+The rewrites in this package work on it, because a `ModelProto` has no index and is awkward to edit.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Array = NDArray[Any]
 
 
 class Graph:
-    """The nodes and constants of a copy of `model`; `to_model` gives the edited model.
+    """The nodes and constants of a copy of `model`; `to_model` returns the edited model.
 
-    Nodes may be added in any order and left behind unread: `to_model` sorts them and drops what
-    does not lead to an output. Constants are initialisers; `shapes` holds those of the tensors that
-    `model` came with, a dynamic size being 0.
+    Nodes may be added in any order and may end up unread: `to_model` sorts them and drops those
+    that do not lead to an output. Constants are initialisers. `shapes` holds the shapes of the
+    tensors in `model`, with 0 for a dynamic size.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -42,15 +42,15 @@ class Graph:
             value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
             for value in (*graph.input, *graph.value_info, *graph.output)
         } | {name: array.shape for name, array in self.constants.items()}
-        # Kept, since shape inference forgets behind a Resize that the batch is the batch, and ONNX
-        # Runtime fuses only what it knows to be of one shape.
+        # Kept because shape inference loses the symbol of the batch behind a Resize, and ONNX
+        # Runtime fuses only tensors that it knows to have the same shape.
         self._infos = {value.name: value for value in graph.value_info}
         self.outputs = {value.name for value in graph.output}
         self._names = {*self.shapes, *(name for node in self.nodes for name in node.output)}
         self.index()
 
     def index(self) -> None:
-        """Look again at who makes and who reads which tensor, after nodes were changed."""
+        """Update who makes and who reads which tensor, after nodes were changed."""
         self._producer = {name: node for node in self.nodes for name in node.output if name}
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.nodes:
@@ -63,27 +63,27 @@ class Graph:
         return self._producer.get(name)
 
     def readers(self, name: str) -> Sequence[onnx.NodeProto]:
-        """The nodes that read a tensor, once for each time that they do."""
+        """The nodes that read a tensor, once per read."""
         return self._readers.get(name, ())
 
     def is_private(self, name: str) -> bool:
-        """Whether a tensor is read exactly once, and not an output of the graph."""
+        """Whether a tensor is read exactly once and is not an output of the graph."""
         return len(self.readers(name)) == 1 and name not in self.outputs
 
     def scalar(self, name: str) -> float | None:
-        """The value of a constant of one element; none for every other tensor."""
+        """The value of a constant with one element; none for any other tensor."""
         value = self.constants.get(name)
         return float(value.item()) if value is not None and value.size == 1 else None
 
     def constant(self, value: Array, stem: str) -> str:
-        """The name of a new constant; it begins with `stem`."""
+        """The name of a new constant, which begins with `stem`."""
         name = self.fresh(stem)
         self.constants[name] = value
         self.shapes[name] = value.shape
         return name
 
     def fresh(self, stem: str) -> str:
-        """A tensor name that is not in use yet."""
+        """A tensor name that is not used yet."""
         name, number = stem, 1
         while name in self._names:
             number += 1
@@ -92,7 +92,7 @@ class Graph:
         return name
 
     def describe_small(self, name: str, like: str, scales: tuple[float, float]) -> None:
-        """Say that `name` is `(n, c, h, w)` of the type and shape of `like`, `scales` smaller."""
+        """Record that `name` is like `like`, `(n, c, h, w)`, with h and w smaller by `scales`."""
         if like in self._infos:
             info = type(self._infos[like])()
             info.CopyFrom(self._infos[like])
@@ -105,11 +105,11 @@ class Graph:
     def make(
         self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any
     ) -> onnx.NodeProto:
-        """A new node named like its output; it is not in the graph until it is put there."""
+        """A new node, named like its output; it is not added to the graph."""
         return self._onnx.helper.make_node(op_type, inputs, [output], output, **attributes)
 
     def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
-        """The attributes of a node as plain values; text is `str`."""
+        """The attributes of a node as plain values, with text as `str`."""
         values = {
             attribute.name: self._onnx.helper.get_attribute_value(attribute)
             for attribute in node.attribute
@@ -120,7 +120,7 @@ class Graph:
         }
 
     def to_model(self) -> onnx.ModelProto:
-        """The edited model: nodes in order, nothing unread, equal constants once, shapes again."""
+        """The edited model: nodes sorted, unread ones dropped, constants shared, shapes known."""
         from onnx import numpy_helper
 
         graph = self.model.graph
@@ -141,13 +141,13 @@ class Graph:
         return self._onnx.shape_inference.infer_shapes(self.model, data_prop=True)
 
     def _ordered(self) -> list[onnx.NodeProto]:
-        """What the outputs need, each node behind those whose tensors it reads.
+        """The nodes that the outputs need, each after those whose tensors it reads.
 
-        Of the nodes that could be next it takes the first, so an order that is right stays.
+        Among the nodes that could come next it takes the first, so a valid order is kept.
         """
         self.index()
         place = {id(node): number for number, node in enumerate(self.nodes)}
-        missing: dict[int, int] = {}  # node -> how many of the nodes that it needs are not done
+        missing: dict[int, int] = {}  # node -> how many of the nodes it needs are still to come
         needed_by: dict[int, list[int]] = defaultdict(list)
         todo = [place[id(self._producer[name])] for name in self.outputs if name in self._producer]
         while todo:

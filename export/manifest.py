@@ -1,17 +1,17 @@
-"""What is in a bundle: `manifest.json`, the one file that a reader of a bundle needs to know.
+"""What is in a bundle: `manifest.json`, the only file that a reader of a bundle has to know.
 
-Nothing here needs torch. A program without this package reads the JSON itself; format 1 is:
+Nothing here needs torch. A program without this package reads the JSON itself. Format 1 is:
 
     format        1
     name          "model": the stem of the ONNX file and of the engines
     onnx          "model.onnx"
-    files         {"model.onnx": {"sha256": hex, "bytes": n}, ...}: every file but the manifest
-    inputs        [{"name": "latents", "dtype": "float32", "shape": ["batch", 120]}], and behind it
+    files         {"model.onnx": {"sha256": hex, "bytes": n}, ...}: all files except the manifest
+    inputs        [{"name": "latents", "dtype": "float32", "shape": ["batch", 120]}], followed by
                   {"name": "labels", "dtype": "int64", "shape": ["batch"]} if it is conditional
     outputs       [{"name": "images", "dtype": "float32", "shape": ["batch", 3, 32, 32]}]
-                  images are in [-1, 1]; a text among the dimensions is a dynamic one
+                  images are in [-1, 1]; a dimension that is a text is dynamic
     opset         18
-    precision     "fp32" or "fp16": how it computes; inputs and outputs are float32 at both
+    precision     "fp32" or "fp16": how it computes; inputs and outputs are float32 in either case
     batch         {"min": 1, "opt": 8, "max": 64}: the optimisation profile of every engine
     engines       [{"file": "model.sm86.engine", "target": "tensorrt-rtx",
                     "compute_capability": "8.6", "tool": "tensorrt-rtx 1.7.1.116"}]
@@ -20,11 +20,11 @@ Nothing here needs torch. A program without this package reads the JSON itself; 
     latents       {"file": "latents.npy", "seed": 0, "samples": 64}: float32 (samples, latent_dim);
                   if it is conditional also "labels": "labels.npy", int64 (samples,)
     parity        {"max_abs": 1.2e-6, "psnr_db": 134.1, "samples": 64} of ONNX Runtime against torch
-                  on these latents; psnr_db is null where all pixels are equal
+                  on these latents; psnr_db is null if all pixels are equal
     params, macs  counted with bias; multiply-adds for one image; macs may be null
     dense         null, or the folder inside this one that holds the uncompressed generator's bundle
-    provenance    where the generator came from, as its maker wrote it
-    n_classes     only there if it is conditional: labels are 0 to n_classes - 1
+    provenance    where the generator came from, as written by whoever made it
+    n_classes     present only if it is conditional: labels are 0 to n_classes - 1
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class BatchRange:
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
             raise BundleError(
-                "batch sizes must be 1 <= min <= opt <= max; "
-                f"got {self.min}, {self.opt}, {self.max}"
+                f"must be 1 <= min <= opt <= max; got {self.min}, {self.opt}, {self.max}",
+                setting="batch",
             )
 
 
@@ -101,7 +101,7 @@ class NotBuilt:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A bundle as a value; the module's docstring explains each field."""
+    """A bundle as a value; the docstring of the module explains each field."""
 
     name: str
     onnx: str
@@ -131,7 +131,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave; keys that this version does not know are ignored."""
+        """Read what `to_dict` returned; keys that this version does not know are ignored."""
         return cls(
             name=data["name"],
             onnx=data["onnx"],
@@ -167,7 +167,7 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of a bundle folder, or the one in the file `path`.
 
     Raises:
-        BundleError: there is none, or it is not of format 1.
+        BundleError: there is none, or its format is not 1.
     """
     path = path / MANIFEST if path.is_dir() else path
     if not path.is_file():
@@ -188,7 +188,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def verify(bundle: Path) -> Manifest:
-    """The manifest of `bundle`, after every file it lists was read and found to have its hash.
+    """The manifest of `bundle`, after checking the hash of every file that it lists.
 
     Raises:
         BundleError: a file is missing or differs; the message names it.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from export.errors import ExportError, MissingPackageError
 from export.interface import arrays_of
-from export.precision import Precision
+from export.precision import PRECISIONS, Precision
 
 # Images are in [-1, 1].
 IMAGE_RANGE = 2.0
@@ -24,9 +24,9 @@ BATCH_SIZES = (1, 5)
 
 @dataclass(frozen=True)
 class Parity:
-    """How far images of ONNX Runtime are from torch's on the same `n` latents.
+    """How far the images of ONNX Runtime are from torch's on the same `n` latents.
 
-    `max_abs` is the largest difference of a pixel; `psnr_db` is over a range of 2 and infinite when
+    `max_abs` is the largest difference of a pixel. `psnr_db` is over a range of 2, and infinite if
     all pixels are equal.
     """
 
@@ -40,26 +40,8 @@ class Parity:
         return {"max_abs": self.max_abs, "psnr_db": psnr, "samples": self.n}
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """The largest `max_abs` and the smallest `psnr_db` that pass."""
-
-    max_abs: float
-    psnr_db: float
-
-
-# A grey level is 2/255 = 7.8e-3. fp32: an eighth of one; right graphs measure 1e-7 to 6e-6, a wrong
-# interpolation mode is far above. fp16: right graphs measure 60 to 75 dB; at 40 dB the error
-# is 2.5 grey levels. ONNX Runtime computes much of a float16 graph on a CPU in float32, so this
-# judges the graph and its weights; the rounding of a device is measured on the device.
-TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(max_abs=1e-3, psnr_db=60.0),
-    "fp16": Tolerance(max_abs=0.5, psnr_db=40.0),
-}
-
-
 def compare(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> Parity:
-    """The distance of two image arrays `(n, c, h, w)` in [-1, 1]; NaN anywhere gives NaN."""
+    """The distance between two image arrays `(n, c, h, w)` in [-1, 1]; any NaN gives NaN."""
     if expected.shape != found.shape:
         raise ExportError(f"images have shape {found.shape}; torch gives {expected.shape}")
     difference = found.astype(np.float64) - expected.astype(np.float64)
@@ -79,18 +61,19 @@ def check_parity(
 ) -> Parity:
     """Compare `generator` with the graph at `onnx_path` on `latents` `(n, latent_dim)`.
 
-    Those of a conditional generator have the one-hot label behind the noise; the graph gets the two
-    apart. It also runs on 1 and on 5 latents: a batch that the export took for a constant fails.
+    The latents of a conditional generator have the one-hot label behind the noise; the graph gets
+    the two separately. The graph is also run on 1 and on 5 latents, which fails if the export took
+    the batch for a constant.
 
     Raises:
-        ExportError: the images differ by more than `TOLERANCES` allows, or the graph does not run.
+        ExportError: the images differ by more than the precision allows, or the graph does not run.
         MissingPackageError: onnxruntime is not installed.
     """
     expected = _torch_images(generator, latents, batch_size)
     found = _onnx_images(onnx_path, arrays_of(generator, latents), batch_size)
     parity = compare(expected, found)
-    tolerance = TOLERANCES[precision]
-    # Written so that NaN fails.
+    tolerance = PRECISIONS[precision].tolerance
+    # Written so that NaN fails the check.
     if not (parity.max_abs <= tolerance.max_abs and parity.psnr_db >= tolerance.psnr_db):
         raise ExportError(
             f"{onnx_path.name} does not draw the generator's images: on {parity.n} latents the "

@@ -1,12 +1,13 @@
-"""Rewrites of an ONNX graph that change its speed and not its images.
+"""Rewrites of an ONNX graph that change its speed but not its images.
 
-What onnxsim does (constants folded, equal nodes shared, BatchNormalization folded into the one
-convolution before it) and what ONNX Runtime does when it loads a graph (layouts, sums fused into
-convolutions) is left to them. These know what they do not: that an upsampled map holds equal
-pixels, what PMish is, that a scale goes through a sum, and when two convolutions are larger than
+onnxsim folds constants, shares equal nodes, and folds BatchNormalization into the convolution
+before it. ONNX Runtime chooses layouts and fuses sums into convolutions when it loads a graph. All
+that is left to them. The rewrites here use what they do not know: that an upsampled map holds equal
+pixels, what PMish is, that a scale passes through a sum, and when two convolutions are larger than
 one.
 
-A rewrite is a function of one model and gives another; the order is theirs in `REWRITES`.
+A rewrite is a function from model to model. They are applied in the order of `REWRITES`; to add
+one, write it in a file of its own and add its line there.
 """
 
 from __future__ import annotations
@@ -26,21 +27,22 @@ if TYPE_CHECKING:
 
 REWRITES: dict[str, Rewrite] = {
     "remove_no_ops": remove_no_ops,
-    # Activations first: a scale that is folded around one must find its final form.
+    # Before any scale is folded around an activation, which must then have its final form.
     "choose_activation_forms": choose_activation_forms,
     "fold_affine": fold_affine,
     "fold_gate_scales": fold_gate_scales,
     "merge_convolutions": merge_convolutions,
-    # Last: it makes one convolution of several taps, which nothing behind it has to know.
+    # Last: it merges the taps of convolutions, which no other rewrite has to understand.
     "delay_upsampling": delay_upsampling,
 }
 ALL = tuple(REWRITES)
 
 
 def rewrite(model: onnx.ModelProto, names: Iterable[str] = ALL) -> onnx.ModelProto:
-    """`model` after the rewrites `names`, in the order given; it is left as it is.
+    """`model` after the rewrites `names`, in this order; the model itself is not changed.
 
-    A graph with branches or loops comes back unchanged: the graphs within read tensors unseen here.
+    A graph with branches or loops is returned as it is: the graphs inside its nodes read tensors
+    that are not visible here.
 
     Raises:
         InvalidValueError: a name is not in `REWRITES`.

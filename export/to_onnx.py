@@ -6,8 +6,7 @@ import contextlib
 import copy
 import io
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,71 +17,70 @@ from torch import nn
 
 from export.errors import ExportError, MissingPackageError
 from export.interface import BATCH, inputs_of, outputs_of, with_exported_inputs
-from export.precision import Precision, to_fp16
+from export.precision import PRECISIONS, Precision
 from export.rewrites import ALL, rewrite
+from nas_gan.errors import unknown_name
 from nas_gan.files import write_bytes
 
 if TYPE_CHECKING:
     import onnx
 
-# The opset for which torch's exporter has its own translations, and one that the TensorRT 10.3 of
-# JetPack 6 reads. 17 is derived from it here, newer ones are left to the exporter.
+# The opset that torch's exporter translates to, which the TensorRT 10.3 of JetPack 6 can read. 17
+# is derived from it here; newer opsets are left to the exporter.
 DEFAULT_OPSET = 18
 MIN_OPSET, MAX_OPSET = 17, 24
-# What opset 18 added to operators that 17 has: attributes whose value is the behaviour of 17.
+# Attributes that opset 18 added to operators of 17; their values here mean the behaviour of 17.
 NEW_IN_18 = {"Split": {"num_outputs"}, "Resize": {"antialias", "keep_aspect_ratio_policy"}}
 
 
 @dataclass(frozen=True)
-class OnnxSummary:
-    """What is in a written ONNX file: its opset and how many nodes of each operator it has."""
+class GraphSettings:
+    """How a generator becomes a graph.
 
-    opset: int
-    operators: Mapping[str, int]
+    Args:
+        precision: how the graph computes; its input and output are float32 in either case.
+        opset: ONNX opset, `MIN_OPSET` to `MAX_OPSET`.
+        rewrites: what makes the graph faster, from `export.rewrites`; without any, each layer is a
+            node.
+    """
 
-    @property
-    def nodes(self) -> int:
-        """Number of nodes of the graph."""
-        return sum(self.operators.values())
+    precision: Precision = "fp32"
+    opset: int = DEFAULT_OPSET
+    rewrites: tuple[str, ...] = ALL
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
 
 
-def write_onnx(
-    generator: nn.Module,
-    path: Path,
-    *,
-    precision: Precision = "fp32",
-    opset: int = DEFAULT_OPSET,
-    rewrites: Iterable[str] = ALL,
-) -> OnnxSummary:
+def write_onnx(generator: nn.Module, path: Path, settings: GraphSettings | None = None) -> None:
     """Write `generator`, which maps `(n, latent_dim)` to `(n, c, h, w)`, to `path`.
 
     The graph has the input `latents` and the output `images`, both float32 with a dynamic first
-    dimension; that of a conditional generator has the input `labels` besides, int64 `(n,)`.
-    `rewrites` make it faster; without any, each layer is a node. The same weights give the same
-    bytes.
+    dimension. The graph of a conditional generator also has the input `labels`, int64 `(n,)`. The
+    same weights give the same bytes.
 
     Raises:
         ExportError: the generator cannot be expressed in this opset or precision.
         InvalidValueError: a rewrite is not known.
         MissingPackageError: onnx, onnxscript or onnxsim is not installed.
     """
-    model = build_model(generator, opset=opset, rewrites=rewrites)
-    if precision == "fp16":
-        model = to_fp16(model)
+    settings = settings or GraphSettings()
+    model = build_model(generator, opset=settings.opset, rewrites=settings.rewrites)
+    model = PRECISIONS[settings.precision].convert(model)
     _check(model, generator)
     write_bytes(path, model.SerializeToString(deterministic=True))
-    return OnnxSummary(opset, dict(Counter(node.op_type for node in model.graph.node)))
 
 
 def build_model(
     generator: nn.Module, *, opset: int = DEFAULT_OPSET, rewrites: Iterable[str] = ALL
 ) -> onnx.ModelProto:
-    """`generator` as a simplified float32 graph; it is left as it is, also its training mode."""
+    """`generator` as a simplified float32 graph; neither it nor its training mode is changed."""
     if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise ExportError(f"--opset must be {MIN_OPSET} to {MAX_OPSET}; got {opset}")
+        raise ExportError(f"must be {MIN_OPSET} to {MAX_OPSET}; got {opset}", setting="opset")
     try:
         import onnx
-        import onnxscript  # noqa: F401 - torch's exporter imports it; asked for here to say so early
+        import onnxscript  # noqa: F401 - torch's exporter imports it; a missing one is told early
         import onnxsim
     except ImportError as error:
         raise MissingPackageError(
@@ -106,7 +104,7 @@ def build_model(
 def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
     inputs = inputs_of(generator)
     traced = with_exported_inputs(copy.deepcopy(generator)).eval().cpu()
-    # Two rows: an example batch of 1 would be taken for a constant.
+    # Two rows, because an example batch of 1 would be taken for a constant.
     example = tuple(
         torch.zeros((2, *cast("tuple[int, ...]", spec.shape[1:])), dtype=getattr(torch, spec.dtype))
         for spec in inputs
@@ -136,15 +134,15 @@ def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
         raise ExportError(
             f"torch cannot export this generator to opset {opset}: {_one_line(reason)}"
         ) from error
-    assert program is not None  # it is None only where a file is asked for without dynamo
+    assert program is not None  # it is None only if a file is written without dynamo
     return cast("onnx.ModelProto", program.model_proto)
 
 
 def _lower_to_17_(model: onnx.ModelProto) -> None:
     """Relabel an opset 18 graph as 17, in place.
 
-    onnx has no converter for Split from 18 to 17. The attributes that go say what 17 does anyway;
-    operators that 17 lacks are found by the checker afterwards.
+    onnx has no converter of Split from 18 to 17. The removed attributes state what 17 does anyway;
+    the checker then finds operators that 17 lacks.
     """
     for opset in model.opset_import:
         if opset.domain == "":
@@ -157,11 +155,11 @@ def _lower_to_17_(model: onnx.ModelProto) -> None:
 
 
 def _resize_by_scales_(model: onnx.ModelProto) -> None:
-    """Give each Resize constant scales in place of an output size computed at run time, in place.
+    """Give each Resize constant scales instead of an output size computed at run time, in place.
 
-    With a dynamic batch the exporter writes the size as Concat(Shape(x)[:2], (h, w)). As constants
-    the shape arithmetic disappears, and TensorRT sees a plain upsampling. Only where the scale is
-    exact in float32 (2 and 4 in these nets), so that no pixel is sampled elsewhere than before.
+    With a dynamic batch the exporter writes the size as Concat(Shape(x)[:2], (h, w)). With constant
+    scales the shape arithmetic disappears, and TensorRT sees a plain upsampling. This is done only
+    if the scale is exact in float32 (2 and 4 in these nets), so that no pixel is sampled elsewhere.
     """
     import onnx
 
@@ -232,7 +230,7 @@ def _describe(value: onnx.ValueInfoProto) -> str:
 
 
 def _invalid(opset: int, error: Exception) -> ExportError:
-    advice = "; try --opset 18" if opset < DEFAULT_OPSET else ""
+    advice = "; try opset 18" if opset < DEFAULT_OPSET else ""
     return ExportError(f"the graph is not valid in opset {opset}: {_one_line(error)}{advice}")
 
 

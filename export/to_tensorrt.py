@@ -1,15 +1,16 @@
 """TensorRT-RTX engines, built ahead of time for GPUs that need not be in this machine.
 
-One engine for each compute capability: a build takes well under a second, an engine that covers all
-of them would be their sum in size, and a device then reads only its own file.
+There is one engine per compute capability. A build takes well under a second, one engine for all of
+them would be as large as their sum, and a device only has to read its own file.
 
-The builder runs in a process of its own. polygraphy decides between TensorRT and TensorRT-RTX when
-it is first imported, from an environment variable; a crash inside the builder, which is native
-code, should cost an engine and not the export; and what the builder prints stays out of our output.
+The builder runs in a process of its own, for three reasons. polygraphy decides between TensorRT and
+TensorRT-RTX when it is first imported, from an environment variable. The builder is native code,
+and a crash inside it should cost an engine and not the export. And what it prints stays out of our
+output.
 
-An engine cannot be loaded without a GPU. What is checked here: that the graph parses, that the
-network has the inputs and outputs of the ONNX file, that the builder reports no error, and that the
-result begins as an engine does.
+An engine cannot be loaded without a GPU. What is checked here: the graph parses, the network has
+the inputs and outputs of the ONNX file, the builder reports no error, and the result begins as an
+engine does.
 """
 
 from __future__ import annotations
@@ -19,94 +20,59 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from export.errors import ExportError, MissingPackageError
-from export.manifest import BatchRange, Engine, NotBuilt, TensorSpec
+from export.engines import EngineJob
+from export.errors import ExportError
+from export.manifest import Engine
 from nas_gan.files import write_bytes
 
-TARGET = "tensorrt-rtx"
-INSTALL = 'pip install "ard-gan[tensorrt-rtx]"'
-# What TensorRT-RTX builds float32 for by default: A100, Ampere, Ada and Blackwell cards.
-COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+NAME = "tensorrt-rtx"
 ENGINE_HEADER = b"vtrt"
-RtxChoice = Literal["auto", "require", "off"]
 
 
 @dataclass(frozen=True)
-class EngineBuilds:
-    """The engines that were built, those that were not, and how long each one took in seconds."""
+class TensorRTRTX:
+    """The target TensorRT-RTX; each engine is written as `model.sm86.engine` and the like.
 
-    engines: tuple[Engine, ...] = ()
-    not_built: tuple[NotBuilt, ...] = ()
-    seconds: tuple[float, ...] = ()
-
-
-def rtx_available() -> bool:
-    """Whether both packages that it takes to build a TensorRT-RTX engine are installed."""
-    return all(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "polygraphy"))
-
-
-def build_rtx_engines(
-    onnx_path: Path,
-    *,
-    tensors: Sequence[TensorSpec],
-    choice: RtxChoice = "auto",
-    batch: BatchRange | None = None,
-    compute_capabilities: Sequence[str] = COMPUTE_CAPABILITIES,
-    timeout_s: float = 3600.0,
-    advance: Callable[[int], None] = lambda n: None,
-) -> EngineBuilds:
-    """Build `model.sm86.engine` and its like beside `onnx_path`, one for each compute capability.
-
-    `tensors` are the inputs and the output that the network must have. `auto` builds where the
-    packages are installed and otherwise builds nothing; `require` raises where they are not, or
-    where a build fails; `off` builds nothing. Under `auto` a failed build is in `not_built` with
-    the first error line of the builder. `advance(1)` follows each build.
-
-    Raises:
-        ExportError: `require`, and an engine could not be built.
-        MissingPackageError: `require`, and tensorrt-rtx or polygraphy is not installed.
+    By default it builds for what TensorRT-RTX supports in float32: A100, Ampere, Ada and Blackwell.
     """
-    if choice == "off":
-        return EngineBuilds()
-    if not rtx_available():
-        if choice == "require":
-            raise MissingPackageError(
-                f"TensorRT-RTX engines need tensorrt-rtx and polygraphy; install them: {INSTALL}"
-            )
-        return EngineBuilds()
-    batch = batch or BatchRange()
-    request = {
-        "onnx": str(onnx_path.absolute()),
-        "tensors": {tensor.name: list(tensor.shape[1:]) for tensor in tensors},
-        "batch": [batch.min, batch.opt, batch.max],
-    }
-    engines, failed, seconds = [], [], []
-    for capability in compute_capabilities:
-        file = onnx_path.with_suffix(f".sm{capability.replace('.', '')}.engine")
-        reply = _ask_builder(
-            request | {"engine": str(file.absolute()), "compute_capability": capability}, timeout_s
-        )
-        if reason := reply.get("error"):
-            failed.append(NotBuilt(TARGET, capability, reason))
-        else:
-            engines.append(Engine(file.name, TARGET, capability, reply["tool"]))
-            seconds.append(float(reply["seconds"]))
-        advance(1)
-    if failed and choice == "require":
-        raise ExportError(
-            f"no engine for compute capability {failed[0].compute_capability}: {failed[0].reason}"
-        )
-    return EngineBuilds(tuple(engines), tuple(failed), tuple(seconds))
+
+    compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
+    timeout_s: float = 3600.0
+    name: str = NAME
+    install: str = 'pip install "ard-gan[tensorrt-rtx]"'
+
+    def is_installed(self) -> bool:
+        """Whether both packages are there that it takes to build an engine."""
+        return all(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "polygraphy"))
+
+    def build(self, job: EngineJob, compute_capability: str) -> Engine:
+        """Write the engine for one compute capability beside the ONNX file.
+
+        Raises:
+            ExportError: it could not be built; the message is the builder's first error line.
+        """
+        suffix = f".sm{compute_capability.replace('.', '')}.engine"
+        file = job.onnx_path.with_suffix(suffix)
+        request = {
+            "onnx": str(job.onnx_path.absolute()),
+            "tensors": {tensor.name: list(tensor.shape[1:]) for tensor in job.tensors},
+            "batch": [job.batch.min, job.batch.opt, job.batch.max],
+            "engine": str(file.absolute()),
+            "compute_capability": compute_capability,
+        }
+        reply = _ask_builder(request, self.timeout_s)
+        if "error" in reply:
+            raise ExportError(reply["error"])
+        return Engine(file.name, self.name, compute_capability, reply["tool"])
 
 
-def _ask_builder(request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-    """Build one engine in a fresh process; `{"tool", "seconds"}` or `{"error": one line}`."""
+def _ask_builder(request: Mapping[str, Any], timeout_s: float) -> dict[str, str]:
+    """Build one engine in a fresh process; `{"tool": ...}` or `{"error": one line}`."""
     environment = os.environ | {
         "POLYGRAPHY_USE_TENSORRT_RTX": "1",
         "PYTHONPATH": os.pathsep.join(entry or os.curdir for entry in sys.path),
@@ -119,8 +85,9 @@ def _ask_builder(request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]
     except subprocess.TimeoutExpired:
         return {"error": f"the builder took longer than {timeout_s:g} s"}
     lines = [line.strip() for line in (*done.stdout.splitlines(), *done.stderr.splitlines())]
-    # The builder marks its errors [E] and polygraphy what ends a build [!]; the first is the cause,
-    # what follows it are consequences. An engine whose build reported an error is not to be used.
+    # The builder marks its errors with [E], and polygraphy marks what ends a build with [!]. The
+    # first one is the cause and the others follow from it. An engine whose build reported an error
+    # must not be used.
     for mark in ("[E]", "[!]"):
         for line in lines:
             if line.startswith(mark):
@@ -129,20 +96,19 @@ def _ask_builder(request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]
     if done.returncode or not answers:
         last = lines[-1] if lines else "it printed nothing"
         return {"error": f"the builder ended with status {done.returncode}: {last}"}
-    answer: dict[str, Any] = json.loads(answers[-1])
+    answer: dict[str, str] = json.loads(answers[-1])
     return answer
 
 
-def _build(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Build one engine here; polygraphy raises, after having logged why, where it cannot."""
+def _build(request: Mapping[str, Any]) -> dict[str, str]:
+    """Build one engine in this process; polygraphy logs why it cannot, and then raises."""
     import tensorrt_rtx
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
     from polygraphy.backend.trt import Profile, engine_bytes_from_network, network_from_onnx_path
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = G_LOGGER.WARNING
-    start = time.perf_counter()
-    # Every TensorRT-RTX network is strongly typed; older releases want to be told.
+    # Every TensorRT-RTX network is strongly typed, but older releases have to be told so.
     builder, network, parser = network_from_onnx_path(request["onnx"], strongly_typed=True)
     inputs = [network.get_input(place) for place in range(network.num_inputs)]
     outputs = [network.get_output(place) for place in range(network.num_outputs)]
@@ -155,11 +121,10 @@ def _build(request: Mapping[str, Any]) -> dict[str, Any]:
         profile.add(tensor.name, *((n, *found[tensor.name]) for n in request["batch"]))
     config = CreateConfigRTX(profiles=[profile], compute_capabilities=[(major, minor)])
     engine = bytes(engine_bytes_from_network((builder, network, parser), config=config))
-    seconds = time.perf_counter() - start
     if not engine.startswith(ENGINE_HEADER):
-        return {"error": f"the builder's {len(engine)} bytes do not begin as an engine does"}
+        return {"error": f"the builder's {len(engine)} bytes do not begin like an engine"}
     write_bytes(Path(request["engine"]), engine)
-    return {"tool": f"{TARGET} {tensorrt_rtx.__version__}", "seconds": seconds}
+    return {"tool": f"{NAME} {tensorrt_rtx.__version__}"}
 
 
 if __name__ == "__main__":

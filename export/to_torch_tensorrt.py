@@ -1,7 +1,7 @@
 """A second way to an engine: torch-tensorrt compiles the network itself, without an ONNX file.
 
-It builds on the GPU that will run the engine, so it serves a workstation or a data centre; a Jetson
-takes `build_engine.py` of the bundle. The result is a plain TensorRT engine.
+It builds on the GPU that will run the engine, so it is for workstations and data centres; a Jetson
+uses `build_engine.py` of the bundle. The result is a plain TensorRT engine.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def build_torch_tensorrt_engine(
 ) -> bytes:
     """The whole generator as one serialized engine for the GPU of this machine.
 
-    The engine takes `(n, latent_dim)` latents with n in the range of `batch`, float16 if `half`:
-    torch-tensorrt is strongly typed, so it computes in the type that the network has. Of a
-    conditional generator it takes int64 labels `(n,)` as its second input.
+    The engine takes latents `(n, latent_dim)` with n in the range of `batch`, in float16 if `half`:
+    torch-tensorrt is strongly typed, so it computes in the type of the network. The engine of a
+    conditional generator takes int64 labels `(n,)` as its second input.
 
     Raises:
         MissingPackageError: torch-tensorrt is not installed.
@@ -35,11 +35,9 @@ def build_torch_tensorrt_engine(
     try:
         import torch_tensorrt
     except ImportError as error:
-        raise MissingPackageError(f"torch-tensorrt is not installed; get it: {INSTALL}") from error
+        raise MissingPackageError(f"torch-tensorrt is not installed: {INSTALL}") from error
     if not torch.cuda.is_available():
-        raise ExportError(
-            "torch-tensorrt builds on a GPU, and this machine has none that torch sees"
-        )
+        raise ExportError("torch-tensorrt builds on a GPU, and torch sees none on this machine")
     dtype = torch.float16 if half else torch.float32
     network = with_exported_inputs(copy.deepcopy(generator)).eval().to("cuda", dtype)
     # (sizes behind the batch, type) of each input

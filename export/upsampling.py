@@ -1,16 +1,16 @@
-"""Upsampling moved to where it costs least, without changing an image.
+"""Upsampling moved to where it is cheapest, without changing an image.
 
-Enlarging a feature map and then working on it does the same work for equal pixels. A rewrite walks
-the graph and keeps each upsampling pending as long as what follows gives the same on the small map:
+To enlarge a feature map and then work on it repeats the same work for equal pixels. A rewrite walks
+the graph and postpones each upsampling as long as the next node gives the same on the small map:
 
-- nearest, by whole factors: every pointwise operator; every convolution along an axis on which its
-  kernel is one pixel, or its dilation and padding are multiples of the factor (a 5x5 kernel with
-  dilation 2 behind a factor of 2 is a plain 5x5 kernel on the small map);
+- nearest, by whole factors: every pointwise operator, and every convolution along an axis on which
+  its kernel is one pixel, or its dilation and padding are multiples of the factor (a 5x5 kernel
+  with dilation 2 behind a factor of 2 is a plain 5x5 kernel on the small map);
 - nearest, other convolutions: each output pixel reads only a few different pixels, so taps that
-  meet the same one are added up beforehand. 25 taps become 9, 9 become 4. This is the sub-pixel
+  meet the same pixel are summed beforehand. 25 taps become 9, and 9 become 4. This is the sub-pixel
   convolution of Shi et al., CVPR 2016 (arXiv:1609.05158), with weights that are known to be equal;
-- linear and cubic: 1x1 convolutions. Their weights sum to one at every pixel, borders too, so
-  they commute with any affine map of the channels.
+- linear and cubic: 1x1 convolutions. The weights of these upsamplings sum to one at every pixel,
+  including borders, so they commute with any affine map of the channels.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ UNARY = frozenset(
     }
 )
 POINTWISE = UNARY | {"Add", "Clip", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub"}
-# How a Resize finds its source pixel so that a whole factor repeats each pixel that often.
+# How a Resize finds its source pixel if a whole factor repeats each pixel that many times.
 REPEATS = {
     ("asymmetric", "floor"),
     ("half_pixel", "round_prefer_floor"),
     ("half_pixel", "round_prefer_ceil"),
 }
 SMOOTH_COORDINATES = {"half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"}
-# A transposed convolution does a multiply-add about 1.7 times slower than a convolution (ONNX
-# Runtime, CPU), so adding up taps has to halve their number to be sure of a gain.
+# A multiply-add of a transposed convolution takes about 1.7 times as long as that of a convolution
+# (ONNX Runtime, CPU), so summing taps has to halve their number to be a sure gain.
 MIN_GAIN = 2.0
-# To enlarge one value takes about as long as this many multiply-adds of a convolution (same place).
+# Enlarging one value takes about as long as this many multiply-adds of a convolution (ditto).
 RESIZE_MACS = 32
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A tensor `(n, c, h, w)` that is `small`, upsampled by `scales` along h and w."""
+    """A tensor `(n, c, h, w)` that equals `small`, upsampled by `scales` along h and w."""
 
     small: str
     scales: Scales
@@ -62,7 +62,7 @@ class _Pending:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A convolution along one axis, and the upsampling in front of it that it takes over."""
+    """A convolution along one axis, and the upsampling in front of it that it absorbs."""
 
     kernel: int
     dilation: int
@@ -82,12 +82,12 @@ class _Axis:
 
     @property
     def crop(self) -> tuple[int, int]:
-        """What a transposed convolution cuts off at either end."""
+        """How many pixels a transposed convolution cuts off at either end."""
         return self.span - self.pads[0], self.span - self.pads[1]
 
     @property
     def offsets(self) -> range:
-        """Small pixels, relative to its own, that some output pixel reads."""
+        """The small pixels, relative to its own, that some output pixel reads."""
         first = -((self.length - 1 - self.crop[0]) // self.taken)
         return range(first, (self.taken - 1 + self.crop[0]) // self.taken + 1)
 
@@ -96,7 +96,7 @@ class _Axis:
         return sum(self.pads) == self.span
 
     def transposed(self) -> Array:
-        """`(length, kernel)`: which taps add up to each weight of the transposed kernel."""
+        """`(length, kernel)`: which taps sum to each weight of the transposed kernel."""
         matrix = np.zeros((self.length, self.kernel))
         for tap in range(self.kernel):
             start = self.span - tap * self.dilation
@@ -104,7 +104,7 @@ class _Axis:
         return matrix
 
     def phases(self) -> Array:
-        """`(taken, offsets, kernel)`: the same for each output pixel of a small one."""
+        """`(taken, offsets, kernel)`: the same for each output pixel of a small pixel."""
         transposed = self.transposed()
         matrix = np.zeros((self.taken, len(self.offsets), self.kernel))
         for phase in range(self.taken):
@@ -116,12 +116,12 @@ class _Axis:
 
 
 def delay_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Do every upsampling as late as the images allow, and convolve before it."""
+    """Move every upsampling as late as the images allow, behind convolutions."""
     return _Walk(Graph(model)).run()
 
 
 class _Walk:
-    """One walk along the graph; `pending` holds the tensors whose upsampling is not done yet."""
+    """One walk along the graph; `pending` holds the tensors that are not upsampled yet."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -175,7 +175,7 @@ class _Walk:
         return _Pending(node.input[0], (height, width), kept, nearest=False)
 
     def _passes(self, node: onnx.NodeProto) -> bool:
-        """Do a pointwise operator on the small maps if all that it reads is upsampled nearest."""
+        """Move a pointwise operator to the small maps if all its inputs are upsampled nearest."""
         graph = self.graph
         if node.op_type == "BatchNormalization" and len(node.output) == 1:
             varying = [node.input[0]]
@@ -252,7 +252,7 @@ class _Walk:
     def _pays(self, node: onnx.NodeProto, weight: Array, pending: _Pending) -> bool:
         """Whether convolving before a Resize saves more than the Resize behind it costs.
 
-        That one enlarges the channels that come out. The one before it is saved if no one else
+        The Resize behind enlarges the output channels. The one in front is saved if nothing else
         reads it.
         """
         c_out, taps = weight.shape[0], int(np.prod(weight.shape[1:]))
@@ -263,7 +263,7 @@ class _Walk:
         return bool(saved >= RESIZE_MACS * (c_out - saved_channels))
 
     def _leads_on(self, name: str) -> bool:
-        """Whether an activation or another convolution follows, which gains by a small map."""
+        """Whether an activation or another convolution follows, which is cheaper on a small map."""
         known = self.graph.constants.keys()
         return any(
             reader.op_type in UNARY
@@ -275,7 +275,7 @@ class _Walk:
     def _put_small(
         self, node: onnx.NodeProto, inputs: Sequence[str], pending: _Pending, **changed: Any
     ) -> None:
-        """The same node on small maps; its output is upsampled when someone asks for it."""
+        """Add the same node on small maps; its output is upsampled once something needs it."""
         small = self._small(node, pending.scales)
         attributes = self.graph.attributes(node) | changed
         self.nodes.append(self.graph.make(node.op_type, inputs, small, **attributes))
@@ -289,7 +289,7 @@ class _Walk:
     def _put_summed(
         self, node: onnx.NodeProto, source: str, output: str, weight: Array, axes: Sequence[_Axis]
     ) -> None:
-        """A convolution that upsamples: taps that meet the same pixel are one."""
+        """Add a convolution that upsamples; taps that meet the same pixel are summed."""
         graph, (rows, columns) = self.graph, axes
         bias = list(node.input[2:])
         phased = rows.taken * len(rows.offsets) * columns.taken * len(columns.offsets)
@@ -299,7 +299,7 @@ class _Walk:
             and columns.keeps_size
             and phased <= rows.length * columns.length
         ):
-            # No more work than transposed, and convolutions are what every runtime is best at.
+            # No more work than a transposed one, and every runtime is best at convolutions.
             block = rows.taken
             summed = np.einsum(
                 "oiyx,auy,bvx->oabiuv", weight.astype(np.float64), rows.phases(), columns.phases()
@@ -336,12 +336,12 @@ class _Walk:
         )
 
     def _finish(self, name: str) -> None:
-        """Upsample a tensor for someone who needs it large."""
+        """Upsample a tensor for a node that needs it large."""
         if name in self.pending:
             self._enlarge(self.pending[name], self.pending[name].scales, name)
 
     def _enlarge(self, pending: _Pending, scales: Scales, name: str | None = None) -> str:
-        """The tensor `pending.small`, upsampled by `scales`; made once."""
+        """The tensor `pending.small`, upsampled by `scales`; made on first use."""
         if scales == (1, 1):
             return pending.small
         key = replace(pending, scales=scales), name
@@ -358,9 +358,9 @@ class _Walk:
 
 
 def _take(axis: _Axis, scale: int) -> _Axis:
-    """How a convolution meets a nearest upsampling by `scale`: leaves it behind, or takes it over.
+    """How a convolution treats a nearest upsampling by `scale`: it leaves it behind or absorbs it.
 
-    Where every tap steps from copy to copy all output pixels of a small one are equal.
+    If every tap steps from copy to copy, all output pixels of a small pixel are equal.
     """
     steps = axis.kernel == 1 or axis.dilation % scale == 0
     if steps and all(pad % scale == 0 for pad in axis.pads):

@@ -28,6 +28,7 @@ def model_of(
     nodes: Sequence[onnx.NodeProto],
     shape: Sequence[int | str],
     outputs: str = "y",
+    /,
     **weights: Array,
 ) -> onnx.ModelProto:
     """A checked model from `x` of `shape` to `outputs`, opset 18, float32."""

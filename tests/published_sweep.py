@@ -25,7 +25,7 @@ CONVOLUTIONS = (
     ("13", 5, 32, (16.10, 9.48, 6.41, 5.55)),
 )
 # name, outputs, FID at each of FC_RANKS
-LINEARS = (
+LINEARS: tuple[tuple[str, int, tuple[float, ...]], ...] = (
     ("l1", 4096, (126.79, 65.87, 36.40, 26.31, 21.90, 21.14)),
     ("l2", 16384, (5.01, 5.05, 5.00, 5.05, 4.95, 4.96)),
     ("l3", 65536, (5.06, 5.05, 5.00, 5.07, 5.06, 4.99)),
@@ -37,10 +37,11 @@ LAYERS = (
 # What lies outside of LAYERS, which no plan changes.
 FIXED_PARAMS = 20_185_879 - sum(layer.params() for layer in LAYERS)
 
+FIDS: list[tuple[float, ...]] = [row[-1] for row in CONVOLUTIONS] + [row[-1] for row in LINEARS]
 # layer, the factorization that was scored, FID
 SCORES: tuple[tuple[LayerProfile, Factorization, float], ...] = tuple(
     (layer, Factorization("cp" if layer.kind == "conv2d" else "svd", (rank,)), fid)
-    for layer, (*_, fids) in zip(LAYERS, (*CONVOLUTIONS, *LINEARS), strict=True)
+    for layer, fids in zip(LAYERS, FIDS, strict=True)
     for rank, fid in zip(CONV_RANKS if layer.kind == "conv2d" else FC_RANKS, fids, strict=True)
 )
 # Penalty -> rank of layers 1 to 13, l1, l2, l3, None being dense. The published table has 2 for l3

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ class Delivered:
     bundle: Path
 
 
-def command(main: object, config: type[object], *arguments: str | Path) -> int:
+def command(main: Any, config: type[object], *arguments: str | Path) -> int:
     return cli.run(main, config, prog="test", description="", args=[str(a) for a in arguments])
 
 
@@ -58,7 +59,7 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> Delivered:
     generator = build_model(ARCHITECTURE, rng=torch.Generator().manual_seed(0))
     with torch.no_grad():  # what is drawn for training is too small for images to differ
         for parameter in generator.parameters():
-            parameter *= 2.0
+            parameter.mul_(2.0)
     dense, run_dir = folder / "ckpt.pt", folder / "run"
     save_checkpoint(Checkpoint(ARCHITECTURE, generator.state_dict()), dense)
     rng = np.random.default_rng(0)

@@ -53,7 +53,8 @@ def commented(section: str, key: str) -> list[tuple[str, str]]:
     """`(line, comment)` of each line of one list or table of pyproject.toml."""
     block = TEXT.split(f"\n{section}\n")[1].split("\n[")[0]
     block = block.split(f"\n{key}")[1].split("\n]")[0] if key else block
-    return [tuple(line.partition("#")[::2]) for line in block.splitlines() if '"' in line]
+    parts = [line.partition("#") for line in block.splitlines() if '"' in line]
+    return [(line, comment) for line, _, comment in parts]
 
 
 def named_files(comment: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ def checkpoint(name):
 def test_the_checkpoint_is_small_and_holds_both_networks(checkpoint, name):
     assert (FOLDER / f"{name}.pt").stat().st_size <= 12e6
     discriminator = build_saved_discriminator(checkpoint)
+    assert discriminator is not None
     with torch.inference_mode():
         assert discriminator(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
 
@@ -37,7 +39,7 @@ def test_the_checkpoint_is_small_and_holds_both_networks(checkpoint, name):
 def test_its_images_are_grey_clothes_on_black(checkpoint):
     generator = build_generator(checkpoint)
     with torch.inference_mode():
-        images = generator(latent_bank(64, generator.latent_dim, seed=0))
+        images = generator(latent_bank(64, cast(int, generator.latent_dim), seed=0))
     assert images.shape == (64, 3, 32, 32)
     # Every training image repeats one grey channel and pads it by two black pixels.
     assert (images - images.mean(dim=1, keepdim=True)).abs().mean() < 0.1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 MakeModel = Callable[..., Path]
@@ -29,7 +30,7 @@ def save_generator(
     With classes it is final(relu(z A) B + k) for label k, the labels being the first input.
     """
     numpy_dtype = helper.tensor_dtype_to_np_dtype(dtype)
-    weights = {"a": np.ones((latent_dim, width)), "b": np.ones((width, 6))}
+    weights: dict[str, NDArray[Any]] = {"a": np.ones((latent_dim, width)), "b": np.ones((width, 6))}
     nodes = [
         helper.make_node("MatMul", ["latents", "a"], ["h"]),
         helper.make_node("Relu", ["h"], ["r"]),

@@ -13,6 +13,7 @@ def test_a_folder_gives_its_model_and_what_the_manifest_says(make_bundle):
     folder = make_bundle("compressed", width=2)
     bundle = load_bundle(folder)
     assert (bundle.name, bundle.precision, bundle.params) == ("compressed", "fp32", 80)
+    assert bundle.model is not None
     assert bundle.model == folder / "model.onnx"
     assert bundle.model_sha256 == hashlib.sha256(bundle.model.read_bytes()).hexdigest()
 

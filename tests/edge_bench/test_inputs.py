@@ -28,7 +28,7 @@ def test_latents_do_not_depend_on_whether_there_are_labels():
 )
 def test_labels_go_round_the_classes_and_are_0_where_nobody_knows_them(n_classes, expected):
     _, labels = draw_feed([LATENTS, LABELS], 5, 0, n_classes)
-    assert (labels.tolist(), labels.dtype) == (expected, np.int64)
+    assert (labels.tolist(), labels.dtype) == (expected, np.dtype(np.int64))
 
 
 @pytest.mark.parametrize(

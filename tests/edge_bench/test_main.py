@@ -63,6 +63,18 @@ def test_our_errors_are_one_line_and_exit_code_1(make_model, capsys, arguments, 
     assert captured.out == ""
 
 
+@pytest.mark.parametrize("command", [main, layers.main], ids=["bundles", "layers"])
+def test_an_error_about_a_setting_names_its_option(command, make_model, capsys, tmp_path):
+    model = make_model()
+    listed = [{"file": model.name, "signature": "a", "choice": "dense"}]
+    (tmp_path / "layers.json").write_text(
+        json.dumps({"format": 1, "precision": "fp32", "layers": listed})
+    )
+    what = [str(model), "--out", str(tmp_path)] if command is main else [str(tmp_path)]
+    assert command([*what, "--batch", "2", "2"]) == 1
+    assert capsys.readouterr().err == "error: --batch takes every size once; got [2, 2]\n"
+
+
 def test_a_batch_that_no_memory_holds_is_one_line(make_model, capsys, tmp_path):
     assert main([str(make_model()), "--batch", str(10**14), "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "error: out of memory; use a smaller --batch\n"

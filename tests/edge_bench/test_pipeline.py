@@ -49,6 +49,7 @@ def test_a_model_against_itself_is_about_as_fast(make_bundle):
     plan = TimingPlan(runs=200, warmup=20, duration_s=0)
     report = benchmark([bundle, bundle], [64], plan=plan, find_meter=no_meter)
     # Interleaved medians on a loaded machine; far looser than what is seen, far tighter than 2.
+    assert report.rows[1].speedup is not None
     assert report.rows[1].speedup.value == pytest.approx(1, abs=0.3)
 
 
@@ -89,13 +90,14 @@ def test_energy_is_gross_and_net_of_idle(make_model):
     )
     # The clock moves 1 ms at each look: 10 calls of 4 images fill 10 ms. Idle is 4 W, busy 6 W.
     energy = report.rows[0].energy
+    assert energy is not None
     assert energy.gross_j_per_image == pytest.approx(6 * 0.010 / 40, rel=1e-12)
     assert energy.net_j_per_image == pytest.approx(2 * 0.010 / 40, rel=1e-12)
 
 
 @pytest.mark.parametrize("meter", [None, SixWatts()], ids=["times only", "times and power"])
 def test_progress_never_goes_back_and_ends_at_one(make_bundle, meter):
-    told = []
+    told: list[float] = []
     benchmark(
         [make_bundle("a"), make_bundle("b")], [1, 2],
         plan=QUICK, find_meter=lambda on_gpu: meter, advance=told.append,
@@ -112,7 +114,7 @@ def test_images_that_are_not_numbers_are_not_timed(make_model):
 
 
 def test_a_fixed_batch_is_refused_before_anything_is_timed(make_model):
-    with pytest.raises(RunnerError, match="--batch 1"):
+    with pytest.raises(RunnerError, match="use batch size 1"):
         benchmark([make_model(batch=1)], [1, 64], plan=QUICK, find_meter=no_meter)
 
 

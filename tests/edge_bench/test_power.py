@@ -45,10 +45,13 @@ def test_a_rail_is_its_voltage_times_its_current(tmp_path):
 def test_the_input_rail_is_the_total_and_is_not_added_to_its_parts(tmp_path):
     write_chip(tmp_path, "hwmon1", ORIN_NANO)
     meter = sysfs_meter(tmp_path, interval_s=0.001)
+    assert meter is not None
     with meter:
         time.sleep(0.01)
     found = meter.result()
-    assert (found.mean_w, found.peak_w) == (pytest.approx(6.0, rel=1e-12), 6.0)
+    assert found is not None
+    assert found.mean_w == pytest.approx(6.0, rel=1e-12)
+    assert found.peak_w == 6.0
     assert found.rails_in_total == ("VDD_IN",)
     assert found.rails_mean_w["VDD_SOC"] == pytest.approx(1.5, rel=1e-12)
 
@@ -58,9 +61,12 @@ def test_a_board_without_an_input_rail_is_the_sum_over_its_chips(tmp_path):
     write_chip(tmp_path, "hwmon4", {2: ("VIN_SYS_5V0", 5000, 800)})
     write_chip(tmp_path, "hwmon5", {1: ("fan", 5000, 800)}, name="pwmfan")
     meter = sysfs_meter(tmp_path, interval_s=0.001)
+    assert meter is not None
     with meter:
         time.sleep(0.01)
-    assert meter.result().mean_w == pytest.approx(10.0, rel=1e-12)
+    found = meter.result()
+    assert found is not None
+    assert found.mean_w == pytest.approx(10.0, rel=1e-12)
 
 
 def test_older_jetsons_give_milliwatts_through_iio(tmp_path):
@@ -79,6 +85,7 @@ def test_older_jetsons_give_milliwatts_through_iio(tmp_path):
 def test_the_mean_weighs_samples_by_the_time_between_them():
     # 2 W for 9 s, then up to 4 W within 1 s: (18 + 3) / 10.
     found = reading([0.0, 9.0, 10.0], [{"a": 2.0}, {"a": 2.0}, {"a": 4.0}], "test")
+    assert found is not None
     assert (found.mean_w, found.peak_w, found.sample_rate_hz) == (2.1, 4.0, 0.2)
 
 
@@ -103,25 +110,32 @@ def test_a_meter_starts_afresh_in_each_block():
     for _ in range(2):
         with meter:
             pass
-        found.append(meter.result().mean_w)
+        result = meter.result()
+        assert result is not None
+        found.append(result.mean_w)
     assert found == [1.0, 9.0]
 
 
 def test_a_sensor_that_fails_once_misses_one_sample(tmp_path):
     folder = write_chip(tmp_path, "hwmon1", {1: ("VDD_IN", 5000, 1000)})
     meter = sysfs_meter(tmp_path, interval_s=60)
+    assert meter is not None
     with meter:
         (folder / "in1_input").write_text("")
     assert meter.result() is None
 
 
 def test_the_sensor_is_closed_and_the_thread_ended_after_the_block():
-    events = []
+    events: list[str] = []
+
+    def read():
+        events.append("read")
+        return {"a": 1.0}
 
     @contextlib.contextmanager
     def source():
         events.append("open")
-        yield lambda: events.append("read") or {"a": 1.0}
+        yield read
         events.append("closed")
 
     with SampledMeter(source, "test", 60.0):

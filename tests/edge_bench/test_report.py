@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,8 @@ def row(bundle, batch, ms, **changes):
 
 def report(*rows, **changes):
     bundles = tuple(
-        Bundle(name, None, None, None, None, None) for name in dict.fromkeys(r.bundle for r in rows)
+        Bundle(name, Path(name), None, None, None, None)
+        for name in dict.fromkeys(r.bundle for r in rows)
     )
     values = dict(
         created="2026-01-01T00:00:00Z", bundles=bundles, runtimes=("onnxruntime 1",) * len(bundles),

@@ -129,7 +129,7 @@ def test_a_session_can_be_passed_in(make_model, tmp_path):
 
 def test_a_fixed_batch_refuses_another_one(make_model):
     with ONNX_RUNTIME(make_model(batch=2)) as runner:
-        with pytest.raises(RunnerError, match=r"fixed batch of 2, asked for 64; use --batch 2"):
+        with pytest.raises(RunnerError, match=r"fixed batch of 2, asked for 64; use batch size 2"):
             draw_feed(runner.inputs, 64, 0, None)
         assert runner.infer(*draw_feed(runner.inputs, 2, 0, None)).shape == (2, 6)
 
@@ -189,7 +189,7 @@ def test_a_runner_that_does_not_exist_is_refused(make_bundle):
 def test_without_a_driver_or_gpu_cuda_says_what_is_missing():
     if ask_nvidia_smi() is not None:
         pytest.skip("this machine has a GPU: there is nothing missing")
-    with pytest.raises(RunnerError, match="--runner onnxruntime") as caught:
+    with pytest.raises(RunnerError, match="use the onnxruntime runner") as caught:
         open_cuda()
     assert "\n" not in str(caught.value)
 

@@ -4,6 +4,7 @@ import gc
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_bench.errors import InvalidValueError
 from edge_bench.timing import TimingPlan, measure, run_for
@@ -17,7 +18,7 @@ class Machine:
 
     def __init__(self):
         self.now = 0
-        self.log = []
+        self.log: list[str] = []
 
     def __call__(self):
         return self.now
@@ -29,7 +30,8 @@ class Model:
     def __init__(self, machine, name, cost):
         self.machine, self.name, self.cost, self.calls = machine, name, cost, 0
 
-    def infer(self, latents):
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
+        [latents] = feed
         self.machine.now += int(self.cost(self.calls)) * len(latents)
         self.machine.log.append(self.name)
         self.calls += 1
@@ -120,16 +122,21 @@ def test_measuring_ends_when_both_runs_and_duration_are_reached(runs, duration_s
 
 def test_progress_grows_from_zero_to_one_over_all_batches():
     machine = Machine()
-    told = []
+    told: list[float] = []
     model = Model(machine, "a", lambda n: MS)
     measure([model], [bank()], [1, 2], machine, QUICK, told.append)
     assert told == [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.625, 0.75, 0.875, 1]
 
 
 def test_the_garbage_collector_rests_while_times_are_taken_and_is_back_after():
-    seen = []
+    seen: list[bool] = []
     machine = Machine()
-    model = Model(machine, "a", lambda n: seen.append(gc.isenabled()) or MS)
+
+    def cost(n):
+        seen.append(gc.isenabled())
+        return MS
+
+    model = Model(machine, "a", cost)
     measure([model], [bank()], [1], machine, QUICK)
     assert not any(seen)
     assert gc.isenabled()

@@ -63,7 +63,9 @@ def generator() -> Generator:
     for name, parameter in net.named_parameters():
         if name.endswith("beta"):
             nn.init.uniform_(parameter, 0.3, 2.0, generator=rng)
-    net.to_rgb[0].momentum = None  # running statistics become those of the next batch
+    norm = net.to_rgb[0]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.momentum = None  # running statistics become those of the next batch
     with torch.no_grad():
         net.train()(torch.randn(64, net.latent_dim, generator=rng))
     return net.eval()

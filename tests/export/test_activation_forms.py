@@ -25,15 +25,15 @@ def exact(x, beta: float):
     return x * np.tanh(np.logaddexp(0, beta * x) / beta)
 
 
-def softplus_form(beta: float):
-    beta = np.float32(beta)
+def softplus_form(number: float):
+    beta = np.float32(number)
     nodes = [node("Mul", "x b", "u"), node("Softplus", "u", "l"), node("Div", "l b", "t")]
     nodes += [node("Tanh", "t", "h"), node("Mul", "x h", "y")]
     return model_of(nodes, [len(PROBES)], b=np.array([beta]))
 
 
-def log_sigmoid_form(beta: float):
-    beta = np.float32(beta)
+def log_sigmoid_form(number: float):
+    beta = np.float32(number)
     nodes = [node("Mul", "x m", "u"), node("Sigmoid", "u", "s"), node("Log", "s", "l")]
     nodes += [node("Mul", "l f", "t"), node("Tanh", "t", "h"), node("Mul", "h x", "y")]
     return model_of(nodes, [len(PROBES)], m=np.array([-beta]), f=np.array([-1 / beta]))
@@ -63,6 +63,7 @@ def test_in_float16_every_form_stays_finite_and_within_its_rounding(beta):
     # is where tanh is one.
     with np.errstate(all="ignore"):
         [found] = ReferenceEvaluator(rewritten).run(None, {"x": PROBES})
+    assert isinstance(found, np.ndarray)
     expected = exact(PROBES.astype(np.float16), beta)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, expected, rtol=4e-3, atol=4e-3)

@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from export.bundle import count_macs, count_steps, write_bundle
+from export.bundle import BundleSettings, BundleSource, count_macs, count_steps, write_bundle
+from export.engines import EngineChoice, EngineJob
 from export.errors import BundleError, ExportError
-from export.manifest import read_manifest, verify
+from export.manifest import Engine, read_manifest, verify
+from export.to_onnx import GraphSettings
+from export.to_tensorrt import TensorRTRTX
 from nas_gan.metrics.sampling import latent_bank
 
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
@@ -26,15 +29,9 @@ pytestmark = pytest.mark.onnx
 @pytest.fixture(scope="module")
 def bundle(upsampler, other_upsampler, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(
-        upsampler,
-        out,
-        seed=5,
-        samples=12,
-        provenance={"dataset": "toy", "file": Path("a.pt")},
-        dense=other_upsampler,
-        tensorrt_rtx="off",
-    )
+    provenance = {"dataset": "toy", "file": Path("a.pt")}
+    source = BundleSource(upsampler, other_upsampler, provenance)
+    write_bundle(source, out, BundleSettings(samples=12, seed=5, engines=()))
     return out
 
 
@@ -87,7 +84,8 @@ def test_a_bundle_replaces_another_and_keeps_what_is_not_of_it(bundle, upsampler
     (out / "manifest.json").write_text(json.dumps(old))
     for name in ("model.onnx", "model.engine", "engine.json", "bench.json"):
         (out / name).write_text("old")
-    manifest = write_bundle(upsampler, out, name="half", precision="fp16", tensorrt_rtx="off")
+    settings = BundleSettings("half", GraphSettings("fp16"), engines=())
+    manifest = write_bundle(BundleSource(upsampler), out, settings)
     assert verify(out) == manifest
     assert manifest.precision == "fp16"
     assert {path.name for path in out.iterdir()} == {"bench.json", "manifest.json", *manifest.files}
@@ -96,11 +94,11 @@ def test_a_bundle_replaces_another_and_keeps_what_is_not_of_it(bundle, upsampler
 
 def test_a_folder_with_other_things_is_not_touched(upsampler, tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(BundleError, match=r"not empty and not a bundle; choose another --out"):
-        write_bundle(upsampler, tmp_path)
+    with pytest.raises(BundleError, match=r"not empty and not a bundle; choose another folder"):
+        write_bundle(BundleSource(upsampler), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(BundleError, match="a file, not a folder"):
-        write_bundle(upsampler, tmp_path / "thesis.tex")
+        write_bundle(BundleSource(upsampler), tmp_path / "thesis.tex")
 
 
 def test_a_failed_export_leaves_nothing(upsampler, tmp_path):
@@ -108,25 +106,25 @@ def test_a_failed_export_leaves_nothing(upsampler, tmp_path):
     with torch.no_grad():
         broken.l1.weight[0, 0] = math.nan
     with pytest.raises(ExportError, match=r"l1\.weight: holds NaN or infinite values"):
-        write_bundle(broken, tmp_path / "bundle")
+        write_bundle(BundleSource(broken), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "../model"}, "--name takes letters"),
-        ({"samples": 0}, "--samples must be 1 or more; got 0"),
+        ({"name": "../model"}, "name takes letters"),
+        ({"samples": 0}, "samples must be 1 or more; got 0"),
     ],
 )
-def test_unusable_settings_are_refused(upsampler, tmp_path, change, message):
+def test_unusable_settings_are_refused(change, message):
     with pytest.raises(ExportError, match=message):
-        write_bundle(upsampler, tmp_path / "bundle", **change)
+        BundleSettings(**change)
 
 
 def test_a_module_that_does_not_say_its_shapes_is_refused(tmp_path):
     with pytest.raises(ExportError, match="Linear needs latent_dim: int and image_shape"):
-        write_bundle(nn.Linear(2, 2), tmp_path / "bundle")
+        write_bundle(BundleSource(nn.Linear(2, 2)), tmp_path / "bundle")
 
 
 @pytest.mark.tensorrt
@@ -134,23 +132,50 @@ def test_engines_are_in_the_manifest_and_so_are_those_that_failed(upsampler, tmp
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     pytest.importorskip("polygraphy", reason="polygraphy is not installed")
     steps: list[int] = []
-    capabilities = ("8.6", "9.0")
-    manifest = write_bundle(
-        upsampler, tmp_path / "bundle", compute_capabilities=capabilities, advance=steps.append
-    )
+    source = BundleSource(upsampler)
+    settings = BundleSettings(engines=(EngineChoice(TensorRTRTX(("8.6", "9.0"))),))
+    manifest = write_bundle(source, tmp_path / "bundle", settings, advance=steps.append)
     assert verify(tmp_path / "bundle") == manifest
     assert [engine.file for engine in manifest.engines] == ["model.sm86.engine"]
     assert manifest.files["model.sm86.engine"].bytes > 1000
     assert [entry.compute_capability for entry in manifest.not_built] == ["9.0"]
-    assert sum(steps) == count_steps(
-        dense=False, tensorrt_rtx="auto", compute_capabilities=capabilities
-    )
+    assert sum(steps) == count_steps(source, settings) == 2 + 2
+
+
+class Toy:
+    """A runtime of one's own, whose engine is the graph's name."""
+
+    name, install, compute_capabilities = "toy", "pip install toy", ("1.0", "2.0")
+
+    def is_installed(self):
+        return True
+
+    def build(self, job: EngineJob, compute_capability):
+        if compute_capability == "2.0":
+            raise ExportError("too new")
+        file = job.onnx_path.with_suffix(".toy")
+        file.write_text(job.onnx_path.name)
+        return Engine(file.name, self.name, compute_capability, "toy 1")
+
+
+def test_a_target_from_outside_is_built_like_our_own(upsampler, tmp_path):
+    settings = BundleSettings(engines=(EngineChoice(Toy()),))
+    manifest = write_bundle(BundleSource(upsampler), tmp_path / "bundle", settings)
+    assert verify(tmp_path / "bundle") == manifest
+    assert manifest.engines == (Engine("model.toy", "toy", "1.0", "toy 1"),)
+    assert (tmp_path / "bundle" / "model.toy").read_text() == "model.onnx"
+    assert [(entry.target, entry.reason) for entry in manifest.not_built] == [("toy", "too new")]
+    assert "`model.toy`: compute capability 1.0" in (tmp_path / "bundle/README.md").read_text()
+    required = BundleSettings(engines=(EngineChoice(Toy(), "require"),))
+    with pytest.raises(ExportError, match=r"no engine for compute capability 2\.0: too new"):
+        write_bundle(BundleSource(upsampler), tmp_path / "other", required)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.fixture(scope="module")
 def conditional_bundle(conditional, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(conditional, out, seed=5, samples=12, tensorrt_rtx="off")
+    write_bundle(BundleSource(conditional), out, BundleSettings(samples=12, seed=5, engines=()))
     return out
 
 

@@ -26,7 +26,7 @@ from export.folding import fold_affine, fold_gate_scales, merge_convolutions, re
 
 pytestmark = pytest.mark.onnx
 C = 3
-SHAPE = ["n", C, 5, 5]
+SHAPE: list[int | str] = ["n", C, 5, 5]
 X = normal(2, C, 5, 5)
 
 
@@ -125,7 +125,8 @@ def test_constants_of_channels_go_into_the_convolution_one_after_another():
         node("Sub", "shift i", "j"),
         node("Div", "j two", "y"),
     ]
-    two, shift = np.full((C, 1, 1), 2, np.float32), np.float32([[[1]], [[2]], [[3]]])
+    two = np.full((C, 1, 1), 2, np.float32)
+    shift = np.array([[[1]], [[2]], [[3]]], np.float32)
     folded = fold_affine(model_of(nodes, SHAPE, two=two, shift=shift, **weights))
     assert in_order(folded) == ["Conv"]
     # (shift - 2 h) / 2 by hand
@@ -191,8 +192,9 @@ def test_a_gate_whose_input_others_read_or_whose_factor_is_extreme_stays(c, twic
     assert_same(model, folded, X)
 
 
-def two_convolutions(first, second, channels, *, biases=(True, True), pads=(0, 0), group=1):
+def two_convolutions(kernels, channels, *, biases=(True, True), pads=(0, 0), group=1):
     """Kernels of two convolutions in a row, and channels at their ends and between them."""
+    first, second = kernels
     c_in, middle, c_out = channels
     weights = dict(
         wa=normal(middle, c_in // group, first, first), wb=normal(c_out, middle, second, second)
@@ -221,7 +223,7 @@ def two_convolutions(first, second, channels, *, biases=(True, True), pads=(0, 0
     ],
 )
 def test_two_convolutions_that_are_larger_than_their_product_become_one(kernels, channels, more):
-    model, x = two_convolutions(*kernels, channels, **more)
+    model, x = two_convolutions(kernels, channels, **more)
     merged = merge_convolutions(model)
     assert in_order(merged) == ["Conv"]
     assert_same(model, merged, x)
@@ -239,7 +241,7 @@ def test_two_convolutions_that_are_larger_than_their_product_become_one(kernels,
     ],
 )
 def test_two_convolutions_that_are_smaller_or_differ_from_any_one_stay(kernels, channels, more):
-    model, x = two_convolutions(*kernels, channels, **more)
+    model, x = two_convolutions(kernels, channels, **more)
     merged = merge_convolutions(model)
     assert in_order(merged) == ["Conv", "Conv"]
     assert_same(model, merged, x)

@@ -10,8 +10,11 @@ from export.errors import ExportError
 from export.parity import compare
 from export.precision import FP32_OPS, to_fp16
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+import onnx  # noqa: E402 - skipped without it
+
 pytestmark = pytest.mark.onnx
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
@@ -32,7 +35,9 @@ def graph_of(*nodes: onnx.NodeProto, **weights: np.ndarray) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    return onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})[0]
+    [y] = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})
+    assert isinstance(y, np.ndarray)
+    return y
 
 
 def types(model: onnx.ModelProto) -> dict[str, int]:
@@ -82,7 +87,7 @@ def test_a_graph_within_a_node_is_refused():
     )
     yes = np.array(True)
     node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
-    with pytest.raises(ExportError, match="use --precision fp32"):
+    with pytest.raises(ExportError, match="export it in fp32"):
         to_fp16(graph_of(node, c=yes))
 
 

@@ -9,20 +9,22 @@ from torch import nn
 
 from ard.assembly.surgery import apply_plan
 from ard.plan import Factorization, RankPlan
+from export.engines import EngineChoice, EngineJob, build_engines
 from export.manifest import BatchRange, TensorSpec
 from export.parity import check_parity
 from export.precision import to_fp16
 from export.to_onnx import build_model
-from export.to_tensorrt import build_rtx_engines
+from export.to_tensorrt import TensorRTRTX
 from nas_gan.errors import InvalidValueError
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
 
-from onnx_graphs import model_of, node, operators  # noqa: E402 - needs onnx
+import onnx
+from onnx_graphs import model_of, node, operators
 
-from export.rewrites import ALL, REWRITES, rewrite  # noqa: E402
+from export.rewrites import ALL, REWRITES, rewrite
 
 pytestmark = pytest.mark.onnx
 
@@ -132,7 +134,9 @@ def test_a_graph_with_branches_comes_back_as_it_is():
 
 @pytest.mark.tensorrt
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_is_built_from_a_rewritten_graph(compressed_rewritten, precision, tmp_path):
+def test_an_engine_is_built_from_a_rewritten_graph(
+    compressed, compressed_rewritten, precision, tmp_path
+):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     pytest.importorskip("polygraphy", reason="polygraphy is not installed")
     path, model = tmp_path / "model.onnx", compressed_rewritten
@@ -142,8 +146,7 @@ def test_an_engine_is_built_from_a_rewritten_graph(compressed_rewritten, precisi
         TensorSpec("latents", "float32", ("batch", 120)),
         TensorSpec("images", "float32", ("batch", 3, 32, 32)),
     )
-    built = build_rtx_engines(
-        path, tensors=specs, batch=BatchRange(1, 4, 16), compute_capabilities=("8.6",)
-    )
+    job = EngineJob(compressed, path, specs, BatchRange(1, 4, 16))
+    built = build_engines(EngineChoice(TensorRTRTX(("8.6",))), job)
     assert built.not_built == ()
     assert [engine.file for engine in built.engines] == ["model.sm86.engine"]

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from export.engines import EngineBuilds, EngineChoice, EngineJob, build_engines
 from export.errors import ExportError, MissingPackageError
 from export.manifest import BatchRange, TensorSpec
-from export.to_tensorrt import COMPUTE_CAPABILITIES, EngineBuilds, build_rtx_engines
+from export.to_tensorrt import TensorRTRTX
 
 pytestmark = pytest.mark.tensorrt
 
@@ -16,6 +18,12 @@ SPECS = (
     TensorSpec("latents", "float32", ("batch", 120)),
     TensorSpec("images", "float32", ("batch", 3, 32, 32)),
 )
+AMPERE = TensorRTRTX(("8.6",))
+
+
+def job(graph: Path, tensors: tuple[TensorSpec, ...] = SPECS) -> EngineJob:
+    """TensorRT-RTX reads the ONNX file, and never the network."""
+    return EngineJob(nn.Identity(), graph, tensors, BatchRange(1, 4, 16))
 
 
 @pytest.fixture
@@ -27,9 +35,10 @@ def graph(generator_onnx: Path, tmp_path: Path) -> Path:
 
 
 def test_an_engine_is_built_for_each_compute_capability(graph):
-    built = build_rtx_engines(graph, tensors=SPECS, batch=BatchRange(1, 4, 16))
+    built = build_engines(EngineChoice(TensorRTRTX()), job(graph))
     assert built.not_built == ()
-    assert [engine.compute_capability for engine in built.engines] == list(COMPUTE_CAPABILITIES)
+    capabilities = [engine.compute_capability for engine in built.engines]
+    assert capabilities == list(TensorRTRTX().compute_capabilities)
     assert built.engines[1].file == "model.sm86.engine"
     assert built.engines[1].tool.startswith("tensorrt-rtx 1.")
     weights = 4 * 100_000  # bytes, rounded down, of the 8-channel generator
@@ -41,10 +50,8 @@ def test_an_engine_is_built_for_each_compute_capability(graph):
 
 def test_a_gpu_that_cannot_run_the_graph_is_recorded_with_the_builders_reason(graph):
     # Turing has no float32 matrix product in TensorRT-RTX; 9.0 is not known to it at all.
-    steps = []
-    built = build_rtx_engines(
-        graph, tensors=SPECS, compute_capabilities=("7.5", "9.0"), advance=steps.append
-    )
+    steps: list[int] = []
+    built = build_engines(EngineChoice(TensorRTRTX(("7.5", "9.0"))), job(graph), steps.append)
     turing, hopper = built.not_built
     assert built.engines == ()
     assert "FP32 GEMM is not supported" in turing.reason
@@ -63,16 +70,16 @@ def test_an_engine_of_a_conditional_generator_takes_labels(conditional_onnx, tmp
         TensorSpec("labels", "int64", ("batch",)),
         TensorSpec("images", "float32", ("batch", 1, 8, 8)),
     )
-    built = build_rtx_engines(graph, tensors=specs, compute_capabilities=("8.6",))
+    built = build_engines(EngineChoice(AMPERE), job(graph, specs))
     assert (len(built.engines), built.not_built) == (1, ())
     without = (specs[0], specs[2])
-    [failed] = build_rtx_engines(graph, tensors=without, compute_capabilities=("8.6",)).not_built
+    [failed] = build_engines(EngineChoice(AMPERE), job(graph, without)).not_built
     assert "'labels': []" in failed.reason
 
 
 def test_a_network_with_other_tensors_is_not_built(graph):
     other = (SPECS[0], TensorSpec("images", "float32", ("batch", 3, 64, 64)))
-    [failed] = build_rtx_engines(graph, tensors=other, compute_capabilities=("8.6",)).not_built
+    [failed] = build_engines(EngineChoice(AMPERE), job(graph, other)).not_built
     assert "[3, 32, 32]" in failed.reason
     assert "[3, 64, 64]" in failed.reason
 
@@ -80,7 +87,7 @@ def test_a_network_with_other_tensors_is_not_built(graph):
 def test_require_raises_what_auto_records(graph):
     graph.write_bytes(b"not a graph")
     with pytest.raises(ExportError, match=r"no engine for compute capability 8\.6: .*parse"):
-        build_rtx_engines(graph, tensors=SPECS, compute_capabilities=("8.6",), choice="require")
+        build_engines(EngineChoice(AMPERE, "require"), job(graph))
 
 
 def test_without_the_package_auto_builds_nothing_and_require_says_how_to_get_it(
@@ -88,11 +95,11 @@ def test_without_the_package_auto_builds_nothing_and_require_says_how_to_get_it(
 ):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     graph = tmp_path / "model.onnx"
-    assert build_rtx_engines(graph, tensors=SPECS) == EngineBuilds()
+    assert build_engines(EngineChoice(AMPERE), job(graph)) == EngineBuilds()
     with pytest.raises(MissingPackageError, match=r'pip install "ard-gan\[tensorrt-rtx\]"'):
-        build_rtx_engines(graph, tensors=SPECS, choice="require")
+        build_engines(EngineChoice(AMPERE, "require"), job(graph))
 
 
 def test_off_builds_nothing(graph):
-    assert build_rtx_engines(graph, tensors=SPECS, choice="off") == EngineBuilds()
+    assert build_engines(EngineChoice(AMPERE, "off"), job(graph)) == EngineBuilds()
     assert [path.name for path in graph.parent.iterdir()] == ["model.onnx"]

@@ -38,7 +38,7 @@ def conv(kernel, source="u", output="y", c_in=C, c_out=C, group=1, **attributes)
 
 def upsampled_conv(factors, kernel, pads, dilations=(1, 1), **more):
     made, weights = conv(kernel, pads=pads, dilations=dilations, **more)
-    shape = ["n", C, 5, 6]
+    shape: list[int | str] = ["n", C, 5, 6]
     return model_of([up(), made], shape, s=scales(*factors), **weights)
 
 

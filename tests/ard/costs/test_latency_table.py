@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ard.costs.latency_table import COLUMNS, Conditions, LatencyRow, LatencyTable
 from ard.errors import LatencyError, TableError
 from ard.plan import Factorization
-from edge_bench.layer_timing import COLUMNS as WRITTEN
+from edge_bench.layer_table import COLUMNS as WRITTEN
 
 CONV = "conv2d 64x64x3x3 in=16x16 padding=1x1 bias"
 HERE = Conditions(1, "onnxruntime 1.20", "a CPU, of a kind", 1, "fp32")

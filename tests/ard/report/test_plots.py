@@ -57,6 +57,9 @@ def test_the_pareto_picture_measures_what_was_minimised(report):
 def test_a_budget_of_which_nothing_was_tried_can_be_drawn(report):
     figure = pareto_figure(replace(report, trials=(), budget=0.0))
     save_figure_to_memory(figure)
+    # The ends of the lines, the dense generator and the saved model; no plan that was tried.
+    assert {x for x, _ in points(figure)} == {0, 1, 3}
+    assert "budget +0" in texts(figure)
 
 
 def test_a_score_that_is_not_finite_is_left_out(report):
@@ -95,7 +98,9 @@ def test_a_table_alone_shows_parameters(report):
 
 def test_a_layer_name_is_not_read_as_mathematics(report):
     odd = replace(report.table.rows[0], layer=r"$\frac{_broken$")
-    save_figure_to_memory(sensitivity_figure(SensitivityTable(report.table.dense, (odd,))))
+    figure = sensitivity_figure(SensitivityTable(report.table.dense, (odd,)))
+    save_figure_to_memory(figure)  # as mathematics it would be an error
+    assert odd.layer in texts(figure)
 
 
 def test_an_empty_table_is_refused(report):

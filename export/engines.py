@@ -1,0 +1,112 @@
+"""Engines that are built ahead of time: what a target is, and whether its engines are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from export.errors import ExportError, MissingPackageError
+from export.manifest import BatchRange, Engine, NotBuilt, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Choice = Literal["auto", "require", "off"]
+
+
+@dataclass(frozen=True)
+class EngineJob:
+    """What an engine is built from.
+
+    A target takes the ONNX file or the generator, whichever its builder reads. `tensors` are the
+    inputs and outputs that the engine must have, and `batch` is what it must accept.
+    """
+
+    generator: nn.Module
+    onnx_path: Path
+    tensors: tuple[TensorSpec, ...]
+    batch: BatchRange
+
+
+class EngineTarget(Protocol):
+    """A runtime whose engines can be built on this machine, one per compute capability."""
+
+    @property
+    def name(self) -> str:
+        """What the manifest calls it."""
+
+    @property
+    def install(self) -> str:
+        """The command that installs its builder."""
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """The GPUs that it builds for."""
+
+    def is_installed(self) -> bool:
+        """Whether its builder can be imported."""
+
+    def build(self, job: EngineJob, compute_capability: str) -> Engine:
+        """Write one engine beside the ONNX file.
+
+        Raises:
+            ExportError: the builder refused; the message is its reason, on one line.
+        """
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """A target and when its engines are built.
+
+    `auto` builds if the target is installed, and records what could not be built. `require` raises
+    in both cases. `off` builds nothing.
+    """
+
+    target: EngineTarget
+    choice: Choice = "auto"
+
+    @property
+    def n_engines(self) -> int:
+        """How many engines will be tried."""
+        tried = self.choice != "off" and self.target.is_installed()
+        return len(self.target.compute_capabilities) if tried else 0
+
+
+@dataclass(frozen=True)
+class EngineBuilds:
+    """The engines that were built, and those that were not."""
+
+    engines: tuple[Engine, ...] = ()
+    not_built: tuple[NotBuilt, ...] = ()
+
+
+def build_engines(
+    wanted: EngineChoice, job: EngineJob, advance: Callable[[int], None] = lambda n: None
+) -> EngineBuilds:
+    """Build the engines of one target; `advance(1)` follows each of them.
+
+    Raises:
+        ExportError: an engine that is required could not be built.
+        MissingPackageError: a target that is required is not installed.
+    """
+    target, required = wanted.target, wanted.choice == "require"
+    if required and not target.is_installed():
+        raise MissingPackageError(
+            f"the builder of {target.name} engines is not installed: {target.install}"
+        )
+    if not wanted.n_engines:
+        return EngineBuilds()
+    engines, failed = [], []
+    for capability in target.compute_capabilities:
+        try:
+            engines.append(target.build(job, capability))
+        except ExportError as error:
+            if required:
+                raise ExportError(
+                    f"no engine for compute capability {capability}: {error}"
+                ) from error
+            failed.append(NotBuilt(target.name, capability, str(error)))
+        advance(1)
+    return EngineBuilds(tuple(engines), tuple(failed))

@@ -1,0 +1,46 @@
+"""The checkpoints that a run directory of `python -m ard.compress` stands for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from export.errors import ExportError, MissingDenseError
+
+COMPRESSED, SETTINGS = "compressed.pt", "config.json"
+
+
+def checkpoint_of(given: Path) -> Path:
+    """The checkpoint to export: that of a run directory, or the file itself.
+
+    Raises:
+        ExportError: the folder is not a run directory.
+    """
+    if not given.is_dir():
+        return given
+    if not (given / COMPRESSED).is_file():
+        raise ExportError(
+            f"{given}: there is no {COMPRESSED} in it; give a run directory of "
+            "`python -m ard.compress`, or a checkpoint file"
+        )
+    return given / COMPRESSED
+
+
+def dense_checkpoint_of(run_dir: Path) -> Path:
+    """The checkpoint that was compressed in this run directory.
+
+    Raises:
+        MissingDenseError: the run directory does not name it, or it is no longer there.
+    """
+    settings = run_dir / SETTINGS
+    try:
+        written = Path(json.loads(settings.read_text(encoding="utf-8"))["checkpoint"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise MissingDenseError(
+            f"{settings}: does not name the checkpoint that was compressed ({error!r})"
+        ) from error
+    # The path is relative to where the run was started: here, or in or beside the run directory.
+    for dense in (written, run_dir / written, run_dir.parent / written):
+        if dense.is_file():
+            return dense
+    raise MissingDenseError(f"{written}: the checkpoint that {settings} names is not there")

@@ -1,0 +1,32 @@
+"""What an error says: libraries speak of values, and only commands speak of options."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Modules that are commands themselves: `build_engine.py` is run as a script on the device.
+COMMANDS = {"__main__.py", "command.py", "layers.py", "build_engine.py"}
+
+
+def texts_raised(path: Path) -> Iterator[str]:
+    """Every piece of text inside a raise statement."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Raise):
+            for part in ast.walk(node):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value
+
+
+@pytest.mark.parametrize("package", ["export", "edge_bench"])
+def test_no_error_of_a_library_module_names_an_option(package: str) -> None:
+    files = [path for path in (ROOT / package).rglob("*.py") if path.name not in COMMANDS]
+    assert files
+    found = {str(path): text for path in files for text in texts_raised(path)
+             if re.search(r"(^|[^-\w])--[a-z]", text)}  # fmt: skip
+    assert found == {}
