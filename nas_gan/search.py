@@ -13,20 +13,21 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from nas_gan.architecture_search.amending import check_coefficient
-from nas_gan.architecture_search.derivation import derive_discriminator, derive_generator
 from nas_gan.architecture_search.drawing import draw
+from nas_gan.architecture_search.draws import Sampling
 from nas_gan.architecture_search.relaxation import GumbelLogits, Relaxation, TemperatureSchedule
 from nas_gan.architecture_search.step import (
     ArchitectureLoss,
     ArchitectureStep,
     Optimizers,
+    SearchLosses,
+    Supernets,
     check_batch_size,
     make_architecture_loss,
 )
@@ -51,16 +52,15 @@ from nas_gan.pictures.grid import grid_image, save_grid
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distributed import (
     Processes,
-    gather_scores,
+    exchange_among,
     global_batch_norm_,
     joined_processes,
-    mean_over_processes,
-    own_rows,
 )
 from nas_gan.training.draws import StepLatents
 from nas_gan.training.log import RunLog
 from nas_gan.training.loop import Every, TrainingResult, run_training
 from nas_gan.training.preset import preset_from_arguments
+from nas_gan.training.schedule import Schedule
 from nas_gan.training.state import resume, save_state
 
 
@@ -164,22 +164,6 @@ def _fingerprint(config: SearchConfig, images: Images) -> dict[str, str]:
     return settings | {"data_sha256": images.digest}
 
 
-@dataclass(frozen=True)
-class Supernets:
-    """The two networks of a search, and the average of the generator."""
-
-    generator: SuperGenerator
-    discriminator: SuperDiscriminator
-    average: ExponentialMovingAverage
-
-    def genotypes(self) -> tuple[Genotype, DiscriminatorGenotype]:
-        """What the architecture parameters amount to now."""
-        g_normal, up = (alpha.detach().cpu() for alpha in self.generator.alphas)
-        d_normal, down = (alpha.detach().cpu() for alpha in self.discriminator.alphas)
-        generator = derive_generator(g_normal, up, self.generator.table)
-        return generator, derive_discriminator(d_normal, down)
-
-
 def build_supernets(config: SearchConfig) -> Supernets:
     """Initialised supernets on the run's device."""
     skeleton = GeneratorConfig.for_dataset(
@@ -235,31 +219,28 @@ def build_step(
         )
 
     return ArchitectureStep(
-        networks.generator,
-        networks.discriminator,
-        weight_loss=make_loss(config.loss),
-        architecture_loss=make_architecture_loss(config.arch_loss),
+        networks,
         optimizers=Optimizers(
             g_weights=weights_adam(networks.generator, config.g_lr),
             d_weights=weights_adam(networks.discriminator, config.d_lr),
             g_alphas=alphas_adam(networks.generator),
             d_alphas=alphas_adam(networks.discriminator),
         ),
-        average=networks.average,
-        relaxation=Relaxation(config.relaxation, config.gumbel_logits),
-        temperature=TemperatureSchedule(config.temperature_start, config.temperature_end),
+        losses=SearchLosses(
+            make_loss(config.loss),
+            make_architecture_loss(config.arch_loss),
+            config.amending,
+            config.upper_bound,
+        ),
+        sampling=Sampling(
+            Relaxation(config.relaxation, config.gumbel_logits),
+            TemperatureSchedule(config.temperature_start, config.temperature_end),
+            config.seed + 2,
+        ),
         real=batches,
-        seed=config.seed + 2,
-        updates_per_epoch=batches.per_epoch,
-        n_steps=config.steps,
-        n_critic=config.n_critic,
-        amending=config.amending,
-        upper_bound=config.upper_bound,
-        device=config.device,
+        schedule=Schedule(config.steps, batches.per_epoch, n_critic=config.n_critic),
         bf16=config.precision == "bf16",
-        share=partial(own_rows, processes=processes),
-        gather=gather_scores,
-        mean=mean_over_processes,
+        exchange=exchange_among(processes),
     )
 
 

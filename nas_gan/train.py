@@ -59,7 +59,7 @@ def train(
     first = resume(config.run_dir, settings, step, reasons(config))
 
     def update(index: int) -> Mapping[str, float]:
-        epoch = index // step.updates_per_epoch
+        epoch = step.schedule.epoch(index)
         for network in (networks.generator, networks.discriminator):
             freeze_activations_(network, epoch=epoch, from_epoch=config.freeze_activations_from)
         return step(index)

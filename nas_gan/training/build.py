@@ -29,14 +29,15 @@ from nas_gan.training.distributed import (
     Processes,
     Share,
     check_divides,
-    gather_scores,
+    exchange_among,
     global_batch_norm_,
-    synchronised,
 )
 from nas_gan.training.draws import StepLatents
+from nas_gan.training.learner import Learner
 from nas_gan.training.optimizers import LINEAR_DECAY, OPTIMIZERS, make_optimizer, make_scheduler
+from nas_gan.training.schedule import Schedule
 from nas_gan.training.skipping import DynamicSkipping
-from nas_gan.training.steps import AdversarialStep
+from nas_gan.training.steps import AdversarialStep, Batches, Compute, Logged
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 
@@ -132,30 +133,10 @@ def build_step(
         )
     )
     larger = config.generator_batch_size not in (None, config.batch_size)
-    skipping = None
-    if config.d_skip_from is not None:
-        skipping = DynamicSkipping(config.d_skip_from, config.seed + 6)
-    g_optimizer, d_optimizer = (
-        _optimizer(config, name, lr, network)
-        for name, lr, network in (
-            (config.g_optimizer, config.g_lr, networks.generator),
-            (config.d_optimizer, config.d_lr, networks.discriminator),
-        )
-    )
     return AdversarialStep(
-        networks.generator,
-        networks.discriminator,
+        _learner(config, "g", networks.generator, config.steps // config.n_critic),
+        _learner(config, "d", networks.discriminator, config.steps // config.d_every),
         build_loss(config),
-        g_optimizer=g_optimizer,
-        d_optimizer=d_optimizer,
-        g_scheduler=_scheduler(
-            config, config.g_scheduler, g_optimizer, config.steps // config.n_critic
-        ),
-        d_scheduler=_scheduler(
-            config, config.d_scheduler, d_optimizer, config.steps // config.d_every
-        ),
-        g_clip=config.g_clip,
-        d_clip=config.d_clip,
         average=networks.average,
         upper_bound=UpperBoundSchedule(
             config.upper_bound,
@@ -163,23 +144,35 @@ def build_step(
             config.upper_bound_end,
             config.upper_bound_increase,
         ),
-        real=_share(real, config.batch_size, processes),
-        latents=latents,
-        g_latents=g_latents if larger else None,
-        updates_per_epoch=batches.per_epoch,
-        n_steps=config.steps,
-        n_critic=config.n_critic,
-        d_every=config.d_every,
-        d_skipping=skipping,
-        device=config.device,
-        dtype=weight_type(config),
-        bf16=config.precision == "bf16",
-        compile_backend=_backend(config),
-        log_gradients=config.log_gradients,
-        log_health=config.log_health,
-        gather=gather_scores,
-        synchronise=synchronised,
+        batches=Batches(
+            _share(real, config.batch_size, processes), latents, g_latents if larger else None
+        ),
+        schedule=Schedule(
+            config.steps,
+            batches.per_epoch,
+            n_critic=config.n_critic,
+            d_every=config.d_every,
+            d_skipping=_skipping(config),
+        ),
+        compute=Compute(bf16=config.precision == "bf16", compile_backend=_backend(config)),
+        logged=Logged(gradients=config.log_gradients, health=config.log_health),
+        exchange=exchange_among(processes),
     )
+
+
+def _learner(config: TrainConfig, role: str, network: nn.Module, n_updates: int) -> Learner:
+    """The network `role`, `g` or `d`, with the optimiser and the schedule that a run names."""
+    optimizer = _optimizer(
+        config, getattr(config, f"{role}_optimizer"), getattr(config, f"{role}_lr"), network
+    )
+    scheduler = _scheduler(config, getattr(config, f"{role}_scheduler"), optimizer, n_updates)
+    return Learner(network, optimizer, scheduler, getattr(config, f"{role}_clip"))
+
+
+def _skipping(config: TrainConfig) -> DynamicSkipping | None:
+    if config.d_skip_from is None:
+        return None
+    return DynamicSkipping(config.d_skip_from, config.seed + 6)
 
 
 def _share(sampler: Callable[[int], Any], n: int, processes: Processes) -> Callable[[int], Any]:

@@ -570,7 +570,7 @@ def test_two_processes_have_the_curve_of_one_and_write_one_directory(tmp_path):
         (["--model", "dcgan", "--activation", "relu"], 1, "error: activation is for the searched"),
         (["--g-optimizer", "Adamm"], 1, "error: optimizer 'Adamm' is not known; did you mean Adam"),
         (["--g-scheduler", "StepLRR"], 1, "error: scheduler 'StepLRR' is not known; did you mean "),
-        (["--d-skip-from", "0", "--n-critic", "2"], 1, "error: d_skip_from goes with n_critic 1"),
+        (["--d-skip-from", "0", "--n-critic", "2"], 1, "error: --d-skip-from goes with n_critic 1"),
         (
             ["--precision", "fp64", "--device", "mps"],
             1,
