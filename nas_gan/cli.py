@@ -87,15 +87,23 @@ _SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the remaining time on stderr; yields `advance(n)`."""
-    shown = _SHOWN.get()
-    if shown is not None:
-        inner = shown.add_task(description, total=total)
+def progress(
+    description: str, total: int, *, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the remaining time on stderr; yields `advance(n)`.
+
+    With `shown` false nothing is drawn, as in all processes of a run but the main one.
+    """
+    if not shown:
+        yield lambda n: None
+        return
+    outer = _SHOWN.get()
+    if outer is not None:
+        inner = outer.add_task(description, total=total)
         try:
-            yield lambda n: shown.advance(inner, n)
+            yield lambda n: outer.advance(inner, n)
         finally:
-            shown.remove_task(inner)
+            outer.remove_task(inner)
         return
     columns = (
         TextColumn("{task.description}"),

@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nas_gan.architecture_search.config import SearchConfig
 from nas_gan.architecture_search.draws import Sampling
 from nas_gan.architecture_search.relaxation import Relaxation, TemperatureSchedule
+from nas_gan.architecture_search.run import search
 from nas_gan.architecture_search.step import (
     ArchitectureLoss,
     ArchitectureStep,
@@ -31,7 +33,6 @@ from nas_gan.networks.searched import (
     build_discriminator,
     initialize_,
 )
-from nas_gan.search import SearchConfig, search
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distributed import (
     Processes,

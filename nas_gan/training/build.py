@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nas_gan.data.batches import LabelledBatches, ShuffledBatches
 from nas_gan.data.images import Images
+from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.networks.models import build_model
@@ -21,6 +22,7 @@ from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import (
     Architecture,
+    blueprint,
     describe_networks,
     image_shape_of,
     n_classes_of,
@@ -36,6 +38,7 @@ from nas_gan.training.draws import StepLatents
 from nas_gan.training.learner import Learner
 from nas_gan.training.optimizers import LINEAR_DECAY, OPTIMIZERS, make_optimizer, make_scheduler
 from nas_gan.training.schedule import Schedule
+from nas_gan.training.seeds import Stream
 from nas_gan.training.skipping import DynamicSkipping
 from nas_gan.training.steps import AdversarialStep, Batches, Compute, Logged
 from nas_gan.training.upper_bound import UpperBoundSchedule
@@ -75,6 +78,27 @@ class Networks:
         return image_shape_of(self.generator)
 
 
+def load_images(config: TrainConfig) -> Images:
+    """The data set of a run, in the size and the colours of its networks.
+
+    Raises:
+        InvalidValueError: the networks are for images that are not square, or there are no labels
+            where they want some.
+    """
+    generator = blueprint(describe_networks(config)[0])
+    channels, height, width = image_shape_of(generator)
+    if height != width:
+        raise InvalidValueError(f"data sets are square; the generator makes {height} x {width}")
+    return load_dataset(
+        config.dataset,
+        size=height,
+        root=config.data_root,
+        channels=channels,
+        fit=config.fit,
+        labelled=n_classes_of(generator) > 0,
+    )
+
+
 def build_networks(config: TrainConfig) -> Networks:
     """Initialised networks on the run's device, in its precision.
 
@@ -82,9 +106,9 @@ def build_networks(config: TrainConfig) -> Networks:
         InvalidValueError: the settings describe no networks, or two that do not fit each other.
     """
     g_architecture, d_architecture = describe_networks(config)
-    rng = torch.Generator().manual_seed(config.seed)
+    rng = torch.Generator().manual_seed(config.seed + Stream.GENERATOR)
     generator = build_model(g_architecture, init=config.init, rng=rng)
-    rng = torch.Generator().manual_seed(config.seed + 1)
+    rng = torch.Generator().manual_seed(config.seed + Stream.DISCRIMINATOR)
     # The power iteration of spectral norm starts from the global generator.
     torch.manual_seed(config.seed)
     discriminator = build_model(d_architecture, "discriminator", init=config.init, rng=rng)
@@ -128,8 +152,11 @@ def build_step(
     latents, g_latents = (
         _share(StepLatents(seed, n, networks.latent_dim, networks.n_classes), n, processes)
         for seed, n in (
-            (config.seed + 2, config.batch_size),
-            (config.seed + 5, config.generator_batch_size or config.batch_size),
+            (config.seed + Stream.UPDATES, config.batch_size),
+            (
+                config.seed + Stream.GENERATOR_UPDATES,
+                config.generator_batch_size or config.batch_size,
+            ),
         )
     )
     larger = config.generator_batch_size not in (None, config.batch_size)
@@ -172,7 +199,7 @@ def _learner(config: TrainConfig, role: str, network: nn.Module, n_updates: int)
 def _skipping(config: TrainConfig) -> DynamicSkipping | None:
     if config.d_skip_from is None:
         return None
-    return DynamicSkipping(config.d_skip_from, config.seed + 6)
+    return DynamicSkipping(config.d_skip_from, config.seed + Stream.SKIPPING)
 
 
 def _share(sampler: Callable[[int], Any], n: int, processes: Processes) -> Callable[[int], Any]:

@@ -19,11 +19,13 @@ from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.metrics.classifier import class_accuracy, train_classifier
 from nas_gan.metrics.sampling import latents_of
 from nas_gan.networks.genotype import MMD_NAS
-from nas_gan.train import main, make_measure, train
+from nas_gan.train import main
 from nas_gan.training import skipping
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes
+from nas_gan.training.measuring import make_measure
 from nas_gan.training.preset import PRESETS, load_preset, preset_from_arguments
+from nas_gan.training.run import train
 
 
 @pytest.fixture(scope="module")

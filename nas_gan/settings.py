@@ -1,0 +1,32 @@
+"""The settings of a command as plain values: kept beside its results, and told from another's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+    """Every field of a configuration, a dataclass, as JSON has it: a path becomes its text."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+
+
+def chosen_settings(config: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The fields called `names`, as JSON has them and in that order.
+
+    Those that decide what a run computes are its fingerprint: with another value it is another run.
+    """
+    plain = plain_settings(config)
+    return {name: plain[name] for name in names}
+
+
+def settings_but(config: Any, free: Collection[str]) -> list[str]:
+    """The names of all fields but the `free` ones, which two parts of one run may differ in."""
+    return [field.name for field in fields(config) if field.name not in free]
+
+
+def as_text(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Every value as Python writes it, so that any two can be compared."""
+    return {name: str(value) for name, value in settings.items()}
