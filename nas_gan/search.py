@@ -1,10 +1,12 @@
-"""Search an architecture: `python -m nas_gan.search --config nas_gan/presets/search_cifar10.toml`.
+"""Search an architecture: `python -m nas_gan.search --config search_cifar10`.
 
-The run directory holds genotype.json (what `python -m nas_gan.train --genotype` takes),
-discriminator.json, both as graphs, genotypes/ (those found along the way), config.json, state.pt
-(everything a continuation needs), log.jsonl, TensorBoard events and sample grids. The same command
-goes on where it was stopped. On several GPUs or processes:
-`torchrun --nproc-per-node 2 -m nas_gan.search ...`.
+The run directory holds genotype.json (for `python -m nas_gan.train --genotype`) and
+discriminator.json, both drawn as graphs, genotypes/ (those found along the way), config.json,
+state.pt (all that is needed to resume), log.jsonl, TensorBoard events and sample grids.
+
+Run the same command again to resume an unfinished search. To search on several GPUs or in several
+processes, start it by torchrun, as in
+`torchrun --nproc-per-node 2 -m nas_gan.search --config search_cifar10`.
 """
 
 from __future__ import annotations

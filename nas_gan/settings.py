@@ -1,4 +1,4 @@
-"""The settings of a command as plain values: kept beside its results, and told from another's."""
+"""The settings of a command: checked, kept beside its results, and told from another run's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+
+from nas_gan.errors import InvalidValueError
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
@@ -30,3 +32,21 @@ def settings_but(config: Any, free: Collection[str]) -> list[str]:
 def as_text(settings: Mapping[str, Any]) -> dict[str, str]:
     """Every value as Python writes it, so that any two can be compared."""
     return {name: str(value) for name, value in settings.items()}
+
+
+def check_at_least(name: str, value: float | None, least: float) -> None:
+    """Raise InvalidValueError if the setting `name` is below `least`; None is not given."""
+    if value is not None and not value >= least:
+        raise InvalidValueError(f"must be at least {least:g}; got {value}", setting=name)
+
+
+def check_above(name: str, value: float | None, bound: float) -> None:
+    """Raise InvalidValueError unless the setting `name` is above `bound`; None is not given."""
+    if value is not None and not value > bound:
+        raise InvalidValueError(f"must be above {bound:g}; got {value}", setting=name)
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise InvalidValueError unless the setting `name` is in [0, 1)."""
+    if not 0 <= value < 1:
+        raise InvalidValueError(f"must be in [0, 1); got {value}", setting=name)

@@ -1,10 +1,12 @@
 """Train a generator: `python -m nas_gan.train --config fashion_mnist`.
 
-`--config` takes the name of a packaged preset or a .toml file. The run directory holds config.json,
-state.pt (everything a continuation needs), ckpt.pt (averaged weights), best.pt (those of the best
-FID, where it is measured), log.jsonl, TensorBoard events and sample grids. The same command goes on
-where it was stopped; with more --steps a finished run goes on too. On several GPUs or processes:
-`torchrun --nproc-per-node 2 -m nas_gan.train ...`.
+The run directory holds config.json, ckpt.pt (the averaged generator and the discriminator), best.pt
+(the same at the best FID, if it is measured), state.pt (all that is needed to resume), log.jsonl,
+TensorBoard events and sample grids.
+
+Run the same command again to resume an unfinished run, or with more --steps to extend a finished
+one. To train on several GPUs or in several processes, start it by torchrun, as in
+`torchrun --nproc-per-node 2 -m nas_gan.train --config fashion_mnist`.
 """
 
 from __future__ import annotations
