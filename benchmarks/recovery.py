@@ -32,8 +32,10 @@ from nas_gan.files import write_json
 from nas_gan.losses import make_loss
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.draws import Batch, StepLatents
+from nas_gan.training.learner import Learner
 from nas_gan.training.loop import run_training
-from nas_gan.training.steps import AdversarialStep
+from nas_gan.training.schedule import Schedule
+from nas_gan.training.steps import AdversarialStep, Batches
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 FACTOR_RATE = 1e-8  # of the published recipe
@@ -57,21 +59,19 @@ def fine_tuned(bench: RankBench, start: nn.Module, n_steps: int, factor_rate: fl
     average = ExponentialMovingAverage(student, 0.98)
     settings = Recovery(lr=RATE, factor_lr=factor_rate)
     betas = (0.0, 0.9)
+    groups = parameter_groups(student, bench.generator, settings)
+    g_optimizer = torch.optim.Adam(groups, RATE, betas)
     run_training(
         AdversarialStep(
-            student,
-            judge,
+            Learner(student, g_optimizer),
+            Learner(judge, torch.optim.Adam(judge.parameters(), RATE, betas)),
             make_loss("latest"),
-            g_optimizer=torch.optim.Adam(
-                parameter_groups(student, bench.generator, settings), RATE, betas
-            ),
-            d_optimizer=torch.optim.Adam(judge.parameters(), RATE, betas),
             average=average,
             upper_bound=UpperBoundSchedule("geometric", UPPER_BOUND, UPPER_BOUND),
-            real=bench.real,
-            latents=StepLatents(4, bench.effort.recover_batch, bench.setting.latent_dim),
-            updates_per_epoch=n_steps,
-            n_steps=n_steps,
+            batches=Batches(
+                bench.real, StepLatents(4, bench.effort.recover_batch, bench.setting.latent_dim)
+            ),
+            schedule=Schedule(n_steps, updates_per_epoch=n_steps),
         ),
         n_steps=n_steps,
     )

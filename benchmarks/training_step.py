@@ -37,7 +37,9 @@ from nas_gan.networks.searched import (
 )
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.draws import StepLatents
-from nas_gan.training.steps import AdversarialStep
+from nas_gan.training.learner import Learner
+from nas_gan.training.schedule import Schedule
+from nas_gan.training.steps import AdversarialStep, Batches, Compute
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 BAR = 1.3
@@ -98,20 +100,14 @@ def our_step(
     for network in (generator, discriminator):
         network.to(memory_format=torch.channels_last)
     return AdversarialStep(
-        generator,
-        discriminator,
+        Learner(generator, adam(generator)),
+        Learner(discriminator, adam(discriminator)),
         make_loss("latest"),
-        g_optimizer=adam(generator),
-        d_optimizer=adam(discriminator),
         average=ExponentialMovingAverage(generator),
         upper_bound=UpperBoundSchedule("fixed"),
-        real=lambda index: images,
-        latents=latents,
-        updates_per_epoch=100,
-        n_steps=100,
-        device=next(generator.parameters()).device,
-        bf16=bf16,
-        compile_backend=compile_backend,
+        batches=Batches(lambda index: images, latents),
+        schedule=Schedule(n_steps=100, updates_per_epoch=100),
+        compute=Compute(bf16=bf16, compile_backend=compile_backend),
     )
 
 

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from nas_gan.errors import NasGanError, UsageError
+from nas_gan.options import flattened, nested_type
 
 Config = TypeVar("Config")
 
@@ -39,18 +40,31 @@ def run(
 ) -> int:
     """Parse the command line into `config_type`, call `main`, and return an exit code.
 
-    0 done, 1 our error (one line on stderr), 2 usage, 130 interrupted; `main` may return another.
-    `default` makes the settings that the command line overrides.
+    Args:
+        main: what the command does; it may return an exit code of its own.
+        config_type: a flat dataclass. `nas_gan.panels` says how its options get their help and
+            their panels.
+        prog: how the command is called.
+        description: the head of its help.
+        args: the command line; that of the process if None.
+        default: makes the settings that the command line overrides, such as those of a preset.
+
+    Returns:
+        0 done, 1 our error (one line on stderr), 2 usage, 130 interrupted, or what `main` returned.
     """
     logging.captureWarnings(True)
     try:
-        config = tyro.cli(
-            config_type,
+        nested = tyro.cli(
+            nested_type(config_type, None if default is None else default()),
             prog=prog,
             description=description,
             args=args,
-            default=tyro.MISSING_NONPROP if default is None else default(),
         )
+        try:
+            config = config_type(**flattened(config_type, nested))
+        except NasGanError as error:
+            sys.stderr.write(f"error: {_one_line(error)}\n")
+            return USAGE
         return main(config) or DONE
     except SystemExit as exit_:  # tyro's way to say usage or help
         return exit_.code if isinstance(exit_.code, int) else USAGE
@@ -90,15 +104,23 @@ _SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the remaining time on stderr; yields `advance(n)`."""
-    shown = _SHOWN.get()
-    if shown is not None:
-        inner = shown.add_task(description, total=total)
+def progress(
+    description: str, total: int, *, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the remaining time on stderr; yields `advance(n)`.
+
+    With `shown` false nothing is drawn, as in all processes of a run but the main one.
+    """
+    if not shown:
+        yield lambda n: None
+        return
+    outer = _SHOWN.get()
+    if outer is not None:
+        inner = outer.add_task(description, total=total)
         try:
-            yield lambda n: shown.advance(inner, n)
+            yield lambda n: outer.advance(inner, n)
         finally:
-            shown.remove_task(inner)
+            outer.remove_task(inner)
         return
     columns = (
         TextColumn("{task.description}"),

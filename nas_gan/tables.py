@@ -24,14 +24,14 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def text_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, n_text: int = 1) -> str:
     """Rows under their column names, as plain text without colours.
 
-    The first column is flush left and the others are flush right, as numbers are read.
+    The first `n_text` columns are flush left and the others are flush right, as numbers are read.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if number else "left", no_wrap=True)
+        table.add_column(Text(column), justify="left" if number < n_text else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, force_terminal=False)

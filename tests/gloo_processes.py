@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nas_gan.architecture_search.config import SearchConfig
+from nas_gan.architecture_search.draws import Sampling
 from nas_gan.architecture_search.relaxation import Relaxation, TemperatureSchedule
+from nas_gan.architecture_search.run import search
 from nas_gan.architecture_search.step import (
     ArchitectureLoss,
     ArchitectureStep,
     Optimizers,
+    SearchLosses,
+    Supernets,
     make_architecture_loss,
 )
 from nas_gan.architecture_search.supernet import SuperDiscriminator, SuperGenerator
@@ -29,21 +33,21 @@ from nas_gan.networks.searched import (
     build_discriminator,
     initialize_,
 )
-from nas_gan.search import SearchConfig, search
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distributed import (
     Processes,
     Share,
+    exchange_among,
     gather_scores,
     global_batch_norm_,
     joined_processes,
     mean_over_processes,
-    own_rows,
-    synchronised,
 )
 from nas_gan.training.draws import StepLatents
+from nas_gan.training.learner import Learner
+from nas_gan.training.schedule import Schedule
 from nas_gan.training.skipping import DynamicSkipping
-from nas_gan.training.steps import AdversarialStep
+from nas_gan.training.steps import AdversarialStep, Batches, Logged
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 BATCH = 8
@@ -75,27 +79,25 @@ def curve(
     skipping.average = 0.2  # of a run that has been going on: half of the updates are left out
 
     step = AdversarialStep(
-        generator,
-        discriminator,
-        make_loss(loss),
         # Not Adam: it divides by gradients, and makes much of rounding where they are near 0.
-        g_optimizer=torch.optim.SGD(generator.parameters(), 0.05),
-        d_optimizer=torch.optim.SGD(discriminator.parameters(), 0.05),
+        Learner(generator, torch.optim.SGD(generator.parameters(), 0.05)),
+        Learner(discriminator, torch.optim.SGD(discriminator.parameters(), 0.05)),
+        make_loss(loss),
         average=ExponentialMovingAverage(generator, 0.9),
         upper_bound=UpperBoundSchedule("fixed"),
-        real=Share(real, processes),
-        latents=Share(StepLatents(1, BATCH, generator.latent_dim), processes),
-        g_latents=Share(StepLatents(2, g_batch, generator.latent_dim), processes)
-        if g_batch
-        else None,
-        d_skipping=skipping if skip else None,
-        updates_per_epoch=2,
-        n_steps=n_steps,
-        n_critic=n_critic,
-        log_gradients=True,
-        log_health=True,
-        gather=gather_scores,
-        synchronise=synchronised,
+        batches=Batches(
+            Share(real, processes),
+            Share(StepLatents(1, BATCH, generator.latent_dim), processes),
+            Share(StepLatents(2, g_batch, generator.latent_dim), processes) if g_batch else None,
+        ),
+        schedule=Schedule(
+            n_steps,
+            updates_per_epoch=2,
+            n_critic=n_critic,
+            d_skipping=skipping if skip else None,
+        ),
+        logged=Logged(gradients=True, health=True),
+        exchange=exchange_among(processes),
     )
     scalars = [step(index) for index in range(n_steps)]
     averaged = step.average.average.state_dict()
@@ -128,25 +130,16 @@ def architecture_curve(
 
     sgd = torch.optim.SGD
     step = ArchitectureStep(
-        generator,
-        discriminator,
-        weight_loss=make_loss("latest"),
-        architecture_loss=make_architecture_loss(arch_loss),
+        Supernets(generator, discriminator, ExponentialMovingAverage(generator, 0.9)),
         optimizers=Optimizers(
             sgd(generator.weights, 0.02), sgd(discriminator.weights, 0.02),
             sgd(generator.alphas, 0.01), sgd(discriminator.alphas, 0.01),
         ),
-        average=ExponentialMovingAverage(generator, 0.9),
-        relaxation=Relaxation(),
-        temperature=TemperatureSchedule(),
+        losses=SearchLosses(make_loss("latest"), make_architecture_loss(arch_loss), amending),
+        sampling=Sampling(Relaxation(), TemperatureSchedule(), seed=1),
         real=real,
-        seed=1,
-        updates_per_epoch=2,
-        n_steps=n_steps,
-        amending=amending,
-        share=partial(own_rows, processes=processes),
-        gather=gather_scores,
-        mean=mean_over_processes,
+        schedule=Schedule(n_steps, updates_per_epoch=2),
+        exchange=exchange_among(processes),
     )  # fmt: skip
     scalars = [step(index) for index in range(n_steps)]
     for role, network in (("g", generator), ("d", discriminator)):

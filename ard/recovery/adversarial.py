@@ -14,8 +14,10 @@ from ard.recovery.distillation import KeepBest, warm_up_and_decay
 from nas_gan.losses import make_loss
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.draws import Batch, Sampler
+from nas_gan.training.learner import Learner
 from nas_gan.training.loop import Every, run_training
-from nas_gan.training.steps import AdversarialStep
+from nas_gan.training.schedule import Schedule
+from nas_gan.training.steps import AdversarialStep, Batches
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 # An average over about twenty updates: those at the end of the decay, which scatter least.
@@ -86,20 +88,13 @@ def fine_tune(
     d_optimizer = torch.optim.Adam(judge.parameters(), settings.lr, betas)
     run_training(
         AdversarialStep(
-            student,
-            judge,
+            Learner(student, g_optimizer, warm_up_and_decay(g_optimizer, settings.n_steps)),
+            Learner(judge, d_optimizer, warm_up_and_decay(d_optimizer, settings.n_steps)),
             make_loss(settings.loss),
-            g_optimizer=g_optimizer,
-            d_optimizer=d_optimizer,
-            g_scheduler=warm_up_and_decay(g_optimizer, settings.n_steps),
-            d_scheduler=warm_up_and_decay(d_optimizer, settings.n_steps),
             average=average,
             upper_bound=UpperBoundSchedule("geometric", UPPER_BOUND, UPPER_BOUND),
-            real=real,
-            latents=latents,
-            updates_per_epoch=settings.n_steps,
-            n_steps=settings.n_steps,
-            device=device,
+            batches=Batches(real, latents),
+            schedule=Schedule(settings.n_steps, updates_per_epoch=settings.n_steps),
         ),
         n_steps=settings.n_steps,
         callbacks=[

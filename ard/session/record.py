@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ard.measuring.journal import FileJournal
 from ard.session.config import SearchConfig, SweepConfig
 from ard.session.setting import Setting
 from nas_gan.files import sha256, write_json
+from nas_gan.settings import chosen_settings, plain_settings
 
 
 def run_directory(config: SweepConfig) -> Path:
@@ -49,14 +49,14 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
         "extractor": setting.extractor.name,
         "metric": setting.metric.name,
         "reference": setting.reference.source,
-        **{name: getattr(config, name) for name in names},
+        **chosen_settings(config, names),
     }
 
 
 def resolved_config(config: SweepConfig, setting: Setting, run_dir: Path) -> dict[str, Any]:
     """Every setting after defaults, with what was found for the automatic ones."""
     return {
-        **{k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        **plain_settings(config),
         "run_dir": str(run_dir),
         "extractor": setting.extractor.name,
         "reference_source": setting.reference.source,

@@ -1,4 +1,4 @@
-"""Genotypes as graphs: nodes are feature maps, edges the operations between them."""
+"""Genotypes to look at: as tables, and as graphs of feature maps joined by operations."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nas_gan.networks.genotype import (
     Genotype,
 )
 from nas_gan.networks.operations import SKIP_MODE
+from nas_gan.tables import text_table
 
 NODES_PER_CELL = 4
 # Edge -> the nodes that it joins, within a cell and within a block; 0 is the input of either.
@@ -40,6 +41,17 @@ BLOCK_NODES = {
 }
 SKIP_NODE = 3
 INSTALL = 'pip install "ard-gan[draw]"'
+
+
+def genotype_table(genotype: Genotype | DiscriminatorGenotype) -> str:
+    """The operations of a genotype, a line for each cell or block and a column for each edge."""
+    is_generator = isinstance(genotype, Genotype)
+    edges, part = (EDGES, "cell") if is_generator else (D_EDGES, "block")
+    rows = [
+        [f"{part} {number}", *(genotype.operation(number, edge) for edge in edges)]
+        for number in range(1, len(genotype.rows) + 1)
+    ]
+    return text_table(["", *edges], rows, n_text=1 + len(edges))
 
 
 class GraphEdge(NamedTuple):

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nas_gan.architecture_search.amending import amended_gradient, check_coefficient
-from nas_gan.architecture_search.relaxation import Relaxation, TemperatureSchedule
+from nas_gan.architecture_search.derivation import derive_discriminator, derive_generator
+from nas_gan.architecture_search.draws import Draws, Sampling
 from nas_gan.architecture_search.supernet import (
     Mixing,
     SuperDiscriminator,
@@ -20,8 +20,11 @@ from nas_gan.architecture_search.supernet import (
 )
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import UPPER_BOUND, AdversarialLoss, Parts, make_loss
+from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
 from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.distributed import ALONE, Exchange
 from nas_gan.training.draws import Sampler
+from nas_gan.training.schedule import Schedule
 
 MIN_BATCH = 4  # halves of two: the kernel means of an MMD loss need pairs
 ArchitectureLoss = Literal["hinge", "mmd"]
@@ -35,6 +38,22 @@ def make_architecture_loss(name: ArchitectureLoss) -> AdversarialLoss:
 
 
 @dataclass(frozen=True)
+class Supernets:
+    """The two networks of a search, and the average of the generator."""
+
+    generator: SuperGenerator
+    discriminator: SuperDiscriminator
+    average: ExponentialMovingAverage
+
+    def genotypes(self) -> tuple[Genotype, DiscriminatorGenotype]:
+        """What the architecture parameters amount to now."""
+        g_normal, up = (alpha.detach().cpu() for alpha in self.generator.alphas)
+        d_normal, down = (alpha.detach().cpu() for alpha in self.discriminator.alphas)
+        generator = derive_generator(g_normal, up, self.generator.table)
+        return generator, derive_discriminator(d_normal, down)
+
+
+@dataclass(frozen=True)
 class Optimizers:
     """Who moves what: the weights and the architecture parameters of both networks."""
 
@@ -42,6 +61,33 @@ class Optimizers:
     d_weights: torch.optim.Optimizer
     g_alphas: torch.optim.Optimizer
     d_alphas: torch.optim.Optimizer
+
+
+@dataclass(frozen=True)
+class SearchLosses:
+    """What a search lowers.
+
+    Attributes:
+        weights: the loss that the weights lower.
+        architecture: the loss that the architecture parameters lower.
+        amending: coefficient of the second-order term in the architecture's gradient; 0 leaves it
+            out.
+        upper_bound: cap on the squared distances of real scores in bounded losses.
+
+    Raises:
+        InvalidValueError: the amending coefficient is negative, or a loss has parts, such as a
+            gradient penalty, that need more than scores.
+    """
+
+    weights: AdversarialLoss
+    architecture: AdversarialLoss
+    amending: float = 0.0
+    upper_bound: float = UPPER_BOUND
+
+    def __post_init__(self) -> None:
+        check_search_loss(self.weights)
+        check_search_loss(self.architecture)
+        check_coefficient(self.amending)
 
 
 class ArchitectureStep:
@@ -52,68 +98,46 @@ class ArchitectureStep:
     of which the first is for the weights. The generator is updated with `m` latents. Every pass
     draws a mixing of its own; real and fake images go through the same one.
 
-    All that is random is drawn from `[seed, index]`, so that a resumed search is the same search.
-
-    Everything else is optional and does nothing by default:
-
     Args:
+        networks: both supernets, and the average that follows the generator.
+        optimizers: what moves their weights and their architecture parameters.
+        losses: what they lower.
+        sampling: how latents and operations are drawn.
+        real: the images of an update, by its index.
+        schedule: which network is updated when.
         bf16: networks compute in bfloat16, losses in float32.
-        share: rows of a global batch to those of this process
-            (`nas_gan.training.distributed.own_rows`).
-        gather: scores of this process to those of all.
-        mean: gradients of this process to their means over all.
+        exchange: how batches, scores and gradients travel between the processes of a search.
 
     Raises:
-        InvalidValueError: the amending coefficient is negative, or a loss has parts, such as a
-            gradient penalty, that need more than scores.
+        InvalidValueError: the schedule leaves out updates of the discriminator.
     """
 
     def __init__(
         self,
-        generator: SuperGenerator,
-        discriminator: SuperDiscriminator,
+        networks: Supernets,
         *,
-        weight_loss: AdversarialLoss,
-        architecture_loss: AdversarialLoss,
         optimizers: Optimizers,
-        average: ExponentialMovingAverage,
-        relaxation: Relaxation,
-        temperature: TemperatureSchedule,
+        losses: SearchLosses,
+        sampling: Sampling,
         real: Sampler,
-        seed: int,
-        updates_per_epoch: int,
-        n_steps: int,
-        n_critic: int = 1,
-        amending: float = 0.0,
-        upper_bound: float = UPPER_BOUND,
-        device: torch.device | str = "cpu",
+        schedule: Schedule,
         bf16: bool = False,
-        share: Callable[[Tensor], Tensor] = lambda batch: batch,
-        gather: Callable[[Tensor], Tensor] = lambda scores: scores,
-        mean: Callable[[Sequence[Tensor]], list[Tensor]] = list,
+        exchange: Exchange = ALONE,
     ) -> None:
-        self.generator, self.discriminator = generator, discriminator
-        self.weight_loss = check_search_loss(weight_loss)
-        self.architecture_loss = check_search_loss(architecture_loss)
-        self.optimizers, self.average = optimizers, average
-        self.relaxation, self.temperature = relaxation, temperature
-        self.real, self.seed = real, seed
-        self.updates_per_epoch, self.n_steps, self.n_critic = updates_per_epoch, n_steps, n_critic
-        self.amending, self.upper_bound = check_coefficient(amending), upper_bound
-        self.device, self.bf16 = torch.device(device), bf16
-        self.share, self.gather, self.mean = share, gather, mean
+        if schedule.d_every > 1 or schedule.d_skipping is not None:
+            raise InvalidValueError("a search updates its discriminator in every step")
+        self.generator, self.discriminator = networks.generator, networks.discriminator
+        self.average, self.optimizers = networks.average, optimizers
+        self.losses, self.sampling, self.real = losses, sampling, real
+        self.schedule, self.bf16, self.exchange = schedule, bf16, exchange
+        self.device = self.generator.alphas_normal.device
 
     def __call__(self, index: int) -> dict[str, float]:
         self.generator.train()
         self.discriminator.train()
         halves = self._halves(self.real(index))
-        draws = Draws(
-            np.random.default_rng([self.seed, index]),
-            self.relaxation,
-            self.temperature(index / self.n_steps),
-            self.generator.latent_dim,
-        )
-        epoch = index // self.updates_per_epoch
+        draws = self.sampling.draws(index, self.schedule.fraction(index), self.generator.latent_dim)
+        epoch = self.schedule.epoch(index)
         optimizers = self.optimizers
 
         def d_loss(loss: AdversarialLoss, real: Tensor) -> Tensor:
@@ -127,7 +151,7 @@ class ArchitectureStep:
             self.discriminator, d_loss, halves, optimizers.d_alphas, optimizers.d_weights
         )
         scalars |= _entropies("d", self.discriminator)
-        if (index + 1) % self.n_critic == 0:
+        if self.schedule.generator_is_due(index):
             scalars["loss/g_arch"], scalars["loss/g"] = self._update(
                 self.generator, g_loss, halves, optimizers.g_alphas, optimizers.g_weights
             )
@@ -146,17 +170,22 @@ class ArchitectureStep:
         """Move the architecture parameters of a network, then its weights; both losses."""
         weight_real, architecture_real = halves
         alphas, weights = network.alphas, network.weights
-        search_loss = loss_of(self.architecture_loss, architecture_real)
+        search_loss = loss_of(self.losses.architecture, architecture_real)
         gradients: Iterable[Tensor | None]
-        if self.amending:
-            train_loss = loss_of(self.weight_loss, weight_real)
+        if self.losses.amending:
+            train_loss = loss_of(self.losses.weights, weight_real)
             gradients = amended_gradient(
-                search_loss, train_loss, alphas, weights, self.amending, mean=self.mean
+                search_loss,
+                train_loss,
+                alphas,
+                weights,
+                self.losses.amending,
+                mean=self.exchange.mean,
             )
         else:
-            gradients = self.mean(torch.autograd.grad(search_loss, alphas))
+            gradients = self.exchange.mean(torch.autograd.grad(search_loss, alphas))
         _move_(alphas_optimizer, alphas, gradients)
-        loss = loss_of(self.weight_loss, weight_real)
+        loss = loss_of(self.losses.weights, weight_real)
         _move_(weights_optimizer, weights, self._weight_gradients(loss, weights))
         return search_loss.item(), loss.item()
 
@@ -166,7 +195,9 @@ class ArchitectureStep:
         """Gradients of weights; an operation that no weight of the mixing reaches has none."""
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         # The mixing is that of every process, and so is what it does not reach.
-        means = iter(self.mean([gradient for gradient in gradients if gradient is not None]))
+        means = iter(
+            self.exchange.mean([gradient for gradient in gradients if gradient is not None])
+        )
         return (None if gradient is None else next(means) for gradient in gradients)
 
     def _discriminator_loss(
@@ -177,16 +208,18 @@ class ArchitectureStep:
             fake = self._generate(latents, mixing)
         real = self._own(real)
         scores = self._score(torch.cat([real, fake]), draws.mixing(self.discriminator))
-        real_scores, fake_scores = (self.gather(part) for part in scores.split(len(real)))
-        return loss.discriminator(real_scores, fake_scores, upper=self.upper_bound, epoch=epoch)
+        real_scores, fake_scores = (self.exchange.gather(part) for part in scores.split(len(real)))
+        return loss.discriminator(
+            real_scores, fake_scores, upper=self.losses.upper_bound, epoch=epoch
+        )
 
     def _generator_loss(self, loss: AdversarialLoss, real: Tensor, draws: Draws) -> Tensor:
         # The real scores are needed as values only.
         with torch.no_grad():
             judge = draws.mixing(self.discriminator)
-            real_scores = self.gather(self._score(self._own(real), judge))
+            real_scores = self.exchange.gather(self._score(self._own(real), judge))
         fake = self._generate(draws.latents(2 * len(real)), draws.mixing(self.generator))
-        return loss.generator(real_scores, self.gather(self._score(fake, judge)))
+        return loss.generator(real_scores, self.exchange.gather(self._score(fake, judge)))
 
     def _generate(self, latents: Tensor, mixing: Mixing) -> Tensor:
         """Images of this process's share of latents."""
@@ -205,7 +238,7 @@ class ArchitectureStep:
     def _own(self, batch: Tensor) -> Tensor:
         """This process's share of a batch, on its device."""
         layout = torch.channels_last if batch.ndim == 4 else torch.preserve_format
-        return self.share(batch).to(self.device, memory_format=layout, non_blocking=True)
+        return self.exchange.share(batch).to(self.device, memory_format=layout, non_blocking=True)
 
     def _halves(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         check_batch_size(len(batch))
@@ -220,7 +253,7 @@ class ArchitectureStep:
             "discriminator": self.discriminator.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
-            "losses": [self.weight_loss.state_dict(), self.architecture_loss.state_dict()],
+            "losses": [self.losses.weights.state_dict(), self.losses.architecture.state_dict()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -231,36 +264,9 @@ class ArchitectureStep:
         for name, optimizer_state in state["optimizers"].items():
             getattr(self.optimizers, name).load_state_dict(optimizer_state)
         for loss, loss_state in zip(
-            (self.weight_loss, self.architecture_loss), state["losses"], strict=True
+            (self.losses.weights, self.losses.architecture), state["losses"], strict=True
         ):
             loss.load_state_dict(loss_state)
-
-
-class Draws:
-    """The latents and mixings of one iteration, one after the other from one stream.
-
-    The same in every process of a search: the latents are those of the global batch, on the CPU.
-    """
-
-    def __init__(
-        self,
-        rng: np.random.Generator,
-        relaxation: Relaxation,
-        temperature: float,
-        latent_dim: int,
-    ) -> None:
-        self.rng, self.relaxation, self.temperature = rng, relaxation, temperature
-        self.latent_dim = latent_dim
-
-    def latents(self, n: int) -> Tensor:
-        """`(n, latent_dim)` standard normal latents."""
-        return torch.from_numpy(self.rng.standard_normal((n, self.latent_dim), np.float32))
-
-    def mixing(self, network: Supernet) -> Mixing:
-        """A mixing of the network's operations, one for the whole batch."""
-        return Mixing(
-            *(self.relaxation(alphas, self.temperature, self.rng) for alphas in network.logits())
-        )
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas_gan.errors import MissingDataError
+from nas_gan.training.log import read_log
 
 Status = Literal["finished", "running", "stopped", "damaged"]
 Curve = tuple[tuple[int, float], ...]  # (step, value), by step
@@ -92,16 +93,21 @@ class Run:
         return steps if type(steps) is int and steps > 0 else None
 
 
+def check_folder(folder: Path) -> None:
+    """Raise MissingDataError unless there is such a folder."""
+    if not folder.is_dir():
+        raise MissingDataError(
+            f"{folder}: no such folder; give the one that holds run directories, such as runs"
+        )
+
+
 def find_runs(folder: Path, *, clock: Callable[[], float] = time.time) -> tuple[Run, ...]:
     """Every run in `folder` and below, by name; `folder` may be one itself.
 
     Raises:
         MissingDataError: there is no such folder.
     """
-    if not folder.is_dir():
-        raise MissingDataError(
-            f"{folder}: no such folder; give the one that holds run directories, such as runs"
-        )
+    check_folder(folder)
     runs = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(
@@ -119,7 +125,7 @@ def read_run(path: Path, name: str | None = None, *, clock: Callable[[], float] 
     """Read one run directory, whatever state it is in."""
     problems: list[str] = []
     config = _read_config(path / "config.json", problems)
-    scalars = _read_log(path / "log.jsonl", problems)
+    scalars = _read_curves(path / "log.jsonl", problems)
     run = Run(
         name or path.name,
         path,
@@ -184,31 +190,20 @@ def _read_config(path: Path, problems: list[str]) -> dict[str, Any]:
     return config
 
 
-def _read_log(path: Path, problems: list[str]) -> dict[str, Curve]:
-    """Curves of all scalars. A last line that is cut short is one that is being written."""
-    if not path.exists():
-        return {}
+def _read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
+    """Curves of all scalars in a log."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        log = read_log(path)
     except OSError:
         problems.append("log.jsonl cannot be opened")
         return {}
     points: dict[str, dict[int, float]] = {}
-    broken = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            step = int(row["step"])
-        except (ValueError, LookupError, TypeError):
-            broken += number < len(lines)
-            continue
+    for row in log.rows:
         for name, value in row.items():
             if name != "step" and type(value) in (int, float) and math.isfinite(value):
-                points.setdefault(name, {})[step] = float(value)
-    if broken:
-        problems.append(f"{broken} of {len(lines) - 1} lines of log.jsonl cannot be read")
+                points.setdefault(name, {})[row["step"]] = float(value)
+    if log.n_broken:
+        problems.append(f"{log.n_broken} of {log.n_lines} lines of log.jsonl cannot be read")
     return {name: tuple(sorted(curve.items())) for name, curve in points.items()}
 
 

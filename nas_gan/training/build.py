@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nas_gan.data.batches import LabelledBatches, ShuffledBatches
 from nas_gan.data.images import Images
+from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.networks.models import build_model
@@ -21,6 +22,7 @@ from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import (
     Architecture,
+    blueprint,
     describe_networks,
     image_shape_of,
     n_classes_of,
@@ -29,14 +31,16 @@ from nas_gan.training.distributed import (
     Processes,
     Share,
     check_divides,
-    gather_scores,
+    exchange_among,
     global_batch_norm_,
-    synchronised,
 )
 from nas_gan.training.draws import StepLatents
+from nas_gan.training.learner import Learner
 from nas_gan.training.optimizers import LINEAR_DECAY, OPTIMIZERS, make_optimizer, make_scheduler
+from nas_gan.training.schedule import Schedule
+from nas_gan.training.seeds import Stream
 from nas_gan.training.skipping import DynamicSkipping
-from nas_gan.training.steps import AdversarialStep
+from nas_gan.training.steps import AdversarialStep, Batches, Compute, Logged
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 
@@ -74,6 +78,27 @@ class Networks:
         return image_shape_of(self.generator)
 
 
+def load_images(config: TrainConfig) -> Images:
+    """The data set of a run, in the size and the colours of its networks.
+
+    Raises:
+        InvalidValueError: the networks are for images that are not square, or there are no labels
+            where they want some.
+    """
+    generator = blueprint(describe_networks(config)[0])
+    channels, height, width = image_shape_of(generator)
+    if height != width:
+        raise InvalidValueError(f"data sets are square; the generator makes {height} x {width}")
+    return load_dataset(
+        config.dataset,
+        size=height,
+        root=config.data_root,
+        channels=channels,
+        fit=config.fit,
+        labelled=n_classes_of(generator) > 0,
+    )
+
+
 def build_networks(config: TrainConfig) -> Networks:
     """Initialised networks on the run's device, in its precision.
 
@@ -81,9 +106,9 @@ def build_networks(config: TrainConfig) -> Networks:
         InvalidValueError: the settings describe no networks, or two that do not fit each other.
     """
     g_architecture, d_architecture = describe_networks(config)
-    rng = torch.Generator().manual_seed(config.seed)
+    rng = torch.Generator().manual_seed(config.seed + Stream.GENERATOR)
     generator = build_model(g_architecture, init=config.init, rng=rng)
-    rng = torch.Generator().manual_seed(config.seed + 1)
+    rng = torch.Generator().manual_seed(config.seed + Stream.DISCRIMINATOR)
     # The power iteration of spectral norm starts from the global generator.
     torch.manual_seed(config.seed)
     discriminator = build_model(d_architecture, "discriminator", init=config.init, rng=rng)
@@ -127,35 +152,18 @@ def build_step(
     latents, g_latents = (
         _share(StepLatents(seed, n, networks.latent_dim, networks.n_classes), n, processes)
         for seed, n in (
-            (config.seed + 2, config.batch_size),
-            (config.seed + 5, config.generator_batch_size or config.batch_size),
+            (config.seed + Stream.UPDATES, config.batch_size),
+            (
+                config.seed + Stream.GENERATOR_UPDATES,
+                config.generator_batch_size or config.batch_size,
+            ),
         )
     )
     larger = config.generator_batch_size not in (None, config.batch_size)
-    skipping = None
-    if config.d_skip_from is not None:
-        skipping = DynamicSkipping(config.d_skip_from, config.seed + 6)
-    g_optimizer, d_optimizer = (
-        _optimizer(config, name, lr, network)
-        for name, lr, network in (
-            (config.g_optimizer, config.g_lr, networks.generator),
-            (config.d_optimizer, config.d_lr, networks.discriminator),
-        )
-    )
     return AdversarialStep(
-        networks.generator,
-        networks.discriminator,
+        _learner(config, "g", networks.generator, config.steps // config.n_critic),
+        _learner(config, "d", networks.discriminator, config.steps // config.d_every),
         build_loss(config),
-        g_optimizer=g_optimizer,
-        d_optimizer=d_optimizer,
-        g_scheduler=_scheduler(
-            config, config.g_scheduler, g_optimizer, config.steps // config.n_critic
-        ),
-        d_scheduler=_scheduler(
-            config, config.d_scheduler, d_optimizer, config.steps // config.d_every
-        ),
-        g_clip=config.g_clip,
-        d_clip=config.d_clip,
         average=networks.average,
         upper_bound=UpperBoundSchedule(
             config.upper_bound,
@@ -163,23 +171,35 @@ def build_step(
             config.upper_bound_end,
             config.upper_bound_increase,
         ),
-        real=_share(real, config.batch_size, processes),
-        latents=latents,
-        g_latents=g_latents if larger else None,
-        updates_per_epoch=batches.per_epoch,
-        n_steps=config.steps,
-        n_critic=config.n_critic,
-        d_every=config.d_every,
-        d_skipping=skipping,
-        device=config.device,
-        dtype=weight_type(config),
-        bf16=config.precision == "bf16",
-        compile_backend=_backend(config),
-        log_gradients=config.log_gradients,
-        log_health=config.log_health,
-        gather=gather_scores,
-        synchronise=synchronised,
+        batches=Batches(
+            _share(real, config.batch_size, processes), latents, g_latents if larger else None
+        ),
+        schedule=Schedule(
+            config.steps,
+            batches.per_epoch,
+            n_critic=config.n_critic,
+            d_every=config.d_every,
+            d_skipping=_skipping(config),
+        ),
+        compute=Compute(bf16=config.precision == "bf16", compile_backend=_backend(config)),
+        logged=Logged(gradients=config.log_gradients, health=config.log_health),
+        exchange=exchange_among(processes),
     )
+
+
+def _learner(config: TrainConfig, role: str, network: nn.Module, n_updates: int) -> Learner:
+    """The network `role`, `g` or `d`, with the optimiser and the schedule that a run names."""
+    optimizer = _optimizer(
+        config, getattr(config, f"{role}_optimizer"), getattr(config, f"{role}_lr"), network
+    )
+    scheduler = _scheduler(config, getattr(config, f"{role}_scheduler"), optimizer, n_updates)
+    return Learner(network, optimizer, scheduler, getattr(config, f"{role}_clip"))
+
+
+def _skipping(config: TrainConfig) -> DynamicSkipping | None:
+    if config.d_skip_from is None:
+        return None
+    return DynamicSkipping(config.d_skip_from, config.seed + Stream.SKIPPING)
 
 
 def _share(sampler: Callable[[int], Any], n: int, processes: Processes) -> Callable[[int], Any]:

@@ -4,203 +4,244 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from nas_gan.data.images import Fit
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.networks.searched import InitName
+from nas_gan.panels import (
+    ACTIVATIONS,
+    DATA,
+    EVALUATION,
+    FILES,
+    LOGGING,
+    LOSS,
+    MACHINE,
+    NETWORK,
+    OPTIMISER,
+    Panel,
+)
+from nas_gan.settings import check_above, check_at_least, check_fraction
 from nas_gan.training.upper_bound import Procedure
 
 EvalMetric = Literal["fid", "accuracy"]
+UPDATES, SCHEDULE = Panel("update"), Panel("learning rate schedule")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Every setting of a training run. A preset is a TOML file with these names.
 
-    Where a setting of the networks is not given, the model's own default stands.
+    A setting of the networks that is not given has the default of its model.
     """
 
     config: Path | None = None
-    """A preset with any of these settings, by its name or as a .toml file; flags override it."""
+    """Preset to start from: the name of a packaged one or a .toml file with any of these settings;
+    options on the command line override it."""
     run_dir: Path = Path("runs/train")
-    """Where the run is kept; an unfinished one there is continued."""
+    """Directory of the run; an unfinished run there is resumed."""
 
     dataset: str = "fashion_mnist"
-    """fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, folder or synthetic."""
+    """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, folder or synthetic."""
     data_root: Path | None = None
     """Folder of the data set, if it is not in its usual place."""
-    fit: Fit = "crop"
-    """How an image file becomes a square: cropped at its centre, stretched, or as the faces of
-    MMD-GAN: scaled to cover 72 x 88 pixels, of which the middle 64 are kept (other sizes alike)."""
-    flip: bool = False
-    """Mirror half of the real images, drawn anew for every batch."""
+    fit: Annotated[Fit, DATA] = "crop"
+    """How an image file becomes a square: cropped at its centre, stretched, or cropped like the
+    faces of MMD-GAN (scaled to cover 72 x 88 pixels, of which the middle 64 x 64 are kept)."""
+    flip: Annotated[bool, DATA] = False
+    """Mirror half of the real images, chosen anew for every batch."""
 
     model: str = "mmd-nas"
     """Family of both networks, such as mmd-nas, adversarial-nas, dcgan, wgan or mnist-condgan."""
-    discriminator: str | None = None
-    """Another family for the discriminator."""
-    networks: Path | None = None
-    """A .json file {"generator": ..., "discriminator": ...} that describes both, layer by layer."""
-    shape: str = "cifar10"
-    """Published shape of a searched net: cifar10, cifar100, stl10, celeba64, celeba128."""
-    genotype: Path | None = None
-    """A searched genotype (.json or .npy) instead of the published one."""
-    d_genotype: Path | None = None
-    """That of the discriminator, where its family is searched."""
-    image_size: int | None = None
-    image_channels: int | None = None
-    """3 for colour, 1 for grey."""
-    n_classes: int | None = None
+    discriminator: Annotated[str | None, NETWORK] = None
+    """Family of the discriminator, if it is not that of the generator."""
+    networks: Annotated[Path | None, NETWORK] = None
+    """A .json file {"generator": ..., "discriminator": ...} that describes both layer by layer."""
+    shape: Annotated[str, NETWORK] = "cifar10"
+    """Published shape of a searched network: cifar10, cifar100, stl10, celeba64 or celeba128."""
+    genotype: Annotated[Path | None, NETWORK] = None
+    """Genotype of a searched generator (.json or .npy), instead of the published one."""
+    d_genotype: Annotated[Path | None, NETWORK] = None
+    """Genotype of a searched discriminator (.json or .npy)."""
+    image_size: Annotated[int | None, NETWORK] = None
+    """Height and width of the images in pixels."""
+    image_channels: Annotated[int | None, NETWORK] = None
+    """Channels of the images: 3 for colour, 1 for grey."""
+    n_classes: Annotated[int | None, NETWORK] = None
     """Classes of a conditional GAN; the data set must have as many."""
-    gf_dim: int | None = None
-    df_dim: int | None = None
-    n_outputs: int | None = None
-    """Numbers in a discriminator's score."""
-    latent_dim: int | None = None
-    activation: str | None = None
-    """Of a searched generator; the other families have hidden_activation."""
-    hidden_activation: str | None = None
-    """In the generator's hidden slots; d_hidden_activation is the same of the discriminator."""
-    output_activation: str | None = None
-    d_hidden_activation: str | None = None
-    d_output_activation: str | None = None
-    activation_init: str | None = None
-    """Start of activation parameters: default, normal or xavier_normal."""
-    activation_init_mean: float | None = None
-    activation_init_std: float | None = None
-    activation_sharing: str | None = None
-    freeze_activations_from: int | None = None
-    """Activation parameters stop learning at the start of this epoch (from 0)."""
-    spectral_norm: str | None = None
-    """operator, kernel or none, instead of what the discriminator has by itself."""
-    init: InitName | None = None
-    """How weights are drawn; torch leaves it to torch."""
+    gf_dim: Annotated[int | None, NETWORK] = None
+    """Width of the generator: channels of its feature maps, or of the last hidden one in DCGANs."""
+    df_dim: Annotated[int | None, NETWORK] = None
+    """Width of the discriminator: channels of its feature maps, or of the first one in DCGANs."""
+    n_outputs: Annotated[int | None, NETWORK] = None
+    """Dimension of a score, the discriminator's output for one image."""
+    latent_dim: Annotated[int | None, NETWORK] = None
+    """Dimension of the latent vector."""
+    activation: Annotated[str | None, ACTIVATIONS] = None
+    """Activation of a searched generator; other families have hidden_activation."""
+    hidden_activation: Annotated[str | None, ACTIVATIONS] = None
+    """Activation between the generator's layers."""
+    output_activation: Annotated[str | None, ACTIVATIONS] = None
+    """Activation behind the generator's last layer."""
+    d_hidden_activation: Annotated[str | None, ACTIVATIONS] = None
+    """Activation between the discriminator's layers."""
+    d_output_activation: Annotated[str | None, ACTIVATIONS] = None
+    """Activation behind the discriminator's last layer."""
+    activation_init: Annotated[str | None, ACTIVATIONS] = None
+    """How learned activation parameters are initialised: default, normal or xavier_normal."""
+    activation_init_mean: Annotated[float | None, ACTIVATIONS] = None
+    """Mean of a normal initialisation of activation parameters."""
+    activation_init_std: Annotated[float | None, ACTIVATIONS] = None
+    """Standard deviation of a normal initialisation of activation parameters."""
+    activation_sharing: Annotated[str | None, ACTIVATIONS] = None
+    """What has a learned activation parameter of its own: unit, channel or site (a whole layer)."""
+    freeze_activations_from: Annotated[int | None, ACTIVATIONS] = None
+    """Epoch, from 0, at whose start activation parameters stop learning."""
+    spectral_norm: Annotated[str | None, NETWORK] = None
+    """Spectral norm of the discriminator, instead of its default: operator, kernel or none."""
+    init: Annotated[InitName | None, NETWORK] = None
+    """Distribution of the initial weights; torch leaves torch's defaults."""
 
     loss: str = "latest"
-    """By name: published, latest, logistic, hinge, wasserstein, rep, mmd_g and so on."""
-    label_real: float | None = None
-    """Label of real images, where the loss has labels."""
-    label_fake: float | None = None
-    label_generator: float | None = None
-    """Label that the generator wants for its images."""
-    image_noise: float = 0.0
-    """Standard deviation of the noise on every image that the discriminator sees."""
-    image_noise_steps: int | None = None
-    """After so many steps the noise has fallen to nothing."""
+    """Adversarial loss: published, latest, logistic, hinge, wasserstein, rep, mmd_g and others."""
+    label_real: Annotated[float | None, LOSS] = None
+    """Label of real images, if the loss has labels."""
+    label_fake: Annotated[float | None, LOSS] = None
+    """Label of generated images in the discriminator's loss, if it has labels."""
+    label_generator: Annotated[float | None, LOSS] = None
+    """Label of generated images in the generator's loss, if it has labels."""
+    image_noise: Annotated[float, LOSS] = 0.0
+    """Standard deviation of the noise added to every image that the discriminator sees."""
+    image_noise_steps: Annotated[int | None, LOSS] = None
+    """Steps in which the noise falls linearly to 0; it stays as it is if not given."""
 
     steps: int = 200_000
+    """Training steps of the whole run."""
     batch_size: int = 128
-    """Of all processes together."""
-    generator_batch_size: int | None = None
-    """Images in an update of the generator, no fewer than batch_size, which it is by default. The
-    loss of each score alone looks at all of them, an MMD at as many as there are real ones."""
-    n_critic: int = 1
-    """Updates of the discriminator for one of the generator."""
-    d_every: int = 1
-    """The discriminator is updated in every so many steps only."""
-    d_skip_from: int | None = None
-    """From this step on (published: 1000) updates of the discriminator are left out at random, the
-    more of them the further the generator's averaged loss, an MMD, is above 0.1."""
-    g_optimizer: str = "Adam"
-    """Any optimiser of torch by its name."""
-    d_optimizer: str = "Adam"
-    g_lr: float = 2e-4
-    d_lr: float = 2e-4
-    beta1: float = 0.0
-    """Where the optimiser has betas."""
-    beta2: float = 0.9
-    momentum: float | None = None
-    weight_decay: float = 0.0
-    g_scheduler: str | None = None
-    """linear_decay or any schedule of torch by its name, stepped with the generator's updates."""
-    d_scheduler: str | None = None
-    scheduler_step_size: int | None = None
-    scheduler_gamma: float | None = None
-    scheduler_last_step: int | None = None
-    """A StepLR leaves the rate alone after so many updates."""
-    g_clip: float | None = None
-    """Largest norm of the generator's gradient."""
-    d_clip: float | None = None
-    ema_decay: float = 0.999
-    ema_warm_up: bool = False
-    """The average forgets its first updates sooner."""
-    upper_bound: Procedure = "geometric"
-    """How the bound rises; the saturate procedures follow the measured FID."""
-    upper_bound_start: float = 4.0
-    upper_bound_end: float = 64.0
-    upper_bound_increase: float = 2.0
+    """Images per batch, summed over all processes."""
+    generator_batch_size: Annotated[int | None, UPDATES] = None
+    """Images in an update of the generator, at least batch_size and batch_size by default; an MMD
+    compares only as many of them as there are real ones."""
+    n_critic: Annotated[int, UPDATES] = 1
+    """Updates of the discriminator per update of the generator."""
+    d_every: Annotated[int, UPDATES] = 1
+    """Update the discriminator in every so many steps only."""
+    d_skip_from: Annotated[int | None, UPDATES] = None
+    """Step from which on updates of the discriminator are skipped at random (published: 1000), more
+    often the further the generator's averaged loss, an MMD, is above 0.1."""
+    g_optimizer: Annotated[str, OPTIMISER] = "Adam"
+    """Optimiser of the generator: any of torch, by name."""
+    d_optimizer: Annotated[str, OPTIMISER] = "Adam"
+    """Optimiser of the discriminator: any of torch, by name."""
+    g_lr: Annotated[float, OPTIMISER] = 2e-4
+    """Learning rate of the generator."""
+    d_lr: Annotated[float, OPTIMISER] = 2e-4
+    """Learning rate of the discriminator."""
+    beta1: Annotated[float, OPTIMISER] = 0.0
+    """First beta of both optimisers, if they have betas."""
+    beta2: Annotated[float, OPTIMISER] = 0.9
+    """Second beta of both optimisers, if they have betas."""
+    momentum: Annotated[float | None, OPTIMISER] = None
+    """Momentum of both optimisers, if they have one."""
+    weight_decay: Annotated[float, OPTIMISER] = 0.0
+    """Weight decay of both optimisers."""
+    g_scheduler: Annotated[str | None, SCHEDULE] = None
+    """Learning rate schedule of the generator, stepped with its updates: linear_decay or any of
+    torch, by name."""
+    d_scheduler: Annotated[str | None, SCHEDULE] = None
+    """Learning rate schedule of the discriminator, stepped with its updates."""
+    scheduler_step_size: Annotated[int | None, SCHEDULE] = None
+    """Updates between two steps of a StepLR."""
+    scheduler_gamma: Annotated[float | None, SCHEDULE] = None
+    """Factor by which a schedule lowers the rate at each of its steps."""
+    scheduler_last_step: Annotated[int | None, SCHEDULE] = None
+    """Update after which a StepLR leaves the rate alone."""
+    g_clip: Annotated[float | None, UPDATES] = None
+    """Largest norm of the generator's gradient; a longer one is scaled down to it."""
+    d_clip: Annotated[float | None, UPDATES] = None
+    """Largest norm of the discriminator's gradient; a longer one is scaled down to it."""
+    ema_decay: Annotated[float, UPDATES] = 0.999
+    """Decay of the exponential moving average of the generator, which is what is saved."""
+    ema_warm_up: Annotated[bool, UPDATES] = False
+    """Start the average with a smaller decay, so that it soon forgets the initial weights."""
+    upper_bound: Annotated[Procedure, LOSS] = "geometric"
+    """How the upper bound of the repulsive loss rises: fixed, geometric in the steps, or saturate
+    and saturate_linear, which raise it when the measured FID stops falling."""
+    upper_bound_start: Annotated[float, LOSS] = 4.0
+    """Upper bound at the start."""
+    upper_bound_end: Annotated[float, LOSS] = 64.0
+    """Largest upper bound."""
+    upper_bound_increase: Annotated[float, LOSS] = 2.0
+    """What saturate multiplies the bound by, or saturate_linear adds to it, each time."""
 
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """bf16 is faster on what has it. fp64 trains in double precision, slowly, where
-    losses fail in fp32; checkpoints are float32 all the same."""
-    compile: bool = False
+    precision: Annotated[Literal["fp32", "bf16", "fp64"], MACHINE] = "fp32"
+    """Arithmetic: bf16 is faster if the device has it; fp64 is slow and for losses that fail in
+    fp32 (checkpoints are float32 all the same)."""
+    compile: Annotated[bool, MACHINE] = False
     """Run both networks through torch.compile."""
-    compile_backend: str = "inductor"
+    compile_backend: Annotated[str, MACHINE] = "inductor"
+    """Backend of torch.compile."""
     device: str = "cpu"
-    threads: int | None = None
+    """Device to train on: cpu, cuda, cuda:1 and so on."""
+    threads: Annotated[int | None, MACHINE] = None
+    """Threads of torch on the CPU; torch's own choice if not given."""
     seed: int = 12345
+    """Seed of all random numbers: the same seed and settings make the same run."""
 
-    log_every: int = 20
-    log_gradients: bool = False
-    """Norms of both gradients among the scalars."""
-    log_health: bool = False
-    """Mean kernels of an MMD loss (near 0.6 is healthy), mean scores of another."""
-    log_activations: bool = False
-    """Mean, largest and smallest value of every activation parameter."""
-    sample_every: int = 500
-    save_every: int = 250
-    snapshot_every: int = 0
-    """Keep ckpt-STEP.pt every so many steps; 0 keeps the newest only."""
-    eval_every: int = 0
-    """Measure every so many steps; 0 never. The weights of the best FID are in best.pt."""
-    eval_metrics: tuple[EvalMetric, ...] = ("fid",)
-    """fid, accuracy: in how many images of a conditional generator a small classifier of the data
-    set sees the class asked for; or both."""
-    eval_samples: int = 5000
-    reference: str = "auto"
-    """Reference statistics for FID: auto or an .npz file."""
-    features: Literal["auto", "inception", "efficientnet-lite0"] = "auto"
+    log_every: Annotated[int, LOGGING] = 20
+    """Log the scalars every so many steps."""
+    log_gradients: Annotated[bool, LOGGING] = False
+    """Log the norms of both gradients."""
+    log_health: Annotated[bool, LOGGING] = False
+    """Log mean kernels of an MMD loss (about 0.6 is healthy), or mean scores of other losses."""
+    log_activations: Annotated[bool, LOGGING] = False
+    """Log mean, largest and smallest value of every activation parameter."""
+    sample_every: Annotated[int, FILES] = 500
+    """Draw a grid of samples every so many steps; 0 draws none."""
+    save_every: Annotated[int, FILES] = 250
+    """Save the checkpoint and the state to resume from every so many steps."""
+    snapshot_every: Annotated[int, FILES] = 0
+    """Keep a checkpoint ckpt-STEP.pt every so many steps; 0 keeps only the newest."""
+    eval_every: Annotated[int, EVALUATION] = 0
+    """Evaluate every so many steps and keep the weights of the best FID in best.pt; 0 never."""
+    eval_metrics: Annotated[tuple[EvalMetric, ...], EVALUATION] = ("fid",)
+    """What is measured: fid, or accuracy (the share of a conditional generator's images in which a
+    small classifier of the data set sees the class asked for), or both."""
+    eval_samples: Annotated[int, EVALUATION] = 5000
+    """Generated images per evaluation."""
+    reference: Annotated[str, EVALUATION] = "auto"
+    """Reference statistics for the FID: auto or an .npz file with mu and sigma."""
+    features: Annotated[Literal["auto", "inception", "efficientnet-lite0"], EVALUATION] = "auto"
+    """Network whose features the FID compares; auto is Inception if its weights are available."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "n_critic", "d_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in _SIZES:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InvalidValueError(f"{name} must be at least 1; got {value}")
+        for name in _COUNTS:
+            check_at_least(name, getattr(self, name), 1)
+        for name in ("seed", "d_skip_from", "weight_decay", "image_noise"):
+            check_at_least(name, getattr(self, name), 0)
+        for name in ("g_lr", "d_lr"):
+            check_above(name, getattr(self, name), 0)
+        for name in ("beta1", "beta2"):
+            check_fraction(name, getattr(self, name))
+        if self.batch_size < 2:
+            raise InvalidValueError(
+                "must be at least 2, since the MMD losses need pairs", setting="batch_size"
+            )
         if (n := self.generator_batch_size) is not None and n < self.batch_size:
             raise InvalidValueError(
-                f"generator_batch_size must be at least batch_size, {self.batch_size}; got {n}"
+                f"must be at least batch_size, {self.batch_size}; got {n}",
+                setting="generator_batch_size",
             )
-        if self.d_skip_from is not None and self.d_skip_from < 0:
-            raise InvalidValueError(f"d_skip_from must be at least 0; got {self.d_skip_from}")
-        self._check_metrics()
         if self.image_channels not in (None, 1, 3):
-            raise InvalidValueError(f"image_channels must be 1 or 3; got {self.image_channels}")
+            raise InvalidValueError(
+                f"must be 1 or 3; got {self.image_channels}", setting="image_channels"
+            )
+        self._check_metrics()
         if self.upper_bound.startswith("saturate") and not self.measures_fid:
             raise InvalidValueError(
-                f"upper_bound {self.upper_bound} follows the measured FID; set eval_every too, "
-                "with fid among eval_metrics"
-            )
-        if self.batch_size < 2:
-            raise InvalidValueError("batch_size must be at least 2: the MMD losses need pairs")
-        if self.seed < 0 or (self.threads is not None and self.threads < 1):
-            raise InvalidValueError(
-                f"seed must be at least 0 and threads 1; got {self.seed} and {self.threads}"
-            )
-        if not (self.g_lr > 0 and self.d_lr > 0):
-            raise InvalidValueError(
-                f"g_lr and d_lr must be above 0; got {self.g_lr} and {self.d_lr}"
-            )
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise InvalidValueError(
-                f"beta1 and beta2 must be in [0, 1); got {self.beta1} and {self.beta2}"
-            )
-        if not (self.weight_decay >= 0 and self.image_noise >= 0):
-            raise InvalidValueError(
-                "weight_decay and image_noise must be at least 0; "
-                f"got {self.weight_decay} and {self.image_noise}"
+                f"{self.upper_bound} follows the measured FID; set eval_every too, with fid among "
+                "eval_metrics",
+                setting="upper_bound",
             )
 
     @property
@@ -213,10 +254,14 @@ class TrainConfig:
             if name not in get_args(EvalMetric):
                 raise unknown_name("metric of eval_metrics", name, get_args(EvalMetric))
         if self.eval_every and not self.eval_metrics:
-            raise InvalidValueError("eval_every is given but eval_metrics names none")
+            raise InvalidValueError(
+                "must name a metric if eval_every is set", setting="eval_metrics"
+            )
 
 
-_SIZES = (
+# Whole numbers from 1 on, if they are given.
+_COUNTS = (
+    *("steps", "batch_size", "n_critic", "d_every", "save_every", "threads"),
     *("image_size", "gf_dim", "df_dim", "n_outputs", "latent_dim"),
     *("scheduler_step_size", "scheduler_last_step", "image_noise_steps"),
 )

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -63,6 +64,34 @@ def joined_processes(device: str = "cpu") -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a step of one process exchanges with the other processes of its run.
+
+    Attributes:
+        share: rows of a global batch to those of this process.
+        gather: scores of this process to those of all, in order of rank.
+        mean: gradients of this process to their means over all, which can be differentiated.
+        synchronise: a network to one whose gradients are averaged over processes in `backward`.
+    """
+
+    share: Callable[[Tensor], Tensor] = lambda batch: batch
+    gather: Callable[[Tensor], Tensor] = lambda scores: scores
+    mean: Callable[[Sequence[Tensor]], list[Tensor]] = list
+    synchronise: Callable[[nn.Module], nn.Module] = lambda module: module
+
+
+# A single process keeps everything to itself.
+ALONE = Exchange()
+
+
+def exchange_among(processes: Processes) -> Exchange:
+    """How this process exchanges batches, scores and gradients with the others."""
+    return Exchange(
+        partial(own_rows, processes=processes), gather_scores, mean_over_processes, synchronised
+    )
 
 
 class Share(Generic[Batch]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,14 +15,18 @@ from nas_gan.data.images import Images
 from nas_gan.networks.activations import activation_statistics
 from nas_gan.networks.conditional import with_labels
 from nas_gan.pictures.grid import grid_image, save_grid
+from nas_gan.settings import as_text, chosen_settings, settings_but
 from nas_gan.training.build import Networks, end_dependence
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import describe_networks
 from nas_gan.training.draws import StepLatents
 from nas_gan.training.log import RunLog
+from nas_gan.training.seeds import Stream
 from nas_gan.training.state import save_state
 from nas_gan.training.steps import AdversarialStep
 
+# Images in a sample grid.
+GRID = 64
 # Settings that may change between two parts of one run without changing what it computes.
 _FREE = (
     *("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every"),
@@ -31,8 +34,6 @@ _FREE = (
     *("reference", "features"),
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
 )
-# Images in a sample grid.
-GRID = 64
 # Files: by their content instead, which is in the description of the networks.
 _FILES = ("networks", "genotype", "d_genotype")
 
@@ -51,7 +52,7 @@ class RunFiles:
     ) -> None:
         self.config, self.networks, self.step, self.images = config, networks, step, images
         self.settings, self.log = settings, log
-        self.grid_latents = StepLatents(config.seed + 3, GRID, networks.latent_dim)(0)
+        self.grid_latents = StepLatents(config.seed + Stream.GRID, GRID, networks.latent_dim)(0)
         if n := networks.n_classes:  # the same number of images of each class, in order
             labels = torch.arange(GRID) * n // GRID
             self.grid_latents = with_labels(self.grid_latents, labels, n)
@@ -69,8 +70,7 @@ class RunFiles:
         averaged = self.networks.averaged
         with torch.inference_mode():
             drawn = averaged(self.grid_latents.to(self.config.device)).cpu()
-        save_grid(drawn, self.config.run_dir / "samples" / f"{index + 1:06d}.png")
-        self.log.image(index + 1, grid_image(drawn))
+        save_samples(self.config.run_dir, self.log, index + 1, drawn)
 
     def measured(self, index: int, figures: Mapping[str, float]) -> None:
         """Log what was measured, and keep the weights if the FID is the best so far."""
@@ -88,6 +88,12 @@ class RunFiles:
     def _write(self, name: str, index: int, **more: float) -> None:
         checkpoint = make_checkpoint(self.config, self.networks, self.images, index + 1, **more)
         save_checkpoint(checkpoint, self.config.run_dir / name)
+
+
+def save_samples(run_dir: Path, log: RunLog, step: int, images: Tensor) -> None:
+    """Keep a grid of `(n, c, h, w)` images as samples/STEP.png and in the log."""
+    save_grid(images, run_dir / "samples" / f"{step:06d}.png")
+    log.image(step, grid_image(images))
 
 
 def make_checkpoint(
@@ -130,7 +136,7 @@ def fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:
 
     The number of steps is among them only where something in the run follows its progress.
     """
-    settings = {k: str(v) for k, v in asdict(config).items() if k not in (*_FREE, *_FILES)}
+    settings = as_text(chosen_settings(config, settings_but(config, (*_FREE, *_FILES))))
     if end_dependence(config) is None:
         del settings["steps"]
     # A file keeps its name when somebody edits it.
@@ -148,8 +154,3 @@ def reasons(config: TrainConfig) -> dict[str, str]:
     """Why a setting makes another run, where that is not plain."""
     dependence = end_dependence(config)
     return {"steps": f"{dependence} depends on the number of steps"} if dependence else {}
-
-
-def plain_settings(config: TrainConfig) -> dict[str, object]:
-    """The settings as JSON has them."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}

@@ -1,31 +1,74 @@
-"""What a run has to say as it goes on, for machines and for TensorBoard."""
+"""What a run has to say as it goes on: written for machines and TensorBoard, read without torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from nas_gan.files import write_text
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogContent:
+    """What could be read of a log.jsonl, and how much could not.
+
+    Attributes:
+        rows: scalars by name, each row with its `step`, in the order in which they were written.
+        n_lines: whole lines in the file.
+        n_broken: whole lines that are no row. A last line without its end is still being written,
+            or was cut short by a crash, and is neither.
+    """
+
+    rows: tuple[Mapping[str, Any], ...] = ()
+    n_lines: int = 0
+    n_broken: int = 0
+
+
+def read_log(path: Path) -> LogContent:
+    """Read the log of a run; a run that has not logged yet has an empty one.
+
+    Raises:
+        OSError: the file is there and cannot be opened.
+    """
+    if not path.exists():
+        return LogContent()
+    lines = path.read_bytes().split(b"\n")
+    rows = [_row(line) for line in lines]
+    n_broken = sum(
+        row is None for row, line in zip(rows[:-1], lines[:-1], strict=True) if line.strip()
+    )
+    return LogContent(tuple(row for row in rows if row is not None), len(lines) - 1, n_broken)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        return row | {"step": int(row["step"])}
+    except (ValueError, LookupError, TypeError, OverflowError):
+        return None
+
 
 class RunLog:
-    """Scalars as JSON lines and as TensorBoard events; lines past the resumed step are dropped."""
+    """Scalars as JSON lines and as TensorBoard events; rows past the resumed step are dropped."""
 
     def __init__(self, run_dir: Path, first: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.path = run_dir / "log.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= first]
-            write_text(self.path, "".join(f"{line}\n" for line in kept))
+            kept = [row for row in read_log(self.path).rows if row["step"] <= first]
+            write_text(self.path, "".join(map(_line, kept)))
         self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=first + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(_line({"step": step, **values}))
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
@@ -36,14 +79,5 @@ class RunLog:
         self.writer.close()
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a log.jsonl, each with its `step`; a line cut short by a crash is left out."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a crash
+def _line(row: Mapping[str, Any]) -> str:
+    return f"{json.dumps(row)}\n"

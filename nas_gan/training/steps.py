@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +15,57 @@ from torch.optim.lr_scheduler import LRScheduler
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss
 from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.distributed import ALONE, Exchange
 from nas_gan.training.draws import Batch, Labelled, Sampler
+from nas_gan.training.learner import Learner
+from nas_gan.training.schedule import Schedule
 from nas_gan.training.skipping import DynamicSkipping
 from nas_gan.training.upper_bound import UpperBoundSchedule
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the updates see, by the index of the update.
+
+    Attributes:
+        real: `(m, c, h, w)` images in [-1, 1], or a pair of those and one-hot labels
+            `(m, n_classes)`.
+        latents: `(n, latent_dim)` with `n >= m`; with labels their last n_classes columns are those
+            of the fakes.
+        g_latents: latents of the generator's update, if its batch is larger; None scores the fakes
+            of the discriminator's update again.
+    """
+
+    real: Callable[[int], Batch]
+    latents: Sampler
+    g_latents: Sampler | None = None
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the networks are run.
+
+    Attributes:
+        bf16: networks compute in bfloat16, losses in the type of the weights.
+        compile_backend: what torch.compile turns the networks over to, such as `inductor`; None
+            leaves them as they are.
+    """
+
+    bf16: bool = False
+    compile_backend: str | None = None
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Scalars that cost something, and are computed only if asked for.
+
+    Attributes:
+        gradients: the norms of both gradients.
+        health: what the loss has to say about its scores.
+    """
+
+    gradients: bool = False
+    health: bool = False
 
 
 class AdversarialStep:
@@ -25,124 +73,88 @@ class AdversarialStep:
 
     Real and fake images pass the discriminator together (unless it has batch statistics, which
     would mix), and the generator's update scores the same fakes again: its weights have not
-    changed in between.
+    changed in between. With labels the discriminator is called with images and labels.
 
-    `real(index)` is `(m, 3, h, w)` in [-1, 1], or a pair of that and one-hot labels
-    `(m, n_classes)`. `latents(index)` is `(n, latent_dim)`, `n >= m`; with labels its last
-    n_classes columns are those of the fakes, and the discriminator is called with images and
-    labels.
-
-    Everything else is optional and does nothing by default:
+    Batches and losses are of the type of the generator's weights, on its device.
 
     Args:
-        g_scheduler: learning rate of the generator, stepped after each of its updates.
-        d_scheduler: the same of the discriminator.
-        g_clip: largest norm of the generator's gradient; a longer one is scaled down to it.
-        d_clip: the same of the discriminator.
-        d_every: the discriminator is updated in every so many updates only.
-        d_skipping: which of its updates are left out at random; how many were is among the scalars.
-        g_latents: latents of the generator's update, where its batch is larger; without them that
-            update sees the same fakes again.
-        dtype: type of the networks' weights; batches and losses are of it too.
-        bf16: networks compute in bfloat16, losses in `dtype`.
-        compile_backend: what torch.compile turns the networks over to, such as `inductor`.
-        log_gradients: the norms of both gradients are among the scalars.
-        log_health: what the loss has to say about its scores is among the scalars.
-        gather: scores of this process to those of all
-            (`nas_gan.training.distributed.gather_scores`).
-        synchronise: a network to one whose gradients are averaged over processes.
+        g: the generator, and what moves it.
+        d: the discriminator, and what moves it.
+        loss: of both.
+        average: follows the generator.
+        upper_bound: of the squared distances in a bounded loss.
+        batches: the images and the latents of each update.
+        schedule: which network is updated when.
+        compute: precision and compilation.
+        logged: scalars besides the losses.
+        exchange: how scores and gradients travel between the processes of a run.
+
+    Raises:
+        InvalidValueError: a gradient would be clipped to a norm that is not above 0.
     """
 
     def __init__(
         self,
-        generator: nn.Module,
-        discriminator: nn.Module,
+        g: Learner,
+        d: Learner,
         loss: AdversarialLoss,
         *,
-        g_optimizer: torch.optim.Optimizer,
-        d_optimizer: torch.optim.Optimizer,
         average: ExponentialMovingAverage,
         upper_bound: UpperBoundSchedule,
-        real: Callable[[int], Batch],
-        latents: Sampler,
-        updates_per_epoch: int,
-        n_steps: int,
-        n_critic: int = 1,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        bf16: bool = False,
-        g_scheduler: LRScheduler | None = None,
-        d_scheduler: LRScheduler | None = None,
-        g_clip: float | None = None,
-        d_clip: float | None = None,
-        d_every: int = 1,
-        d_skipping: DynamicSkipping | None = None,
-        g_latents: Sampler | None = None,
-        compile_backend: str | None = None,
-        log_gradients: bool = False,
-        log_health: bool = False,
-        gather: Callable[[Tensor], Tensor] = lambda scores: scores,
-        synchronise: Callable[[nn.Module], nn.Module] = lambda module: module,
+        batches: Batches,
+        schedule: Schedule,
+        compute: Compute = Compute(),
+        logged: Logged = Logged(),
+        exchange: Exchange = ALONE,
     ) -> None:
-        for name, limit in (("g_clip", g_clip), ("d_clip", d_clip)):
-            if limit is not None and not limit > 0:
-                raise InvalidValueError(f"{name} must be above 0; got {limit}")
-        if d_every < 1 or n_critic < 1 or (d_every > 1 and n_critic > 1):
-            raise InvalidValueError(
-                "n_critic and d_every must be at least 1, and one of them 1; "
-                f"got {n_critic} and {d_every}"
-            )
-        if d_skipping is not None and (d_every > 1 or n_critic > 1):
-            # Both are answers to a discriminator that is ahead, or behind.
-            raise InvalidValueError(
-                f"d_skip_from goes with n_critic 1 and d_every 1; got {n_critic} and {d_every}"
-            )
-        self.generator, self.discriminator, self.loss = generator, discriminator, loss
-        self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
-        self.g_scheduler, self.d_scheduler = g_scheduler, d_scheduler
-        self.g_clip, self.d_clip = g_clip, d_clip
+        for setting, learner in (("g_clip", g), ("d_clip", d)):
+            if learner.clip is not None and not learner.clip > 0:
+                raise InvalidValueError(f"must be above 0; got {learner.clip}", setting=setting)
+        self.g, self.d, self.loss = g, d, loss
         self.average, self.upper_bound = average, upper_bound
-        self.real, self.latents, self.g_latents = real, latents, g_latents
-        self.d_skipping = d_skipping
-        self.updates_per_epoch, self.n_steps = updates_per_epoch, n_steps
-        self.n_critic, self.d_every = n_critic, d_every
-        self.device, self.dtype = torch.device(device), dtype
-        self.bf16 = bf16
-        self.log_gradients, self.log_health = log_gradients, log_health
-        self.gather = gather
+        self.batches, self.schedule = batches, schedule
+        self.bf16, self.logged, self.gather = compute.bf16, logged, exchange.gather
+        weight = next(g.network.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
         # The networks themselves stay as they are: states, averages and names know no wrapper.
-        self._generate = synchronise(_compiled(generator, compile_backend))
-        self._judge = _compiled(discriminator, compile_backend)
-        self._judge_synchronised = synchronise(self._judge)
-        self._together = not any(isinstance(m, _BatchNorm) for m in discriminator.modules())
+        self._generate = exchange.synchronise(_compiled(g.network, compute.compile_backend))
+        self._judge = _compiled(d.network, compute.compile_backend)
+        self._judge_synchronised = exchange.synchronise(self._judge)
+        self._together = not any(isinstance(m, _BatchNorm) for m in d.network.modules())
+
+    @property
+    def generator(self) -> nn.Module:
+        """The network that makes images."""
+        return self.g.network
+
+    @property
+    def discriminator(self) -> nn.Module:
+        """The network that scores them."""
+        return self.d.network
 
     def __call__(self, index: int) -> dict[str, float]:
         self.generator.train()
         self.discriminator.train()
-        self.upper_bound.progressed(index / self.n_steps)
+        self.upper_bound.progressed(self.schedule.fraction(index))
         real, real_labels = self._real(index)
-        update_generator = (index + 1) % self.n_critic == 0
-        again = update_generator and self.g_latents is None
-        fake = self._fake(self.latents(index), real_labels, with_graph=again)
+        g_latents, d_skipping = self.batches.g_latents, self.schedule.d_skipping
+        update_generator = self.schedule.generator_is_due(index)
+        again = update_generator and g_latents is None
+        fake = self._fake(self.batches.latents(index), real_labels, with_graph=again)
         scalars: dict[str, float] = {}
-        if self._discriminator_is_due(index):
+        if self.schedule.discriminator_is_due(index):
             scalars |= self._update_discriminator(
                 (real, real_labels), (fake[0].detach(), fake[1]), index
             )
-        if self.d_skipping is not None:
-            scalars["d_skipped"] = float(self.d_skipping.skipped)
+        if d_skipping is not None:
+            scalars["d_skipped"] = float(d_skipping.skipped)
         scalars["upper_bound"] = self.upper_bound.value
         if update_generator:
-            if self.g_latents is not None:
-                fake = self._fake(self.g_latents(index), real_labels, with_graph=True)
+            if g_latents is not None:
+                fake = self._fake(g_latents(index), real_labels, with_graph=True)
             scalars |= self._update_generator((real, real_labels), fake, index)
             self.average.update(self.generator)
         return scalars
-
-    def _discriminator_is_due(self, index: int) -> bool:
-        if self.d_skipping is not None and self.d_skipping.skips(index):
-            return False
-        return (index + 1) % self.d_every == 0
 
     def _fake(self, latents: Tensor, real_labels: Tensor | None, *, with_graph: bool) -> Labelled:
         """Images of latents, with the labels at their end where there are any."""
@@ -158,15 +170,15 @@ class AdversarialStep:
             real_scores,
             fake_scores,
             upper=self.upper_bound.value,
-            epoch=index // self.updates_per_epoch,
+            epoch=self.schedule.epoch(index),
         )
         loss = self._with_gradient_parts(loss, real, fake, real_scores, fake_scores)
-        self.d_optimizer.zero_grad(set_to_none=True)
+        self.d.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        scalars = self._finish("d", self.discriminator, self.d_optimizer, self.d_scheduler)
+        scalars = self.d.descend("d", log_gradient=self.logged.gradients)
         if self.loss.parts.clipping is not None:
             self.loss.parts.clipping.clip_(self.discriminator.parameters())
-        if self.log_health:
+        if self.logged.health:
             scalars |= self.loss.health(real_scores.detach(), fake_scores.detach())
         return {"loss/d": loss.item(), **scalars}
 
@@ -178,33 +190,13 @@ class AdversarialStep:
         with _frozen(self.discriminator):
             fake_scores = self.gather(self._score(self._judge, *fake))
             loss = self.loss.generator(real_scores, fake_scores)
-            self.g_optimizer.zero_grad(set_to_none=True)
+            self.g.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-        if self.d_skipping is not None:
+        if (skipping := self.schedule.d_skipping) is not None:
             # To the last bit the same in every process: they must all leave out the same updates.
-            self.d_skipping.observe(self.gather(loss.detach()[None]).mean().item())
-        scalars = self._finish("g", self.generator, self.g_optimizer, self.g_scheduler)
+            skipping.observe(self.gather(loss.detach()[None]).mean().item())
+        scalars = self.g.descend("g", log_gradient=self.logged.gradients)
         return {"loss/g": loss.item(), **scalars}
-
-    def _finish(
-        self,
-        name: str,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: LRScheduler | None,
-    ) -> dict[str, float]:
-        """Clip, step and schedule; the norm of the gradient before clipping, if it is asked for."""
-        limit = self.g_clip if name == "g" else self.d_clip
-        scalars: dict[str, float] = {}
-        if limit is not None or self.log_gradients:
-            norm = nn.utils.clip_grad_norm_(network.parameters(), limit or math.inf)
-            if self.log_gradients:
-                scalars[f"gradient/{name}"] = norm.item()
-        optimizer.step()
-        if scheduler is not None:
-            scalars[f"lr/{name}"] = float(scheduler.get_last_lr()[0])
-            scheduler.step()
-        return scalars
 
     def _with_gradient_parts(
         self,
@@ -230,7 +222,7 @@ class AdversarialStep:
         return loss
 
     def _real(self, index: int) -> Labelled:
-        batch = self.real(index)
+        batch = self.batches.real(index)
         if isinstance(batch, Tensor):
             return self._to_device(batch), None
         images, labels = batch
@@ -274,18 +266,13 @@ class AdversarialStep:
             "discriminator": self.discriminator.state_dict(),
             "average": self.average.average.state_dict(),
             "average_updates": self.average.updates,
-            "g_optimizer": self.g_optimizer.state_dict(),
-            "d_optimizer": self.d_optimizer.state_dict(),
+            "g_optimizer": self.g.optimizer.state_dict(),
+            "d_optimizer": self.d.optimizer.state_dict(),
             "upper_bound": self.upper_bound.state_dict(),
             "loss": self.loss.state_dict(),
             "torch_rng": torch.get_rng_state(),
         }
-        if self.g_scheduler is not None:
-            state["g_scheduler"] = self.g_scheduler.state_dict()
-        if self.d_scheduler is not None:
-            state["d_scheduler"] = self.d_scheduler.state_dict()
-        if self.d_skipping is not None:
-            state["d_skipping"] = self.d_skipping.state_dict()
+        state |= {name: part.state_dict() for name, part in self._optional_parts().items()}
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -298,18 +285,23 @@ class AdversarialStep:
         # States written before these were kept come from runs that had no use for them.
         self.average.updates = state.get("average_updates", 0)
         self.loss.load_state_dict(state.get("loss", {}))
-        self.g_optimizer.load_state_dict(state["g_optimizer"])
-        self.d_optimizer.load_state_dict(state["d_optimizer"])
-        if self.g_scheduler is not None:
-            self.g_scheduler.load_state_dict(state["g_scheduler"])
-        if self.d_scheduler is not None:
-            self.d_scheduler.load_state_dict(state["d_scheduler"])
-        if self.d_skipping is not None:
-            self.d_skipping.load_state_dict(state["d_skipping"])
+        self.g.optimizer.load_state_dict(state["g_optimizer"])
+        self.d.optimizer.load_state_dict(state["d_optimizer"])
+        for name, part in self._optional_parts().items():
+            part.load_state_dict(state[name])
         self.upper_bound.load_state_dict(state["upper_bound"])
         torch.set_rng_state(state["torch_rng"].cpu())
         if self.device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+
+    def _optional_parts(self) -> dict[str, LRScheduler | DynamicSkipping]:
+        """What changes from update to update in some runs only, by its name in a state."""
+        parts = {
+            "g_scheduler": self.g.scheduler,
+            "d_scheduler": self.d.scheduler,
+            "d_skipping": self.schedule.d_skipping,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _compiled(network: nn.Module, backend: str | None) -> nn.Module:

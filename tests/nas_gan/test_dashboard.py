@@ -17,8 +17,8 @@ from urllib.request import urlopen
 import pytest
 
 from nas_gan.cli import run
-from nas_gan.dashboard import ADDRESS, PAGE, DashboardConfig, free_port, main, server_command
-from nas_gan.errors import InvalidValueError
+from nas_gan.dashboard import DashboardConfig, main
+from nas_gan.runs.dashboard_server import ADDRESS
 
 HAS_STREAMLIT = importlib.util.find_spec("streamlit") is not None
 needs_streamlit = pytest.mark.skipif(not HAS_STREAMLIT, reason="streamlit is not installed")
@@ -105,16 +105,6 @@ def test_an_empty_folder_and_one_that_is_gone_are_one_message(tmp_path):
     assert "no such folder" in message.value
 
 
-def test_the_server_is_silent_private_and_headless(tmp_path):
-    line = server_command(tmp_path, 8600)
-    for flag in (
-        "--server.headless=true", "--browser.gatherUsageStats=false", "--server.port=8600",
-        "--server.address=localhost",
-    ):  # fmt: skip
-        assert flag in line
-    assert line[-3:] == [str(PAGE), "--", str(tmp_path)]
-
-
 def test_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):
     assert command(tmp_path / "none") == 1
     assert capsys.readouterr().err.count("no such folder") == 1
@@ -124,17 +114,6 @@ def test_without_streamlit_the_error_has_the_install_line(tmp_path, capsys, monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert command(tmp_path) == 1
     assert 'pip install "ard-gan[dashboard]"' in capsys.readouterr().err
-
-
-def test_a_port_that_is_taken_is_refused_and_0_is_a_free_one():
-    with socket.socket() as taken:
-        taken.bind((ADDRESS, 0))
-        taken.listen()
-        with pytest.raises(InvalidValueError, match="choose another --port, or 0"):
-            free_port(taken.getsockname()[1])
-    assert free_port(0) > 0
-    with pytest.raises(InvalidValueError, match="0 to 65535"):
-        free_port(65536)
 
 
 @dataclass

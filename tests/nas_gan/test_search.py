@@ -8,19 +8,22 @@ import pytest
 import torch
 
 import nas_gan
+from nas_gan.architecture_search.build import build_step, build_supernets
+from nas_gan.architecture_search.config import SearchConfig
+from nas_gan.architecture_search.run import search
 from nas_gan.cli import run
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
-from nas_gan.networks.genotype import EDGES, MMD_NAS, DiscriminatorGenotype, Genotype
+from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
 from nas_gan.networks.searched_discriminator import (
     SearchedDiscriminatorConfig,
     build_searched_discriminator,
 )
-from nas_gan.search import SearchConfig, build_step, build_supernets, main, search, table_of
-from nas_gan.train import train
+from nas_gan.search import main
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes
 from nas_gan.training.preset import load_preset, preset_from_arguments
+from nas_gan.training.run import train
 
 PRESETS = sorted((Path(nas_gan.__file__).parent / "presets").glob("search*.toml"))
 TINY = SearchConfig(
@@ -189,14 +192,6 @@ def test_half_of_a_batch_must_divide_among_the_processes(images):
     networks = build_supernets(TINY)
     with pytest.raises(InvalidValueError, match="batch_size must be a multiple of 6; got 4"):
         build_step(TINY, networks, images, Processes(0, 3))
-
-
-def test_a_table_names_every_operation():
-    lines = table_of(MMD_NAS).splitlines()
-    assert lines[0].split() == list(EDGES)
-    operations = [MMD_NAS.operation(2, edge) for edge in EDGES]
-    assert lines[2].split() == ["cell", "2", *operations]
-    assert lines[0].index("c4") == lines[2].rindex("conv_3x3")
 
 
 def command(monkeypatch, *args):

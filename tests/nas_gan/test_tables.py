@@ -27,3 +27,10 @@ def test_every_column_of_a_text_table_is_as_wide_as_its_widest_cell():
 @pytest.mark.parametrize("cell", ["[bold]no markup[/bold]", "x" * 500, "Δ +40.5 [+32.0, +49.0]"])
 def test_a_cell_is_shown_as_it_is(cell):
     assert cell in text_table(("name", "value"), [("row", cell)])
+
+
+def test_columns_of_text_are_flush_left_and_those_of_numbers_flush_right():
+    rows = [("a", "b", "1"), ("long", "longer", "100")]
+    lines = text_table(("one", "two", "three"), rows, n_text=2).splitlines()
+    assert lines[0].index("two") == lines[2].index("b") == lines[3].index("longer")
+    assert len(lines[2]) == len(lines[3])

@@ -19,11 +19,13 @@ from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.metrics.classifier import class_accuracy, train_classifier
 from nas_gan.metrics.sampling import latents_of
 from nas_gan.networks.genotype import MMD_NAS
-from nas_gan.train import main, make_measure, train
+from nas_gan.train import main
 from nas_gan.training import skipping
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes
+from nas_gan.training.measuring import make_measure
 from nas_gan.training.preset import PRESETS, load_preset, preset_from_arguments
+from nas_gan.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -570,7 +572,7 @@ def test_two_processes_have_the_curve_of_one_and_write_one_directory(tmp_path):
         (["--model", "dcgan", "--activation", "relu"], 1, "error: activation is for the searched"),
         (["--g-optimizer", "Adamm"], 1, "error: optimizer 'Adamm' is not known; did you mean Adam"),
         (["--g-scheduler", "StepLRR"], 1, "error: scheduler 'StepLRR' is not known; did you mean "),
-        (["--d-skip-from", "0", "--n-critic", "2"], 1, "error: d_skip_from goes with n_critic 1"),
+        (["--d-skip-from", "0", "--n-critic", "2"], 1, "error: --d-skip-from goes with n_critic 1"),
         (
             ["--precision", "fp64", "--device", "mps"],
             1,

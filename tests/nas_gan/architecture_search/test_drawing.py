@@ -3,9 +3,9 @@ import shutil
 import pytest
 
 from nas_gan.architecture_search import drawing
-from nas_gan.architecture_search.drawing import dot_source, draw, graph_edges
+from nas_gan.architecture_search.drawing import dot_source, draw, genotype_table, graph_edges
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.genotype import MMD_NAS, DiscriminatorGenotype
+from nas_gan.networks.genotype import EDGES, MMD_NAS, DiscriminatorGenotype
 
 D_GENOTYPE = DiscriminatorGenotype(((3, 0, 3, 0, 0, 2, 0),) * 4)
 
@@ -66,3 +66,12 @@ def test_without_graphviz_the_source_is_written_and_one_line_says_so(tmp_path, m
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(InvalidValueError, match=r"written as \.gv"):
         draw(MMD_NAS, tmp_path / "g.png")
+
+
+def test_a_table_names_every_operation():
+    header, _, *rows = genotype_table(MMD_NAS).splitlines()
+    assert header.split() == list(EDGES)
+    assert len(rows) == 3
+    operations = [MMD_NAS.operation(2, edge) for edge in EDGES]
+    assert rows[1].split() == ["cell", "2", *operations]
+    assert header.index("c4") == rows[1].rindex("conv_3x3")

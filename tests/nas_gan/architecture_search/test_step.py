@@ -3,11 +3,13 @@ import pytest
 import torch
 
 from nas_gan.architecture_search.amending import amended_gradient
+from nas_gan.architecture_search.draws import Draws, Sampling
 from nas_gan.architecture_search.relaxation import Relaxation, TemperatureSchedule
 from nas_gan.architecture_search.step import (
     ArchitectureStep,
-    Draws,
     Optimizers,
+    SearchLosses,
+    Supernets,
     make_architecture_loss,
 )
 from nas_gan.architecture_search.supernet import Mixing, SuperDiscriminator, SuperGenerator
@@ -15,32 +17,33 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.losses import make_loss
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.training.averaging import ExponentialMovingAverage
+from nas_gan.training.schedule import Schedule
+from nas_gan.training.skipping import DynamicSkipping
 
 IMAGES = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
 
 
-def make_step(*, lr=1e-3, arch_lr=1e-2, real=IMAGES, loss="hinge", arch_loss="hinge", **changes):
+def make_step(
+    *, lr=1e-3, arch_lr=1e-2, real=IMAGES, loss="hinge", arch_loss="hinge", amending=0.0,
+    bf16=False, **turns,
+):  # fmt: skip
     """A step of tiny supernets on 16 px images, without spectral norm to be fast."""
     torch.manual_seed(0)
     generator = SuperGenerator(GeneratorConfig(gf_dim=2, bottom_width=2, latent_dim=6))
     discriminator = SuperDiscriminator(4)
     sgd = torch.optim.SGD
-    settings = dict(
-        weight_loss=make_loss(loss),
-        architecture_loss=make_architecture_loss(arch_loss),
+    return ArchitectureStep(
+        Supernets(generator, discriminator, ExponentialMovingAverage(generator, 0.9)),
         optimizers=Optimizers(
             sgd(generator.weights, lr), sgd(discriminator.weights, lr),
             sgd(generator.alphas, arch_lr), sgd(discriminator.alphas, arch_lr),
         ),
-        average=ExponentialMovingAverage(generator, 0.9),
-        relaxation=Relaxation(),
-        temperature=TemperatureSchedule(),
+        losses=SearchLosses(make_loss(loss), make_architecture_loss(arch_loss), amending),
+        sampling=Sampling(Relaxation(), TemperatureSchedule(), seed=1),
         real=lambda index: real,
-        seed=1,
-        updates_per_epoch=10,
-        n_steps=4,
+        schedule=Schedule(n_steps=4, updates_per_epoch=10, **turns),
+        bf16=bf16,
     )  # fmt: skip
-    return ArchitectureStep(generator, discriminator, **settings | changes)
 
 
 def values(parameters):
@@ -178,3 +181,9 @@ def test_a_loss_that_needs_more_than_scores_is_refused():
 def test_a_negative_amending_coefficient_is_refused():
     with pytest.raises(InvalidValueError, match="amending coefficient"):
         make_step(amending=-0.5)
+
+
+@pytest.mark.parametrize("turns", [{"d_every": 2}, {"d_skipping": DynamicSkipping(0, 0)}])
+def test_a_search_never_leaves_out_its_discriminator(turns):
+    with pytest.raises(InvalidValueError, match="updates its discriminator in every step"):
+        make_step(**turns)

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,8 @@ def test_thinning_keeps_the_ends_and_at_most_so_many_points():
     assert len(thin) <= 101
     assert (thin[0], thin[-1]) == (curve[0], curve[-1])
     assert thinned(curve, 1001) == curve
+
+
+def test_runs_are_read_without_torch():
+    code = "import sys, nas_gan.runs.reading; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

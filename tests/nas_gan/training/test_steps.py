@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,9 +21,11 @@ from nas_gan.losses import (
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distillation import DistillationStep
 from nas_gan.training.draws import StepLatents
+from nas_gan.training.learner import Learner
 from nas_gan.training.optimizers import make_optimizer, make_scheduler
+from nas_gan.training.schedule import Schedule
 from nas_gan.training.skipping import DynamicSkipping
-from nas_gan.training.steps import AdversarialStep
+from nas_gan.training.steps import AdversarialStep, Batches, Compute, Logged
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
 
@@ -50,32 +53,47 @@ class Steep(nn.Module):
         return images.flatten(1) @ self.weight
 
 
-def make_step(n_critic=1, loss="latest", generator=None, discriminator=None, **changes):
+# Which part of a step a setting of `make_step` belongs to.
+PARTS = {
+    Batches: ("real", "latents", "g_latents"),
+    Schedule: ("n_critic", "d_every", "d_skipping"),
+    Compute: ("bf16", "compile_backend"),
+    Logged: ("gradients", "health"),
+}
+
+
+def make_step(
+    loss="latest", generator=None, discriminator=None, dtype=torch.float32, clips=(None, None),
+    schedulers=(None, None), **changes,
+):  # fmt: skip
     torch.manual_seed(0)
-    dtype = changes.get("dtype", torch.float32)
     generator = generator or nn.Sequential(
         nn.Linear(4, 12), nn.BatchNorm1d(12), nn.Unflatten(1, (3, 2, 2))
     )
     discriminator = discriminator or Spread()
-    generator, discriminator = generator.to(dtype), discriminator.to(dtype)
     real = torch.randn(100, 6, 3, 2, 2)
-    settings = dict(
-        g_optimizer=torch.optim.Adam(generator.parameters(), 0.01),
-        d_optimizer=torch.optim.Adam(discriminator.parameters(), 0.01),
+    settings = {"real": lambda index: real[index], "latents": StepLatents(0, 6, 4)} | changes
+    batches, schedule, compute, logged = (
+        {name: settings.pop(name) for name in names if name in settings} for names in PARTS.values()
+    )
+    assert not settings
+
+    def learner(network, clip, make):
+        optimizer = torch.optim.Adam(network.to(dtype).parameters(), 0.01)
+        return Learner(network, optimizer, make and make(optimizer), clip)
+
+    g, d = map(learner, (generator, discriminator), clips, schedulers)
+    return AdversarialStep(
+        g,
+        d,
+        make_loss(loss) if isinstance(loss, str) else loss,
         average=ExponentialMovingAverage(generator, 0.9),
         upper_bound=UpperBoundSchedule("geometric", end=16),
-        real=lambda index: real[index],
-        latents=StepLatents(0, 6, 4),
-        updates_per_epoch=10,
-        n_steps=8,
-        n_critic=n_critic,
+        batches=Batches(**batches),
+        schedule=Schedule(n_steps=8, updates_per_epoch=10, **schedule),
+        compute=Compute(**compute),
+        logged=Logged(**logged),
     )
-    for name in ("g", "d"):
-        if callable(changes.get(f"{name}_scheduler")):
-            scheduler = changes[f"{name}_scheduler"](settings[f"{name}_optimizer"])
-            changes = changes | {f"{name}_scheduler": scheduler}
-    loss = make_loss(loss) if isinstance(loss, str) else loss
-    return AdversarialStep(generator, discriminator, loss, **settings | changes)
 
 
 def weights(module):
@@ -135,7 +153,7 @@ def test_the_losses_are_those_of_the_scores():
     step = make_step()
     step.generator.train()
     with torch.no_grad():
-        real, fake = step.real(0), step.generator(step.latents(0))
+        real, fake = step.batches.real(0), step.generator(step.batches.latents(0))
         expected = step.loss.discriminator(step.discriminator(real), step.discriminator(fake))
     assert step(0)["loss/d"] == pytest.approx(expected.item(), rel=1e-5)
 
@@ -190,8 +208,8 @@ def test_a_loss_too_large_for_float32_is_finite_in_double_precision():
         make_step(loss="least_squares", discriminator=Steep(), dtype=t)
         for t in (torch.float32, torch.float64)
     )
-    real = double.real(0).double().flatten(1).sum(dim=1)
-    fake = double.generator.train()(double.latents(0).double()).flatten(1).sum(dim=1)
+    real = double.batches.real(0).double().flatten(1).sum(dim=1)
+    fake = double.generator.train()(double.batches.latents(0).double()).flatten(1).sum(dim=1)
     # Scores of 1e20 times a sum; labels 1 and 0 are nothing beside them.
     expected = 1e40 * (real.square().mean() + fake.square().mean()) / 2
     assert single(0)["loss/d"] == math.inf
@@ -202,9 +220,11 @@ def test_a_loss_too_large_for_float32_is_finite_in_double_precision():
 def test_every_loss_trains_and_goes_on_from_its_state(name):
     settings = dict(
         loss=name,
-        d_clip=5.0,
-        g_scheduler=lambda o: make_scheduler("linear_decay", o, n_updates=8),
-        d_scheduler=lambda o: make_scheduler("StepLR", o, n_updates=8, step_size=2),
+        clips=(None, 5.0),
+        schedulers=(
+            lambda o: make_scheduler("linear_decay", o, n_updates=8),
+            lambda o: make_scheduler("StepLR", o, n_updates=8, step_size=2),
+        ),
     )
     whole = make_step(**settings)
     expected = [whole(index) for index in range(4)]
@@ -310,15 +330,15 @@ def test_the_discriminator_sees_noisy_images():
     assert noisy.loss.parts.noise.std_at(4) == 0
 
 
-@pytest.mark.parametrize("name", ["g", "d"])
+@pytest.mark.parametrize("name", "gd")
 def test_a_gradient_longer_than_the_limit_is_scaled_down_to_it(name):
-    free = make_step(log_gradients=True)
+    free = make_step(gradients=True)
     norm = free(0)[f"gradient/{name}"]
     rate = 0.5
-    step = make_step(**{f"{name}_clip": norm / 4}, log_gradients=True)
+    step = make_step(clips=[norm / 4 if name == role else None for role in "gd"], gradients=True)
     network = step.generator if name == "g" else step.discriminator
     optimizer = make_optimizer("SGD", network.parameters(), rate)
-    setattr(step, f"{name}_optimizer", optimizer)
+    setattr(step, name, replace(getattr(step, name), optimizer=optimizer))
     before = weights(network)
     assert step(0)[f"gradient/{name}"] == pytest.approx(norm, rel=1e-4)
     change = sum((a - b).square().sum() for a, b in zip(before, weights(network), strict=True))
@@ -326,11 +346,11 @@ def test_a_gradient_longer_than_the_limit_is_scaled_down_to_it(name):
 
 
 def test_a_generous_limit_changes_nothing():
-    assert [make_step(g_clip=1e6, d_clip=1e6)(0)] == [make_step()(0)]
+    assert [make_step(clips=(1e6, 1e6))(0)] == [make_step()(0)]
 
 
 def test_options_that_only_look_change_nothing():
-    plain, looking = make_step(), make_step(log_gradients=True, log_health=True)
+    plain, looking = make_step(), make_step(gradients=True, health=True)
     for index in range(3):
         expected, found = plain(index), looking(index)
         assert expected.items() <= found.items()
@@ -340,8 +360,10 @@ def test_options_that_only_look_change_nothing():
 def test_schedulers_move_with_the_updates_of_their_optimizer():
     step = make_step(
         n_critic=2,
-        g_scheduler=lambda o: make_scheduler("linear_decay", o, n_updates=4),
-        d_scheduler=lambda o: make_scheduler("linear_decay", o, n_updates=8),
+        schedulers=(
+            lambda o: make_scheduler("linear_decay", o, n_updates=4),
+            lambda o: make_scheduler("linear_decay", o, n_updates=8),
+        ),
     )
     for index in range(8):
         scalars = step(index)
@@ -371,9 +393,9 @@ def test_the_generator_can_have_a_larger_batch_than_the_discriminator():
 def test_the_larger_batch_is_what_the_generators_loss_is_of():
     step = make_step(loss="hinge", g_latents=StepLatents(9, 15, 4))
     frozen = torch.optim.SGD(step.discriminator.parameters(), 0.0)
-    step.d_optimizer = frozen
+    step.d = replace(step.d, optimizer=frozen)
     with torch.no_grad():
-        expected = -step.discriminator(step.generator.train()(step.g_latents(0))).mean()
+        expected = -step.discriminator(step.generator.train()(step.batches.g_latents(0))).mean()
     assert step(0)["loss/g"] == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -392,16 +414,17 @@ def test_left_out_updates_leave_the_discriminator_alone_and_are_counted():
 def test_skipping_follows_the_generators_loss_and_is_resumed():
     first, second = (make_step(d_skipping=DynamicSkipping(0, seed=0)) for _ in range(2))
     loss = first(0)["loss/g"]
-    assert first.d_skipping.average == pytest.approx(0.01 * loss)
+    assert first.schedule.d_skipping.average == pytest.approx(0.01 * loss)
     second.load_state_dict(first.state_dict())
-    assert second.d_skipping.average == first.d_skipping.average
+    assert second.schedule.d_skipping.average == first.schedule.d_skipping.average
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"d_skipping": DynamicSkipping(0, 0), "n_critic": 2}, "goes with n_critic 1 and d_every"),
-        ({"g_clip": 0.0}, "g_clip must be above 0"),
+        ({"clips": (0.0, None)}, "g_clip must be above 0"),
+        ({"clips": (None, -1.0)}, "d_clip must be above 0"),
         ({"d_every": 2, "n_critic": 2}, "one of them 1; got 2 and 2"),
         ({"n_critic": 0}, "at least 1"),
     ],
@@ -472,7 +495,8 @@ def test_a_penalty_knows_the_labels():
 
 def test_labels_that_are_not_one_hot_are_refused():
     step = conditional_step()
-    step.real = lambda index: (torch.ones(6, 3, 2, 2), torch.zeros(6))
+    unlabelled = replace(step.batches, real=lambda index: (torch.ones(6, 3, 2, 2), torch.zeros(6)))
+    step.batches = unlabelled
     with pytest.raises(InvalidValueError, match=r"one-hot \(m, n_classes\); got shape \(6,\)"):
         step(0)
 
@@ -489,7 +513,9 @@ def test_what_was_frozen_stays_frozen():
     step.discriminator.extra = nn.Parameter(torch.zeros(1))
     with pytest.raises(RuntimeError, match="does not require grad"):
         step(0)  # nothing is left to train in this discriminator's scores
-    step._update_generator((step.real(0), None), (step.generator(step.latents(0)), None), 0)
+    step._update_generator(
+        (step.batches.real(0), None), (step.generator(step.batches.latents(0)), None), 0
+    )
     assert not step.discriminator.linear.weight.requires_grad
     assert step.discriminator.extra.requires_grad
 

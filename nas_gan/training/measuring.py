@@ -1,0 +1,91 @@
+"""What is measured of a generator while it trains: its FID, the accuracy of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import nn
+
+from nas_gan.data.images import Images
+from nas_gan.errors import InvalidValueError
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.describe import blueprint, describe_networks, n_classes_of
+from nas_gan.training.seeds import Stream
+
+# An averaged generator to its figures by name, such as `fid`.
+Measure = Callable[[nn.Module], Mapping[str, float]]
+# What is done and in how many updates, to a function that is told of finished ones.
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def unwatched(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Nobody looks on."""
+    yield lambda n: None
+
+
+def make_measure(
+    config: TrainConfig, images: Images, *, watch: Watch = unwatched
+) -> Measure | None:
+    """A function that scores a generator, or None if no evaluation was asked for.
+
+    `watch` is told of the updates of the classifier, if one has to be trained first.
+
+    Raises:
+        InvalidValueError: an accuracy is asked for and the generator has no classes.
+    """
+    if not config.eval_every:
+        return None
+    makers = {"fid": _fid, "accuracy": _accuracy}
+    scores = {name: makers[name](config, images, watch) for name in config.eval_metrics}
+    return lambda generator: {name: score(generator) for name, score in scores.items()}
+
+
+def _fid(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn.Module], float]:
+    """The distance of a generator's images to the reference that a run names."""
+    # Here, since a run that measures nothing need not wait for scipy.
+    from nas_gan.metrics.features import make_extractor
+    from nas_gan.metrics.frechet import FrechetReference, StreamingStatistics
+    from nas_gan.metrics.reference import cache_dir, find_reference
+    from nas_gan.metrics.sampling import extract_features, latents_of
+
+    extractor = make_extractor(config.features, device=config.device)
+    statistics, _ = find_reference(
+        config.reference,
+        extractor,
+        dataset=config.dataset,
+        resolution=images[torch.zeros(1, dtype=torch.long)].shape[-1],
+        data=lambda: images,
+        cache=cache_dir(),
+    )
+    reference = FrechetReference(statistics)
+
+    def measure(generator: nn.Module) -> float:
+        latents = latents_of(generator, config.eval_samples, config.seed + Stream.EVALUATION)
+        streaming = StreamingStatistics(extractor.dim)
+        streaming.update(extract_features(generator, latents, extractor, device=config.device))
+        return reference.distance(streaming.result())
+
+    return measure
+
+
+def _accuracy(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn.Module], float]:
+    """The share of images in which a classifier of the run's data sees the class asked for."""
+    from nas_gan.metrics.classifier import class_accuracy, find_classifier, n_updates
+    from nas_gan.metrics.reference import cache_dir
+
+    if not n_classes_of(blueprint(describe_networks(config)[0])):
+        raise InvalidValueError(
+            f"accuracy among eval_metrics is for conditional generators; {config.model} has no "
+            "classes"
+        )
+    with watch("classifier", n_updates(images)) as advance:
+        classifier = find_classifier(images, cache=cache_dir(), on_update=advance)
+
+    def measure(generator: nn.Module) -> float:
+        n, seed = config.eval_samples, config.seed + Stream.EVALUATION
+        return class_accuracy(generator, classifier, n, seed, device=config.device)
+
+    return measure
