@@ -30,14 +30,14 @@ from ard.costs.layer_times import (
     to_text,
     write_wanted,
 )
-from ard.errors import ArdError
 from ard.grid import COMPETITORS, RankGrid
 from ard.layers import LayerProfile, profile_layers
 from ard.plan import Method
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,8 @@ def load_layers(config: LatencyConfig) -> tuple[LayerProfile, ...]:
     """The layers of the generator that can be factorized."""
     build = import_builder(config.model) if config.model else None
     generator = build_generator(load_checkpoint(config.checkpoint), build)
-    latent_dim = getattr(generator, "latent_dim", None)
-    if not isinstance(latent_dim, int):
-        raise ArdError(
-            f"{type(generator).__name__} has no latent_dim; set that attribute to the length of "
-            "its latents, so that they can be drawn"
-        )
     with torch.inference_mode():
-        return profile_layers(generator, latent_bank(2, latent_dim, seed=0)).layers
+        return profile_layers(generator, latents_of(interface_of(generator), 2, seed=0)).layers
 
 
 def main(config: LatencyConfig) -> int:

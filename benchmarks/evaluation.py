@@ -41,7 +41,9 @@ from nas_gan.files import write_json
 from nas_gan.metrics.features import make_extractor
 from nas_gan.metrics.frechet import statistics_of
 from nas_gan.metrics.inception import INCEPTION_FILE, InceptionV3
-from nas_gan.metrics.sampling import generate_uint8, streamed_latents_of
+from nas_gan.metrics.sampling import generate_uint8
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import StreamedLatents
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = ROOT / "nas_gan" / "zoo" / "fashion_mnist.pt"
@@ -120,7 +122,7 @@ def write_folder(folder: Path, n: int) -> float:
     generator = build_generator(load_checkpoint(ZOO))
     folder.mkdir()
     index = 0
-    for batch in generate_uint8(generator, streamed_latents_of(generator, n, SEED)):
+    for batch in generate_uint8(generator, StreamedLatents(interface_of(generator), n, SEED)):
         for image in batch.permute(0, 2, 3, 1).numpy():
             Image.fromarray(image).save(folder / f"{index:06d}.png")
             index += 1

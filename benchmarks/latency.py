@@ -58,8 +58,9 @@ from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint
 from nas_gan.cli import progress
 from nas_gan.errors import InvalidValueError, NasGanError
 from nas_gan.files import write_json
-from nas_gan.metrics.sampling import latents_of
 from nas_gan.networks.activations import PMish, away_from_zero
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "nas_gan" / "zoo" / "fashion_mnist.pt"
@@ -135,7 +136,7 @@ def write_graphs(
     for name, net in {"dense": dense, **compressed}.items():
         plain = build_model(net, rewrites=())
         graphs += [(f"{name} as is", net, plain), (f"{name} rewritten", net, rewrite(plain))]
-    latents = latents_of(dense, 16, SEED)
+    latents = latents_of(interface_of(dense), 16, SEED)
     paths, rows = {}, []
     for graph, net, model in graphs:
         paths[graph] = folder / f"{graph.replace(' ', '_')}.onnx"
@@ -341,7 +342,7 @@ def main() -> None:
         folder = Path(temporary)
         paths, graphs = write_graphs(folder, dense, compressed)
         timing = timing_plans(many)
-        bank = latents_of(dense, max(timing), SEED).numpy()
+        bank = latents_of(interface_of(dense), max(timing), SEED).numpy()
         result = {
             "machine": {
                 "machine": platform.machine(),

@@ -198,7 +198,7 @@ class RankBench:
             start,
             self.generator,
             Recovery(n_steps, self.effort.recover_batch, seed=4),
-            latents=StepLatents(4, self.effort.recover_batch, self.setting.latent_dim),
+            latents=StepLatents(4, self.effort.recover_batch, self.setting.interface),
             selection=self.setting.latents(64, 5),
             score=self.score,
             distance=features if feature_weight else image_distance,
@@ -211,7 +211,7 @@ class RankBench:
             self.discriminator,
             FineTuning(n_steps, self.effort.recover_batch, seed=8),
             real=real,
-            latents=StepLatents(8, self.effort.recover_batch, self.setting.latent_dim),
+            latents=StepLatents(8, self.effort.recover_batch, self.setting.interface),
             score=self.score,
         )
 

@@ -69,7 +69,7 @@ def fine_tuned(bench: RankBench, start: nn.Module, n_steps: int, factor_rate: fl
             average=average,
             upper_bound=UpperBoundSchedule("geometric", UPPER_BOUND, UPPER_BOUND),
             batches=Batches(
-                bench.real, StepLatents(4, bench.effort.recover_batch, bench.setting.latent_dim)
+                bench.real, StepLatents(4, bench.effort.recover_batch, bench.setting.interface)
             ),
             schedule=Schedule(n_steps, updates_per_epoch=n_steps),
         ),
@@ -81,7 +81,9 @@ def fine_tuned(bench: RankBench, start: nn.Module, n_steps: int, factor_rate: fl
 def measure(bench: RankBench, steps: Sequence[int], share: float) -> dict[str, object]:
     plan = quarter_plan(bench, share)
     start = bench.build_ours(plan)
-    draw = StepLatents(10, bench.effort.recover_batch, bench.setting.latent_dim)
+    draw = StepLatents(10, bench.effort.recover_batch, bench.setting.interface)
+
+    drawn = batches_of(bench.generator, draw, bench.setting.interface)
 
     def ours(n_steps: int, real: Callable[[int], Batch]) -> nn.Module:
         half = bench.distil(start, n_steps // 2)
@@ -89,7 +91,7 @@ def measure(bench: RankBench, steps: Sequence[int], share: float) -> dict[str, o
 
     ways: dict[str, Callable[[int], nn.Module]] = {
         "ours": lambda n: ours(n, bench.real),
-        "ours, without data": lambda n: ours(n, batches_of(bench.generator, draw)),
+        "ours, without data": lambda n: ours(n, drawn),
         "distilled": lambda n: bench.distil(start, n),
         "distilled, images alone": lambda n: bench.distil(start, n, 0.0),
         "fine-tuned": lambda n: bench.fine_tune(start, n, bench.real),

@@ -36,7 +36,7 @@ from nas_gan.networks.searched import (
     initialize_,
 )
 from nas_gan.training.averaging import ExponentialMovingAverage
-from nas_gan.training.draws import StepLatents
+from nas_gan.training.draws import StepNoise
 from nas_gan.training.learner import Learner
 from nas_gan.training.schedule import Schedule
 from nas_gan.training.steps import AdversarialStep, Batches, Compute
@@ -152,7 +152,7 @@ def main() -> None:
 
     networks = build(arguments.gf_dim, arguments.df_dim, arguments.device)
     images = torch.rand(arguments.batch, 3, 32, 32) * 2 - 1
-    latents = StepLatents(0, arguments.batch, networks[0].latent_dim)
+    latents = StepNoise(0, arguments.batch, networks[0].latent_dim)
 
     def ours(bf16: bool) -> Callable[[int], Any]:
         nets = copy.deepcopy(networks)

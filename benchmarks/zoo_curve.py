@@ -21,7 +21,8 @@ from nas_gan.files import atomic_path, write_json
 from nas_gan.metrics.features import make_extractor
 from nas_gan.metrics.frechet import FrechetReference, statistics_of
 from nas_gan.metrics.reference import find_reference
-from nas_gan.metrics.sampling import extract_features, latent_bank
+from nas_gan.metrics.sampling import extract_features
+from nas_gan.networks.latents import latent_bank
 
 
 def measure(snapshots: list[Path], samples: int, seed: int) -> dict[str, object]:

@@ -21,15 +21,16 @@ from export import build_engine
 from export.engines import EngineChoice, EngineJob, build_engines
 from export.errors import ExportError
 from export.folder import complete_folder
-from export.interface import LABELS, LATENTS, arrays_of, input_width, inputs_of, outputs_of
+from export.interface import LABELS, LATENTS, arrays_of, inputs_of, outputs_of
 from export.manifest import BatchRange, FileEntry, Manifest, write_manifest
 from export.parity import check_parity
 from export.readme import readme
 from export.targets import Targets
 from export.to_onnx import GraphSettings, write_onnx
+from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
-from nas_gan.metrics.sampling import latents_of
-from nas_gan.training.describe import n_classes_of
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 
 DENSE, BUILD_SCRIPT, README = "dense", "build_engine.py", "README.md"
 TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "tensorrt-rtx", "polygraphy")
@@ -136,15 +137,15 @@ def _fill(
     generator, graph = source.generator, settings.graph
     _check_generator(generator)
     onnx_path = folder / f"{settings.name}.onnx"
-    latents = latents_of(generator, settings.samples, settings.seed)
+    latents = latents_of(interface_of(generator), settings.samples, settings.seed)
     write_onnx(generator, onnx_path, graph)
     advance(1)
     parity = check_parity(generator, onnx_path, latents, precision=graph.precision)
     advance(1)
-    inputs, outputs = inputs_of(generator), outputs_of(generator)
+    inputs, outputs = inputs_of(interface_of(generator)), outputs_of(interface_of(generator))
     job = EngineJob(generator, onnx_path, (*inputs, *outputs), settings.batch)
     built = [build_engines(wanted, job, advance) for wanted in settings.engines]
-    for tensor, array in arrays_of(generator, latents).items():
+    for tensor, array in arrays_of(interface_of(generator), latents).items():
         np.save(folder / f"{tensor}.npy", array)
     shutil.copyfile(build_engine.__file__, folder / BUILD_SCRIPT)
     (folder / BUILD_SCRIPT).chmod(0o755)
@@ -162,7 +163,7 @@ def _fill(
             batch=settings.batch,
             tools=_tool_versions(),
             latents={"file": f"{LATENTS}.npy", "seed": settings.seed, "samples": settings.samples}
-            | ({"labels": f"{LABELS}.npy"} if n_classes_of(generator) else {}),
+            | ({"labels": f"{LABELS}.npy"} if interface_of(generator).n_classes else {}),
             parity=parity.to_dict(),
             params=sum(parameter.numel() for parameter in generator.parameters()),
             macs=count_macs(generator),
@@ -170,7 +171,7 @@ def _fill(
             not_built=tuple(entry for builds in built for entry in builds.not_built),
             dense=dense,
             provenance=source.provenance,
-            n_classes=n_classes_of(generator),
+            n_classes=interface_of(generator).n_classes,
         )
 
     write_text(folder / README, readme(manifest()))
@@ -183,7 +184,7 @@ def count_macs(generator: nn.Module) -> int:
     """Multiply-adds of the convolutions and matrix products for one image."""
     measured = copy.deepcopy(generator).eval().cpu()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        measured(torch.zeros(1, input_width(measured)))
+        measured(torch.zeros(1, interface_of(measured).input_width))
     return counter.get_total_flops() // 2  # the counter takes a multiply-add for two
 
 
@@ -193,13 +194,10 @@ def _check_generator(generator: nn.Module) -> None:
             raise ExportError(
                 f"{key}: holds NaN or infinite values; nothing useful can be exported"
             )
-    latent_dim = getattr(generator, "latent_dim", None)
-    image_shape = getattr(generator, "image_shape", None)
-    if not isinstance(latent_dim, int) or not isinstance(image_shape, tuple):
-        raise ExportError(
-            f"{type(generator).__name__} needs latent_dim: int and image_shape: (c, h, w) to be "
-            f"exported; got {latent_dim!r} and {image_shape!r}"
-        )
+    try:
+        interface_of(generator)
+    except InvalidValueError as error:
+        raise ExportError(str(error)) from error
 
 
 def _tool_versions() -> dict[str, str]:

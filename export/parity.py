@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from export.errors import ExportError, MissingPackageError
 from export.interface import arrays_of
 from export.precision import PRECISIONS, Precision
+from nas_gan.networks.interface import interface_of
 
 # Images are in [-1, 1].
 IMAGE_RANGE = 2.0
@@ -70,7 +71,7 @@ def check_parity(
         MissingPackageError: onnxruntime is not installed.
     """
     expected = _torch_images(generator, latents, batch_size)
-    found = _onnx_images(onnx_path, arrays_of(generator, latents), batch_size)
+    found = _onnx_images(onnx_path, arrays_of(interface_of(generator), latents), batch_size)
     parity = compare(expected, found)
     tolerance = PRECISIONS[precision].tolerance
     # Written so that NaN fails the check.

@@ -21,6 +21,7 @@ from export.precision import PRECISIONS, Precision
 from export.rewrites import ALL, rewrite
 from nas_gan.errors import unknown_name
 from nas_gan.files import write_bytes
+from nas_gan.networks.interface import interface_of
 
 if TYPE_CHECKING:
     import onnx
@@ -102,7 +103,7 @@ def build_model(
 
 
 def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
-    inputs = inputs_of(generator)
+    inputs = inputs_of(interface_of(generator))
     traced = with_exported_inputs(copy.deepcopy(generator)).eval().cpu()
     # Two rows, because an example batch of 1 would be taken for a constant.
     example = tuple(
@@ -122,7 +123,7 @@ def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
                 traced,
                 example,
                 input_names=[spec.name for spec in inputs],
-                output_names=[spec.name for spec in outputs_of(generator)],
+                output_names=[spec.name for spec in outputs_of(interface_of(generator))],
                 opset_version=opset,
                 dynamic_shapes=tuple({0: batch} for _ in inputs),
                 dynamo=True,
@@ -213,7 +214,7 @@ def _check(model: onnx.ModelProto, generator: nn.Module) -> None:
     found = [_describe(value) for value in values]
     expected = [
         f"{spec.name} {spec.shape} {spec.dtype}"
-        for spec in (*inputs_of(generator), *outputs_of(generator))
+        for spec in (*inputs_of(interface_of(generator)), *outputs_of(interface_of(generator)))
     ]
     if found != expected:
         raise ExportError(

@@ -14,7 +14,7 @@ from torch import nn
 from export.errors import ExportError, MissingPackageError
 from export.interface import with_exported_inputs
 from export.manifest import BatchRange
-from nas_gan.training.describe import n_classes_of
+from nas_gan.networks.interface import interface_of
 
 INSTALL = 'pip install "ard-gan[torch-tensorrt]"'
 
@@ -42,7 +42,7 @@ def build_torch_tensorrt_engine(
     network = with_exported_inputs(copy.deepcopy(generator)).eval().to("cuda", dtype)
     # (sizes behind the batch, type) of each input
     inputs: list[tuple[tuple[int, ...], torch.dtype]] = [((latent_dim,), dtype)]
-    if n_classes_of(generator):
+    if interface_of(generator).conditional:
         inputs.append(((), torch.int64))
     example = tuple(torch.zeros((batch.opt, *s), device="cuda", dtype=t) for s, t in inputs)
     dimension = torch.export.Dim("batch", min=batch.min, max=batch.max)

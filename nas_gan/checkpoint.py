@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.files import atomic_path
 from nas_gan.networks.genotype import MMD_NAS, Genotype
+from nas_gan.networks.interface import GeneratorInterface, interface_of, latent_dim_of
 from nas_gan.networks.models import build_model
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.networks.structure import apply_structure
@@ -69,6 +70,16 @@ class Checkpoint:
     discriminator_config: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     structure: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def interface(self) -> GeneratorInterface:
+        """What its generator takes and makes, found without memory for any weight.
+
+        Raises:
+            InvalidValueError: the architecture is not one of ours.
+        """
+        with torch.device("meta"):
+            return interface_of(build_model(self.architecture))
 
     @property
     def holds_discriminator(self) -> bool:
@@ -315,11 +326,10 @@ def build_generator(
     kind = checkpoint.architecture.get("kind")
     if build is not None:
         generator = build()
-        if not isinstance(getattr(generator, "latent_dim", None), int):
-            raise CheckpointError(
-                f"--model returns a {type(generator).__name__} without latent_dim; set that "
-                "attribute to the length of its latents, so that they can be drawn"
-            )
+        try:
+            latent_dim_of(generator)
+        except InvalidValueError as error:
+            raise CheckpointError(f"the network that was built is no generator: {error}") from error
     elif kind not in (None, EXTERNAL_KIND):
         try:
             generator = build_model(checkpoint.architecture)
@@ -329,8 +339,9 @@ def build_generator(
             ) from error
     else:
         raise CheckpointError(
-            "the file is a state dict without an architecture; say how to build its network with "
-            "--model package.module:build"
+            "must say how to build the network, as package.module:build; the file is a state dict "
+            "without an architecture",
+            setting="model",
         )
     if checkpoint.structure:
         generator = apply_structure(generator, checkpoint.structure)

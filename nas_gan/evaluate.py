@@ -43,7 +43,6 @@ from nas_gan.metrics.reference import (
     save_statistics,
 )
 from nas_gan.metrics.report import EvaluationReport, render
-from nas_gan.metrics.sampling import streamed_latents_of
 from nas_gan.metrics.scoring import (
     NEED_REFERENCE,
     NEED_REFERENCE_IMAGES,
@@ -58,6 +57,8 @@ from nas_gan.metrics.sources import (
     array_names,
     open_images,
 )
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import StreamedLatents
 
 RESAMPLES = 40
 NOT_COMPARABLE = "another feature space than published FIDs: compare within this extractor only"
@@ -212,7 +213,7 @@ def open_subject(path: Path, config: EvaluateConfig, seed: int) -> Subject:
     source = GeneratedSource(
         f"{config.samples} images of {path}",
         generator,
-        streamed_latents_of(generator, config.samples, seed),
+        StreamedLatents(interface_of(generator), config.samples, seed),
         device=config.device,
         quantize=find_protocol(config.protocol).quantize,
     )
@@ -264,7 +265,7 @@ def _named_reference(
         )
     beside = dense.provenance if dense else {}
     dataset = subject.provenance.get("dataset") or beside.get("dataset")
-    latent_dim, (_, _, resolution) = _shapes(subject.generator)
+    resolution = interface_of(subject.generator).resolution
 
     @functools.cache
     def data() -> Images:
@@ -279,12 +280,10 @@ def _named_reference(
     def own_images() -> Images:
         return dense_images(
             generator,
-            latent_dim,
             config.samples,
             config.seed,
             batch_size=config.batch_size,
             device=config.device,
-            n_classes=int(getattr(generator, "n_classes", 0)),
             quantize=find_protocol(config.protocol).quantize,
         )
 
@@ -368,12 +367,12 @@ def _accuracy(config: EvaluateConfig, subject: Subject) -> tuple[float, str]:
     from nas_gan.metrics.classifier import class_accuracy, find_classifier
 
     generator, dataset = subject.generator, subject.provenance.get("dataset")
-    if generator is None or not getattr(generator, "n_classes", 0) or dataset is None:
+    if generator is None or not interface_of(generator).conditional or dataset is None:
         raise InvalidValueError(
             f"{config.source}: accuracy is for a checkpoint of a conditional generator that names "
             "its data set; leave it out of --metrics"
         )
-    _, (channels, _, resolution) = _shapes(generator)
+    channels, _, resolution = interface_of(generator).image_shape
     images = load_dataset(
         str(dataset),
         size=resolution,
@@ -419,10 +418,11 @@ def _open_dense(config: EvaluateConfig, subject: Subject) -> Subject:
         raise InvalidValueError(
             "--against pairs two generators on the same latents; for images use --reference"
         )
-    if _shapes(dense.generator) != _shapes(subject.generator):
+    ours, theirs = interface_of(subject.generator), interface_of(dense.generator)
+    if ours != theirs:
         raise InvalidValueError(
-            f"{config.source} takes and makes {_shapes(subject.generator)}, {config.against} "
-            f"{_shapes(dense.generator)}: they cannot be compared on the same latents"
+            f"{config.source} takes and makes {ours.describe()}, {config.against} "
+            f"{theirs.describe()}: they cannot be compared on the same latents"
         )
     return dense
 
@@ -436,12 +436,6 @@ def _check(config: EvaluateConfig) -> None:
     if not config.metrics and config.save_statistics is None:
         raise InvalidValueError("--metrics names none, and there is no --save-statistics")
     check_device(config.device)
-
-
-def _shapes(generator: Any) -> tuple[int, tuple[int, int, int]]:
-    """Length of a latent and shape of an image."""
-    channels, height, width = generator.image_shape
-    return int(generator.latent_dim), (channels, height, width)
 
 
 if __name__ == "__main__":

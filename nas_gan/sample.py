@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 import tyro
@@ -19,8 +19,9 @@ from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
-from nas_gan.metrics.sampling import latent_bank, latents_of
 from nas_gan.networks.conditional import with_labels
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latent_bank, latents_of
 from nas_gan.pictures.animation import check_animation_path, save_animation
 from nas_gan.pictures.grid import check_grid_path, grid_pixels, save_grid
 from nas_gan.pictures.interpolation import closed_walk
@@ -64,7 +65,7 @@ def main(config: SampleConfig) -> int:
         save_grid(_images(generator, latents, config), out, config.columns)
     else:
         stops = draw_latents(generator, config, config.interpolate)
-        walk = walk_noise(stops, config.frames, getattr(generator, "n_classes", 0))
+        walk = walk_noise(stops, config.frames, interface_of(generator).n_classes)
         pictures = []
         with progress("frames", config.frames) as advance:
             for latents in walk:
@@ -106,15 +107,15 @@ def draw_latents(generator: nn.Module, config: SampleConfig, stops: int = 0) -> 
 
     The first of those is the picture that a still would be. Labels, if any, are the same at all.
     """
-    n_classes = getattr(generator, "n_classes", 0)
+    interface = interface_of(generator)
+    n_classes, latent_dim = interface.n_classes, interface.latent_dim
     if config.per_class:
-        if not n_classes:
+        if not interface.conditional:
             raise InvalidValueError(
                 f"{config.checkpoint}: --per-class needs a conditional generator; "
                 "this one has no classes"
             )
         columns = config.columns
-        latent_dim = cast(int, generator.latent_dim)
         noise = latent_bank(max(stops, 1) * columns, latent_dim, config.seed)
         rows = noise.view(-1, 1, columns, latent_dim).expand(-1, n_classes, -1, -1)
         labels = torch.arange(n_classes).repeat_interleave(columns)  # (n_classes * columns,)
@@ -123,9 +124,9 @@ def draw_latents(generator: nn.Module, config: SampleConfig, stops: int = 0) -> 
         )
     else:
         n = config.n or (16 if stops else 64)
-        bank = latents_of(generator, max(stops, 1) * n, config.seed)
+        bank = latents_of(interface, max(stops, 1) * n, config.seed)
         pictures = bank.view(-1, n, bank.shape[1])
-        if n_classes:
+        if interface.conditional:
             pictures[:, :, -n_classes:] = pictures[0, :, -n_classes:].clone()
     return pictures if stops else pictures[0]
 

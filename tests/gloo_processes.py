@@ -26,6 +26,7 @@ from nas_gan.architecture_search.step import (
 from nas_gan.architecture_search.supernet import SuperDiscriminator, SuperGenerator
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.losses import make_loss
+from nas_gan.networks.interface import interface_of
 from nas_gan.networks.searched import (
     DiscriminatorConfig,
     Generator,
@@ -87,8 +88,8 @@ def curve(
         upper_bound=UpperBoundSchedule("fixed"),
         batches=Batches(
             Share(real, processes),
-            Share(StepLatents(1, BATCH, generator.latent_dim), processes),
-            Share(StepLatents(2, g_batch, generator.latent_dim), processes) if g_batch else None,
+            Share(StepLatents(1, BATCH, interface_of(generator)), processes),
+            Share(StepLatents(2, g_batch, interface_of(generator)), processes) if g_batch else None,
         ),
         schedule=Schedule(
             n_steps,

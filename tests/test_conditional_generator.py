@@ -123,3 +123,32 @@ def test_it_is_timed_against_the_dense_one(delivered: Delivered, tmp_path: Path)
     rows = [(row["bundle"], row["batch"]) for row in report["rows"]]
     assert rows == [("dense", 1), ("bundle", 1), ("dense", 6), ("bundle", 6)]
     assert {bundle["n_classes"] for bundle in report["bundles"]} == {N_CLASSES}
+
+
+def in_a_process(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_its_layers_are_written_for_timing(delivered: Delivered, tmp_path: Path) -> None:
+    out = tmp_path / "layers"
+    done = in_a_process("ard.latency", delivered.dense, "--out", out, "--no-measure")
+    assert done.returncode == 0, done.stderr
+    assert (out / "layers.json").is_file()
+
+
+@pytest.mark.parametrize("module", ["ard.compress", "ard.sweep"])
+def test_it_is_compressed_against_its_own_images(
+    module: str, delivered: Delivered, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    options = ["--samples", "32", "--sweep-samples", "16", "--anchors", "2", "--threads", "1"]
+    options += ["--features", "efficientnet-lite0", "--methods", "svd", "--fractions", "0.3"]
+    if module == "ard.compress":
+        options += ["--fid-budget", "1e6", "--recover-steps", "2", "--max-trials", "1"]
+        options += ["--no-bundle"]
+    done = in_a_process(
+        module, delivered.dense, "--reference", "dense", "--run-dir", run_dir, *options
+    )
+    assert done.returncode == 0, done.stderr
+    assert (run_dir / "sensitivity.csv").is_file()

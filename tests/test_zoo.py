@@ -11,7 +11,7 @@ import torch
 from nas_gan import zoo
 from nas_gan.checkpoint import build_generator, build_saved_discriminator, load_checkpoint
 from nas_gan.metrics.reference import load_statistics
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 FOLDER = Path(zoo.__file__).parent
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"

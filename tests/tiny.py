@@ -11,8 +11,15 @@ from torch.nn import functional as F
 from ard.measuring.fid import FidEvaluator
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.metrics.frechet import FrechetReference, PairedFid, statistics_of
-from nas_gan.metrics.sampling import extract_features, latent_bank
+from nas_gan.metrics.sampling import extract_features
+from nas_gan.networks.interface import GeneratorInterface
+from nas_gan.networks.latents import latent_bank
 from nas_gan.networks.searched import Generator, GeneratorConfig
+
+
+def takes(latent_dim: int, n_classes: int = 0) -> GeneratorInterface:
+    """The interface of some generator of small colour images."""
+    return GeneratorInterface(latent_dim, n_classes, (3, 8, 8))
 
 
 class PixelFeatures:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ard.recovery.distillation import KeepBest, warm_up_and_decay
 from nas_gan.losses import make_loss
+from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.draws import Batch, Sampler
 from nas_gan.training.learner import Learner
@@ -107,7 +108,7 @@ def fine_tune(
 
 
 def batches_of(
-    generator: nn.Module, draw: Sampler, n_classes: int = 0, device: str = "cpu"
+    generator: nn.Module, draw: Sampler, interface: GeneratorInterface, device: str = "cpu"
 ) -> Callable[[int], Batch]:
     """Images of a generator in the place of real ones.
 
@@ -119,7 +120,9 @@ def batches_of(
         latents = draw(index).to(device)
         with torch.no_grad():
             images: Tensor = generator(latents)
-        return (images, latents[:, -n_classes:]) if n_classes else images
+        if not interface.conditional:
+            return images
+        return images, latents[:, -interface.n_classes :]
 
     return images_of
 

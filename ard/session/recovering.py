@@ -106,9 +106,7 @@ def _recovery(
         distance = feature_distance(judge.discriminator, weight)
 
     def latents(settings: Recovery | FineTuning) -> StepLatents:
-        return StepLatents(
-            settings.seed, settings.batch_size, setting.latent_dim, setting.n_classes
-        )
+        return StepLatents(settings.seed, settings.batch_size, setting.interface)
 
     def score(network: nn.Module) -> float:
         return evaluate(Candidate.finished(network)).value
@@ -155,7 +153,7 @@ def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None
         ArdError: one is asked for, and the checkpoint has none, or one that also takes labels; or a
             batch is too small for it.
     """
-    if config.feature_weight and setting.n_classes:
+    if config.feature_weight and setting.interface.conditional:
         raise ArdError(
             f"{config.feature_weight:g}: the discriminator of a conditional generator judges "
             "images with their labels, whose features are not used; leave it out",
@@ -183,7 +181,7 @@ def feature_weight(config: SearchConfig, setting: Setting) -> float:
     if config.feature_weight is not None:
         return config.feature_weight
     saved = setting.checkpoint.holds_discriminator
-    return FEATURE_WEIGHT if saved and not setting.n_classes else 0.0
+    return FEATURE_WEIGHT if saved and not setting.interface.conditional else 0.0
 
 
 def fine_tuning_steps(config: SearchConfig, setting: Setting) -> int:
@@ -205,12 +203,12 @@ def real_images(config: SearchConfig, setting: Setting) -> tuple[str, Callable[[
     What they are comes with them, in words.
     """
     seed, name = config.seed + SEEDS["real"], setting.checkpoint.provenance.get("dataset")
-    if setting.load_images is not None and not setting.n_classes:
+    if setting.load_images is not None and not setting.interface.conditional:
         try:
             return str(name), ShuffledBatches(setting.load_images(), config.recover_batch, seed)
         except MissingDataError:
             pass
-    draw = StepLatents(seed, config.recover_batch, setting.latent_dim, setting.n_classes)
-    absent = "" if name is None or setting.n_classes else f"; {name} is not available"
-    dense = batches_of(setting.generator, draw, setting.n_classes, config.device)
+    draw = StepLatents(seed, config.recover_batch, setting.interface)
+    absent = "" if name is None or setting.interface.conditional else f"; {name} is not available"
+    dense = batches_of(setting.generator, draw, setting.interface, config.device)
     return f"images of the dense generator{absent}", dense

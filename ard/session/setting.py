@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from ard.errors import ArdError
 from ard.measuring.bank import DenseBank, Reference
 from ard.measuring.metric import Metric, ReferenceRequest
 from ard.measuring.metrics import MetricName, metric_named
@@ -20,7 +18,8 @@ from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.metrics.reference import cache_dir, dense_images
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.interface import GeneratorInterface, interface_of
+from nas_gan.networks.latents import latents_of
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,15 @@ class Setting:
 
     checkpoint: Checkpoint
     generator: nn.Module
-    latent_dim: int
+    interface: GeneratorInterface
     extractor: FeatureExtractor
     metric: Metric
     reference: Reference
-    n_classes: int = 0
     load_images: Callable[[], Images] | None = None
 
     def latents(self, n: int, seed: int) -> Tensor:
         """A bank of latents for the generator, with labels if it takes any."""
-        return latent_bank(n, self.latent_dim, seed, self.n_classes)
+        return latents_of(self.interface, n, seed)
 
     @property
     def comparable(self) -> bool:
@@ -92,23 +90,15 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
     checkpoint = load_checkpoint(path)
     build = import_builder(config.model) if config.model else None
     generator = build_generator(checkpoint, build).to(config.device).requires_grad_(False)
-    latent_dim = getattr(generator, "latent_dim", None)
-    if not isinstance(latent_dim, int):
-        raise ArdError(
-            f"{type(generator).__name__} has no latent_dim; set that attribute to the length of "
-            "its latents, so that they can be drawn"
-        )
+    interface = interface_of(generator)
     extractor = make_extractor(
         config.features,
         inception_weights=config.inception_weights,
         device=config.device,
         threads=config.threads,
     )
-    n_classes = int(getattr(generator, "n_classes", 0))
     dataset = checkpoint.provenance.get("dataset")
-    with torch.inference_mode():
-        probe = latent_bank(2, latent_dim, 0, n_classes).to(config.device)
-        resolution = generator(probe).shape[-1]
+    resolution = interface.resolution
     fit = recorded_fit(checkpoint.provenance)
     load_images = _data_loader(dataset, resolution, config.data_root, fit)
     metric = metric_named(config.metric)
@@ -121,7 +111,6 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
             data=load_images,
             dense=lambda: dense_images(
                 generator,
-                latent_dim,
                 max(config.samples, 2 * extractor.dim),
                 config.seed,
                 batch_size=config.batch_size,
@@ -130,9 +119,7 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
             cache=cache_dir(),
         )
     )
-    return Setting(
-        checkpoint, generator, latent_dim, extractor, metric, reference, n_classes, load_images
-    )
+    return Setting(checkpoint, generator, interface, extractor, metric, reference, load_images)
 
 
 def _data_loader(

@@ -11,7 +11,7 @@ from nas_gan.architecture_search.step import ArchitectureStep, Supernets
 from nas_gan.data.images import Images
 from nas_gan.files import write_text
 from nas_gan.settings import as_text, chosen_settings, settings_but
-from nas_gan.training.draws import StepLatents
+from nas_gan.training.draws import StepNoise
 from nas_gan.training.files import GRID, save_samples
 from nas_gan.training.log import RunLog
 from nas_gan.training.seeds import Stream
@@ -37,7 +37,7 @@ class SearchFiles:
     ) -> None:
         self.config, self.networks, self.step = config, networks, step
         self.settings, self.log = settings, log
-        self.grid_latents = StepLatents(config.seed + Stream.GRID, GRID, config.latent_dim)(0)
+        self.grid_latents = StepNoise(config.seed + Stream.GRID, GRID, config.latent_dim)(0)
 
     def log_scalars(self, index: int, scalars: Mapping[str, float]) -> None:
         self.log.scalars(index + 1, scalars)

@@ -45,12 +45,17 @@ class Images(Protocol):
 class ArrayImages:
     """Images that fit in memory, uint8 `(n, c, h, w)`."""
 
-    def __init__(
-        self, name: str, images: Tensor, labels: Tensor | None = None, n_classes: int = 0
-    ) -> None:
+    def __init__(self, name: str, images: Tensor, labels: Tensor | None = None) -> None:
         self.name, self.images = name, images
-        self.labels, self.n_classes = labels, n_classes or _count(labels)
+        self.labels, self.n_classes = labels, _count(labels)
         self.digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+
+    @classmethod
+    def labelled(cls, name: str, images: Tensor, labels: Tensor, n_classes: int) -> ArrayImages:
+        """Images of so many classes, of which some may have no image."""
+        made = cls(name, images, labels)
+        made.n_classes = n_classes
+        return made
 
     def __len__(self) -> int:
         return len(self.images)

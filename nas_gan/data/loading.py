@@ -210,4 +210,5 @@ def synthetic_shapes(*, size: int, n: int = 512, seed: int = 0, channels: int = 
     inside = (grid[:, None] - centre[:, 0]) ** 2 + (grid[None, :] - centre[:, 1]) ** 2 < radius**2
     images = torch.from_numpy((inside[:, None] * colour).astype(np.uint8))
     labels = torch.from_numpy(((radius.ravel() / size - 0.1) * 50).astype(np.int64))
-    return ArrayImages("synthetic", to_grey(images) if channels == 1 else images, labels, 10)
+    images = to_grey(images) if channels == 1 else images
+    return ArrayImages.labelled("synthetic", images, labels, 10)

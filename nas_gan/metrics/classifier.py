@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -22,8 +21,10 @@ from nas_gan.checkpoint import load_torch, load_weights, save_torch
 from nas_gan.data.batches import to_float
 from nas_gan.data.images import Images
 from nas_gan.errors import CheckpointError, InvalidValueError
-from nas_gan.metrics.sampling import generate_uint8, latents_of
+from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 
 # The same idea as the one network that such accuracies were published with (two convolutions, two
 # linear layers, dropout), with strides where that pools, which is ten times as fast on a CPU.
@@ -202,18 +203,19 @@ def class_accuracy(
         InvalidValueError: the generator has no classes, other ones than the classifier, or makes
             images of another shape.
     """
-    n_classes = getattr(generator, "n_classes", 0)
+    interface = interface_of(generator)
+    n_classes = interface.n_classes
     if n_classes != classifier.n_classes:
         raise InvalidValueError(
             f"the classifier tells {classifier.n_classes} classes apart, the generator has "
             f"{n_classes}; class accuracy is for conditional generators of the same data"
         )
-    shape = tuple(cast("tuple[int, int, int]", generator.image_shape))
+    shape = interface.image_shape
     if shape != classifier.image_shape:
         raise InvalidValueError(
             f"the classifier looks at images {classifier.image_shape}, the generator makes {shape}"
         )
-    latents = latents_of(generator, n, seed)
+    latents = latents_of(interface, n, seed)
     asked = labels_of(latents, n_classes).split(batch_size)
     drawn = generate_uint8(generator, latents, batch_size=batch_size, device=device)
     # Grey images come with their channel repeated.

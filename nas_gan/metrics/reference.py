@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 
@@ -24,13 +24,10 @@ from nas_gan.files import atomic_path
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
 from nas_gan.metrics.protocol import protocol_of, to_uint8
-from nas_gan.metrics.sampling import generate_uint8, latent_bank
-
-# Given a description and a total, a context in which to report how many more are done.
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-# What `find_reference` calls statistics of the dense generator's samples.
-DENSE_SOURCE = "dense generator's own images"
+from nas_gan.metrics.sampling import generate_uint8
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
+from nas_gan.progress import Progress
 
 
 def save_statistics(
@@ -192,22 +189,19 @@ class GeneratedImages:
 
 def dense_images(
     generator: nn.Module,
-    latent_dim: int,
     n: int,
     seed: int,
     *,
     batch_size: int = 64,
     device: str = "cpu",
-    n_classes: int = 0,
     quantize: Callable[[Tensor], Tensor] = to_uint8,
 ) -> GeneratedImages:
     """Images of the dense generator, to be a reference where there is no data.
 
-    `n_classes` is that of a conditional generator. The latents are not those of
-    `latent_bank(n, latent_dim, seed)` that candidates are measured on: against its own images the
-    dense generator would score 0 and any other the bias of n.
+    The latents are not those of the bank of `seed` that candidates are measured on: against its own
+    images the dense generator would score 0 and any other the bias of n.
     """
-    latents = latent_bank(n, latent_dim, seed + 0x5EED_0000, n_classes)
+    latents = latents_of(interface_of(generator), n, seed + 0x5EED_0000)
     return GeneratedImages(
         "the dense generator",
         generator,

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from nas_gan.data.images import IMAGE_SUFFIXES, Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.protocol import to_uint8
-from nas_gan.metrics.sampling import StreamedLatents, generate_uint8
+from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
+from nas_gan.networks.interface import n_classes_of
+from nas_gan.networks.latents import StreamedLatents
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class GeneratedSource:
     ) -> None:
         self.name, self.generator, self.latents = name, generator, latents
         self.device, self.quantize = device, quantize
-        self.n_classes = int(getattr(generator, "n_classes", 0))
+        self.n_classes = n_classes_of(generator)
         self.skipped: list[str] = []
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.networks.interface import interface_of
 
 
 def with_labels(noise: Tensor, labels: Tensor, n_classes: int) -> Tensor:
@@ -56,14 +57,14 @@ class SplitInputs(nn.Module):
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
-        n_classes = getattr(generator, "n_classes", 0)
-        if not isinstance(n_classes, int) or n_classes < 2:
+        interface = interface_of(generator)
+        if not interface.conditional:
             raise InvalidValueError(
-                f"{type(generator).__name__} is not conditional (n_classes {n_classes!r}); "
-                "call it with latents alone"
+                f"{type(generator).__name__} is not conditional; call it with latents alone"
             )
+        n_classes = interface.n_classes
         self.generator = generator
-        self.latent_dim, self.image_shape = generator.latent_dim, generator.image_shape
+        self.latent_dim, self.image_shape = interface.latent_dim, interface.image_shape
         self.n_classes = n_classes
         like = next(generator.parameters(), torch.empty(0))
         identity = torch.eye(n_classes, dtype=like.dtype, device=like.device)

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from nas_gan.data.images import Images
 from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
+from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.config import TrainConfig
@@ -24,8 +25,6 @@ from nas_gan.training.describe import (
     Architecture,
     blueprint,
     describe_networks,
-    image_shape_of,
-    n_classes_of,
 )
 from nas_gan.training.distributed import (
     Processes,
@@ -63,19 +62,9 @@ class Networks:
         return copy.deepcopy(average).float()
 
     @property
-    def latent_dim(self) -> int:
-        """Numbers of noise that the generator takes, labels aside."""
-        return int(cast("int", self.generator.latent_dim))
-
-    @property
-    def n_classes(self) -> int:
-        """Classes of a conditional generator, else 0."""
-        return n_classes_of(self.generator)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """`(c, h, w)` of the images."""
-        return image_shape_of(self.generator)
+    def interface(self) -> GeneratorInterface:
+        """What the generator takes and makes."""
+        return interface_of(self.generator)
 
 
 def load_images(config: TrainConfig) -> Images:
@@ -85,8 +74,8 @@ def load_images(config: TrainConfig) -> Images:
         InvalidValueError: the networks are for images that are not square, or there are no labels
             where they want some.
     """
-    generator = blueprint(describe_networks(config)[0])
-    channels, height, width = image_shape_of(generator)
+    interface = interface_of(blueprint(describe_networks(config)[0]))
+    channels, height, width = interface.image_shape
     if height != width:
         raise InvalidValueError(f"data sets are square; the generator makes {height} x {width}")
     return load_dataset(
@@ -95,7 +84,7 @@ def load_images(config: TrainConfig) -> Images:
         root=config.data_root,
         channels=channels,
         fit=config.fit,
-        labelled=n_classes_of(generator) > 0,
+        labelled=interface.conditional,
     )
 
 
@@ -147,10 +136,10 @@ def build_step(
     processes = processes or Processes(device=config.device)
     batches = ShuffledBatches(images, config.batch_size, config.seed, flip=config.flip)
     real: Callable[[int], Any] = batches
-    if networks.n_classes:
-        real = LabelledBatches(batches, networks.n_classes)
+    if networks.interface.conditional:
+        real = LabelledBatches(batches, networks.interface.n_classes)
     latents, g_latents = (
-        _share(StepLatents(seed, n, networks.latent_dim, networks.n_classes), n, processes)
+        _share(StepLatents(seed, n, networks.interface), n, processes)
         for seed, n in (
             (config.seed + Stream.UPDATES, config.batch_size),
             (

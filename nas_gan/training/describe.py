@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.networks.genotype import ADVERSARIAL_NAS, MMD_NAS, DiscriminatorGenotype, Genotype
+from nas_gan.networks.interface import interface_of
 from nas_gan.networks.models import MODELS, build_model, describe_pair
 from nas_gan.networks.searched import DATASET_SHAPES, DiscriminatorConfig, GeneratorConfig
 from nas_gan.training.config import TrainConfig
@@ -53,7 +54,7 @@ def describe_networks(config: TrainConfig) -> tuple[Architecture, Architecture]:
         generator, _ = describe_pair(settings)
     judge = config.discriminator or config.model
     if judge in _JUDGES:
-        size = settings["image_size"] or image_shape_of(blueprint(generator))[1]
+        size = settings["image_size"] or interface_of(blueprint(generator)).image_shape[1]
         return generator, _searched_discriminator(judge, config, size, settings["image_channels"])
     _, discriminator = describe_pair(settings)
     return generator, discriminator
@@ -63,17 +64,6 @@ def blueprint(generator: Mapping[str, Any]) -> nn.Module:
     """The generator of a description without memory for its weights, to be asked for its sizes."""
     with torch.device("meta"):
         return build_model(generator)
-
-
-def image_shape_of(generator: nn.Module) -> tuple[int, int, int]:
-    """`(c, h, w)` of the images that a generator makes."""
-    channels, height, width = cast("tuple[int, int, int]", generator.image_shape)
-    return int(channels), int(height), int(width)
-
-
-def n_classes_of(network: nn.Module) -> int:
-    """Classes of a conditional network, else 0."""
-    return int(cast("int", getattr(network, "n_classes", 0)))
 
 
 def _searched_generator(config: TrainConfig, settings: Mapping[str, Any]) -> Architecture:

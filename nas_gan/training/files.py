@@ -19,7 +19,7 @@ from nas_gan.settings import as_text, chosen_settings, settings_but
 from nas_gan.training.build import Networks, end_dependence
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import describe_networks
-from nas_gan.training.draws import StepLatents
+from nas_gan.training.draws import StepNoise
 from nas_gan.training.log import RunLog
 from nas_gan.training.seeds import Stream
 from nas_gan.training.state import save_state
@@ -52,8 +52,9 @@ class RunFiles:
     ) -> None:
         self.config, self.networks, self.step, self.images = config, networks, step, images
         self.settings, self.log = settings, log
-        self.grid_latents = StepLatents(config.seed + Stream.GRID, GRID, networks.latent_dim)(0)
-        if n := networks.n_classes:  # the same number of images of each class, in order
+        interface = networks.interface
+        self.grid_latents = StepNoise(config.seed + Stream.GRID, GRID, interface.latent_dim)(0)
+        if n := interface.n_classes:  # the same number of images of each class, in order
             labels = torch.arange(GRID) * n // GRID
             self.grid_latents = with_labels(self.grid_latents, labels, n)
 
@@ -112,7 +113,7 @@ def make_checkpoint(
         provenance={
             "dataset": config.dataset,
             "fit": config.fit,
-            "resolution": networks.image_shape[1],
+            "resolution": networks.interface.image_shape[1],
             "data_sha256": images.digest,
             "steps": step,
             "batch_size": config.batch_size,

@@ -10,8 +10,10 @@ from torch import nn
 
 from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 from nas_gan.training.config import TrainConfig
-from nas_gan.training.describe import blueprint, describe_networks, n_classes_of
+from nas_gan.training.describe import blueprint, describe_networks
 from nas_gan.training.seeds import Stream
 
 # An averaged generator to its figures by name, such as `fid`.
@@ -49,7 +51,7 @@ def _fid(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn.Modu
     from nas_gan.metrics.features import make_extractor
     from nas_gan.metrics.frechet import FrechetReference, StreamingStatistics
     from nas_gan.metrics.reference import cache_dir, find_reference
-    from nas_gan.metrics.sampling import extract_features, latents_of
+    from nas_gan.metrics.sampling import extract_features
 
     extractor = make_extractor(config.features, device=config.device)
     statistics, _ = find_reference(
@@ -63,7 +65,8 @@ def _fid(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn.Modu
     reference = FrechetReference(statistics)
 
     def measure(generator: nn.Module) -> float:
-        latents = latents_of(generator, config.eval_samples, config.seed + Stream.EVALUATION)
+        interface, seed = interface_of(generator), config.seed + Stream.EVALUATION
+        latents = latents_of(interface, config.eval_samples, seed)
         streaming = StreamingStatistics(extractor.dim)
         streaming.update(extract_features(generator, latents, extractor, device=config.device))
         return reference.distance(streaming.result())
@@ -76,7 +79,7 @@ def _accuracy(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn
     from nas_gan.metrics.classifier import class_accuracy, find_classifier, n_updates
     from nas_gan.metrics.reference import cache_dir
 
-    if not n_classes_of(blueprint(describe_networks(config)[0])):
+    if not interface_of(blueprint(describe_networks(config)[0])).conditional:
         raise InvalidValueError(
             f"accuracy among eval_metrics is for conditional generators; {config.model} has no "
             "classes"

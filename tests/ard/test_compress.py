@@ -24,7 +24,7 @@ from ard.layers import profile_layers
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import Factorization, RankPlan
 from nas_gan.checkpoint import build_generator, load_checkpoint, save_checkpoint
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 Command = Callable[..., tuple[int, str, str]]
 # Only Linear and 1x1 layers are factorized by svd: half a dozen plans instead of ninety.

@@ -7,7 +7,8 @@ from ard.assembly.statistics import input_covariances
 from ard.assembly.surgery import apply_plan
 from ard.layers import profile_layers
 from ard.plan import Factorization, RankPlan
-from nas_gan.metrics.sampling import latents_of
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 from nas_gan.networks.models import build_model
 
 ARCHITECTURES = {
@@ -24,7 +25,7 @@ def generator(request, rng):
 
 
 def test_the_profile_counts_every_parameter_and_multiplication(generator):
-    profile = profile_layers(generator, latents_of(generator, 2, 0))
+    profile = profile_layers(generator, latents_of(interface_of(generator), 2, 0))
     assert profile.total_params == sum(p.numel() for p in generator.parameters())
     # A linear layer uses each weight once, a transposed one once at each input position.
     for layer in profile.layers:
@@ -34,7 +35,7 @@ def test_the_profile_counts_every_parameter_and_multiplication(generator):
 
 
 def test_plans_of_full_rank_leave_the_images_as_they_are(generator):
-    latents = latents_of(generator, 32, 0)
+    latents = latents_of(interface_of(generator), 32, 0)
     profile = profile_layers(generator, latents)
     names = [layer.name for layer in profile.layers]
     statistics = input_covariances(generator, latents, names)
@@ -51,7 +52,7 @@ def test_plans_of_full_rank_leave_the_images_as_they_are(generator):
 
 def test_the_moments_of_the_first_layer_of_a_conditional_net_know_the_labels(rng):
     generator = build_model(ARCHITECTURES["conditional"], rng=rng).eval()
-    latents = latents_of(generator, 64, 0)
+    latents = latents_of(interface_of(generator), 64, 0)
     [moments] = input_covariances(generator, latents, ["layers.linear1"]).values()
     expected = latents.double().T @ latents.double() / 64
     torch.testing.assert_close(moments.channel, expected)

@@ -24,7 +24,8 @@ from ard.report.points import budget_folder, columns_of
 from ard.session.config import parse_budgets
 from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import run
-from nas_gan.metrics.sampling import latents_of
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 
 Call = Callable[..., tuple[int, str, str]]
 # Two updates at a larger rate make a net of random weights better than the dense one, and no budget
@@ -96,7 +97,7 @@ def test_each_plan_builds_its_compressed_generator(
         params = sum(p.numel() for p in saved.parameters())
         assert params == int(row["params"])
         assert float(row["compression"]) == pytest.approx(total / params, abs=1e-4)
-        assert saved(latents_of(saved, 2, 0)).isfinite().all()
+        assert saved(latents_of(interface_of(saved), 2, 0)).isfinite().all()
 
 
 def test_no_plan_is_measured_twice_in_a_stage(finished: tuple[Path, int]) -> None:

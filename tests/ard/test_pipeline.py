@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from contracts import scored
-from tiny import SmallNet, fid_evaluator
+from tiny import SmallNet, fid_evaluator, takes
 from torch import Tensor, nn
 
 from ard.costs.cost import macs_cost
@@ -36,7 +36,7 @@ from ard.pipeline import Run as SearchRun
 from ard.plan import DENSE, Method, RankPlan
 from ard.recovery.distillation import Recovery, recover
 from ard.recovery.recover import Build
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 from nas_gan.training.draws import StepLatents
 
 BUDGET = 600.0  # of a distance of 162, in features of pixels
@@ -77,7 +77,7 @@ class Run:
 
     def recover(self, build: Callable[[], nn.Module], plan: RankPlan) -> nn.Module:
         settings = Recovery(self.n_steps, batch_size=8, n_checks=2)
-        latents = StepLatents(settings.seed, settings.batch_size, self.dense.latent_dim)
+        latents = StepLatents(settings.seed, settings.batch_size, takes(self.dense.latent_dim))
         return recover(build(), self.dense, settings, selection=self.selection, latents=latents)
 
     def search(

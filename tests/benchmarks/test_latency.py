@@ -22,7 +22,8 @@ from ard.recovery.store import compressed_checkpoint
 from edge_bench.timing import TimingPlan
 from nas_gan.checkpoint import load_checkpoint, save_checkpoint
 from nas_gan.errors import InvalidValueError, NasGanError
-from nas_gan.metrics.sampling import latents_of
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "latency.py"
 ONCE = TimingPlan(runs=1, warmup=1, duration_s=0, block=1, min_warmup_s=0, max_warmup_s=0)
@@ -71,7 +72,9 @@ def test_multiply_adds_of_the_graphs_are_those_of_the_nets(written: Written) -> 
     nets, _, rows = written
     for name, net in nets.items():
         [plain] = [row for row in rows if row["graph"] == f"{name} as is"]
-        expected = profile_layers(net, latents_of(SmallNet(), 2, 0), min_channels=1).total_macs
+        expected = profile_layers(
+            net, latents_of(interface_of(SmallNet()), 2, 0), min_channels=1
+        ).total_macs
         assert plain["macs"] == plain["macs_of_the_network"] == expected
         assert plain["params"] == sum(p.numel() for p in net.parameters())
 
@@ -80,7 +83,7 @@ def test_each_batch_has_every_graph_and_each_compressed_net_over_plain_and_rewri
     latency: ModuleType, written: Written
 ) -> None:
     nets, paths, _ = written
-    bank = latents_of(nets["dense"], 64, 0).numpy()
+    bank = latents_of(interface_of(nets["dense"]), 64, 0).numpy()
     rows = latency.time_graphs(
         paths, latency.pairs_of(NETS), bank, {1: ONCE, 64: ONCE}, {1: ticking(2000)}
     )

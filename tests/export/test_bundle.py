@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import takes
 from torch import nn
 
 from export.bundle import BundleSettings, BundleSource, count_macs, count_steps, write_bundle
@@ -19,7 +20,7 @@ from export.errors import BundleError, ExportError
 from export.manifest import Engine, read_manifest, verify
 from export.to_onnx import GraphSettings
 from export.to_tensorrt import TensorRTRTX
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank, latents_of
 
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -123,7 +124,7 @@ def test_unusable_settings_are_refused(change, message):
 
 
 def test_a_module_that_does_not_say_its_shapes_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="Linear needs latent_dim: int and image_shape"):
+    with pytest.raises(ExportError, match="Linear has no latent_dim; set that attribute"):
         write_bundle(BundleSource(nn.Linear(2, 2)), tmp_path / "bundle")
 
 
@@ -183,7 +184,7 @@ def test_a_conditional_bundle_holds_labels_beside_its_latents(conditional_bundle
     manifest = verify(conditional_bundle)
     assert manifest.n_classes == 5
     assert [spec.name for spec in manifest.inputs] == ["latents", "labels"]
-    bank = latent_bank(12, 6, 5, n_classes=5)
+    bank = latents_of(takes(6, 5), 12, 5)
     files = [manifest.latents[key] for key in ("file", "labels")]
     latents, labels = (np.load(conditional_bundle / name) for name in files)
     np.testing.assert_array_equal(latents, bank[:, :6].numpy())

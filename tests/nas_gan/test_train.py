@@ -17,8 +17,9 @@ from nas_gan.cli import run
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.metrics.classifier import class_accuracy, train_classifier
-from nas_gan.metrics.sampling import latents_of
 from nas_gan.networks.genotype import MMD_NAS
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 from nas_gan.train import main
 from nas_gan.training import skipping
 from nas_gan.training.config import TrainConfig
@@ -245,7 +246,7 @@ def test_a_run_in_double_precision_is_measured_drawn_and_saved_in_float32(config
     seen, grid = [], config.run_dir / "grid.png"
 
     def measure(net):
-        seen.append(net(latents_of(net, 2, seed=0)))
+        seen.append(net(latents_of(interface_of(net), 2, seed=0)))
         return {"fid": 1.0}
 
     train(config, images, measure=measure)
@@ -255,7 +256,9 @@ def test_a_run_in_double_precision_is_measured_drawn_and_saved_in_float32(config
         assert {t.dtype for t in weights if t.is_floating_point()} == {torch.float32}
     generator = build_generator(load_checkpoint(config.run_dir / "ckpt.pt")).eval()
     # The same weights in another memory layout.
-    assert torch.allclose(generator(latents_of(generator, 2, seed=0)), seen[0], atol=1e-5)
+    assert torch.allclose(
+        generator(latents_of(interface_of(generator), 2, seed=0)), seen[0], atol=1e-5
+    )
     assert sample.main(sample.SampleConfig(config.run_dir / "ckpt.pt", out=grid, n=2)) == 0
     assert grid.exists()
     assert (config.run_dir / "samples" / "000001.png").exists()
@@ -286,7 +289,7 @@ def test_labels_reach_both_networks_and_the_checkpoint(tmp_path):
     assert train(config, images).status == "finished"
     generator = build_generator(load_checkpoint(tmp_path / "ckpt.pt"))
     assert (generator.n_classes, generator.latent_dim) == (10, 100)
-    latents = latents_of(generator, 2, seed=0)
+    latents = latents_of(interface_of(generator), 2, seed=0)
     other = latents.clone()
     other[:, 100:] = latents[:, 100:].roll(1, dims=1)
     assert not torch.equal(generator(latents), generator(other))
@@ -466,7 +469,7 @@ def test_every_preset_trains_at_toy_size_by_its_name(preset, tmp_path, capsys):
     generator = build_generator(checkpoint)
     assert checkpoint.architecture["kind"] == config.model
     assert generator.image_shape[0] == (config.image_channels or 3)
-    images = generator(latents_of(generator, 2, seed=0))
+    images = generator(latents_of(interface_of(generator), 2, seed=0))
     assert images.shape == (2, *generator.image_shape)
     assert build_saved_discriminator(checkpoint) is not None
 

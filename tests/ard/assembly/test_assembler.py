@@ -10,7 +10,7 @@ from ard.assembly.closed_form import Fit
 from ard.assembly.surgery import apply_plan, describe_structure
 from ard.layers import profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 LATENTS = latent_bank(32, 8, seed=3)
 FRONT = RankPlan({"linear": Factorization("svd", (5,)), "conv1": Factorization("tucker2", (6, 6))})

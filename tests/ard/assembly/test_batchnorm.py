@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ard.assembly.batchnorm import batch_moments, correct_batchnorm
 from ard.assembly.surgery import apply_plan
 from ard.plan import Factorization, RankPlan
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from ard.assembly.closed_form import MAX_GAIN, Fit, calibrate, layer_outputs
 from ard.assembly.surgery import apply_plan
 from ard.layers import profile_layers
 from ard.plan import Factorization, Method, RankPlan
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 # torch's word about kernels of even length, said once in a process
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

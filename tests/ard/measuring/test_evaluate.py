@@ -13,7 +13,7 @@ from ard.errors import ArdError, NonFiniteError
 from ard.measuring.evaluate import Candidate, ScoreEvaluator, TableEvaluator
 from ard.measuring.fid import FidEvaluator
 from ard.plan import DENSE, Factorization, RankPlan
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 from nas_gan.networks.searched import Generator
 
 PLAN = RankPlan({"cell1.c0.ops.0.op.1": Factorization("tucker2", (2, 2))})

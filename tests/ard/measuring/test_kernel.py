@@ -19,7 +19,8 @@ from ard.measuring.metrics import METRICS, metric_named
 from ard.plan import Factorization, RankPlan
 from nas_gan.data.images import ArrayImages
 from nas_gan.errors import InvalidValueError, MissingDataError
-from nas_gan.metrics.sampling import extract_features, latent_bank
+from nas_gan.metrics.sampling import extract_features
+from nas_gan.networks.latents import latent_bank
 from nas_gan.networks.searched import Generator
 
 PLAN = RankPlan({"cell1.c0.ops.0.op.1": Factorization("tucker2", (2, 2))})

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import takes
 from torch import Tensor, nn
 
 from ard.recovery.adversarial import KERNEL_SHARE, FineTuning, fine_tune
@@ -13,7 +14,7 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.training.draws import Batch, StepLatents
 
 QUICK = FineTuning(n_steps=8, batch_size=6, lr=5e-3, n_checks=4)
-PROBE = StepLatents(99, 16, 4)(0)
+PROBE = StepLatents(99, 16, takes(4))(0)
 
 
 class Painter(nn.Module):
@@ -55,7 +56,7 @@ def real(index: int) -> Tensor:
 
 
 def draws(settings: FineTuning, n_classes: int = 0) -> StepLatents:
-    return StepLatents(settings.seed, settings.batch_size, 4, n_classes)
+    return StepLatents(settings.seed, settings.batch_size, takes(4, n_classes))
 
 
 def brightness(network: nn.Module) -> float:
@@ -206,7 +207,7 @@ def test_a_run_that_diverges_ends_with_a_finite_net() -> None:
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_a_conditional_generator_is_judged_with_its_labels(n_classes: int) -> None:
     student, judge = Painter(n_classes), Judge(n_classes)
-    labelled = StepLatents(5, 6, 4, n_classes)
+    labelled = StepLatents(5, 6, takes(4, n_classes))
     asked: list[int] = []
 
     def pairs(index: int) -> Batch:

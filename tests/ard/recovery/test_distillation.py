@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import lively_generator
+from tiny import lively_generator, takes
 from torch import Tensor, nn
 
 from ard.assembly.surgery import apply_plan
@@ -18,7 +18,8 @@ from ard.recovery.distillation import (
     rows_of,
     snapshot,
 )
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latent_bank, latents_of
 from nas_gan.networks.searched import Generator
 from nas_gan.training.draws import StepLatents
 
@@ -52,7 +53,7 @@ def recovered(dense: Generator, factorized: nn.Module, selection: Tensor) -> nn.
 
 
 def draws(settings: Recovery, generator: Generator) -> StepLatents:
-    return StepLatents(settings.seed, settings.batch_size, generator.latent_dim)
+    return StepLatents(settings.seed, settings.batch_size, interface_of(generator))
 
 
 def image_error(student: nn.Module, teacher: nn.Module, latents: Tensor) -> float:
@@ -309,9 +310,9 @@ def test_a_conditional_student_is_trained_on_latents_with_labels() -> None:
     next(student.parameters()).add_(0.1)
     seen: list[Tensor] = []
     student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
-    selection = latent_bank(8, 4, 1, n_classes=3)
+    selection = latents_of(takes(4, 3), 8, 1)
     settings = Recovery(n_steps=3, batch_size=5)
-    recover(student, net, settings, selection=selection, latents=StepLatents(0, 5, 4, 3))
+    recover(student, net, settings, selection=selection, latents=StepLatents(0, 5, takes(4, 3)))
     trained = [z for z in seen if len(z) == 5]
     assert len(trained) == 3
     assert all((z[:, 4:].sum(dim=1) == 1).all() for z in trained)

@@ -15,7 +15,7 @@ from ard.layers import profile_layers
 from ard.plan import Factorization, RankPlan
 from ard.recovery.distillation import Recovery
 from ard.recovery.staging import execution_order, in_stages, stages
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 ORDER = ("linear", "conv1", "conv2")
 PLAN = RankPlan({name: Factorization("svd", (2,)) for name in ("conv2", "linear", "conv1")})

@@ -12,7 +12,7 @@ from ard.plan import Factorization, RankPlan
 from ard.recovery.recover import Build
 from ard.recovery.store import RecoveredStore, compressed_checkpoint
 from nas_gan.checkpoint import build_generator
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 from nas_gan.networks.searched import Generator
 
 PLAN = RankPlan({"cell1.c0.ops.0.op.1": Factorization("tucker2", (2, 2))})

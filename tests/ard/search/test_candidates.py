@@ -22,7 +22,7 @@ from ard.search.candidates import (
     competitors,
     output_error,
 )
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 LATENTS = latent_bank(12, 8, seed=2)
 FRACTIONS = (0.6, 0.4, 0.2, 0.1)

@@ -25,7 +25,7 @@ from ard.search.proxy import (
     feature_error,
     image_error,
 )
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 LATENTS = latent_bank(24, 8, seed=5)
 

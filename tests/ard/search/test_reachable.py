@@ -12,7 +12,7 @@ from ard.layers import Profile, profile_layers
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import Factorization
 from ard.search.reachable import Reachable, reachable_plans, to_text
-from nas_gan.metrics.sampling import latent_bank
+from nas_gan.networks.latents import latent_bank
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,9 @@ from ard.session.setting import Setting
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.frechet import FrechetReference, statistics_of
-from nas_gan.metrics.sampling import extract_features, latent_bank
+from nas_gan.metrics.sampling import extract_features
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latent_bank
 from nas_gan.networks.models import build_model
 
 GOOD = SearchConfig(checkpoint=Path("ckpt.pt"))
@@ -46,8 +48,9 @@ def setting() -> Setting:
     generator, features = lively_generator(), PixelFeatures()
     found = extract_features(generator, latent_bank(20, generator.latent_dim, 9), features)
     reference = Reference("a table", FrechetReference(statistics_of(found)), dense=False)
-    latent_dim = generator.latent_dim
-    return Setting(checkpoint_of(generator), generator, latent_dim, features, FID, reference)
+    return Setting(
+        checkpoint_of(generator), generator, interface_of(generator), features, FID, reference
+    )
 
 
 # -- settings
@@ -223,7 +226,7 @@ def test_a_search_goes_on_from_a_sweep_of_the_same_settings(
 
 def test_latents_of_the_statistics_are_none_of_those_that_score(setting: Setting) -> None:
     found = statistics_latents(GOOD, setting)
-    assert found.shape == (128, setting.latent_dim)
+    assert found.shape == (128, setting.interface.latent_dim)
     for name in ("single", "joint", "final", "selection", "proxy"):
         others = setting.latents(128, GOOD.seed + SEEDS[name])
         assert not torch.equal(found, others)
@@ -322,7 +325,7 @@ def test_fine_tuning_keeps_to_the_loss_of_the_training(setting: Setting) -> None
 
 
 def test_the_features_of_a_conditional_discriminator_are_left_alone(setting: Setting) -> None:
-    conditional = replace(setting, n_classes=10)
+    conditional = replace(setting, interface=replace(setting.interface, n_classes=10))
     assert feature_weight(GOOD, conditional) == 0
     assert discriminator_of(GOOD, conditional) is None
     with pytest.raises(ArdError, match=r"feature_weight 2: .* judges images with their labels"):
@@ -351,7 +354,9 @@ def test_of_a_conditional_generator_they_come_with_their_labels(setting: Setting
         {"kind": "dense-cgan", "gf_dim": 4, "image_size": 6, "latent_dim": 5},
         rng=torch.Generator().manual_seed(0),
     ).eval()
-    labelled = replace(setting, generator=copy.deepcopy(conditional), latent_dim=5, n_classes=10)
+    labelled = replace(
+        setting, generator=copy.deepcopy(conditional), interface=interface_of(conditional)
+    )
     _, draw = real_images(replace(GOOD, recover_batch=3), labelled)
     images, labels = draw(0)
     assert images.shape == (3, 1, 6, 6)

@@ -12,8 +12,9 @@ from nas_gan.metrics.classifier import (
     n_updates,
     train_classifier,
 )
-from nas_gan.metrics.sampling import latents_of
 from nas_gan.networks.conditional import labels_of
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 
 
 def quadrants(n=400, channels=1):
@@ -55,7 +56,7 @@ def test_it_learns_what_can_be_told_apart(classifier):
 def test_accuracy_is_the_share_of_images_that_are_what_was_asked_for(classifier):
     assert class_accuracy(Painter(), classifier, 200, seed=1) == 1
     lazy = Painter(obeys=False)
-    asked = labels_of(latents_of(lazy, 200, seed=1), 4)
+    asked = labels_of(latents_of(interface_of(lazy), 200, seed=1), 4)
     share = (asked == 0).double().mean().item()
     assert class_accuracy(lazy, classifier, 200, seed=1, batch_size=7) == pytest.approx(share)
 

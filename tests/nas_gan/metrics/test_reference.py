@@ -18,7 +18,8 @@ from nas_gan.metrics.reference import (
     statistics_name,
     statistics_of_images,
 )
-from nas_gan.metrics.sampling import extract_features, latent_bank
+from nas_gan.metrics.sampling import extract_features
+from nas_gan.networks.latents import latent_bank
 
 STATISTICS = statistics_of(np.random.default_rng(0).standard_normal((50, 3)) * [1, 10, 100])
 
@@ -152,7 +153,9 @@ def test_nothing_to_compare_with_says_what_to_do():
 
 
 def test_the_dense_reference_is_of_other_latents_than_the_measurement():
-    images = dense_images(ToyGenerator(), 12, 500, seed=0)
+    toy = ToyGenerator()
+    toy.latent_dim = 12
+    images = dense_images(toy, 500, seed=0)
     found, source = find_reference(
         "dense", MeanColour(), dataset=None, resolution=2, dense=lambda: images
     )

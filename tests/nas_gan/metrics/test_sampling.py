@@ -3,18 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny import takes
 from torch import nn
 
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.metrics.protocol import to_uint8
-from nas_gan.metrics.sampling import (
-    StreamedLatents,
-    extract_features,
-    generate_uint8,
-    latent_bank,
-    latents_of,
-)
+from nas_gan.metrics.sampling import extract_features, generate_uint8
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import StreamedLatents, latent_bank, latents_of
 from nas_gan.networks.models import build_model
 
 
@@ -60,11 +57,11 @@ def test_a_bank_is_standard_normal_and_its_blocks_and_seeds_differ():
 
 @pytest.mark.parametrize("k", [1, 1024, 1500])
 def test_the_first_rows_of_a_bank_with_labels_are_the_smaller_one(k: int):
-    assert torch.equal(latent_bank(2500, 8, 3, 10)[:k], latent_bank(k, 8, 3, 10))
+    assert torch.equal(latents_of(takes(8, 10), 2500, 3)[:k], latents_of(takes(8, 10), k, 3))
 
 
 def test_labels_leave_the_noise_as_it_is_and_are_uniform_one_hot_rows():
-    bank = latent_bank(4096, 8, seed=0, n_classes=4)
+    bank = latents_of(takes(8, 4), 4096, seed=0)
     assert torch.equal(bank[:, :8], latent_bank(4096, 8, seed=0))
     labels = bank[:, 8:]
     assert torch.equal(labels.sum(dim=1), torch.ones(4096))
@@ -72,30 +69,33 @@ def test_labels_leave_the_noise_as_it_is_and_are_uniform_one_hot_rows():
     # A count of 4096 draws at 1/4 has a deviation of 28.
     assert (labels.sum(dim=0) - 1024).abs().max() < 4 * 28
     assert not torch.equal(labels[:1024], labels[1024:2048])
-    assert not torch.equal(labels, latent_bank(4096, 8, seed=1, n_classes=4)[:, 8:])
+    assert not torch.equal(labels, latents_of(takes(8, 4), 4096, seed=1)[:, 8:])
 
 
 def test_the_latents_of_a_generator_and_of_its_checkpoint_are_the_same_bank():
     architecture = {"kind": "dense-cgan", "gf_dim": 4, "latent_dim": 5}
     built = build_model(architecture)
-    expected = latent_bank(3, 5, seed=2, n_classes=10)
-    assert torch.equal(latents_of(built, 3, 2), expected)
-    assert torch.equal(latents_of(Checkpoint(architecture, built.state_dict()), 3, 2), expected)
+    expected = latents_of(takes(5, 10), 3, seed=2)
+    assert torch.equal(latents_of(interface_of(built), 3, 2), expected)
+    assert torch.equal(
+        latents_of(Checkpoint(architecture, built.state_dict()).interface, 3, 2), expected
+    )
     toy = ToyGenerator()
     toy.latent_dim = 12  # somebody else's, which says nothing about classes
-    assert torch.equal(latents_of(toy, 3, 2), latent_bank(3, 12, seed=2))
+    assert torch.equal(latents_of(interface_of(toy), 3, 2), latent_bank(3, 12, seed=2))
 
 
 def test_latents_of_what_does_not_say_how_wide_they_are_are_refused():
     with pytest.raises(InvalidValueError, match="ToyGenerator has no latent_dim"):
-        latents_of(ToyGenerator(), 3, 0)
+        latents_of(interface_of(ToyGenerator()), 3, 0)
 
 
 def test_a_conditional_generator_is_sampled_like_any_other():
     conditional = build_model({"kind": "maxout-cgan", "gf_dim": 4, "image_size": 8}).eval()
-    [images] = generate_uint8(conditional, latents_of(conditional, 5, 0))
+    latents = latents_of(interface_of(conditional), 5, 0)
+    [images] = generate_uint8(conditional, latents)
     assert images.shape == (5, 3, 8, 8)
-    features = extract_features(conditional, latents_of(conditional, 5, 0), MeanColour(), 2)
+    features = extract_features(conditional, latents, MeanColour(), 2)
     assert features.shape == (5, 3)
 
 
@@ -158,8 +158,8 @@ def test_features_do_not_depend_on_the_batch_size(generator: ToyGenerator):
 
 @pytest.mark.parametrize("n_classes", [0, 3])
 def test_streamed_latents_are_the_bank(n_classes: int):
-    bank = latent_bank(2500, 5, 7, n_classes)
-    streamed = StreamedLatents(2500, 5, 7, n_classes)
+    bank = latents_of(takes(5, n_classes), 2500, 7)
+    streamed = StreamedLatents(takes(5, n_classes), 2500, 7)
     assert len(streamed) == 2500
     for start, stop in ((0, 64), (1000, 1100), (2048, 2600), (10, 2500)):
         assert torch.equal(streamed[start:stop], bank[start:stop])

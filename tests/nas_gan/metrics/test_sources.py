@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import InvalidValueError, MissingDataError
-from nas_gan.metrics.sampling import latents_of, streamed_latents_of
 from nas_gan.metrics.sources import (
     ArraySource,
     DatasetSource,
@@ -18,6 +17,8 @@ from nas_gan.metrics.sources import (
     GeneratedSource,
     open_images,
 )
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import StreamedLatents, latents_of
 
 
 class OneHotGenerator(nn.Module):
@@ -99,10 +100,10 @@ def test_a_file_without_images_is_named(tmp_path: Path, content, message: str):
 
 def test_conditional_images_come_with_the_labels_that_were_asked_for():
     generator = OneHotGenerator()
-    source = GeneratedSource("g", generator, streamed_latents_of(generator, 10, 3))
+    source = GeneratedSource("g", generator, StreamedLatents(interface_of(generator), 10, 3))
     batches = list(source.batches(4))
     labels = torch.cat([batch.labels for batch in batches])
-    assert torch.equal(labels, latents_of(generator, 10, 3)[:, 4:].argmax(dim=1))
+    assert torch.equal(labels, latents_of(interface_of(generator), 10, 3)[:, 4:].argmax(dim=1))
     assert [batch.images.shape for batch in batches][-1] == (2, 3, 2, 2)
 
 

@@ -3,8 +3,9 @@ import torch
 from torch.nn import functional as F
 
 from nas_gan.errors import InvalidValueError
-from nas_gan.metrics.sampling import latents_of
 from nas_gan.networks.conditional import SplitInputs, labels_of, split_labels, with_labels
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 from nas_gan.networks.models import build_model
 
 
@@ -34,7 +35,7 @@ def test_labels_that_do_not_fit_are_refused(labels, message):
 
 
 def test_two_inputs_give_the_images_of_one(conditional):
-    latents = latents_of(conditional, 6, seed=1)
+    latents = latents_of(interface_of(conditional), 6, seed=1)
     z, labels = latents[:, :5], latents[:, 5:].argmax(dim=1)
     split = SplitInputs(conditional)
     assert (split.latent_dim, split.n_classes, split.image_shape) == (5, 10, (1, 6, 6))

@@ -18,7 +18,8 @@ from nas_gan.checkpoint import (
 )
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.losses import make_loss
-from nas_gan.metrics.sampling import latents_of
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 from nas_gan.networks.models import MODELS, build_model, describe_pair
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.optimizers import OPTIMIZERS, SCHEDULERS
@@ -111,7 +112,7 @@ def test_every_model_survives_its_file(name, suffix, tmp_path, rng):
     )
     save_checkpoint(checkpoint, tmp_path / f"a{suffix}")
     loaded = load_checkpoint(tmp_path / f"a{suffix}")
-    latents = latents_of(loaded, 3, seed=0)
+    latents = latents_of(interface_of(loaded), 3, seed=0)
     onehot = (latents[:, -generator.n_classes :],) if generator.n_classes else ()
     with torch.no_grad():
         images = generator(latents)

@@ -7,10 +7,11 @@ import torch
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.genotype import ADVERSARIAL_NAS, MMD_NAS
+from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 from nas_gan.training.build import build_networks
 from nas_gan.training.config import TrainConfig
-from nas_gan.training.describe import blueprint, describe_networks, image_shape_of, n_classes_of
+from nas_gan.training.describe import blueprint, describe_networks
 
 
 @pytest.mark.parametrize(
@@ -26,8 +27,9 @@ from nas_gan.training.describe import blueprint, describe_networks, image_shape_
 )
 def test_a_blueprint_knows_its_sizes_without_memory(settings, shape, n_classes):
     net = blueprint(describe_networks(TrainConfig(**settings))[0])
-    assert image_shape_of(net) == shape
-    assert n_classes_of(net) == n_classes
+    found = interface_of(net)
+    assert found.image_shape == shape
+    assert found.n_classes == n_classes
     assert all(parameter.is_meta for parameter in net.parameters())
 
 
@@ -46,7 +48,7 @@ def test_networks_of_two_families_meet_at_their_images():
     tiny = TrainConfig(gf_dim=4, df_dim=4)
     crossed = build_networks(replace(tiny, discriminator="dcgan"))
     assert crossed.d_architecture["image_size"] == 32
-    scores = crossed.discriminator(torch.zeros(2, *crossed.image_shape))
+    scores = crossed.discriminator(torch.zeros(2, *crossed.interface.image_shape))
     assert scores.shape == (2, 1)
     back = build_networks(replace(tiny, model="dcgan", discriminator="mmd-nas"))
     assert back.d_architecture["downsampling"] == 3
@@ -65,7 +67,7 @@ def test_both_networks_can_be_written_down(tmp_path):
     }  # fmt: skip
     path.write_text(json.dumps(nets))
     networks = build_networks(TrainConfig(networks=path))
-    assert (networks.latent_dim, networks.image_shape) == (5, (3, 4, 4))
+    assert networks.interface == GeneratorInterface(5, 0, (3, 4, 4))
     path.write_text("{}")
     with pytest.raises(InvalidValueError, match=r"nets\.json: needs {\"generator\""):
         describe_networks(TrainConfig(networks=path))

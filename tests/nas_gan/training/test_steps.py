@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import takes
 from torch import nn
 
 from nas_gan.errors import InvalidValueError
@@ -72,7 +73,7 @@ def make_step(
     )
     discriminator = discriminator or Spread()
     real = torch.randn(100, 6, 3, 2, 2)
-    settings = {"real": lambda index: real[index], "latents": StepLatents(0, 6, 4)} | changes
+    settings = {"real": lambda index: real[index], "latents": StepLatents(0, 6, takes(4))} | changes
     batches, schedule, compute, logged = (
         {name: settings.pop(name) for name in names if name in settings} for names in PARTS.values()
     )
@@ -106,15 +107,19 @@ def moved(before, module):
 
 def test_latents_depend_on_seed_and_index_alone():
     torch.manual_seed(1)
-    first = StepLatents(5, 3, 4)(7)
+    first = StepLatents(5, 3, takes(4))(7)
     torch.manual_seed(2)
-    assert torch.equal(StepLatents(5, 3, 4)(7), first)
-    others = [StepLatents(5, 3, 4)(8), StepLatents(6, 3, 4)(7), StepLatents(7, 3, 4)(5)]
+    assert torch.equal(StepLatents(5, 3, takes(4))(7), first)
+    others = [
+        StepLatents(5, 3, takes(4))(8),
+        StepLatents(6, 3, takes(4))(7),
+        StepLatents(7, 3, takes(4))(5),
+    ]
     assert not any(torch.equal(first, other) for other in others)
 
 
 def test_latents_are_standard_normal():
-    z = StepLatents(0, 10_000, 10)(0)
+    z = StepLatents(0, 10_000, takes(10))(0)
     assert z.dtype == torch.float32
     # 100,000 draws: the mean is within 5 standard errors of 0, the variance of 1.
     assert abs(z.mean().item()) < 5 * 1e5**-0.5
@@ -382,7 +387,7 @@ def test_the_discriminator_can_be_the_one_to_wait():
 
 
 def test_the_generator_can_have_a_larger_batch_than_the_discriminator():
-    step = make_step(n_critic=2, loss="hinge", g_latents=StepLatents(9, 15, 4))
+    step = make_step(n_critic=2, loss="hinge", g_latents=StepLatents(9, 15, takes(4)))
     step(0)
     assert step.discriminator.batches == [12]
     step.discriminator.batches.clear()
@@ -391,7 +396,7 @@ def test_the_generator_can_have_a_larger_batch_than_the_discriminator():
 
 
 def test_the_larger_batch_is_what_the_generators_loss_is_of():
-    step = make_step(loss="hinge", g_latents=StepLatents(9, 15, 4))
+    step = make_step(loss="hinge", g_latents=StepLatents(9, 15, takes(4)))
     frozen = torch.optim.SGD(step.discriminator.parameters(), 0.0)
     step.d = replace(step.d, optimizer=frozen)
     with torch.no_grad():
@@ -468,7 +473,7 @@ WANTED = torch.eye(3)[torch.tensor([2, 2, 1, 1, 0, 0])]
 
 
 def conditional_step(loss="latest"):
-    latents = StepLatents(0, 6, 4)
+    latents = StepLatents(0, 6, takes(4))
     return make_step(
         loss=loss,
         generator=nn.Sequential(nn.Linear(4 + 3, 12), nn.Unflatten(1, (3, 2, 2))),
@@ -527,7 +532,11 @@ def test_distillation_brings_the_student_to_its_teacher():
     optimizer = torch.optim.Adam(student.parameters(), 0.05)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
     step = DistillationStep(
-        student, teacher, optimizer=optimizer, scheduler=scheduler, latents=StepLatents(0, 16, 4)
+        student,
+        teacher,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        latents=StepLatents(0, 16, takes(4)),
     )
     losses = [step(index)["loss/distillation"] for index in range(300)]
     assert losses[-1] < losses[0] / 100
@@ -542,7 +551,7 @@ def test_distillation_leaves_batch_statistics_alone():
         nn.Linear(4, 3),
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer),
-        latents=StepLatents(0, 16, 4),
+        latents=StepLatents(0, 16, takes(4)),
     )
     step(0)
     assert student[1].running_mean.tolist() == [0, 0, 0]
