@@ -29,6 +29,9 @@ from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.progress import Progress
 
+# Added to the seed of what is measured, so that a reference of generated images has other latents.
+REFERENCE_SEED = 0x5EED_0000
+
 
 def save_statistics(
     path: Path,
@@ -114,7 +117,7 @@ def _check_origin(
     if extractor is not None and dim != extractor.dim:
         raise InvalidValueError(
             f"{path}: statistics of {dim} features do not fit {extractor.name}, which has "
-            f"{extractor.dim}; choose the extractor they were made with by --features"
+            f"{extractor.dim}; use the features that they were made with"
         )
     made_by = str(content.get("extractor", ""))
     if extractor is not None:
@@ -126,7 +129,7 @@ def _check_origin(
             raise InvalidValueError(
                 f"{path}: statistics of the {found} protocol"
                 f"{'' if named or made_by else ' (the file names none, as those of pytorch-fid)'}, "
-                f"but the features follow {wanted}; pass --protocol {found}, or a reference made "
+                f"but the features follow {wanted}; use protocol {found}, or a reference made "
                 f"under {wanted}"
             )
     if extractor is not None and made_by not in ("", extractor.name):
@@ -201,7 +204,7 @@ def dense_images(
     The latents are not those of the bank of `seed` that candidates are measured on: against its own
     images the dense generator would score 0 and any other the bias of n.
     """
-    latents = latents_of(interface_of(generator), n, seed + 0x5EED_0000)
+    latents = latents_of(interface_of(generator), n, seed + REFERENCE_SEED)
     return GeneratedImages(
         "the dense generator",
         generator,
@@ -244,8 +247,9 @@ def find_reference(
         return load_statistics(Path(choice), extractor), choice
     if dataset is None:
         raise MissingDataError(
-            "the checkpoint names no data set to compare with; "
-            "pass --reference FILE.npz, or --reference dense"
+            "auto has nothing to compare with, since the checkpoint names no data set; use an .npz "
+            "file of statistics, or dense",
+            setting="reference",
         )
     name = statistics_name(dataset, resolution, extractor.name)
     shipped = resources.files("nas_gan.zoo") / name
@@ -262,8 +266,9 @@ def find_reference(
             source = f"{len(images)} images of {images.name}"
             return _statistics_of_data(images, extractor, resolution, name, cache, progress), source
     raise MissingDataError(
-        f"no reference statistics for {dataset} at {resolution} pixels with {extractor.name}: "
-        f"none are shipped, and {missing}; pass --reference FILE.npz, or --reference dense"
+        f"auto finds no statistics of {dataset} at {resolution} pixels with {extractor.name}: "
+        f"none are shipped, and {missing}; use an .npz file of statistics, or dense",
+        setting="reference",
     )
 
 

@@ -106,7 +106,7 @@ def test_a_reference_file_with_statistics_of_other_features_is_one_line(
     ("arguments", "message"),
     [
         (["none.pt"], "no such file"),
-        (["dense.pt"], "names no data set.*--reference dense"),
+        (["dense.pt"], "--reference auto .*names no data set.* dense$"),
         (["dense.pt", "--samples", "1"], "--samples must be at least 2"),
         (["dense.pt", "--against", "wide.pt"], "cannot be compared"),
     ],
@@ -187,7 +187,7 @@ def test_the_two_protocols_do_not_mix(dense: Path, tmp_path: Path):
     saved = tmp_path / "clean.npz"
     made = evaluate(small(folder, protocol="clean", metrics=(), save_statistics=saved))
     assert made.extractor == "efficientnet-lite0@96:clean"
-    with pytest.raises(InvalidValueError, match=r"of the clean protocol.* --protocol clean"):
+    with pytest.raises(InvalidValueError, match=r"of the clean protocol.* use protocol clean"):
         evaluate(small(dense, reference=str(saved)))
     report = evaluate(small(folder, reference=str(saved), protocol="clean"))
     assert report.fid == pytest.approx(0, abs=1e-3)
@@ -196,9 +196,12 @@ def test_the_two_protocols_do_not_mix(dense: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["i"], "has no generator; pass --reference"),
+        (["i"], "--reference auto needs a generator, and i has none; use a file"),
         (["i", "--reference", "i", "--against", "dense.pt"], "--against pairs two generators"),
-        (["dense.pt", "--metrics", "kid", "--reference", "s.npz"], "kid need images"),
+        (
+            ["dense.pt", "--metrics", "kid", "--reference", "s.npz"],
+            "--reference s.npz .* kid needs images",
+        ),
         (["dense.pt", "--metrics", "accuracy"], "accuracy is for .* a conditional generator"),
         (["dense.pt", "--metrics"], "--metrics names none"),
         (["dense.pt", "--reference", "s.npz", "--protocol", "clean"], "as those of pytorch-fid"),

@@ -1,0 +1,397 @@
+"""The evaluation of a subject: its images, collected in one pass, against those of a reference."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from nas_gan.data.images import Images, recorded_fit
+from nas_gan.data.loading import load_dataset
+from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.metrics.classifier import class_accuracy, find_classifier
+from nas_gan.metrics.collecting import Collected, Wanted, choose_rows, collect
+from nas_gan.metrics.features import ClassExtractor
+from nas_gan.metrics.frechet import (
+    DeltaFid,
+    FeatureStatistics,
+    FrechetReference,
+    PairedFid,
+    statistics_of,
+)
+from nas_gan.metrics.protocol import LEGACY, FidProtocol
+from nas_gan.metrics.reference import (
+    REFERENCE_SEED,
+    cache_dir,
+    dense_images,
+    find_reference,
+    load_statistics,
+    save_statistics,
+)
+from nas_gan.metrics.report import EvaluationReport
+from nas_gan.metrics.scoring import (
+    NEED_REFERENCE,
+    NEED_REFERENCE_IMAGES,
+    MetricName,
+    score,
+    wanted_of,
+)
+from nas_gan.metrics.sources import DatasetSource, ImageSource, array_names
+from nas_gan.metrics.subjects import Drawing, Subject, check_pair, open_subject
+from nas_gan.networks.interface import interface_of
+from nas_gan.progress import Progress, no_progress
+from nas_gan.settings import check_at_least
+
+RESAMPLES = 40
+NOT_COMPARABLE = "another feature space than published FIDs: compare within this extractor only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What is measured, and how.
+
+    Attributes:
+        metrics: the scores to compute.
+        samples: images that a generator draws; folders and files are measured whole.
+        seed: seed of the latents and of random subsets.
+        protocol: how pixels become bytes and the input of the extractor.
+        reference: `auto`, `dense`, or the path of statistics, images or a checkpoint.
+        kept: images per side whose features (KID, precision and recall) or pixels (Parzen) are
+            kept: a random subset.
+        data_root: folder of the data set, if it is not in its usual place.
+        device: where generators run.
+        batch_size: images per batch.
+        build: makes the network of a checkpoint that does not describe its architecture.
+
+    Raises:
+        InvalidValueError: a number is too small.
+    """
+
+    metrics: tuple[MetricName, ...] = ("fid",)
+    samples: int = 10_000
+    seed: int = 20_000
+    protocol: FidProtocol = LEGACY
+    reference: str = "auto"
+    kept: int = 10_000
+    data_root: Path | None = None
+    device: str = "cpu"
+    batch_size: int = 64
+    build: Callable[[], nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least("samples", self.samples, 2)
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("seed", self.seed, 0)
+        check_at_least("kept", self.kept, 2)
+
+    @property
+    def drawing(self) -> Drawing:
+        """How the images of the subject are drawn."""
+        return Drawing(self.samples, self.seed, self.device, self.protocol.quantize, self.build)
+
+
+@dataclass(frozen=True)
+class OtherSide:
+    """What a subject is compared with.
+
+    Attributes:
+        name: what it is, in words.
+        statistics: mean and covariance of its features, if a metric needs them.
+        collected: single images of it, if a metric needs them.
+        skipped: its unreadable images.
+    """
+
+    name: str
+    statistics: FeatureStatistics | None
+    collected: Collected | None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def n_images(self) -> int | None:
+        """How many images it stands for, if known."""
+        if self.statistics is not None:
+            return self.statistics.n
+        return self.collected.n if self.collected else None
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates subjects, all by the same settings.
+
+    Attributes:
+        settings: what is measured, and how.
+        extractor: returns the feature extractor, which is only made if a metric needs it. It is
+            called often, so it should return the same one each time.
+        progress: shows a bar for each pass over images.
+    """
+
+    settings: EvaluationSettings
+    extractor: Callable[[], ClassExtractor]
+    progress: Progress = no_progress
+
+    def evaluate(
+        self,
+        subject: Subject,
+        dense: Subject | None = None,
+        *,
+        statistics_file: Path | None = None,
+    ) -> EvaluationReport:
+        """Every metric of the settings.
+
+        Args:
+            subject: the images to evaluate.
+            dense: the dense generator; the report then has the paired ΔFID against it, for which
+                the features of all samples are kept.
+            statistics_file: where mean and covariance of the subject's features are saved, if not
+                None, as a reference for later.
+
+        Raises:
+            InvalidValueError: the metrics, the subjects and the reference do not go together.
+            MissingDataError: there is nothing to compare with.
+        """
+        settings = self.settings
+        if dense is not None:
+            if "fid" not in settings.metrics:
+                raise InvalidValueError(
+                    "reports ΔFID, so metrics must include fid", setting="against"
+                )
+            check_pair(subject, dense)
+        reference = self.find_other_side(subject, dense)
+        wanted = wanted_of(settings.metrics, settings.kept)
+        wanted = replace(wanted, statistics=wanted.statistics or statistics_file is not None)
+        if dense is not None:  # pairs of rows, and therefore all of them
+            wanted = replace(wanted, statistics=False, features=len(subject.source))
+        collected = self._collect(subject.source, wanted, "images")
+        delta = None
+        if dense is not None:
+            every = Wanted(features=len(dense.source))
+            dense_side = self._collect(dense.source, every, "dense images")
+            collected = replace(collected, statistics=statistics_of(_features(collected)))
+            assert reference is not None
+            delta = self._paired(reference, collected, dense_side)
+        if statistics_file is not None:
+            self._save_statistics(statistics_file, subject, collected)
+        report = self._report(subject, wanted, collected, reference)
+        if dense is not None and delta is not None:
+            report = replace(
+                report,
+                against=str(dense.path),
+                fid=delta.fid,
+                fid_dense=delta.fid_dense,
+                delta_fid=delta.delta,
+                ci_low=delta.ci_low,
+                ci_high=delta.ci_high,
+            )
+        if "accuracy" in settings.metrics:
+            accuracy, by = accuracy_of(subject, settings)
+            report = replace(report, accuracy=accuracy, accuracy_by=by)
+        return report
+
+    def find_other_side(self, subject: Subject, dense: Subject | None) -> OtherSide | None:
+        """What the metrics compare with, as far as they need it; None if none compares.
+
+        Raises:
+            InvalidValueError: the reference does not have what the metrics need.
+            MissingDataError: there is nothing to compare with.
+        """
+        settings = self.settings
+        metrics = [metric for metric in settings.metrics if metric in NEED_REFERENCE]
+        if not metrics:
+            return None
+        of_images = [metric for metric in metrics if metric in NEED_REFERENCE_IMAGES]
+        if settings.reference in ("auto", "dense"):
+            return self._named_reference(subject, dense, needs_images=bool(of_images))
+        path = Path(settings.reference)
+        if path.suffix == ".npz" and "mu" in array_names(path):
+            if of_images:
+                raise InvalidValueError(
+                    f"{path} holds statistics, but {' and '.join(of_images)} "
+                    f"{'need' if len(of_images) > 1 else 'needs'} images; use a folder, an .npz "
+                    "of images, a checkpoint or dense",
+                    setting="reference",
+                )
+            return OtherSide(str(path), load_statistics(path, self.extractor()), None)
+        other = open_subject(path, replace(settings.drawing, seed=settings.seed + REFERENCE_SEED))
+        wanted = wanted_of(settings.metrics, settings.kept, reference=True)
+        collected = self._collect(other.source, wanted, "reference")
+        return OtherSide(
+            other.source.name, collected.statistics, collected, tuple(other.source.skipped)
+        )
+
+    def _named_reference(
+        self, subject: Subject, dense: Subject | None, *, needs_images: bool
+    ) -> OtherSide:
+        """The checkpoint's own data set, or the images of the dense generator."""
+        settings = self.settings
+        generator = (dense or subject).generator
+        if generator is None or subject.generator is None:
+            raise InvalidValueError(
+                f"{settings.reference} needs a generator, and {subject.path} has none; use a file "
+                "of statistics, a folder, an .npz of images or a checkpoint",
+                setting="reference",
+            )
+        beside = dense.provenance if dense else {}
+        dataset = subject.provenance.get("dataset") or beside.get("dataset")
+        resolution = interface_of(subject.generator).resolution
+
+        @functools.cache
+        def data() -> Images:
+            return load_dataset(
+                str(dataset),
+                size=resolution,
+                root=settings.data_root,
+                fit=recorded_fit(subject.provenance or beside),
+            )
+
+        @functools.cache
+        def own_images() -> Images:
+            return dense_images(
+                generator,
+                settings.samples,
+                settings.seed,
+                batch_size=settings.batch_size,
+                device=settings.device,
+                quantize=settings.protocol.quantize,
+            )
+
+        statistics, name = None, ""
+        if "fid" in settings.metrics:
+            statistics, name = find_reference(
+                settings.reference,
+                self.extractor(),
+                dataset=dataset,
+                resolution=resolution,
+                data=data,
+                dense=own_images,
+                cache=cache_dir(),
+                progress=self.progress,
+            )
+        if not needs_images:
+            return OtherSide(name, statistics, None)
+        if settings.reference == "auto" and dataset is None:
+            raise MissingDataError(
+                "auto has nothing to compare with, since the checkpoint names no data set; use a "
+                "folder, an .npz of images, a checkpoint or dense",
+                setting="reference",
+            )
+        images = data() if settings.reference == "auto" else own_images()
+        source = DatasetSource(images, choose_rows(len(images), settings.kept, settings.seed))
+        wanted = wanted_of(settings.metrics, settings.kept, reference=True)
+        collected = self._collect(source, replace(wanted, statistics=False), "reference images")
+        images_name = f"{len(source)} images of {images.name}"
+        names = [part for part in (name, images_name) if part]
+        return OtherSide("; single images: ".join(names), statistics, collected)
+
+    def _collect(self, source: ImageSource, wanted: Wanted, label: str) -> Collected:
+        if wanted == Wanted():  # accuracy alone: it draws images of its own
+            return Collected(n=len(source))
+        with self.progress(label, len(source)) as advance:
+            return collect(
+                source,
+                wanted,
+                self.extractor,
+                seed=self.settings.seed,
+                batch_size=self.settings.batch_size,
+                advance=advance,
+            )
+
+    def _paired(self, reference: OtherSide, collected: Collected, dense: Collected) -> DeltaFid:
+        assert reference.statistics is not None
+        paired = PairedFid(
+            FrechetReference(reference.statistics),
+            _features(dense),
+            resamples=RESAMPLES,
+            seed=self.settings.seed,
+        )
+        with self.progress("interval", RESAMPLES) as advance:
+            return paired.compare(_features(collected), bootstrap=True, progress=advance)
+
+    def _save_statistics(self, path: Path, subject: Subject, collected: Collected) -> None:
+        assert collected.statistics is not None
+        save_statistics(
+            path,
+            collected.statistics,
+            extractor=self.extractor().name,
+            dataset=subject.source.name,
+            resolution=0,
+            data_sha256="",
+        )
+
+    def _report(
+        self,
+        subject: Subject,
+        wanted: Wanted,
+        collected: Collected,
+        reference: OtherSide | None,
+    ) -> EvaluationReport:
+        settings = self.settings
+        extractor = self.extractor() if wanted.needs_features else None
+        comparable = extractor is not None and extractor.comparable
+        scores = score(
+            settings.metrics,
+            collected,
+            reference=reference.collected if reference else None,
+            reference_statistics=reference.statistics if reference else None,
+            comparable=comparable,
+            kept=settings.kept,
+            seed=settings.seed,
+        )
+        in_its_space = settings.protocol.comparable_with if comparable else NOT_COMPARABLE
+        return EvaluationReport(
+            **vars(scores),
+            source=str(subject.path),
+            extractor=extractor.name if extractor else None,
+            comparable=comparable,
+            protocol=settings.protocol.name,
+            note=in_its_space if extractor else "pixels",
+            n=collected.n,
+            seed=settings.seed,
+            reference=reference.name if reference else None,
+            n_reference=reference.n_images if reference else None,
+            skipped=tuple(subject.source.skipped),
+            skipped_in_reference=reference.skipped if reference else (),
+        )
+
+
+def accuracy_of(subject: Subject, settings: EvaluationSettings) -> tuple[float, str]:
+    """The share of images in the class that was asked for, 0 to 1, and what judged them.
+
+    Raises:
+        InvalidValueError: the subject is not a conditional generator of a named data set.
+    """
+    generator, dataset = subject.generator, subject.provenance.get("dataset")
+    if generator is None or not interface_of(generator).conditional or dataset is None:
+        raise InvalidValueError(
+            f"{subject.path}: accuracy is for a checkpoint of a conditional generator that names "
+            "its data set; leave it out of the metrics"
+        )
+    channels, _, resolution = interface_of(generator).image_shape
+    images = load_dataset(
+        str(dataset),
+        size=resolution,
+        root=settings.data_root,
+        channels=channels,
+        fit=recorded_fit(subject.provenance),
+        labelled=True,
+    )
+    classifier = find_classifier(images, cache=cache_dir())
+    accuracy = class_accuracy(
+        generator,
+        classifier,
+        settings.samples,
+        settings.seed,
+        batch_size=settings.batch_size,
+        device=settings.device,
+    )
+    by = f"a classifier that is right on {classifier.accuracy:.1%} of held-out {images.name}"
+    return accuracy, by
+
+
+def _features(collected: Collected) -> npt.NDArray[np.float32]:
+    assert collected.features is not None
+    return collected.features
