@@ -21,7 +21,8 @@ OPTIONAL = ("onnx", "onnxsim", "onnxscript", "tensorrt", "tensorrt_rtx", "torch_
 PLOTTING = {
     "ard.report.curves", "ard.report.page", "ard.report.plots",
     "nas_gan.pictures.activation_figures", "nas_gan.pictures.activation_sliders",
-    "nas_gan.pictures.particle_figures", "nas_gan.pictures.plot_style",
+    "nas_gan.pictures.method_figures", "nas_gan.pictures.particle_figures",
+    "nas_gan.pictures.plot_style",
     "nas_gan.runs.dashboard_page",
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss, GaussianKernel, KernelMMD, make_loss
+from nas_gan.progress import Progress, no_progress
 
 Points = npt.NDArray[np.float64]
 # exp(-d2), the kernel that the particles of the repulsive loss were published with.
@@ -29,6 +30,14 @@ RATE = 0.01
 CIRCLE_RATE, RISING_RATE = 0.02, 0.01
 SMALL_RADIUS, LARGE_RADIUS = 2.0, 8.0
 CLOUD = 0.15
+# Title of a world -> its loss
+COMPARED = {"attractive (mmd)": "mmd", "repulsive (rep)": "rep", "bounded (rmb)": "rmb"}
+# Title of a world -> the radius of its circle at the start, and at the end if it grows
+CIRCLES: dict[str, tuple[float, float | None]] = {
+    "small bound": (SMALL_RADIUS, None),
+    "large bound": (LARGE_RADIUS, None),
+    "rising bound": (SMALL_RADIUS, LARGE_RADIUS),
+}
 
 
 @dataclass(frozen=True)
@@ -183,3 +192,34 @@ def circle_world(
         optimizer.step()
         advance(1)
     return tuple(frames)
+
+
+def loss_worlds(
+    steps: int, seed: int = 0, progress: Progress = no_progress
+) -> dict[str, tuple[Frame, ...]]:
+    """`scores_world` of the losses in `COMPARED` by title, with `steps` updates for each side."""
+    every = max(1, steps // 30)
+    with progress("particles", (2 * steps + 1) * len(COMPARED)) as advance:
+        return {
+            title: scores_world(
+                loss,
+                judged_steps=steps,
+                generator_steps=steps,
+                every=every,
+                seed=seed,
+                advance=advance,
+            )
+            for title, loss in COMPARED.items()
+        }
+
+
+def circle_worlds(
+    steps: int, seed: int = 0, progress: Progress = no_progress
+) -> dict[str, tuple[Frame, ...]]:
+    """`circle_world` of the circles in `CIRCLES`, by title."""
+    every = max(1, steps // 50)
+    with progress("particles", (steps + 1) * len(CIRCLES)) as advance:
+        return {
+            title: circle_world(*radii, steps=steps, every=every, seed=seed, advance=advance)
+            for title, radii in CIRCLES.items()
+        }

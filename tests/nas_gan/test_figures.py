@@ -43,7 +43,7 @@ def test_the_learned_betas_are_those_of_a_checkpoint(tmp_path, tiny_generator):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["betas"], "give --checkpoint"),
+        (["betas"], "--checkpoint must be given for betas"),
         (["pmich"], "did you mean pmish?"),
         (["pmish", "--seed", -1], "--seed must be at least 0"),
         (["losses", "--steps", 0], "--steps 1; got 0 and 0"),

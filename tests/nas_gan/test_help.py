@@ -15,6 +15,9 @@ from nas_gan.options import help_of, panel_of
 CONFIGS = {
     "nas_gan.train": "TrainConfig",
     "nas_gan.search": "SearchConfig",
+    "nas_gan.sample": "SampleConfig",
+    "nas_gan.evaluate": "EvaluateConfig",
+    "nas_gan.figures": "FiguresConfig",
     "nas_gan.experiments": "ExperimentsConfig",
     "nas_gan.dashboard": "DashboardConfig",
 }

@@ -1,17 +1,14 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from nas_gan.checkpoint import Checkpoint, save_checkpoint
 from nas_gan.cli import run
-from nas_gan.errors import InvalidValueError
 from nas_gan.networks.models import build_model
-from nas_gan.pictures.grid import grid_image, grid_pixels, save_grid
-from nas_gan.sample import SampleConfig, draw_latents, main, walk_noise
+from nas_gan.sample import SampleConfig, main
 
 
 @pytest.fixture
@@ -24,26 +21,6 @@ def checkpoint(tiny_generator, tmp_path):
 
 def sample(*args):
     return run(main, SampleConfig, prog="sample", description=None, args=[str(a) for a in args])
-
-
-def test_a_grid_is_row_by_row_with_a_pixel_between():
-    images = torch.stack([torch.full((3, 2, 2), level) for level in (-1.0, 0.0, 1.0)])
-    picture = grid_image(images, columns=2)
-    assert picture.shape == (3, 7, 7)  # two rows and columns of 2 px, three lines of 1 px
-    assert [picture[0, 1, 1], picture[0, 1, 4], picture[0, 4, 1]] == [0, 0.5, 1]
-
-
-def test_the_bytes_of_a_grid_are_those_of_its_file(tmp_path, rng):
-    images = torch.rand(3, 3, 4, 4, generator=rng) * 2 - 1
-    save_grid(images, tmp_path / "a.png", columns=2)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert (grid_pixels(images, columns=2) == np.asarray(picture)).all()
-
-
-def test_a_grid_needs_the_suffix_of_a_picture(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"grid\.xyz: a grid is a \.png file"):
-        save_grid(torch.zeros(1, 3, 2, 2), tmp_path / "grid.xyz")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_writes_a_picture_of_all_samples(checkpoint, tmp_path):
@@ -111,42 +88,19 @@ def test_usage_is_code_2(capsys):
 
 @pytest.fixture
 def conditional(tmp_path):
-    """Three classes, 4 latents, grey images of 4 px: noise and labels both show."""
+    """Three classes, grey images of 4 px."""
     architecture = {"kind": "dense-cgan", "latent_dim": 4, "gf_dim": 4,
                     "n_classes": 3, "image_size": 4}  # fmt: skip
     generator = build_model(architecture, rng=torch.Generator().manual_seed(0))
     save_checkpoint(Checkpoint(architecture, generator.state_dict()), tmp_path / "cond.pt")
-    return tmp_path / "cond.pt", generator.eval()
-
-
-def test_each_row_is_a_class_and_each_column_one_noise(conditional):
-    path, generator = conditional
-    latents = draw_latents(generator, SampleConfig(path, per_class=True, columns=2))
-    noise, labels = latents.split([4, 3], dim=1)
-    assert labels.argmax(dim=1).tolist() == [0, 0, 1, 1, 2, 2]
-    assert torch.equal(noise[:2], noise[2:4])
-    assert not torch.equal(noise[0], noise[1])
+    return tmp_path / "cond.pt"
 
 
 def test_a_picture_of_classes_has_their_rows(conditional, tmp_path):
     out = tmp_path / "classes.png"
-    assert sample(conditional[0], "--per-class", "--columns", 2, "--out", out) == 0
+    assert sample(conditional, "--per-class", "--columns", 2, "--out", out) == 0
     with Image.open(out) as picture:
         assert picture.size == (2 * 5 + 1, 3 * 5 + 1)
-
-
-def test_labels_stay_while_noise_walks(conditional):
-    path, generator = conditional
-    stops = draw_latents(generator, SampleConfig(path, n=5), 2)  # (2, 5, 7)
-    walk = walk_noise(stops, 6, n_classes=3)
-    assert (walk[:, :, 4:] == stops[0, :, 4:]).all()
-    torch.testing.assert_close(walk[[0, 3], :, :4], stops[:, :, :4])
-
-
-def test_a_walk_starts_at_the_still_of_its_seed(conditional):
-    path, generator = conditional
-    still = draw_latents(generator, SampleConfig(path, n=5, seed=3))
-    assert torch.equal(draw_latents(generator, SampleConfig(path, n=5, seed=3), 4)[0], still)
 
 
 def test_an_interpolation_is_a_gif_that_the_seed_decides(checkpoint, tmp_path):

@@ -4,7 +4,17 @@ import torch
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import KernelMMD
-from nas_gan.pictures.particles import CLOUD, UNIT_KERNEL, circle_world, movement, scores_world
+from nas_gan.pictures.particles import (
+    CIRCLES,
+    CLOUD,
+    COMPARED,
+    UNIT_KERNEL,
+    circle_world,
+    circle_worlds,
+    loss_worlds,
+    movement,
+    scores_world,
+)
 
 LOSSES = {
     "attractive": KernelMMD(UNIT_KERNEL),
@@ -99,3 +109,19 @@ def test_a_loss_without_parts_and_a_circle_without_size_are_refused():
         scores_world("hinge")
     with pytest.raises(InvalidValueError, match="radii above 0"):
         circle_world(0.0)
+
+
+def test_compared_worlds_start_alike_and_have_equally_many_frames():
+    worlds = loss_worlds(3, seed=1)
+    assert list(worlds) == list(COMPARED)
+    assert {len(world) for world in worlds.values()} == {7}  # one before each of 2 * 3, one after
+    starts = [world[0] for world in worlds.values()]
+    assert all((start.fake == starts[0].fake).all() for start in starts)
+
+
+def test_circles_have_the_radii_that_they_are_named_after():
+    worlds = circle_worlds(2)
+    for title, (start, end) in CIRCLES.items():
+        radii = [np.linalg.norm(frame.real, axis=1) for frame in worlds[title]]
+        np.testing.assert_allclose(radii[0], start)
+        np.testing.assert_allclose(radii[-1], end or start)
