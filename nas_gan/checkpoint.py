@@ -399,13 +399,13 @@ def import_builder(reference: str) -> Callable[[], nn.Module]:
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
-        raise InvalidValueError(f"--model takes package.module:build; got {reference!r}")
+        raise InvalidValueError(f"takes package.module:build; got {reference!r}", setting="model")
     try:
         builder = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise InvalidValueError(f"--model {reference}: {error}") from error
+        raise InvalidValueError(f"{reference}: {error}", setting="model") from error
     if not callable(builder):
         raise InvalidValueError(
-            f"--model {reference}: not callable; give a function that returns a module"
+            f"{reference}: not callable; use a function that returns a module", setting="model"
         )
     return builder

@@ -187,8 +187,8 @@ def _torchvision(name: str, root: Path, size: int, channels: int, fit: Fit) -> I
         cls = classes.get(name, "CelebA")
         command = f"from torchvision.datasets import {cls}; {cls}({str(root)!r}, download=True)"
         raise MissingDataError(
-            f"{name} is not in {root.resolve()} (set --data-root or NAS_GAN_DATA). "
-            f'Get it with: python -c "{command}"'
+            f"{name} is not in {root.resolve()}; set data_root or NAS_GAN_DATA to its folder, or "
+            f'get it with: python -c "{command}"'
         ) from error
     if name == "mnist":
         pixels = data.data[:, None]

@@ -85,15 +85,11 @@ def inception_cache() -> Path:
 def _load_inception_weights(path: Path | None) -> dict[str, Tensor]:
     if path is not None:
         if not path.is_file():
-            raise MissingDataError(
-                f"{path}: no such file; --inception-weights wants {INCEPTION_FILE}"
-            )
+            raise _unusable(f"{path}: no such file")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise MissingDataError(
-                f"{path}: not a file of tensors; --inception-weights wants {INCEPTION_FILE}"
-            ) from error
+            raise _unusable(f"{path}: not a file of tensors") from error
     fid = _import_pytorch_fid()
     try:
         return torch.hub.load_state_dict_from_url(
@@ -101,9 +97,14 @@ def _load_inception_weights(path: Path | None) -> dict[str, Tensor]:
         )
     except (OSError, HTTPException, RuntimeError, pickle.UnpicklingError) as error:
         raise MissingDataError(
-            f"could not get the Inception weights from {fid.FID_WEIGHTS_URL} ({error}); fetch them "
-            f"elsewhere and pass --inception-weights FILE, or use --features efficientnet-lite0"
+            f"must be given, since {fid.FID_WEIGHTS_URL} cannot be downloaded ({error}); get that "
+            "file elsewhere, or use the features efficientnet-lite0",
+            setting="inception_weights",
         ) from error
+
+
+def _unusable(problem: str) -> MissingDataError:
+    return MissingDataError(f"must be {INCEPTION_FILE}; {problem}", setting="inception_weights")
 
 
 def _import_pytorch_fid() -> Any:
@@ -138,10 +139,7 @@ def _build_inception(weights: Mapping[str, Tensor]) -> nn.Module:
     try:
         parts.load_state_dict(weights, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise MissingDataError(
-            f"the Inception weights do not fit pytorch-fid's network; --inception-weights wants "
-            f"{INCEPTION_FILE}"
-        ) from error
+        raise _unusable("these weights do not fit pytorch-fid's network") from error
     network = nn.Sequential(
         parts.Conv2d_1a_3x3,
         parts.Conv2d_2a_3x3,

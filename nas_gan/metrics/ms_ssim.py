@@ -73,7 +73,7 @@ def draw_pairs(n: int, labels: Tensor | None, pairs: int, seed: int) -> Pairs:
     if not groups or pairs < 1:
         raise InvalidValueError(
             f"MS-SSIM compares pairs{'' if labels is None else ' of one class'}; {n} images and "
-            f"{pairs} pairs give none, use more --samples"
+            f"{pairs} pairs give none; use more samples"
         )
     drawn = [rng.choice(groups[rng.integers(len(groups))], 2, replace=False) for _ in range(pairs)]
     return np.stack(drawn)

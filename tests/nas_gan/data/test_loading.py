@@ -122,7 +122,7 @@ def test_missing_torchvision_data_name_the_root_and_the_command(name, cls, tmp_p
         load_dataset(name, size=32)
     message = str(caught.value)
     assert str(tmp_path) in message
-    assert "--data-root" in message
+    assert "set data_root or NAS_GAN_DATA" in message
     command = message.partition("python -c ")[2].strip('"')
     compile(command, "command", "exec")
     assert f"{cls}('{tmp_path}', download=True)" in command

@@ -132,7 +132,7 @@ def test_auto_takes_efficientnet_where_inception_is_not_on_disk(hub: Path):
 
 
 def test_unusable_inception_weights_are_named(tmp_path: Path):
-    with pytest.raises(MissingDataError, match="no such file; --inception-weights"):
+    with pytest.raises(MissingDataError, match=r"^inception_weights must be .*: no such file"):
         InceptionV3(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("not weights")
     with pytest.raises(MissingDataError, match="not a file of tensors"):
@@ -142,10 +142,10 @@ def test_unusable_inception_weights_are_named(tmp_path: Path):
         InceptionV3(tmp_path / "other.pth")
 
 
-def test_a_failed_download_names_the_option(hub: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_download_names_the_setting(hub: Path, monkeypatch: pytest.MonkeyPatch):
     inception = pytest.importorskip("pytorch_fid.inception")
     monkeypatch.setattr(inception, "FID_WEIGHTS_URL", (hub.parent / "none.pth").as_uri())
-    with pytest.raises(MissingDataError, match="--inception-weights FILE"):
+    with pytest.raises(MissingDataError, match=r"^inception_weights must be given"):
         make_extractor("inception")
 
 
