@@ -1,4 +1,4 @@
-"""Images as batches: shuffled in [-1, 1] for training, in order for measuring."""
+"""Batches of images: shuffled in [-1, 1] for training, or in order for evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError
 
-# Tells the stream of a batch's mirrored images from that of an epoch's order.
+# Separates the random stream of mirrored images from that of an epoch's order.
 _FLIP_STREAM = 1
 
 
@@ -24,9 +24,9 @@ def to_float(images: Tensor) -> Tensor:
 class ShuffledBatches:
     """`batches(index)` is `(batch_size, c, h, w)` in [-1, 1]; each epoch is a fresh permutation.
 
-    A batch depends on nothing but the seed and the index, so a run resumes where it stopped. The
-    images that do not fill a last batch sit that epoch out. With `flip` every image is mirrored
-    half of the time.
+    A batch only depends on the seed and the index, so that a run can be resumed. Images that do not
+    fill the last batch of an epoch are left out of it. With `flip` each image is mirrored with a
+    probability of one half.
 
     Raises:
         InvalidValueError: the data set is smaller than one batch.
@@ -35,7 +35,7 @@ class ShuffledBatches:
     def __init__(self, images: Images, batch_size: int, seed: int, *, flip: bool = False) -> None:
         if len(images) < batch_size:
             raise InvalidValueError(
-                f"{images.name} has {len(images)} images, less than one batch of {batch_size}"
+                f"{images.name} has {len(images)} images, fewer than one batch of {batch_size}"
             )
         self.images, self.batch_size, self.seed, self.flip = images, batch_size, seed, flip
         self.per_epoch = len(images) // batch_size
@@ -51,7 +51,7 @@ class ShuffledBatches:
         return torch.where(mirrored, batch.flip(3), batch)
 
     def indices(self, index: int) -> Tensor:
-        """Which images batch `index` holds, `(batch_size,)`."""
+        """The rows of the images in batch `index`, `(batch_size,)`."""
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self._epoch:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
@@ -62,7 +62,7 @@ class ShuffledBatches:
 
 
 class LabelledBatches:
-    """`batches(index)` is a pair: images as `ShuffledBatches` has them, and one-hot labels.
+    """`batches(index)` is a pair: images as from `ShuffledBatches`, and one-hot labels.
 
     Raises:
         InvalidValueError: the data set has no labels, or not `n_classes` of them.

@@ -1,4 +1,4 @@
-"""Images as values: in memory or as files, and how a file becomes a square of uint8."""
+"""Images in memory or in files, and the conversion of a file to a square of uint8."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from torch.nn import functional as F
 from nas_gan.errors import MissingDataError, unknown_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# How an image file becomes a square: cropped at its centre, stretched, or the middle 64 x 64 of
-# what covers 72 x 88 pixels, which of aligned CelebA (178 x 218) is the face.
+# How an image file becomes a square: cropped at its centre, stretched, or scaled to cover 72 x 88
+# pixels, of which the middle 64 x 64 are kept: the face, in aligned CelebA (178 x 218).
 Fit = Literal["crop", "stretch", "crop-72x88"]
 _COVER, _KEPT = (72, 88), 64
-# A warning names so many broken files; all of them are in `FileImages.skipped`.
+# Largest number of broken files that a warning names; `FileImages.skipped` has all of them.
 NAMED = 5
-# Of what is grey from red, green and blue (ITU-R BT.601).
+# Weights of red, green and blue in the luminance (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 
 
 class Images(Protocol):
-    """A data set: `images[indices]` is uint8 `(n, c, h, w)`, `digest` tells its content.
+    """A data set: `images[indices]` is uint8 `(n, c, h, w)`, `digest` identifies its content.
 
-    Those that know classes also have `labels`, int64 `(len(images),)`, and `n_classes`; others
-    have None and 0.
+    Labelled data sets also have `labels`, int64 `(len(images),)`, and `n_classes`; in others these
+    are None and 0.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ArrayImages:
 
     @classmethod
     def labelled(cls, name: str, images: Tensor, labels: Tensor, n_classes: int) -> ArrayImages:
-        """Images of so many classes, of which some may have no image."""
+        """Images of `n_classes` classes, some of which may have no image."""
         made = cls(name, images, labels)
         made.n_classes = n_classes
         return made
@@ -65,11 +65,11 @@ class ArrayImages:
 
 
 class FileImages:
-    """Image files read when they are asked for, made square and resized.
+    """Image files that are read on demand, made square and resized.
 
     Attributes:
-        labels: the number of each file's class, or None.
-        skipped: the files that were left out since they cannot be read.
+        labels: the class of each file as a number, or None.
+        skipped: files that are left out because they cannot be read.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ def _count(labels: Tensor | None) -> int:
 def read_image(path: Path, size: int, *, channels: int = 3, fit: Fit = "crop") -> Tensor:
     """One image file as uint8 `(channels, size, size)`.
 
-    `crop` scales it to cover the square and cuts the centre out; `stretch` lets it lose its
-    proportions. `crop-72x88` scales it to cover 72 x 88 pixels and cuts out the centre of 64 x 64
-    (MMD-GAN with repulsive loss, ICLR 2019); of another size, the same part of the image.
+    `crop` scales it to cover the square and cuts out the centre; `stretch` changes its proportions.
+    `crop-72x88` scales it to cover 72 x 88 pixels and cuts out the middle 64 x 64 (MMD-GAN with
+    repulsive loss, ICLR 2019), or the same part of the image at another size.
 
     Raises:
-        MissingDataError: the file is not an image that Pillow reads.
+        MissingDataError: Pillow cannot read the file.
     """
     from PIL import Image, ImageOps
 
@@ -136,10 +136,10 @@ def read_image(path: Path, size: int, *, channels: int = 3, fit: Fit = "crop") -
 
 
 def recorded_fit(provenance: Mapping[str, Any]) -> Fit:
-    """How the images that a checkpoint was trained on became squares; `crop` where it says nothing.
+    """How the training images of a checkpoint were made square; `crop` if it does not say.
 
     Raises:
-        InvalidValueError: it says something unknown.
+        InvalidValueError: the checkpoint names an unknown way.
     """
     fit = provenance.get("fit", "crop")
     if fit not in get_args(Fit):
@@ -148,15 +148,15 @@ def recorded_fit(provenance: Mapping[str, Any]) -> Fit:
 
 
 def _covered(size: int) -> tuple[int, int]:
-    """Width and height of what `crop-72x88` cuts a square of `size` pixels out of."""
+    """Width and height to which `crop-72x88` scales an image, for a square of `size` pixels."""
     width, height = (round(size * side / _KEPT) for side in _COVER)
     return width, height
 
 
 def broken_images(files: Sequence[Path], size: int) -> dict[Path, str]:
-    """The files among `files` that Pillow cannot read to their end, and what it says of each.
+    """The files that Pillow cannot read completely, each with the reason.
 
-    A JPEG file is decoded no larger than it takes for `size` pixels.
+    A JPEG file is only decoded at the resolution that `size` pixels need.
     """
     from PIL import Image
 
@@ -177,8 +177,8 @@ def broken_images(files: Sequence[Path], size: int) -> dict[Path, str]:
 def to_square(images: Tensor, size: int, channels: int = 3) -> Tensor:
     """uint8 `(n, c, h, w)` to `(n, channels, size, size)`.
 
-    Padding 28 px to 32 px keeps the strokes as they are; any other change of size interpolates.
-    Grey is repeated where colour is wanted, colour becomes its luminance where grey is.
+    28 px are padded to 32 px, which keeps the strokes unchanged; other sizes are interpolated. Grey
+    is repeated for three channels, and colour becomes its luminance for one.
     """
     height = images.shape[-1]
     if height == 28 and size == 32:

@@ -1,4 +1,4 @@
-"""Data sets as uint8 images, and as shuffled batches in [-1, 1], with labels or without."""
+"""Data sets by name, as uint8 images with or without labels."""
 
 from __future__ import annotations
 
@@ -93,13 +93,22 @@ def load_dataset(
 ) -> Images:
     """The training images of a data set by name, square, `size` pixels wide.
 
-    `root` is a torchvision root folder, for `folder` the folder of images itself, where the
-    folders right below it are its classes. Nothing is downloaded. Files of a folder that cannot be
-    read are left out and named in a warning.
+    Nothing is downloaded. Files of a folder that cannot be read are left out, with a warning that
+    names them.
+
+    Args:
+        name: one of `DATASETS`.
+        size: height and width in pixels.
+        root: the root folder of torchvision; for `folder` the folder of images itself, whose
+            subfolders are the classes. By default NAS_GAN_DATA or `data`.
+        channels: 3 for colour, 1 for grey.
+        fit: how an image file becomes a square.
+        labelled: whether labels are needed.
 
     Raises:
-        InvalidValueError: the name is not in `DATASETS`, or labels are asked for and it has none.
-        MissingDataError: the files are not there; the message names every place looked at.
+        InvalidValueError: the name is not in `DATASETS`, or the data set has no labels although
+            they are needed.
+        MissingDataError: the files are missing; the message names every place that was searched.
     """
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
@@ -118,8 +127,8 @@ def load_dataset(
         images = _torchvision(name, root, size, channels, fit)
     if labelled and getattr(images, "labels", None) is None:
         raise InvalidValueError(
-            f"{images.name} has no labels; take fashion_mnist, mnist, cifar10, cifar100, or a "
-            "folder with a folder for each class"
+            f"{images.name} has no labels; use fashion_mnist, mnist, cifar10, cifar100, or a "
+            "folder with a subfolder for each class"
         )
     return images
 
@@ -131,7 +140,7 @@ def _fashion_mnist_file(root: Path, file: str) -> Path:
             return folder / file
     looked = ", ".join(str(folder / file) for folder in folders)
     raise MissingDataError(
-        f"Fashion-MNIST is not on this machine; looked for {looked}. "
+        f"Fashion-MNIST is not installed; looked for {looked}. "
         "Get it with: apt-get install dataset-fashion-mnist"
     )
 
@@ -161,7 +170,7 @@ def _folder(root: Path, size: int, channels: int, fit: Fit) -> FileImages:
 
 
 def _folder_labels(root: Path, files: Sequence[Path]) -> Tensor | None:
-    """The classes of files that all lie in folders below `root`, numbered in order of name."""
+    """The classes of files by subfolder of `root`, numbered by name; None if a file is in none."""
     parts = [file.relative_to(root).parts for file in files]
     if any(len(part) == 1 for part in parts):
         return None
@@ -198,7 +207,7 @@ def _torchvision(name: str, root: Path, size: int, channels: int, fit: Fit) -> I
 
 
 def synthetic_shapes(*, size: int, n: int = 512, seed: int = 0, channels: int = 3) -> ArrayImages:
-    """Bright discs of random place, radius and colour on black: data for tests and smoke runs.
+    """Bright discs of random position, radius and colour on black, for tests and smoke runs.
 
     Their ten classes are ranges of the radius.
     """

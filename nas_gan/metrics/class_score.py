@@ -2,8 +2,8 @@
 
     exp of the mean over x of KL(p(y|x) || p(y)) = exp(mean of sum p log p  -  sum q log q)
 
-with q the mean of p(y|x). It is an Inception score only where Inception names the classes; of
-another network it is a number of the same kind and of another scale.
+with q the mean of p(y|x). It is an Inception score only if Inception chooses the classes; with
+another network it is on another scale.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy.typing as npt
 
 from nas_gan.errors import InvalidValueError
 
-# As the first code of the score has it, and everyone since.
+# As in the original code.
 SPLITS = 10
-# Tells the stream of the order of the images from others of the same seed.
+# Separates the random stream of the order of images from others with the same seed.
 _ORDER_STREAM = 2
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Mean and deviation over `splits` parts of `n` images; `classes` names who chose classes."""
+    """Mean and deviation over `splits` parts of `n` images; `classes` names the classifier."""
 
     mean: float
     std: float
@@ -34,16 +34,16 @@ class ClassScore:
 
 
 class StreamingClassScore:
-    """The score of `n` images that come in batches; the memory does not depend on n.
+    """The score of `n` images that come in batches, in constant memory.
 
-    Which part an image belongs to depends on (seed, n) and its row only: a folder sorted by class
-    is mixed first.
+    The part of an image only depends on (seed, n) and its row, and is random: a folder may be
+    sorted by class.
     """
 
     def __init__(self, n: int, classes: str, splits: int = SPLITS, seed: int = 0) -> None:
         if not 1 <= splits <= n:
             raise InvalidValueError(
-                f"{n} images cannot be split in {splits}; take {splits} or more"
+                f"{n} images cannot be split into {splits} parts; use at least {splits}"
             )
         order = np.random.default_rng([seed, _ORDER_STREAM]).permutation(n)
         self.part_of_row = np.empty(n, np.intp)  # (n,)
@@ -54,7 +54,7 @@ class StreamingClassScore:
         self._sum: npt.NDArray[np.float64] | None = None  # (splits, classes), sum of p
 
     def update(self, rows: npt.NDArray[np.intp], logits: npt.NDArray[np.floating[Any]]) -> None:
-        """Add images of these rows with class scores before the softmax, `(b, classes)`."""
+        """Add images of these rows, with class scores before the softmax `(b, classes)`."""
         log_p = logits.astype(np.float64)
         log_p -= log_p.max(axis=1, keepdims=True)
         log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
@@ -75,10 +75,10 @@ class StreamingClassScore:
         if self._sum is None or not self._counts.all():
             raise InvalidValueError(
                 f"{int(self._counts.sum())} readable images leave one of {len(self._counts)} parts "
-                "without any; take more"
+                "empty; use more"
             )
         q = self._sum / self._counts[:, None]
-        # A class that no image can be has q = 0 and adds nothing.
+        # A class without any probability has q = 0 and adds nothing.
         entropy_of_mean = (q * np.log(np.maximum(q, np.finfo(np.float64).tiny))).sum(axis=1)
         scores = np.exp(self._negative_entropy / self._counts - entropy_of_mean)
         return ClassScore(

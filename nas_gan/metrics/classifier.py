@@ -1,9 +1,9 @@
-"""A small classifier of a data set, to see whether conditional images are what was asked for.
+"""A small classifier of a data set, to check whether conditional images show the class asked for.
 
-It is trained on demand, on a CPU in less than a minute for Fashion-MNIST, and kept in the user's
+It is trained on demand, for Fashion-MNIST in less than a minute on a CPU, and kept in the user's
 cache folder under the digest of its data. The accuracy of conditional images is comparable among
-generators that the same classifier has looked at; its own accuracy on images that it was not
-trained on tells what a perfect generator could have.
+generators judged by the same classifier; the classifier's own accuracy on held-out images is what
+a perfect generator would reach.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 
-# The same idea as the one network that such accuracies were published with (two convolutions, two
-# linear layers, dropout), with strides where that pools, which is ten times as fast on a CPU.
+# As the network with which such accuracies were published (two convolutions, two linear layers,
+# dropout), but with strides instead of pooling, which is ten times as fast on a CPU.
 WIDTHS = (32, 64, 128)
 EPOCHS = 3
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
-# Every so many-th image is kept for the classifier's own accuracy.
+# One image in this many is held out for the classifier's own accuracy.
 HELD_OUT = 10
-# More images than this are not used: an epoch should stay a matter of seconds.
+# Largest number of images that are used, so that an epoch takes seconds.
 MAX_IMAGES = 60_000
 _FORMAT = "nas-gan-classifier-1"
 
@@ -44,8 +44,8 @@ class ImageClassifier(nn.Module):
 
     Attributes:
         image_shape: `(c, h, w)`, h and w at least 4.
-        n_classes: how many classes it tells apart.
-        accuracy: the share of held-out images that it gets right, 0 to 1.
+        n_classes: number of classes.
+        accuracy: the share of held-out images that it classifies correctly, 0 to 1.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
@@ -53,7 +53,7 @@ class ImageClassifier(nn.Module):
         channels, height, width = image_shape
         if min(height, width) < 4 or n_classes < 2:
             raise InvalidValueError(
-                f"a classifier needs images of 4 px or more and 2 classes; got {height} x {width} "
+                f"a classifier needs images of at least 4 px and 2 classes; got {height} x {width} "
                 f"and {n_classes}"
             )
         self.image_shape, self.n_classes, self.accuracy = image_shape, n_classes, 0.0
@@ -85,10 +85,10 @@ def train_classifier(
     epochs: int = EPOCHS,
     on_update: Callable[[int], None] = lambda n: None,
 ) -> ImageClassifier:
-    """A classifier of a labelled data set, in eval mode.
+    """Train a classifier on a labelled data set; it is returned in evaluation mode.
 
-    The same data and seed give the same classifier; torch's global generator is as before
-    afterwards. `on_update(n)` is told of finished updates, `n_updates` of which there are.
+    The same data and seed give the same classifier; torch's global generator is left unchanged.
+    `on_update(n)` is called after n more updates, of which there are `n_updates` in all.
 
     Raises:
         InvalidValueError: the data set has no labels, or too few images to hold any out.
@@ -97,7 +97,9 @@ def train_classifier(
     order = np.random.default_rng(seed).permutation(len(labels))[:MAX_IMAGES]
     held_out, used = order[::HELD_OUT], np.delete(order, np.s_[::HELD_OUT])
     if not len(used):
-        raise InvalidValueError(f"{images.name} has {len(labels)} images, too few to learn from")
+        raise InvalidValueError(
+            f"{images.name} has {len(labels)} images, which is too few to train on"
+        )
     batch_size = min(BATCH_SIZE, len(used))
     per_epoch = len(used) // batch_size
     channels, height, width = images[torch.zeros(1, dtype=torch.long)].shape[1:]
@@ -128,7 +130,7 @@ def train_classifier(
 
 
 def n_updates(images: Images, epochs: int = EPOCHS) -> int:
-    """How many updates `train_classifier` makes of a data set."""
+    """Number of updates with which `train_classifier` trains on a data set."""
     n = min(len(images), MAX_IMAGES)
     n_used = n - -(-n // HELD_OUT)
     return epochs * (n_used // max(1, min(BATCH_SIZE, n_used)))
@@ -141,9 +143,9 @@ def find_classifier(
     seed: int = 0,
     on_update: Callable[[int], None] = lambda n: None,
 ) -> ImageClassifier:
-    """The classifier of a labelled data set: from the folder `cache`, or trained and kept there.
+    """The classifier of a labelled data set, from the folder `cache` or newly trained.
 
-    A kept file that is damaged, or made of other data, is made again and written over.
+    A file in the cache that is damaged or belongs to other data is replaced.
 
     Raises:
         InvalidValueError: the data set has no labels.
@@ -194,31 +196,31 @@ def class_accuracy(
     batch_size: int = 64,
     device: str = "cpu",
 ) -> float:
-    """The share of `n` conditional images in which the classifier sees the class asked for, 0 to 1.
+    """The share of `n` images that the classifier assigns to the class asked for, 0 to 1.
 
     Noise and labels are the latent bank of `seed`. The generator must be on `device`; the
-    classifier looks at the bytes that would be saved, on the CPU.
+    classifier sees the images as bytes, on the CPU.
 
     Raises:
-        InvalidValueError: the generator has no classes, other ones than the classifier, or makes
-            images of another shape.
+        InvalidValueError: the generator does not have the classes or the image shape of the
+            classifier.
     """
     interface = interface_of(generator)
     n_classes = interface.n_classes
     if n_classes != classifier.n_classes:
         raise InvalidValueError(
-            f"the classifier tells {classifier.n_classes} classes apart, the generator has "
+            f"the classifier has {classifier.n_classes} classes and the generator has "
             f"{n_classes}; class accuracy is for conditional generators of the same data"
         )
     shape = interface.image_shape
     if shape != classifier.image_shape:
         raise InvalidValueError(
-            f"the classifier looks at images {classifier.image_shape}, the generator makes {shape}"
+            f"the classifier takes images {classifier.image_shape}, the generator makes {shape}"
         )
     latents = latents_of(interface, n, seed)
     asked = labels_of(latents, n_classes).split(batch_size)
     drawn = generate_uint8(generator, latents, batch_size=batch_size, device=device)
-    # Grey images come with their channel repeated.
+    # The channel of grey images is repeated.
     right = sum(
         _n_right(classifier, to_float(images[:, : shape[0]]), labels)
         for images, labels in zip(drawn, asked, strict=True)
@@ -234,5 +236,5 @@ def _n_right(classifier: ImageClassifier, images: Tensor, labels: Tensor) -> int
 def _labels(images: Images) -> tuple[Tensor, int]:
     labels = getattr(images, "labels", None)
     if labels is None:
-        raise InvalidValueError(f"{images.name} has no labels, which a classifier learns from")
+        raise InvalidValueError(f"{images.name} has no labels to train a classifier with")
     return labels, int(getattr(images, "n_classes", 0))

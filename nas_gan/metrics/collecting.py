@@ -1,8 +1,8 @@
-"""One pass over a source of images that gathers what the metrics need, and no more than that.
+"""One pass over a source of images that collects what the metrics need.
 
-Statistics for a Fréchet distance and sums for a class score take the same memory for any number of
-images. KID, precision and recall need features themselves, and pixel metrics need pixels: of those
-a random subset is kept, chosen before the pass.
+Statistics for a Fréchet distance and sums for a class score take constant memory. KID, precision
+and recall need the features themselves, and pixel metrics need pixels: a random subset of those,
+chosen before the pass, is kept.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from nas_gan.metrics.features import ClassExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
 from nas_gan.metrics.sources import ImageBatch, ImageSource
 
-# Tells the stream of what is kept from others of the same seed.
+# Separates the random stream of what is kept from others with the same seed.
 _KEEP_STREAM = 5
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to gather; `features` and `images` are how many rows to keep, at most."""
+    """What to collect; `features` and `images` are the largest numbers of rows to keep."""
 
     statistics: bool = False
     class_score: bool = False
@@ -36,16 +36,16 @@ class Wanted:
 
     @property
     def needs_features(self) -> bool:
-        """Whether images must go through the network at all."""
+        """Whether the images must go through the network."""
         return self.statistics or self.class_score or self.features > 0
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What was gathered of the `n` images that could be read.
+    """What was collected from the `n` readable images.
 
-    `features` is `(k, d)` float32 and `images` uint8 `(k, 3, h, w)` with `labels` `(k,)` where the
-    source has any: rows of a random subset, in the order of the source.
+    `features` is `(k, d)` float32 and `images` is uint8 `(k, 3, h, w)`, with `labels` `(k,)` if the
+    source has them: a random subset of rows, in the order of the source.
     """
 
     n: int
@@ -57,7 +57,7 @@ class Collected:
 
 
 def choose_rows(n: int, keep: int, seed: int) -> npt.NDArray[np.intp]:
-    """`keep` of the rows 0 to n - 1 in ascending order, or all of them; drawn by `seed`."""
+    """`keep` random rows of 0 to n - 1 in ascending order, or all of them if there are fewer."""
     if keep >= n:
         return np.arange(n)
     return np.sort(np.random.default_rng([seed, _KEEP_STREAM]).permutation(n)[:keep])
@@ -72,9 +72,9 @@ def collect(
     batch_size: int = 64,
     advance: Callable[[int], None] | None = None,
 ) -> Collected:
-    """Go through the images of a source once; the extractor is made only where features are needed.
+    """Go through the images of a source once; the extractor is only made if features are needed.
 
-    `advance` is called with the number of images of each batch.
+    `advance` is called with the number of images in each batch.
     """
     n = len(source)
     network = extractor() if wanted.needs_features else None
@@ -86,7 +86,7 @@ def collect(
         np.isin(np.arange(n), choose_rows(n, keep, seed))
         for keep in (wanted.features, wanted.images)
     )
-    # Filled as they come: a list of batches and their concatenation would need twice the memory.
+    # Filled batch by batch: a list and its concatenation would need twice the memory.
     kept = np.empty((int(keeps_features.sum()), network.dim), np.float32) if network else None
     done = n_kept = 0
     pixels: list[ImageBatch] = []

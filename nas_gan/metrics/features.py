@@ -1,9 +1,9 @@
-"""Networks that turn images into the feature vectors whose distribution is compared.
+"""Networks that turn images into feature vectors, whose distributions are compared.
 
-Two spaces are offered: pytorch-fid's Inception, in which published FIDs are stated, and
-EfficientNet-Lite0, whose ImageNet weights come with a package and therefore work offline. A
-Fréchet distance means nothing outside the space it was measured in: `comparable` says whether it
-may stand beside a published FID, and `name` belongs in every file that holds a distance.
+There are two feature spaces: that of pytorch-fid's Inception, in which FIDs are published, and that
+of EfficientNet-Lite0, whose ImageNet weights come with a package and therefore work offline. A
+Fréchet distance has no meaning outside its feature space: `comparable` says whether it can be
+compared with published FIDs, and `name` belongs in every file that holds a distance.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ ExtractorName = Literal["auto", "inception", "efficientnet-lite0"]
 class FeatureExtractor(Protocol):
     """Turns images into features.
 
-    `name` tells one feature space from another, with the size images are resized to where that is
-    a choice and the protocol where it is not `legacy`; `dim` is the length of a feature vector;
-    `comparable` is true only where a Fréchet distance may be printed beside a published FID.
+    Attributes:
+        name: identifies the feature space, including the size of its images if that is a choice,
+            and the protocol unless it is `legacy`.
+        dim: length of a feature vector.
+        comparable: whether a Fréchet distance can be compared with published FIDs.
     """
 
     name: str
@@ -44,7 +46,7 @@ class FeatureExtractor(Protocol):
 
 
 class ClassExtractor(FeatureExtractor, Protocol):
-    """Features of a network that also names classes of ImageNet."""
+    """Features of a network that also classifies images into the classes of ImageNet."""
 
     def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Class scores before the softmax, `(n, classes)`, of features `(n, dim)`."""
@@ -55,7 +57,7 @@ class EfficientNetLite0:
     """Pooled 1280-d features of EfficientNet-Lite0, with images resized to `size` pixels.
 
     On a CPU the network runs in ONNX Runtime, which is several times faster than eager torch; on
-    any other device in torch. Under `legacy` resizing is bilinear, without antialiasing.
+    other devices it runs in torch. Under `legacy` resizing is bilinear, without antialiasing.
     """
 
     dim = 1280
@@ -71,7 +73,7 @@ class EfficientNetLite0:
     ) -> None:
         if size < 32:
             raise InvalidValueError(
-                f"EfficientNet-Lite0 halves an image 5 times; size must be 32 or more, got {size}"
+                f"size must be at least 32: EfficientNet-Lite0 halves an image 5 times; got {size}"
             )
         self.name = extractor_name(f"efficientnet-lite0@{size}", protocol)
         self.size = size
@@ -81,7 +83,7 @@ class EfficientNetLite0:
 
     def __call__(self, images: Images) -> npt.NDArray[np.float32]:
         images = checked_images(images)
-        if self.protocol is not LEGACY:  # whose resizing is part of the network
+        if self.protocol is not LEGACY:  # legacy resizing is part of the network
             images = self.protocol.resize(images.to(self.device), self.size)
         if self.device.type == "cpu":
             return run_in_parts(self._session, images.cpu().numpy(), self.dim)
@@ -95,7 +97,7 @@ class EfficientNetLite0:
             return self._network._fc(x).cpu().numpy()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings only: a worker on another machine opens a session of its own."""
+        """Settings only: a worker on another machine opens its own session."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_session")}
 
     @cached_property
@@ -250,10 +252,10 @@ def make_extractor(
     threads: int | None = None,
     protocol: FidProtocol = LEGACY,
 ) -> ClassExtractor:
-    """The extractor of that name; `auto` takes Inception if its weights are on disk.
+    """The extractor of that name; `auto` is Inception if its weights are available.
 
-    `auto` looks at `inception_weights` and in torch's hub cache and never at the network; without
-    either it is EfficientNet-Lite0 at 96 pixels. `inception` downloads what is missing.
+    `auto` looks for them in `inception_weights` and in torch's hub cache, but does not download
+    them; without them it is EfficientNet-Lite0 at 96 pixels. `inception` downloads them.
     """
     if name == "auto":
         found = inception_weights is not None or inception_cache().is_file()
@@ -262,4 +264,6 @@ def make_extractor(
         return InceptionV3(inception_weights, device=device, threads=threads, protocol=protocol)
     if name == "efficientnet-lite0":
         return EfficientNetLite0(device=device, threads=threads, protocol=protocol)
-    raise InvalidValueError(f"features must be auto, inception or efficientnet-lite0; got {name!r}")
+    raise InvalidValueError(
+        f"must be auto, inception or efficientnet-lite0; got {name!r}", setting="features"
+    )

@@ -1,10 +1,10 @@
-"""The Fréchet distance between two sets of features, and how sure a difference of two is.
+"""The Fréchet distance between two sets of features, and confidence intervals of differences.
 
     d² = |μ_a - μ_b|² + tr Σ_a + tr Σ_b - 2 tr (Σ_a^½ Σ_b Σ_a^½)^½
 
-The last trace is a sum of square roots of eigenvalues of one symmetric matrix, so no matrix
-square root of a product is needed: it is faster than the `sqrtm` of the usual implementations and
-cannot turn complex (Heusel et al. 2017 for the distance). Everything here is numpy in float64.
+The last trace is the sum of the square roots of the eigenvalues of one symmetric matrix, so no
+matrix square root of a product is needed: this is faster than the usual `sqrtm` and cannot become
+complex. The distance is that of Heusel et al. (2017). Everything here is numpy in float64.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from nas_gan.errors import InvalidValueError
 Array = npt.NDArray[np.float64]
 Features = npt.NDArray[np.floating[Any]]
 
-# Rows worked on at once where a float64 copy of all features would double the memory.
+# Rows processed at once, because a float64 copy of all features would double the memory.
 CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """What the distance needs to know of a set of features: mean `(d,)` and covariance `(d, d)`.
+    """What the distance needs of a set of features: mean `(d,)` and covariance `(d, d)`.
 
-    `n` is the number of images behind them; None where a file does not say.
+    `n` is the number of images; None if a file does not say.
     """
 
     mean: Array
@@ -42,7 +42,7 @@ class FeatureStatistics:
         d = self.mean.size
         if self.mean.shape != (d,) or self.covariance.shape != (d, d):
             raise InvalidValueError(
-                f"a mean of shape {self.mean.shape} does not go with a covariance of shape "
+                f"a mean of shape {self.mean.shape} does not fit a covariance of shape "
                 f"{self.covariance.shape}; they must be (d,) and (d, d)"
             )
 
@@ -55,9 +55,9 @@ class FeatureStatistics:
 class StreamingStatistics:
     """Mean and sample covariance (n - 1, as `numpy.cov`) of features that come in batches.
 
-    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which keeps its
-    digits where the mean is large beside the spread; the result depends on the size of the batches
-    only by rounding.
+    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which stays
+    accurate if the mean is large compared with the spread; the size of the batches only changes
+    rounding.
     """
 
     def __init__(self, d: int) -> None:
@@ -86,9 +86,9 @@ class StreamingStatistics:
         self.n = total
 
     def result(self) -> FeatureStatistics:
-        """Statistics of everything seen so far."""
+        """Statistics of all batches so far."""
         if self.n < 2:
-            raise InvalidValueError(f"a covariance needs 2 images or more; got {self.n}")
+            raise InvalidValueError(f"a covariance needs at least 2 images; got {self.n}")
         return FeatureStatistics(self.mean.copy(), self.scatter / (self.n - 1), self.n)
 
 
@@ -100,10 +100,10 @@ def statistics_of(features: Features) -> FeatureStatistics:
 
 
 class FrechetReference:
-    """The side of the distance that stays the same, prepared once for many candidates.
+    """The fixed side of the distance, prepared once for many candidates.
 
-    Holds a factor `F` of the covariance, `F F^T = Σ_r`, of shape `(d, rank)`: directions that are
-    zero are left out, so a reference made of fewer images than features is exact there and cheaper.
+    Holds a factor `F` of the covariance, `F F^T = Σ_r`, of shape `(d, rank)`. Directions without
+    variance are left out, so a reference of fewer images than features is exact and cheaper.
     `Σ_r^½ Σ Σ_r^½` and `F^T Σ F` have the same non-zero eigenvalues.
     """
 
@@ -119,13 +119,13 @@ class FrechetReference:
         return self.mean.size
 
     def distance(self, statistics: FeatureStatistics) -> float:
-        """The squared Fréchet distance to `statistics`: the FID where the features are Inception's.
+        """The squared Fréchet distance to `statistics`: the FID if the features are Inception's.
 
-        Rounding can leave a tiny negative number for two equal inputs.
+        Because of rounding it can be slightly negative for equal inputs.
         """
         if statistics.dim != self.dim:
             raise InvalidValueError(
-                f"statistics of {statistics.dim} features do not compare with a reference of "
+                f"statistics of {statistics.dim} features cannot be compared with a reference of "
                 f"{self.dim}; were they made by another extractor?"
             )
         product = self._product(statistics.covariance)
@@ -138,12 +138,12 @@ class FrechetReference:
         )
 
     def _product(self, covariance: Array) -> Array:
-        """`F^T Σ F`, `(rank, rank)`; only its lower triangle is meant to be read."""
+        """`F^T Σ F`, `(rank, rank)`; only its lower triangle is valid."""
         d, rank = self.factor.shape
         if rank < d:
             return self.factor.T @ covariance @ self.factor
-        # With rows and columns in the order of the pivots F is triangular, and LAPACK has a routine
-        # for the symmetric product with a quarter of the arithmetic.
+        # With rows and columns in the order of the pivots F is triangular, for which LAPACK has a
+        # symmetric product at a quarter of the operations.
         lower = np.asfortranarray(self.factor[self._order])
         permuted = covariance[np.ix_(self._order, self._order)].T  # symmetric, in Fortran order
         product, _ = scipy.linalg.lapack.dsygst(permuted, lower, itype=2, lower=1, overwrite_a=1)
@@ -153,10 +153,10 @@ class FrechetReference:
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """The squared Fréchet distance between two Gaussians; symmetric in its arguments.
 
-    Singular covariances need no special care. (Where scipy's root of a singular product is not
+    Singular covariances need no special treatment. (If scipy's root of a singular product is not
     finite, pytorch-fid adds 1e-6 to both diagonals and returns the distance of other Gaussians.)
     """
-    # Factor the side with fewer images: if one of them has a rank below d it is that one.
+    # Factor the side with fewer images, since only that one can have a rank below d.
     if a.n is not None and (b.n is None or a.n < b.n):
         a, b = b, a
     return FrechetReference(b).distance(a)
@@ -164,10 +164,10 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 @dataclass(frozen=True)
 class DeltaFid:
-    """By how much a candidate's FID exceeds the dense generator's, on the same latents.
+    """The difference between the FIDs of a candidate and the dense generator on the same latents.
 
-    `ci_low` and `ci_high` bound `delta = fid - fid_dense` with the confidence that was asked for;
-    `n` is the number of images on either side.
+    `ci_low` and `ci_high` bound `delta = fid - fid_dense` at the confidence that was asked for;
+    `n` is the number of images per side.
     """
 
     fid_dense: float
@@ -181,9 +181,9 @@ class DeltaFid:
 class PairedFid:
     """Compares candidates with the dense generator on the same latents.
 
-    Row i of every candidate's features must come from the latent of row i of `dense_features`
-    `(n, d)`. The noise that both share cancels, so the interval of the difference is far narrower
-    than that of either FID.
+    Row i of a candidate's features must belong to the same latent as row i of `dense_features`
+    `(n, d)`. The noise that both sides share cancels, so the interval of the difference is far
+    narrower than that of either FID.
 
     The interval is `delta ± q s`, with s the standard error of the difference by one of two ways:
 
@@ -193,21 +193,22 @@ class PairedFid:
           G = I - F (F^T Σ F)^(-½) F^T,
 
       and s is the deviation of the paired difference of these numbers over sqrt(n). Directions in
-      which `F^T Σ F` is zero are left out of its inverse root: no sample has a component there.
+      which `F^T Σ F` is zero are left out of its inverse root, since no sample has a component
+      there.
     * a paired bootstrap: both sides on the same resampled rows, `resamples` times; s is the
-      deviation of the replicates `delta*_b` about their own mean. It is not taken about `delta`,
-      and their percentiles are not used as they stand, because a resample repeats rows: it is a
-      smaller sample than the one it came from, so its FID is biased upwards as that of fewer
-      images, and by unlike amounts on the two sides. With some forty resamples a deviation and a
-      Student quantile are also far steadier than the second smallest replicate.
+      deviation of the replicates `delta*_b` about their own mean. Neither the deviation about
+      `delta` nor percentiles of the replicates are used, because a resample repeats rows: like a
+      smaller sample it has an FID with an upward bias, which differs between the two sides. With
+      about forty resamples, a deviation and a Student quantile are also much more stable than the
+      second smallest replicate.
 
-    On synthetic features both agree with the scatter of ΔFID over fresh latents down to twice as
-    many images as features. Below that expect little of either: the covariance turns singular. The
-    interval is for the mean ΔFID of n images. The bias of n is nearly the same on both sides and
-    cancels; a candidate that adds noise of its own is judged too harshly at small n, not too
-    mildly.
+    On synthetic features both agree with the spread of ΔFID over fresh latents if there are at
+    least twice as many images as features. With fewer images neither is reliable, since the
+    covariance becomes singular. The interval is that of the mean ΔFID of n images. The bias of a
+    finite n is nearly the same on both sides and cancels; for a candidate that adds noise, ΔFID at
+    a small n is too large rather than too small.
 
-    Row choices depend on (seed, replicate) only: all candidates see the same resamples, and the
+    Resampled rows only depend on (seed, replicate): all candidates use the same ones, and the
     replicates of the dense generator are computed once, when first needed.
     """
 
@@ -221,9 +222,11 @@ class PairedFid:
         seed: int = 0,
     ) -> None:
         if not 0 < confidence < 1:
-            raise InvalidValueError(f"confidence must lie between 0 and 1; got {confidence}")
+            raise InvalidValueError(
+                f"must lie between 0 and 1; got {confidence}", setting="confidence"
+            )
         if resamples < 2:
-            raise InvalidValueError(f"a bootstrap needs 2 resamples or more; got {resamples}")
+            raise InvalidValueError(f"a bootstrap needs at least 2 resamples; got {resamples}")
         self.reference = reference
         self.confidence = confidence
         self.resamples = resamples
@@ -247,7 +250,7 @@ class PairedFid:
         """
         if features.shape != self._dense_features.shape:
             raise InvalidValueError(
-                f"features of shape {features.shape} do not pair with the dense generator's "
+                f"features of shape {features.shape} cannot be paired with the dense generator's "
                 f"{self._dense_features.shape}; use the same latents and extractor"
             )
         sample = _Sample(features, self.reference)
@@ -294,29 +297,29 @@ class PairedFid:
 
 
 class _Sample:
-    """Features beside their image under the reference's factor, ready for reweighting.
+    """Features and their product with the reference's factor, ready for reweighting.
 
-    With `y = F^T (x - μ)` in hand the covariance of a resample enters as one Gram matrix of y; the
-    two products with the root of the reference are paid once, not for every resample.
+    With `y = F^T (x - μ)` the covariance of a resample is one Gram matrix of y, so the two products
+    with the root of the reference are computed once instead of for every resample.
     """
 
     def __init__(self, features: Features, reference: FrechetReference) -> None:
         n, d = features.shape
         if d != reference.dim:
             raise InvalidValueError(
-                f"features of length {d} do not compare with a reference of {reference.dim}; "
+                f"features of length {d} cannot be compared with a reference of {reference.dim}; "
                 "were they made by another extractor?"
             )
         if n < 2:
-            raise InvalidValueError(f"a covariance needs 2 images or more; got {n}")
+            raise InvalidValueError(f"a covariance needs at least 2 images; got {n}")
         self.features = features
         self.reference = reference
         self.mean: Array = features.mean(axis=0, dtype=np.float64)
         if not np.isfinite(self.mean).all():
             raise InvalidValueError("features hold a NaN or an infinity")
         self.shift: Array = self.mean - reference.mean
-        # y enters as a factor, never squared, so the rounding of float32 costs 1e-7 and no more;
-        # sums over rows are made in float64.
+        # y is a factor and is never squared, so float32 rounding costs 1e-7 at most; sums over rows
+        # are computed in float64.
         self.projected = np.empty((n, reference.factor.shape[1]), np.float32)
         self.squares: Array = np.empty(n)  # |x - mean|^2
         for rows in _chunks(n):
@@ -329,7 +332,7 @@ class _Sample:
         n = len(self.features)
         counts = np.ones(n) if counts is None else counts
         # The mean moves by the average of (x - mean), in which the ones of a plain sample cancel.
-        # The sum is small beside its terms only by sqrt(n): float32 is exact enough.
+        # The sum is smaller than its terms by sqrt(n) only, so float32 is accurate enough.
         moved = ((counts - 1).astype(self.features.dtype) @ self.features).astype(np.float64) / n
         shift = self.shift + moved
         trace = (counts @ self.squares - n * float(moved @ moved)) / (n - 1)
@@ -358,9 +361,9 @@ class _Sample:
         return result - result.mean()
 
     def _gram(self, counts: Array) -> tuple[Array, int]:
-        """(n - 1) times `F^T Σ F`, or a smaller matrix of the same non-zero eigenvalues; its rank.
+        """(n - 1) times `F^T Σ F`, or a smaller one with the same non-zero eigenvalues; its rank.
 
-        Rows that a resample leaves out, more than a third, cost nothing.
+        Rows that a resample leaves out, more than a third of them, cost nothing.
         """
         width = self.projected.shape[1]
         drawn = np.flatnonzero(counts)
@@ -389,13 +392,12 @@ def _rank(d: int, n: int | None) -> int:
 def _factor(covariance: Array, n: int | None) -> tuple[Array, npt.NDArray[np.intp]]:
     """`F` of shape `(d, rank)` with `F F^T` the covariance, its columns from large to small.
 
-    Also the order of its rows in which it is lower triangular.
-
-    Cholesky with pivoting: a tenth of the time of an eigendecomposition, and it stops by itself
-    where what is left of a singular matrix is rounding.
+    Also returns the order of rows in which it is lower triangular. Cholesky with pivoting takes a
+    tenth of the time of an eigendecomposition, and stops if the rest of a singular matrix is
+    rounding.
     """
     lower, pivots, rank, _ = scipy.linalg.lapack.dpstrf(covariance.T, lower=1)  # symmetric
-    # A covariance that was stored in float32 has more than rounding in its null directions.
+    # A covariance stored in float32 has more than rounding errors in its null directions.
     rank = min(int(rank), _rank(len(covariance), n))
     factor = np.empty((len(covariance), rank))
     order = pivots.astype(np.intp) - 1
@@ -404,17 +406,17 @@ def _factor(covariance: Array, n: int | None) -> tuple[Array, npt.NDArray[np.int
 
 
 def _sum_of_roots(matrix: Array, rank: int) -> float:
-    """Trace of the square root of a symmetric positive semi-definite matrix of that rank at most.
+    """Trace of the square root of a symmetric positive semi-definite matrix of at most that rank.
 
-    A zero eigenvalue comes out as 1e-16 of the largest and its root as 1e-8, so a thousand of them
-    would show: they are left out by their number, which is known, and not by a threshold, which
-    would cut true small ones as well.
+    A zero eigenvalue is computed as 1e-16 of the largest and its root as 1e-8, so a thousand of
+    them would matter. They are left out by their number, which is known; a threshold would also
+    remove small non-zero ones.
     """
     if not rank:
         return 0.0
-    # LAPACK reduces the lower triangle from the top left. With the largest rows there, as
-    # `_factor` puts them, small eigenvalues keep their digits: on features of Fashion-MNIST the
-    # distance is good to 1e-14, and to 1e-7 with the order reversed.
+    # LAPACK reduces the lower triangle from the top left. With the largest rows there, as `_factor`
+    # orders them, small eigenvalues stay accurate: on features of Fashion-MNIST the distance is
+    # accurate to 1e-14, and to 1e-7 in the reverse order.
     values = scipy.linalg.eigvalsh(matrix, lower=True, check_finite=False)
     return float(np.sqrt(values[-rank:].clip(min=0)).sum())
 

@@ -1,4 +1,4 @@
-"""pytorch-fid's Inception, the space of published FIDs."""
+"""pytorch-fid's Inception, the feature space of published FIDs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SIZE = 299
 
 
 class InceptionV3:
-    """The 2048-d pool3 features of pytorch-fid, the space of published FIDs.
+    """The 2048-d pool3 features of pytorch-fid, the feature space of published FIDs.
 
-    `weights` is pytorch-fid's own file; without it the file is looked for in torch's hub cache and,
-    failing that, downloaded there. Under `legacy` equal to `pytorch_fid.inception.InceptionV3` on
-    images / 255, up to rounding. On a CPU the network runs in ONNX Runtime with its batch
-    normalisation folded in: half the time of eager torch.
+    `weights` is the file of pytorch-fid; by default it is taken from torch's hub cache, after
+    downloading it if necessary. Under `legacy` the features are those of
+    `pytorch_fid.inception.InceptionV3` on images / 255, up to rounding. On a CPU the network runs
+    in ONNX Runtime with batch normalisation folded in, in half the time of eager torch.
     """
 
     dim = 2048
@@ -63,12 +63,12 @@ class InceptionV3:
     def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Scores of 1008 classes, `(n, 1008)`, of features `(n, 2048)`.
 
-        Without the bias, as the Inception score has been computed since its first code.
+        Without the bias, as in the original code of the Inception score.
         """
         return features @ self._classes.T
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the session: a worker on another machine opens one of its own."""
+        """Without the session: a worker on another machine opens its own."""
         return {key: value for key, value in self.__dict__.items() if key != "_session"}
 
     @cached_property
@@ -78,7 +78,7 @@ class InceptionV3:
 
 
 def inception_cache() -> Path:
-    """Where pytorch-fid, through torch's hub, keeps the Inception weights once downloaded."""
+    """Where pytorch-fid keeps the Inception weights: in the cache of torch's hub."""
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
 
 
@@ -120,11 +120,11 @@ def _import_pytorch_fid() -> Any:
 def _build_inception(weights: Mapping[str, Tensor]) -> nn.Module:
     """pytorch-fid's network up to its last pooling, `(n, 3, 299, 299)` to `(n, 2048, 1, 1)`.
 
-    pytorch-fid's own constructors fetch their weights from the network, so the same parts are put
-    together here: torchvision's Inception with the blocks in which TensorFlow's differs.
+    pytorch-fid's constructors download their weights, so the same parts are assembled here:
+    torchvision's Inception with the blocks in which TensorFlow's differs.
     """
     fid = _import_pytorch_fid()
-    # On the meta device nothing is allocated or drawn for weights that are replaced at once.
+    # On the meta device nothing is allocated or drawn for weights that are replaced anyway.
     with torch.device("meta"):
         parts = fid._inception_v3(num_classes=1008, aux_logits=False, weights=None)
         parts.Mixed_5b = fid.FIDInceptionA(192, pool_features=32)

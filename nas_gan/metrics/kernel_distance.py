@@ -1,7 +1,7 @@
-"""The kernel distance of Bińkowski et al. (2018): KID where the features are Inception's.
+"""The kernel distance of Bińkowski et al. (2018): KID if the features are Inception's.
 
-The squared maximum mean discrepancy under the kernel `(x·y / d + 1)³`, by its unbiased estimator:
-unlike an FID it does not fall with the number of images, and it can be slightly negative.
+The unbiased estimate of the squared maximum mean discrepancy with the kernel `(x·y / d + 1)³`.
+Unlike an FID it does not depend on the number of images, and it can be slightly negative.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SUBSETS, SUBSET_SIZE = 100, 1000
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """Mean and deviation over `subsets` of `subset_size` images drawn from each side.
+    """Mean and deviation over `subsets` subsets of `subset_size` images from each side.
 
-    `n` and `n_reference` are the images that they were drawn from.
+    `n` and `n_reference` are the numbers of images that they were drawn from.
     """
 
     mean: float
@@ -44,12 +44,12 @@ def kernel_distance(
 ) -> KernelDistance:
     """The kernel distance of features `(n, d)` to those of a reference `(m, d)`.
 
-    Where a side has fewer than twice `subset_size` images the subsets are half that side: whole
-    sides would all be the same subset, and their deviation nothing.
+    If a side has fewer than twice `subset_size` images, subsets have half as many images as that
+    side: subsets of all images would be equal and have no deviation.
     """
     if min(len(features), len(reference)) < 2:
         raise InvalidValueError(
-            f"a kernel distance needs 2 images or more on each side; got {len(features)} and "
+            f"a kernel distance needs at least 2 images on each side; got {len(features)} and "
             f"{len(reference)}"
         )
     size = max(min(subset_size, len(features) // 2, len(reference) // 2), 2)

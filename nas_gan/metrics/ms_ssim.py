@@ -1,10 +1,9 @@
-"""How alike a generator's images are: multi-scale structural similarity of pairs of them.
+"""The similarity of a generator's images: multi-scale structural similarity of pairs.
 
-Odena et al. (2017) use the mean over pairs of one class as a measure of variety: 1 is a generator
-that always draws the same image, and the number of real images of that class is what to aim at.
-The similarity is that of Wang et al. (2003), five scales with windows of 11 pixels, which need an
-image of more than 160 pixels; smaller and larger ones are resized to 256, as the published
-measurements were.
+Odena et al. (2017) use the mean over pairs of one class as a measure of diversity: 1 is a generator
+that always draws the same image, and the goal is the value of real images of that class. The
+similarity is that of Wang et al. (2003) with five scales and windows of 11 pixels, which need
+images of more than 160 pixels; all images are resized to 256, as in the published measurements.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SIZE = 256
 PAIRS = 200
 # Pairs compared at once: 8 pairs of 256 pixels take some 100 MB.
 _BATCH = 8
-# Tells the stream of the pairs from others of the same seed.
+# Separates the random stream of the pairs from others with the same seed.
 _PAIR_STREAM = 4
 
 Pairs = npt.NDArray[np.intp]
@@ -46,7 +45,7 @@ class Similarity:
 def similarity(
     images: Tensor, labels: Tensor | None = None, *, pairs: int = PAIRS, seed: int = 0
 ) -> Similarity:
-    """MS-SSIM among uint8 images `(n, 3, h, w)`, over pairs of equal labels `(n,)` where given."""
+    """MS-SSIM of pairs of uint8 images `(n, 3, h, w)`, of equal labels `(n,)` if given."""
     chosen = draw_pairs(len(images), labels, pairs, seed)
     values = torch.cat(
         [_compare(images[chosen[i : i + _BATCH]]) for i in range(0, len(chosen), _BATCH)]
@@ -57,9 +56,9 @@ def similarity(
 
 
 def draw_pairs(n: int, labels: Tensor | None, pairs: int, seed: int) -> Pairs:
-    """Rows of `pairs` pairs of two different images, `(pairs, 2)`, of one class where labelled.
+    """Rows of `pairs` pairs of different images, `(pairs, 2)`; of one class if there are labels.
 
-    First a class is drawn and then two of its images, so every class counts alike.
+    First a class is drawn and then two of its images, so all classes have equal weight.
 
     Raises:
         InvalidValueError: there are no two images, or no class has two.

@@ -1,6 +1,6 @@
-"""Networks of features as ONNX graphs, written node by node.
+"""Feature networks as ONNX graphs, written node by node.
 
-torch's exporter takes ten seconds, and this runs whenever a command starts.
+torch's exporter takes ten seconds, which every command would have to wait for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nas_gan.errors import MissingDataError
 
 
 class OnnxGraph:
-    """Nodes and weights of an ONNX graph in the making; each method returns its output's name."""
+    """An ONNX graph under construction; each method adds nodes and returns the output's name."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -45,9 +45,9 @@ class OnnxGraph:
         activation: Literal["relu", "relu6"] | None = None,
         pads: Sequence[int] | None = None,
     ) -> str:
-        """A convolution with its batch normalisation folded in, and an activation behind it.
+        """A convolution with batch normalisation folded in, followed by an activation.
 
-        `pads` (top, left, bottom, right) takes the place of the layer's own even padding.
+        `pads` (top, left, bottom, right) replaces the even padding of the layer.
         """
         assert norm.running_var is not None
         assert norm.running_mean is not None
@@ -86,7 +86,7 @@ class OnnxGraph:
 
 
 def check_onnx() -> None:
-    """Raises MissingDataError where features on a CPU cannot be had."""
+    """Raise MissingDataError if the packages for features on a CPU are missing."""
     try:
         import onnx  # noqa: F401  (used where the graph is written)
         import onnxruntime  # noqa: F401
@@ -97,7 +97,7 @@ def check_onnx() -> None:
 
 
 def open_session(model: bytes, threads: int | None) -> Any:
-    """An ONNX Runtime session on the CPU with so many threads, or as many as there are cores."""
+    """An ONNX Runtime session on the CPU; `threads` is the number of cores by default."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -108,7 +108,7 @@ def open_session(model: bytes, threads: int | None) -> Any:
 
 
 def run_in_parts(session: Any, images: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32]:
-    """Features `(n, dim)`, eight images at a time: those stay in the cache."""
+    """Features `(n, dim)`, eight images at a time, which fit in the CPU's cache."""
     starts = range(0, len(images), 8)
     runs = [session.run(None, {"images": images[start : start + 8]})[0] for start in starts]
     return np.concatenate([np.empty((0, dim), np.float32), *runs])

@@ -1,4 +1,4 @@
-"""Packages that only some metrics need, found or asked for."""
+"""Packages that only some metrics need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nas_gan.errors import MissingDataError
 
 
 def import_for(metric: str, module: str) -> Any:
-    """A module by its dotted name, for the metric that needs it.
+    """Import a module by its dotted name, for the metric that needs it.
 
     Raises:
         MissingDataError: it is not installed.

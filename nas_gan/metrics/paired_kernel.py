@@ -1,10 +1,10 @@
-"""Kernel distances of two generators on the same latents, and how sure their difference is.
+"""Kernel distances of two generators on the same latents, with an interval of the difference.
 
     MMD²(X, R) = mean_{i≠j} k(x_i, x_j) + mean_{r≠s} k(r, s) - 2 mean_{i,r} k(x_i, r)
 
 This is the unbiased estimator of Gretton et al., "A kernel two-sample test" (JMLR 2012): its mean
-does not depend on the number of images, unlike that of a Fréchet distance, and it can come out
-slightly negative. With the cubic polynomial kernel it is the KID of Bińkowski et al. (ICLR 2018).
+does not depend on the number of images, unlike that of a Fréchet distance, and it can be slightly
+negative. With the cubic polynomial kernel it is the KID of Bińkowski et al. (ICLR 2018).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Features = npt.NDArray[np.floating[Any]]
 # Rows `(a, d)` and `(b, d)` to kernel values `(a, b)`.
 Kernel = Callable[[Array, Array], Array]
 
-# Rows of a kernel matrix that are worked on at once.
+# Rows of a kernel matrix that are computed at once.
 CHUNK = 1024
-# Reference rows behind a median heuristic; the median of half a million distances moves by less
-# than a thousandth with more.
+# Reference rows used for the median heuristic; with more, the median of half a million distances
+# changes by less than 0.1 %.
 N_MEDIAN = 1000
 
 
@@ -76,10 +76,10 @@ class PairedDifference:
 class PairedKernelDistance:
     """Compares candidates with the dense generator on the same latents.
 
-    Row i of every candidate's features must come from the latent of row i of `dense_features`
+    Row i of a candidate's features must belong to the same latent as row i of `dense_features`
     `(n, d)`; `reference` is `(m, d)`. The interval of the difference is that of the jackknife over
     paired rows, with the reference held fixed: the estimator is a U-statistic, whose value without
-    row i follows from the sums of row i alone, so that all n of them cost nothing more.
+    row i follows from the sums of row i alone, so that all n of them come for free.
 
     Raises:
         InvalidValueError: a side has too few rows, or they differ in length.
@@ -99,13 +99,13 @@ class PairedKernelDistance:
             )
         if len(dense_features) < 3 or len(reference) < 2:
             raise InvalidValueError(
-                "a kernel distance with an interval needs 3 images or more of a generator and 2 of "
-                f"a reference; got {len(dense_features)} and {len(reference)}"
+                "a kernel distance with an interval needs at least 3 images of a generator and 2 "
+                f"of a reference; got {len(dense_features)} and {len(reference)}"
             )
         if dense_features.shape[1] != reference.shape[1]:
             raise InvalidValueError(
-                f"features of length {dense_features.shape[1]} do not compare with a reference of "
-                f"{reference.shape[1]}; were they made by another extractor?"
+                f"features of length {dense_features.shape[1]} cannot be compared with a "
+                f"reference of {reference.shape[1]}; were they made by another extractor?"
             )
         self.kernel, self.confidence = kernel, confidence
         self.reference = reference.astype(np.float64)
@@ -124,7 +124,7 @@ class PairedKernelDistance:
         """A candidate with features `(n, d)` against the dense generator."""
         if features.shape != self._shape:
             raise InvalidValueError(
-                f"features of shape {features.shape} do not pair with the dense generator's "
+                f"features of shape {features.shape} cannot be paired with the dense generator's "
                 f"{self._shape}; use the same latents and extractor"
             )
         values = self._pseudo_values(features)

@@ -1,12 +1,12 @@
-"""Parzen log-likelihood: images scored by Gaussian bumps around other images, both ways.
+"""Parzen log-likelihood: images scored by a mixture of Gaussians around other images.
 
     log p(x) = log mean_c exp(-|x - c|² / 2 h²) - (d / 2) log(2 π h²)
 
-Goodfellow et al. (2014) put the bumps on generated images and score real ones (is every real image
-near a generated one?). Others put them on real images and score generated ones (is every generated
-image near a real one?). The numbers differ, so a direction is part of the result. Pixels are in
-[0, 1]; another scale adds a constant per pixel. Theis et al. (2016) show how little the number says
-of a model's quality: it is here to be set beside published tables.
+Goodfellow et al. (2014) centre the Gaussians on generated images and score real ones (is every real
+image near a generated one?). Others centre them on real images and score generated ones (is every
+generated image near a real one?). The numbers differ, so the direction is part of the result.
+Pixels are in [0, 1]; another scale adds a constant per pixel. Theis et al. (2016) show how little
+the number says about the quality of a model: it is here for comparison with published tables.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from torch import Tensor
 
 from nas_gan.errors import InvalidValueError
 
-# Twenty bandwidths, as many as the published grid has, where images in [0, 1] have theirs.
+# Twenty bandwidths, as in the published grid, in the range that fits images in [0, 1].
 BANDWIDTHS = tuple(float(h) for h in np.geomspace(0.02, 1.0, 20).round(4))
 FOLDS = 5
-# Rows scored in the choice of a bandwidth, and at once.
+# Rows scored to choose a bandwidth, and rows scored at once.
 _SCORED, _CHUNK = 1000, 256
-# Tells the stream of the folds from others of the same seed.
+# Separates the random stream of the folds from others with the same seed.
 _FOLD_STREAM = 3
 
 
 @dataclass(frozen=True)
 class ParzenScore:
-    """Mean log-likelihood in nats an image of `dim` pixels in [0, 1], and its standard error.
+    """Mean log-likelihood in nats per image of `dim` pixels in [0, 1], and its standard error.
 
-    `direction` says which images carry the bumps; `bandwidth` was chosen by `folds`-fold cross
-    validation among them and is at the edge of the grid where `at_edge`: then read with care.
+    `direction` says which images are the centres; `bandwidth` was chosen among them by `folds`-fold
+    cross validation. With `at_edge` it is at the edge of the grid, and the score is less reliable.
     """
 
     direction: str
@@ -51,7 +51,7 @@ class ParzenScore:
 def parzen_both_ways(
     generated: Tensor, real: Tensor, *, seed: int = 0, bandwidths: tuple[float, ...] = BANDWIDTHS
 ) -> tuple[ParzenScore, ParzenScore]:
-    """Scores of uint8 images `(n, 3, h, w)` and `(m, 3, h, w)`: real under generated, and back.
+    """Scores of uint8 images `(n, 3, h, w)` and `(m, 3, h, w)`, in both directions.
 
     Grey images, whose three channels are equal on both sides, count as one channel.
     """
@@ -78,7 +78,7 @@ def parzen_score(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> ParzenScore:
-    """Score of points `(m, d)` under bumps on centres `(n, d)` of a bandwidth chosen from some."""
+    """Score of points `(m, d)` under Gaussians on centres `(n, d)`, with the best bandwidth."""
     bandwidth = choose_bandwidth(centres, bandwidths, folds=folds, seed=seed)
     [values] = log_likelihoods(points, centres, (bandwidth,))
     return ParzenScore(
@@ -101,14 +101,14 @@ def choose_bandwidth(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> float:
-    """The bandwidth under which left-out centres `(n, d)` are likeliest, by cross validation.
+    """The bandwidth under which left-out centres `(n, d)` are most likely, by cross validation.
 
-    Of many centres at most 1,000 are scored, spread evenly over the folds, each under all centres
-    of the other folds.
+    At most 1,000 centres are scored, spread evenly over the folds, each under all centres of the
+    other folds.
     """
     if len(centres) < folds:
         raise InvalidValueError(
-            f"{folds}-fold cross validation needs {folds} images or more; got {len(centres)}"
+            f"{folds}-fold cross validation needs at least {folds} images; got {len(centres)}"
         )
     order = np.random.default_rng([seed, _FOLD_STREAM]).permutation(len(centres))
     total = torch.zeros(len(bandwidths), dtype=torch.float64)
@@ -122,9 +122,9 @@ def choose_bandwidth(
 
 
 def log_likelihoods(points: Tensor, centres: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
-    """Log-likelihoods `(bandwidths, m)` of points `(m, d)` under bumps on centres `(n, d)`.
+    """Log-likelihoods `(bandwidths, m)` of points `(m, d)` under Gaussians on centres `(n, d)`.
 
-    In float64: half a squared distance over h² is a large number, of which differences count.
+    In float64, because half a squared distance over h² is large and its differences matter.
     """
     points, centres = points.double(), centres.double()
     n, d = centres.shape

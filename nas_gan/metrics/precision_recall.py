@@ -1,7 +1,7 @@
 """Precision and recall of Kynkäänniemi et al. (2019).
 
-Precision is the share of generated images that lie within reach of a real one, recall the share of
-real images within reach of a generated one. Reach is the distance, in features, from an image to
+Precision is the share of generated images within reach of a real one, recall the share of real
+images within reach of a generated one. The reach of an image is its distance, in feature space, to
 its third nearest neighbour on its own side.
 """
 
@@ -39,8 +39,8 @@ def precision_recall(
     """Precision and recall of generated features `(n, d)` against real ones `(m, d)`."""
     if min(len(features), len(reference)) <= neighbours:
         raise InvalidValueError(
-            f"precision and recall by {neighbours} neighbours need {neighbours + 1} images or more "
-            f"on each side; got {len(features)} and {len(reference)}"
+            f"precision and recall by {neighbours} neighbours need at least {neighbours + 1} "
+            f"images on each side; got {len(features)} and {len(reference)}"
         )
     module = import_for("prc", "torch_fidelity.metric_prc")
     values = module.prc_features_to_metric(

@@ -1,8 +1,9 @@
-"""What happens to an image before a network sees it, under two names that are never mixed.
+"""How an image is prepared for a network: two protocols, whose numbers are never mixed.
 
-A Fréchet distance depends on how pixels became bytes and how bytes were resized as much as on the
-images: Parmar et al. (2022) report differences of 6 and more for the same images. `legacy` is what
-pytorch-fid and the published code do, `clean` what clean-fid does. Their numbers do not compare.
+A Fréchet distance depends on the conversion to bytes and on resizing as much as on the images:
+Parmar et al. (2022) report differences of 6 and more for the same images. `legacy` is what
+pytorch-fid and the published code do, `clean` is what clean-fid does. Their distances are not
+comparable.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ Images = Tensor | npt.NDArray[np.uint8]
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] as bytes: `x * 127.5 + 127.5`, clipped to 0..255, fraction dropped.
 
-    The published code truncates where others round; a byte is then 0.5 darker on average, which
-    moves an FID a little, so it is kept to stay comparable. 1 maps to 255, 0 to 127, -1 to 0.
+    The published code truncates instead of rounding, which makes a byte darker by 0.5 on average
+    and changes an FID slightly; this is kept to stay comparable. 1 maps to 255, 0 to 127, -1 to 0.
     """
     return (images * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)
 
@@ -54,10 +55,10 @@ def resize_antialiased(images: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FidProtocol:
-    """How pixels in [-1, 1] become bytes, bytes `size` pixels wide, and those Inception's input.
+    """How images in [-1, 1] become bytes, how bytes are resized, and how Inception scales them.
 
-    Inception sees `(x - centre) / centre` of x in 0..255. `comparable_with` says beside whose
-    numbers an Inception FID may stand.
+    Inception's input is `(x - centre) / centre` for x in 0..255. `comparable_with` says which
+    published numbers an Inception FID can be compared with.
     """
 
     name: ProtocolName
@@ -98,15 +99,15 @@ def find_protocol(name: str) -> FidProtocol:
 
 
 def extractor_name(network: str, protocol: FidProtocol) -> str:
-    """Name of a feature space: the network's under `legacy`, with the protocol behind it else.
+    """Name of a feature space: that of the network, followed by the protocol unless it is `legacy`.
 
-    The names that files and caches hold already were made under `legacy`.
+    Existing files and caches have names without a protocol, made under `legacy`.
     """
     return network if protocol is LEGACY else f"{network}:{protocol.name}"
 
 
 def protocol_of(extractor: str) -> FidProtocol:
-    """The protocol that is part of a feature space's name."""
+    """The protocol in the name of a feature space."""
     return CLEAN if extractor.endswith(f":{CLEAN.name}") else LEGACY
 
 
@@ -119,7 +120,7 @@ def checked_images(images: Images) -> Tensor:
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise InvalidValueError(
-            f"features are taken of uint8 images (n, 3, h, w); got {images.dtype} of shape "
+            f"features need uint8 images (n, 3, h, w); got {images.dtype} of shape "
             f"{tuple(images.shape)}"
         )
     return images

@@ -1,7 +1,7 @@
-"""Where the statistics that a Fréchet distance is measured against come from.
+"""The reference statistics of a Fréchet distance.
 
-In this order: a file that the user names, statistics shipped with the package or cached earlier,
-the data set on disk; or, when asked for, images of the dense generator itself.
+They come from a file that the user names, from the package, from the cache or from the data set, in
+this order; or, if asked for, from images of the dense generator.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def save_statistics(
     resolution: int,
     data_sha256: str,
 ) -> None:
-    """Write statistics as a compressed `.npz` with what they are statistics of.
+    """Write statistics as a compressed `.npz`, together with their origin.
 
-    The protocol, which is part of the extractor's name, is written as a word of its own as well.
+    The protocol, which is part of the extractor's name, also has an entry of its own.
     `sigma_triu` is the upper triangle with the diagonal, row by row, in float32: a quarter of the
-    size. On 4,000 images of Fashion-MNIST that changed a distance by 1e-7 of itself.
+    size. On 4,000 images of Fashion-MNIST this changed a distance by 1e-7 of its value.
     """
     upper = statistics.covariance[np.triu_indices(statistics.dim)].astype(np.float32)
     with atomic_path(path) as temporary:
@@ -66,15 +66,19 @@ def save_statistics(
 def load_statistics(
     path: Path, extractor: FeatureExtractor | None = None, data_sha256: str | None = None
 ) -> FeatureStatistics:
-    """Read statistics, as pytorch-fid writes them (`mu`, `sigma`) or as `save_statistics` does.
+    """Read statistics as written by pytorch-fid (`mu`, `sigma`) or by `save_statistics`.
+
+    Args:
+        path: the file.
+        extractor: refuse statistics of another feature space, if not None.
+        data_sha256: refuse statistics of other data, if not None.
 
     Raises:
         MissingDataError: there is no such file.
-        InvalidValueError: it holds no statistics, or those of another extractor or protocol than
-            the one given, or of other data than `data_sha256`.
+        InvalidValueError: it holds no statistics, or they are refused.
     """
     try:
-        # Opened here: where numpy finds the file broken it leaves its own handle open.
+        # Opened here, because numpy leaves its own handle open if the file is damaged.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             content = {key: file[key] for key in file.files}
     except FileNotFoundError as error:
@@ -121,7 +125,7 @@ def _check_origin(
         )
     made_by = str(content.get("extractor", ""))
     if extractor is not None:
-        # Files of pytorch-fid name neither; what it does is the legacy protocol.
+        # Files of pytorch-fid name neither; they follow the legacy protocol.
         named = str(content.get("protocol", ""))
         found = named or protocol_of(made_by).name
         wanted = protocol_of(extractor.name).name
@@ -137,7 +141,7 @@ def _check_origin(
             f"{path}: made with {made_by}, but the features are {extractor.name}'s"
         )
     if data_sha256 is not None and str(content.get("data_sha256", "")) != data_sha256:
-        raise InvalidValueError(f"{path}: made of other data; remove it to have it made again")
+        raise InvalidValueError(f"{path}: made from other data; remove it, and it is made again")
 
 
 def statistics_name(dataset: str, resolution: int, extractor: str) -> str:
@@ -148,7 +152,7 @@ def statistics_name(dataset: str, resolution: int, extractor: str) -> str:
 def statistics_of_images(
     images: Images, extractor: FeatureExtractor, progress: Progress | None = None
 ) -> FeatureStatistics:
-    """Statistics of all images of a data set, a batch at a time; `progress` makes a bar."""
+    """Statistics of all images of a data set, a batch at a time; `progress` shows a bar."""
     streaming = StreamingStatistics(extractor.dim)
     with progress("reference", len(images)) if progress else nullcontext() as advance:
         for batch in iterate_uint8(images):
@@ -159,7 +163,7 @@ def statistics_of_images(
 
 
 class GeneratedImages:
-    """What a generator makes of latents `(n, latent_dim)`, as a data set."""
+    """The images that a generator draws from latents `(n, input_width)`, as a data set."""
 
     digest = ""
 
@@ -199,10 +203,10 @@ def dense_images(
     device: str = "cpu",
     quantize: Callable[[Tensor], Tensor] = to_uint8,
 ) -> GeneratedImages:
-    """Images of the dense generator, to be a reference where there is no data.
+    """Images of the dense generator, as a reference if there is no data.
 
-    The latents are not those of the bank of `seed` that candidates are measured on: against its own
-    images the dense generator would score 0 and any other the bias of n.
+    Their latents are not those of `seed`, on which candidates are measured: compared with the same
+    images, the dense generator would score 0 and candidates would keep the bias of a finite n.
     """
     latents = latents_of(interface_of(generator), n, seed + REFERENCE_SEED)
     return GeneratedImages(
@@ -226,12 +230,18 @@ def find_reference(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[FeatureStatistics, str]:
-    """Reference statistics, and in words where they are from.
+    """Reference statistics, and where they come from in words.
 
-    `choice` is `auto`, `dense` or the path of a file. `auto` takes the statistics shipped for
-    (dataset, resolution, extractor) and else those of the data set that `data` loads, which are
-    kept in the folder `cache`. `dense` gives the images behind the choice of that name:
-    see `dense_images`. `progress` makes a bar where images must be gone through.
+    Args:
+        choice: `auto`, `dense` or the path of a file. `auto` takes the shipped statistics of
+            (dataset, resolution, extractor) or, if there are none, those of the data set.
+        extractor: the network whose features are compared.
+        dataset: the name of the data set, if known.
+        resolution: width of the images in pixels.
+        data: loads the data set for `auto`.
+        dense: returns the images for `dense`: see `dense_images`.
+        cache: folder in which statistics of data sets are kept, if not None.
+        progress: shows a bar while features are extracted.
 
     Raises:
         MissingDataError: there is nothing to compare with; the message says what was looked for.
@@ -285,7 +295,7 @@ def _statistics_of_data(
         try:
             return load_statistics(cached, extractor, images.digest)
         except InvalidValueError:
-            pass  # other data under the same name, or a broken file: made again and written over
+            pass  # other data under the same name, or a damaged file: made again and replaced
     statistics = statistics_of_images(images, extractor, progress)
     if cached is not None:
         save_statistics(
@@ -300,5 +310,5 @@ def _statistics_of_data(
 
 
 def cache_dir() -> Path:
-    """Where statistics made of data sets are kept: `ard-gan` in the user's cache folder."""
+    """The folder for statistics of data sets: `ard-gan` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ard-gan"

@@ -1,4 +1,4 @@
-"""What an evaluation says: for machines as plain values, for people as a table."""
+"""The result of an evaluation: plain values, and a table for people."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nas_gan.metrics.scoring import Scores
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport(Scores):
-    """What was measured and how; the ΔFID fields are None without a dense generator.
+    """What was measured and how; the fields of ΔFID are None without a dense generator.
 
-    `n` images were measured after leaving out `skipped`; `extractor` is None where no metric
-    looked at features. `accuracy` is the share of a conditional generator's images that a
-    classifier trained on the data set puts in the class asked for.
+    `n` images were measured, not counting `skipped`; `extractor` is None if no metric needed
+    features. `accuracy` is the share of a conditional generator's images that a classifier trained
+    on the data set assigns to the class asked for.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""The images and the features that a generator makes of latents."""
+"""The images that a generator draws from latents, and their features."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.networks.latents import StreamedLatents
+from nas_gan.networks.structure import evaluating
 
 
 def generate_uint8(
@@ -25,17 +26,18 @@ def generate_uint8(
 ) -> Iterator[Tensor]:
     """Images of `latents` as uint8 batches `(b, 3, h, w)` on the CPU.
 
-    The generator must be on `device` already. It runs in eval mode; between batches and afterwards
-    every module is in the mode it was found in. Grey images are repeated to three channels.
+    The generator must already be on `device`. It runs in evaluation mode; between batches and
+    afterwards every module is back in its old mode. Grey images are repeated to three channels.
 
     Raises:
         DivergedError: an image holds a NaN or an infinity.
     """
     if batch_size < 1:
-        raise InvalidValueError(f"batch_size must be 1 or more; got {batch_size}")
+        raise InvalidValueError(f"must be at least 1; got {batch_size}", setting="batch_size")
     for start in range(0, len(latents), batch_size):
         batch = latents[start : start + batch_size]
-        images = _run_in_eval_mode(generator, batch.to(device))
+        with evaluating(generator):
+            images = generator(batch.to(device)).float()
         if not torch.isfinite(images).all():
             raise DivergedError(
                 f"the images of batch {start // batch_size} (latents {start} to "
@@ -43,19 +45,6 @@ def generate_uint8(
             )
         pixels = quantize(images).cpu()
         yield pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
-
-
-@torch.no_grad()
-def _run_in_eval_mode(generator: nn.Module, latents: Tensor) -> Tensor:
-    # Frozen batch normalisation in a training network is common: remember each module's own mode.
-    training = [module for module in generator.modules() if module.training]
-    generator.eval()
-    try:
-        images: Tensor = generator(latents)
-        return images.float()
-    finally:
-        for module in training:
-            module.training = True
 
 
 def extract_features(
@@ -67,10 +56,10 @@ def extract_features(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Features `(n, dim)` of the generator's images, row by row of `latents` `(n, latent_dim)`.
+    """Features `(n, dim)` of the generator's images; row i belongs to row i of `latents`.
 
-    `progress` is called with the number of images of each batch. The batch size changes nothing
-    but rounding.
+    `progress` is called with the number of images in each batch. The batch size only changes
+    rounding.
     """
     features = np.empty((len(latents), extractor.dim), np.float32)
     done = 0

@@ -1,4 +1,4 @@
-"""Every metric that was asked for, from what one pass over each side gathered."""
+"""The metrics that were asked for, from what one pass over each side collected."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from nas_gan.metrics.precision_recall import PrecisionRecall, precision_recall
 
 MetricName = Literal["fid", "kid", "is", "prc", "parzen", "msssim", "accuracy"]
 
-# Those that look at the reference's images one by one, for which mean and covariance do not do.
+# Those that need single images of the reference; mean and covariance are not enough.
 NEED_REFERENCE_IMAGES = ("kid", "prc", "parzen")
 NEED_REFERENCE = ("fid", *NEED_REFERENCE_IMAGES)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Results by metric, None where it was not asked for.
+    """Results by metric; None if the metric was not asked for.
 
-    `fid` and `kid` are in the features of the extractor, whatever that is. `inception_score` is
-    filled where Inception chose the classes, `class_score` where another network did.
+    `fid` and `kid` are distances in the feature space of the extractor. `inception_score` is set if
+    Inception chose the classes, `class_score` if another network did.
     """
 
     fid: float | None = None
@@ -43,7 +43,7 @@ class Scores:
 
 
 def wanted_of(metrics: Collection[MetricName], kept: int, *, reference: bool = False) -> Wanted:
-    """What has to be gathered of the images, or of the reference's, for these metrics."""
+    """What these metrics need of the images, or of the reference's images."""
     images = kept if "parzen" in metrics else 0
     if "msssim" in metrics and not reference:
         images = max(images, 2 * PAIRS)
@@ -66,17 +66,26 @@ def score(
     seed: int = 0,
     step: Callable[[str], None] = lambda name: None,
 ) -> Scores:
-    """The metrics of what was collected, except accuracy, which needs a generator to ask.
+    """The metrics of what was collected, except accuracy, which needs the generator itself.
 
-    `comparable` says that the features are Inception's. `step` is told of each metric that takes
-    more than a moment.
+    Args:
+        metrics: the metrics to compute.
+        collected: what was collected of the images.
+        reference: what was collected of the reference's images, if there are any.
+        reference_statistics: mean and covariance of the reference, for FID.
+        comparable: whether the features are Inception's.
+        kept: largest number of images per side for KID, precision and recall.
+        seed: seed of the random subsets.
+        step: called with the name of each metric that takes a while, before it is computed.
 
     Raises:
         InvalidValueError: a metric needs images of the reference and there are none.
     """
     for metric in NEED_REFERENCE_IMAGES:
         if metric in metrics and reference is None:
-            raise InvalidValueError(f"{metric} needs images of a reference and not only statistics")
+            raise InvalidValueError(
+                f"{metric} needs images of the reference; statistics are not enough"
+            )
     results: dict[str, Any] = {}
     if "fid" in metrics:
         assert reference_statistics is not None

@@ -1,4 +1,4 @@
-"""Where images to be measured come from, a batch at a time: a generator, a data set, files."""
+"""Sources of images to measure, a batch at a time: generators, data sets and files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nas_gan.networks.latents import StreamedLatents
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """uint8 images `(b, 3, h, w)`, the rows they have in their source, and their labels if any."""
+    """uint8 images `(b, 3, h, w)`, their rows in the source, and their labels if they have any."""
 
     rows: npt.NDArray[np.intp]
     images: Tensor
@@ -32,9 +32,9 @@ class ImageBatch:
 
 
 class ImageSource(Protocol):
-    """Images in a fixed order; `len` counts those that are announced, before any is skipped.
+    """Images in a fixed order; `len` includes those that turn out to be unreadable.
 
-    `skipped` names, with the reason, each that turned out to be unreadable in the last pass.
+    `skipped` names each image that the last pass could not read, with the reason.
     """
 
     name: str
@@ -43,12 +43,12 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, batch_size: int) -> Iterator[ImageBatch]:
-        """All images in order, those of one batch of one size."""
+        """All images in order; those of one batch have one size."""
         ...
 
 
 class GeneratedSource:
-    """What a generator makes of latents `(n, latent_dim)`, which may have labels behind them."""
+    """The images that a generator draws from latents `(n, input_width)`, with their labels."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class GeneratedSource:
 
 
 class DatasetSource:
-    """Some rows of a data set, in order; all where none are named."""
+    """Some rows of a data set, in order; all of them by default."""
 
     def __init__(self, images: Images, rows: npt.NDArray[np.intp] | None = None) -> None:
         self.name, self.images = images.name, images
@@ -109,7 +109,7 @@ class DatasetSource:
 
 
 class FolderSource:
-    """Image files below a folder, at their own size. Unreadable ones are skipped and named.
+    """Image files below a folder, each at its own size. Unreadable ones are skipped and named.
 
     Raises:
         MissingDataError: there are no image files.
@@ -127,10 +127,10 @@ class FolderSource:
         return len(self.files)
 
     def batches(self, batch_size: int) -> Iterator[ImageBatch]:
-        """Images as they are in the files; a new size starts a new batch.
+        """Images at the size of their files; a new size starts a new batch.
 
         Raises:
-            MissingDataError: not one file could be read.
+            MissingDataError: none of the files can be read.
         """
         self.skipped = []
         rows: list[int] = []
@@ -171,7 +171,7 @@ def read_rgb(path: Path) -> Tensor:
 class ArraySource:
     """The uint8 images of an `.npz` file, `(n, h, w, c)` or `(n, c, h, w)` with c 1 or 3.
 
-    The array is the one called `images`, else `arr_0`, else the only one. It is held in memory.
+    The array is called `images` or `arr_0`, or is the only one. It is held in memory.
 
     Raises:
         MissingDataError: there is no such file.
@@ -215,7 +215,7 @@ def _read_array(path: Path) -> npt.NDArray[np.uint8]:
     named = [name for name in ("images", "arr_0") if name in names]
     if not named and len(names) != 1:
         raise InvalidValueError(
-            f"{path}: holds {', '.join(names) or 'nothing'}; call the array of images `images`"
+            f"{path}: holds {', '.join(names) or 'nothing'}; name the array of images `images`"
         )
     name = named[0] if named else names[0]
     try:
@@ -245,7 +245,7 @@ def as_nchw(array: npt.NDArray[np.uint8], path: Path) -> npt.NDArray[np.uint8]:
 
 
 def open_images(path: Path) -> ImageSource | None:
-    """The images in a folder or in an `.npz` file; None where the path is neither of them."""
+    """The images in a folder or an `.npz` file; None if the path is neither."""
     if path.is_dir():
         return FolderSource(path)
     if path.suffix == ".npz":

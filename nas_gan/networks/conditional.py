@@ -1,8 +1,8 @@
-"""Labels of conditional generators: as one-hot columns behind the noise, or as an input of its own.
+"""Labels of conditional generators: one-hot columns after the noise, or a separate input.
 
-In training, sampling, measuring and compressing a conditional generator takes one tensor
-`(n, latent_dim + n_classes)`, so that whatever handles latents handles labels. An exported net
-takes two inputs instead, which is what a program on a device has: noise and whole numbers.
+For training, sampling, evaluation and compression a conditional generator takes one tensor
+`(n, latent_dim + n_classes)`, so that all code for latents also works with labels. An exported net
+has two inputs instead, noise and integers, which are what a program on a device has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def with_labels(noise: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     """
     if labels.shape != noise.shape[:1]:
         raise InvalidValueError(
-            f"noise {tuple(noise.shape)} needs one label a row; got {tuple(labels.shape)}"
+            f"noise {tuple(noise.shape)} needs one label per row; got {tuple(labels.shape)}"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
         raise InvalidValueError(
@@ -46,8 +46,8 @@ def split_labels(latents: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
 class SplitInputs(nn.Module):
     """A conditional generator with two inputs: noise `(n, latent_dim)` and int64 labels `(n,)`.
 
-    It traces and exports: the label picks a row of the identity matrix, and a label out of range
-    is an error in whatever runs the graph.
+    It can be traced and exported: a label selects a row of the identity matrix, and a label out of
+    range is an error of the runtime.
 
     Raises:
         InvalidValueError: the generator has no classes.
@@ -68,7 +68,7 @@ class SplitInputs(nn.Module):
         self.n_classes = n_classes
         like = next(generator.parameters(), torch.empty(0))
         identity = torch.eye(n_classes, dtype=like.dtype, device=like.device)
-        # Follows the generator to other devices and types, but is nothing to save.
+        # Moves to other devices and types with the generator, but is not saved.
         self.register_buffer("identity", identity, persistent=False)
 
     def forward(self, z: Tensor, label: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The searched architecture as a value."""
+"""A searched architecture as a value."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ NORMAL = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-# The two code lines number their upsampling operations differently: index 2 means bicubic in one
-# and a transposed convolution in the other. A genotype therefore names the table it indexes.
+# The two published codes number upsampling operations differently: index 2 is bicubic in one and a
+# transposed convolution in the other. A genotype therefore names its table.
 UP: dict[Table, tuple[str, ...]] = {
     "mmd-nas": ("nearest", "bilinear", "bicubic", "conv_transpose"),
     "adversarial-nas": ("nearest", "bilinear", "conv_transpose"),
@@ -39,7 +39,7 @@ DOWN = ("avg_pool", "max_pool", "conv_3x3", "conv_5x5", "dil_conv_3x3", "dil_con
 D_EDGES = ("c0", "c1", "c2", "c3", "c4", "down0", "down1")
 FIRST_EDGES = D_EDGES[:3]
 N_BLOCKS = 4
-# Of a cell and of a block alike.
+# For a cell and for a block.
 N_NORMAL_EDGES, N_RESAMPLING_EDGES = 5, 2
 D_TABLE = "discriminator"
 
@@ -132,7 +132,7 @@ class DiscriminatorGenotype:
 
 
 def discriminator_choices(block: int, edge: str) -> tuple[str, ...]:
-    """Names of the operations that an edge of block 1, 2, 3 or 4 can be."""
+    """Names of the operations that an edge of block 1, 2, 3 or 4 can have."""
     if edge.startswith("down"):
         return DOWN
     return FIRST if block == 1 and edge in FIRST_EDGES else NORMAL

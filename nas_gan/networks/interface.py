@@ -1,4 +1,4 @@
-"""What a generator takes and what it makes, as one value."""
+"""What a generator takes and returns, as one value."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Distribution = Literal["normal"]
 
 @dataclass(frozen=True)
 class GeneratorInterface:
-    """What a generator takes and what it makes.
+    """What a generator takes and returns.
 
     Attributes:
-        latent_dim: length of one row of noise, labels aside.
+        latent_dim: dimension of the noise, without labels.
         n_classes: classes of a conditional generator, whose one-hot label follows the noise in a
             row of latents; 0 for an unconditional one.
         image_shape: `(c, h, w)` of its images.
         latents: the distribution of the noise, standard normal.
-        image_range: the values of black and of white.
+        image_range: the values of black and white.
 
     Raises:
-        InvalidValueError: a size is not a whole number of 1 or more, or there is one class alone.
+        InvalidValueError: a size is not a whole number of at least 1, or there is only one class.
     """
 
     latent_dim: int
@@ -40,12 +40,12 @@ class GeneratorInterface:
         sizes = (self.latent_dim, *self.image_shape)
         if len(self.image_shape) != 3 or not all(type(n) is int and n > 0 for n in sizes):
             raise InvalidValueError(
-                "a generator takes latents of 1 or more and makes images (c, h, w); got "
+                "a generator needs a latent_dim of at least 1 and an image_shape (c, h, w); got "
                 f"{self.latent_dim!r} and {self.image_shape!r}"
             )
         if type(self.n_classes) is not int or self.n_classes < 0 or self.n_classes == 1:
             raise InvalidValueError(
-                f"a generator has 2 classes or more, or 0 for none; got {self.n_classes!r}"
+                f"a generator has at least 2 classes, or 0 for none; got {self.n_classes!r}"
             )
 
     @property
@@ -55,11 +55,11 @@ class GeneratorInterface:
 
     @property
     def input_width(self) -> int:
-        """Columns of one row of latents: the noise, and the one-hot label if it takes one."""
+        """Columns of a row of latents: the noise, followed by the one-hot label if there is one."""
         return self.latent_dim + self.n_classes
 
     def describe(self) -> str:
-        """What goes in and what comes out, in one line."""
+        """Input and output in words, as in `generator maps ...`."""
         classes = f" and one of {self.n_classes} labels" if self.conditional else ""
         return f"{self.latent_dim} latents{classes} to images of {self.image_shape}"
 
@@ -72,11 +72,11 @@ class GeneratorInterface:
 def interface_of(generator: nn.Module) -> GeneratorInterface:
     """The interface of a generator, read from its attributes.
 
-    `latent_dim` must be there. `n_classes` is that of a conditional generator; one that does not
-    say is unconditional. Where `image_shape` is missing, the generator runs once on two latents.
+    `latent_dim` is required. A generator without `n_classes` is unconditional. If `image_shape` is
+    missing, the generator runs once on two latents.
 
     Raises:
-        InvalidValueError: `latent_dim` is missing, or an attribute is not what it should be.
+        InvalidValueError: `latent_dim` is missing, or an attribute has a wrong value.
     """
     latent_dim, n_classes = latent_dim_of(generator), n_classes_of(generator)
     image_shape = getattr(generator, "image_shape", None)
@@ -90,22 +90,22 @@ def interface_of(generator: nn.Module) -> GeneratorInterface:
 
 
 def latent_dim_of(generator: nn.Module) -> int:
-    """Length of a generator's noise, labels aside.
+    """Dimension of a generator's noise, without labels.
 
     Raises:
-        InvalidValueError: it does not say.
+        InvalidValueError: the generator has no `latent_dim`.
     """
     latent_dim = getattr(generator, "latent_dim", None)
     if not isinstance(latent_dim, int):
         raise InvalidValueError(
-            f"{type(generator).__name__} has no latent_dim; set that attribute to the length of "
-            "its latents, labels aside, so that they can be drawn"
+            f"{type(generator).__name__} has no latent_dim; set that attribute to the dimension "
+            "of its noise, without labels, so that latents can be drawn"
         )
     return latent_dim
 
 
 def n_classes_of(network: nn.Module) -> int:
-    """Classes of a conditional generator or discriminator, 0 for one that says none."""
+    """Classes of a conditional generator or discriminator, 0 if it is unconditional."""
     n_classes = getattr(network, "n_classes", 0)
     if not isinstance(n_classes, int):
         raise InvalidValueError(
@@ -115,7 +115,7 @@ def n_classes_of(network: nn.Module) -> int:
 
 
 def _shape_of_images(generator: nn.Module, width: int) -> tuple[int, ...]:
-    """What the generator makes of zeros."""
+    """The shape of the image of zeros."""
     like = next(generator.parameters(), torch.empty(0))
     with evaluating(generator):
         images = generator(torch.zeros(2, width, dtype=like.dtype, device=like.device))

@@ -1,7 +1,7 @@
-"""The latent bank: the same latents for everyone who names the seed.
+"""The latent bank: latents that only depend on a seed.
 
-Generators are compared on the same latents: what their images share then cancels, and a small
-change of quality shows with far fewer images.
+Generators are compared on the same latents: the noise that their images share cancels, so that a
+small change of quality shows with far fewer images.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from nas_gan.networks.interface import GeneratorInterface
 
 # Rows drawn from one random stream. Changing it changes every bank.
 BLOCK = 1024
-# Tells the stream of a block's labels from that of its noise. Not 0, which would be no difference.
+# Separates the random stream of a block's labels from that of its noise. 0 would not.
 _LABEL_STREAM = 1
 
 
 def latent_bank(n: int, latent_dim: int, seed: int) -> Tensor:
-    """`n` standard normal rows `(n, latent_dim)`, the same for everyone who names the seed.
+    """`n` standard normal rows `(n, latent_dim)`, which only depend on the seed.
 
-    Each block of 1024 rows has a stream of its own, so the first k rows of a bank are the bank of
-    k, on any machine and device, and no other use of random numbers moves them.
+    Each block of 1024 rows has its own random stream, so the first k rows of a bank are the bank of
+    k, on any machine and device, whatever else uses random numbers.
 
     Raises:
         InvalidValueError: a size is below 1, or the seed below 0.
@@ -38,13 +38,13 @@ def latents_of(interface: GeneratorInterface, n: int, seed: int) -> Tensor:
     """The bank of `n` latents of a generator, `(n, input_width)`.
 
     The noise is `latent_bank`. The labels of a conditional generator are drawn uniformly from a
-    stream of their own and are its last columns, one-hot.
+    separate random stream; one-hot, they are the last columns.
     """
     return StreamedLatents(interface, n, seed)[:n]
 
 
 class StreamedLatents:
-    """The rows of `latents_of`, drawn when a slice of them is asked for: no memory for n rows."""
+    """The rows of `latents_of`, drawn on demand a slice at a time, in constant memory."""
 
     def __init__(self, interface: GeneratorInterface, n: int, seed: int) -> None:
         _check_bank(n, interface.latent_dim, seed)

@@ -1,9 +1,9 @@
-"""Every network by its name: plain data in, a module out.
+"""Every network by name: plain data in, a module out.
 
-A network is described by a dictionary `{"kind": "dcgan", "gf_dim": 128, ...}`, which is what a
-checkpoint holds. `kind` is a family of `MODELS`; the rest are options of its generator or of its
-discriminator, which all have defaults. The families that are lists of layers (all but the searched
-ones) share the options in `SLOT_OPTIONS` besides.
+A network is described by a dictionary `{"kind": "dcgan", "gf_dim": 128, ...}`, as in a checkpoint.
+`kind` is a family of `MODELS`; the rest are options of its generator or discriminator, which all
+have defaults. Families that are lists of layers (all but the searched ones) also have the options
+in `SLOT_OPTIONS`.
 
 Generators have `latent_dim`, `n_classes` (0 unless conditional) and `image_shape (c, h, w)`. They
 are called with latents `(n, latent_dim + n_classes)`, whose last columns are the one-hot label.
@@ -43,7 +43,7 @@ from nas_gan.networks.spectral import normalise_network_, spectral_norm_
 
 Role = Literal["generator", "discriminator"]
 SpectralNorm = Literal["operator", "kernel", "none"]
-# Options of every net that is a list of layers; the last is for discriminators alone.
+# Options of every net that is a list of layers; the last is only for discriminators.
 SLOT_OPTIONS = (
     "hidden_activation",
     "output_activation",
@@ -51,7 +51,7 @@ SLOT_OPTIONS = (
     "activation_sharing",
     "spectral_norm",
 )
-# (options, init, rng) -> the module, its weights drawn where there is an rng
+# (options, init, rng) -> the module, with weights drawn from rng if it is not None
 Build = Callable[[Mapping[str, Any], InitName, torch.Generator | None], nn.Module]
 
 
@@ -60,9 +60,9 @@ class Part:
     """One side of a family.
 
     Attributes:
-        build: makes the network of its options.
-        options: the names that it takes.
-        init: how its weights are drawn where nobody asks for another way.
+        build: makes the network from its options.
+        options: the names of its options.
+        init: the default distribution of its weights.
     """
 
     build: Build
@@ -75,8 +75,8 @@ class ModelFamily:
     """A generator and the discriminator that it was published with.
 
     Attributes:
-        summary: one line for people.
-        generator: None if the family is a discriminator alone.
+        summary: a description in one line.
+        generator: None if the family only has a discriminator.
         discriminator: the other side.
     """
 
@@ -94,12 +94,12 @@ def build_model(
 ) -> nn.Module:
     """The network that `architecture` describes, in training mode.
 
-    With `rng` its weights are drawn by `init`, by default the family's own; without, they are what
-    torch's global generator gives, as for a state dict that fills them next. Spectral norm is put
-    on afterwards.
+    With `rng` its weights are drawn by `init`, by default that of the family. Without it they come
+    from torch's global generator, which is enough if a state dict is loaded next. Spectral norm is
+    added last.
 
     Raises:
-        InvalidValueError: the kind or an option is unknown, or no network has such values.
+        InvalidValueError: the kind or an option is unknown, or an option has a wrong value.
     """
     part = find_part(architecture.get("kind"), role)
     options = {name: value for name, value in architecture.items() if name != "kind"}
@@ -109,7 +109,7 @@ def build_model(
     try:
         return part.build(options, init or part.init, rng)
     except (KeyError, TypeError, AttributeError) as error:
-        # A value of a type that no network has; what is merely out of range says so itself.
+        # A value of a wrong type; values out of range have an error of their own.
         raise InvalidValueError(
             f"the {architecture['kind']} {role} has an option of a wrong type: {error!r}"
         ) from error
@@ -118,10 +118,10 @@ def build_model(
 def describe_pair(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The generator and the discriminator of flat settings, each as data for `build_model`.
 
-    `model` names the family and `discriminator` another one for that side. What else both take
-    (`image_size`, `n_classes` and the like) goes to both; an option of the generator's activation
-    slots has a twin with `d_` in front. What is missing or None is left to the family, and names
-    that are no option of any network are passed over.
+    `model` names the family, and `discriminator` another one for that side. Options that both have
+    (`image_size`, `n_classes` and so on) go to both; options of activation slots have a counterpart
+    for the discriminator with the prefix `d_`. Missing options and those that are None have the
+    default of the family, and settings that no network has are ignored.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     generator = {n: given[n] for n in (*_SHARED, *_GENERATORS, *_SLOTS) if n in given}
@@ -156,7 +156,7 @@ def find_part(kind: object, role: Role) -> Part:
 
 
 def _layered(role: Role, recipe: Callable[..., NetworkSpec], init: InitName = "torch") -> Part:
-    """A part whose network is the list of layers that `recipe(**options)` gives."""
+    """A part whose network is the list of layers that `recipe(**options)` returns."""
     own = tuple(inspect.signature(recipe).parameters)
     slots = SLOT_OPTIONS if role == "discriminator" else SLOT_OPTIONS[:-1]
 
@@ -182,9 +182,9 @@ def _layered(role: Role, recipe: Callable[..., NetworkSpec], init: InitName = "t
 def _normalise(
     network: LayeredDiscriminator, method: SpectralNorm | None, rng: torch.Generator | None
 ) -> None:
-    """Put spectral norm on a discriminator in place; None is what its layers ask for themselves.
+    """Add spectral norm to a discriminator in place; None is the default of its layers.
 
-    Asked for where no layer does, it goes on all of them and brings their norms to 1.
+    If no layer has one by default, it is added to all of them, with a norm of 1.
     """
     if method not in (None, "operator", "kernel", "none"):
         raise unknown_name("spectral_norm", method, ("operator", "kernel", "none"))
@@ -205,7 +205,7 @@ def _normalise(
 
 
 def _nas_generator(**defaults: Any) -> Part:
-    """The generator that a genotype describes; `defaults` stand in for options left out."""
+    """The generator that a genotype describes; `defaults` replace missing options."""
 
     def build(options: Mapping[str, Any], init: InitName, rng: torch.Generator | None) -> nn.Module:
         generator = Generator(GeneratorConfig.from_dict({**defaults, **options}))
@@ -217,7 +217,7 @@ def _nas_generator(**defaults: Any) -> Part:
 
 
 def _nas_discriminator(**defaults: Any) -> Part:
-    """The discriminator of AutoGAN, which both searched generators were trained with."""
+    """The discriminator of AutoGAN, with which both searched generators were trained."""
 
     def build(options: Mapping[str, Any], init: InitName, rng: torch.Generator | None) -> nn.Module:
         return build_discriminator(DiscriminatorConfig(**{**defaults, **options}), init, rng)

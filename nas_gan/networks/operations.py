@@ -1,4 +1,4 @@
-"""Candidate operations on an edge, and the cell that they make up."""
+"""Candidate operations on an edge, and the cell that they form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.networks.activations import make_activation
 from nas_gan.networks.genotype import EDGES, Genotype
 
-# name -> (kernel, padding, dilation); stride 1, so every one keeps height and width.
+# name -> (kernel, padding, dilation); with stride 1 all of them keep height and width.
 CONVOLUTIONS = {
     "conv_1x1": (1, 0, 1),
     "conv_3x3": (3, 1, 1),
@@ -19,7 +19,7 @@ CONVOLUTIONS = {
     "dil_conv_3x3": (3, 2, 2),
     "dil_conv_5x5": (5, 4, 2),
 }
-# How a cell brings an earlier cell's feature to its own size.
+# How a cell resizes the features of an earlier cell to its own size.
 SKIP_MODE = {1: "nearest", 2: "bilinear", 3: "nearest"}
 
 
@@ -31,7 +31,7 @@ def resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 class ConvOp(nn.Module):
-    """Activation, then a convolution with bias; `(n, c, h, w)` stays that shape."""
+    """Activation, then a convolution with bias; `(n, c, h, w)` keeps its shape."""
 
     def __init__(self, name: str, channels: int, activation: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class ConvTransposeUp(nn.Module):
 
 
 class Edge(nn.Module):
-    """One derived edge. Its only operation is `ops.0`, the place it has in the published nets."""
+    """One derived edge. Its only operation is `ops.0`, its name in the published nets."""
 
     def __init__(self, op: nn.Module) -> None:
         super().__init__()
@@ -160,8 +160,8 @@ class Cell(nn.Module):
         for conv, skip in zip(self.skip_in_ops, skips, strict=True):
             node2 = node2 + conv(resize(skip, size, self.skip_mode))
         node3 = _sum_present((self.c2, node0), (self.c3, node1), (self.c4, node2))
-        # The published weights were trained with the skip output taken after the earlier skips
-        # were added, so a later cell sees them too.
+        # The published weights were trained with a skip output that includes the earlier skips, so
+        # later cells receive them too.
         return node2, node3
 
 

@@ -1,4 +1,4 @@
-"""The generator that a genotype describes, and the discriminator that trains it."""
+"""The generator that a genotype describes, and the discriminator for its training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas_gan.networks.genotype import MMD_NAS, Genotype
 from nas_gan.networks.operations import Cell
 
 # data set -> (width of the first feature map, number of latent parts). The image is 8 times as
-# wide. Only the CIFAR-10 net feeds a third of the latent into each of three cells.
+# wide. Only the CIFAR-10 net has three parts, one for each cell.
 DATASET_SHAPES = {
     "cifar10": (4, 3),
     "cifar100": (4, 2),
@@ -30,7 +30,7 @@ InitName = Literal[
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """What it takes to build a `Generator`. The image is `8 * bottom_width` pixels wide."""
+    """The options of a `Generator`. The image is `8 * bottom_width` pixels wide."""
 
     genotype: Genotype = MMD_NAS
     bottom_width: int = 4
@@ -72,7 +72,7 @@ class GeneratorConfig:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> GeneratorConfig:
-        """Read what `to_dict` wrote; what is missing has its default."""
+        """Read what `to_dict` wrote; missing fields have their defaults."""
         data = dict(data)
         if "genotype" in data:
             genotype = data["genotype"]
@@ -109,7 +109,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         width, channels = self.config.bottom_width, self.config.gf_dim
-        # Sizes are spelled out so that torch refuses latents of any other width.
+        # Explicit sizes, so that torch refuses latents of another width.
         z1, z2, *z3 = z.split([self.part] * self.config.latent_parts, dim=1)
         h = self.l1(z1).view(-1, channels, width, width)
         skip1, h = self.cell1(h)  # (n, c, 2w, 2w)
@@ -123,10 +123,10 @@ class Generator(nn.Module):
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """What it takes to build a `Discriminator`.
+    """The options of a `Discriminator`.
 
-    `downsampling` counts the leading blocks that halve the image: 2 for images up to 48 px,
-    3 at 64 px, 4 at 128 px.
+    `downsampling` is the number of leading blocks that halve the image: 2 up to 48 px, 3 at 64 px
+    and 4 at 128 px.
     """
 
     df_dim: int = 512
@@ -202,15 +202,15 @@ class Discriminator(nn.Module):
 
 
 def initialize_(module: nn.Module, init: InitName, rng: torch.Generator) -> None:
-    """Fill the weights of a freshly built network in place.
+    """Initialise the weights of a newly built network in place.
 
-    `normal` (deviation 0.02), `orth` and `xavier_uniform` are for Conv2d; Linear and
-    ConvTranspose2d keep torch's own distribution then. `dcgan` (deviation 0.02) is for all
-    convolutions. `he_normal`, `glorot` and `mmd_gan` are for every weight; the last is He's before
-    a ReLU, leaky or not, Glorot's elsewhere, and has no biases. `torch` is torch's own for
-    everything. Batch normalisation starts at N(1, 0.02) with the first four, else at 1. Learned
-    activations and what keeps torch's distribution are drawn from `rng` too, so that a seed fixes
-    all of it.
+    `normal` (deviation 0.02), `orth` and `xavier_uniform` are for Conv2d, while Linear and
+    ConvTranspose2d keep torch's distribution. `dcgan` (deviation 0.02) is for all convolutions.
+    `he_normal`, `glorot` and `mmd_gan` are for every weight; the last is He's before a ReLU, leaky
+    or not, and Glorot's elsewhere, with biases of 0. `torch` is torch's distribution for
+    everything. Batch normalisation starts at N(1, 0.02) with the first four and at 1 otherwise.
+    Learned activations, and weights that keep torch's distribution, are also drawn from `rng`, so
+    that a seed determines all of them.
 
     Raises:
         InvalidValueError: the name is not one of these.
@@ -242,7 +242,7 @@ def _draw_weight(
     slope: float | None,
     rng: torch.Generator,
 ) -> None:
-    """Fill one weight; `slope` is that of the ReLU behind it for negative inputs, if there is."""
+    """Fill one weight; `slope` is the negative slope of the ReLU after it, if there is one."""
     weight, fan_in = layer.weight, _fan_in(layer)
     is_conv = isinstance(layer, nn.Conv2d)
     if (init == "normal" and is_conv) or (init == "dcgan" and not isinstance(layer, nn.Linear)):
@@ -259,14 +259,14 @@ def _draw_weight(
 
 
 def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> int:
-    """How many weights make one output of the layer, strides aside."""
+    """Number of weights per output of the layer, without strides."""
     if isinstance(layer, nn.ConvTranspose2d):
         return layer.weight[:, 0].numel() // layer.groups
     return layer.weight[0].numel()
 
 
 def _negative_slopes(module: nn.Module) -> dict[nn.Module, float]:
-    """For each layer with a ReLU behind it, before the next layer, that ReLU's negative slope."""
+    """The negative slope of the ReLU after each layer and before the next one, if there is one."""
     slopes: dict[nn.Module, float] = {}
     last: nn.Module | None = None
     for layer in module.modules():
@@ -285,7 +285,7 @@ def build_discriminator(
 ) -> Discriminator:
     """A discriminator with initialised weights and, if asked for, spectral norm on every layer.
 
-    The weights are drawn before spectral norm is put on: its power iteration starts from them.
+    The weights are drawn before spectral norm is added, whose power iteration starts from them.
     """
     discriminator = Discriminator(config)
     if rng is not None:

@@ -1,4 +1,4 @@
-"""The discriminator that a genotype describes, and the operations that only it has.
+"""The discriminator that a genotype describes, and its own operations.
 
 Every block halves the image: 32 pixels become 2. Source: AdversarialNAS (Gao, Chen, Liu, Tan, Zhu,
 Liu; CVPR 2020).
@@ -17,7 +17,7 @@ from nas_gan.networks.genotype import D_EDGES, FIRST_EDGES, N_BLOCKS, Discrimina
 from nas_gan.networks.operations import CONVOLUTIONS, Edge, make_edge
 from nas_gan.networks.searched import InitName, initialize_
 
-# Of S1 and AdversarialNAS alike, whatever the generator's.
+# In S1 and in AdversarialNAS, whatever that of the generator is.
 ACTIVATION = "relu"
 POOLS = {"avg_pool": nn.AvgPool2d, "max_pool": nn.MaxPool2d}
 
@@ -31,7 +31,7 @@ def make_first_edge(name: str, c_in: int, c_out: int) -> Edge:
 def make_down_edge(name: str, channels: int) -> Edge:
     """A downsampling operation, `(n, c, h, w)` to `(n, c, h / 2, w / 2)`.
 
-    Convolutions have stride 2 and an activation in front of them; pools have neither.
+    Convolutions have stride 2 and follow an activation; pools have neither.
     """
     if name in POOLS:
         return Edge(POOLS[name](2))
@@ -42,7 +42,7 @@ def make_down_edge(name: str, channels: int) -> Edge:
 
 @dataclass(frozen=True)
 class SearchedDiscriminatorConfig:
-    """What it takes to build a `SearchedDiscriminator`."""
+    """The options of a `SearchedDiscriminator`."""
 
     genotype: DiscriminatorGenotype
     df_dim: int = 80
@@ -59,8 +59,8 @@ class SearchedDiscriminatorConfig:
 class Block(nn.Module):
     """Up to five normal edges over three nodes, and two downsampling ones that are summed.
 
-    Takes `(n, c, h, w)`, in block 1 the image, and returns `(n, df, h / 2, w / 2)`. An edge `c0`
-    that nothing reads is not built.
+    Takes `(n, c, h, w)`, in block 1 the image, and returns `(n, df, h / 2, w / 2)`. An unused edge
+    `c0` is not built.
 
     Raises:
         InvalidValueError: the genotype leaves a node without any input.
@@ -151,9 +151,9 @@ def build_searched_discriminator(
 
 
 def spectral_norm_(module: nn.Module) -> None:
-    """Put spectral norm on every convolution and linear map of `module`, in place.
+    """Add spectral norm to every convolution and linear map of `module`, in place.
 
-    The power iteration starts from the weights as they are and from torch's global generator.
+    The power iteration starts from the present weights and from torch's global generator.
     """
     for layer in list(module.modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -1,4 +1,4 @@
-"""Pictures of activation functions: their curves, what was learned, and what they do to a net."""
+"""Pictures of activation functions: curves, learned parameters and the output of random nets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nas_gan.pictures.plot_style import BLUE, CYCLE, GREEN, INK, MUTED, apply_st
 
 Curve = npt.NDArray[np.float64]
 BETAS = (0.5, 1.0, 2.0, 5.0)
-# name -> the parameter that its panel varies, and through which values
+# name -> the parameter that its panel varies, and its values
 SWEEPS: dict[str, tuple[str, tuple[float, ...]]] = {
     **dict.fromkeys(("swish", "pmish", "mish_a", "mish_b", "pmish_ab"), ("beta", BETAS)),
     "prmmish": ("gamma", BETAS),
@@ -43,7 +43,7 @@ SWEEPS: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 AT_ITS_MEAN = {"name": "normal", "std": 0.0}
 LANDSCAPE_DEPTH, LANDSCAPE_WIDTH = 5, 64
-# What is drawn, and its parameters where they are not in the middle of their start.
+# What is drawn, with the parameters that are not at the mean of their initialisation.
 LANDSCAPES: tuple[tuple[str, dict[str, float]], ...] = (
     ("relu", {}),
     ("silu", {}),
@@ -69,7 +69,7 @@ def derivatives(function: Callable[[Tensor], Tensor], x: npt.ArrayLike) -> Deriv
     points = torch.as_tensor(np.asarray(x, dtype=np.float64)).requires_grad_()
     value = function(points)
     (first,) = torch.autograd.grad(value.sum(), points, create_graph=True)
-    # The slope of a function that is straight does not depend on x at all.
+    # The slope of a linear function does not depend on x.
     (second,) = (
         torch.autograd.grad(first.sum(), points, allow_unused=True)
         if first.requires_grad
@@ -102,7 +102,7 @@ def pmish_figure(betas: Sequence[float] = BETAS) -> Figure:
 
 
 def families_figure() -> Figure:
-    """Every hidden activation: one panel each, the curves those of several parameter values."""
+    """Every hidden activation in a panel of its own, with curves for several parameter values."""
     panels = [(name, partial(hidden_activation, name)) for name in ACTIVATIONS]
     return _curves_figure(panels, reach=4.0, title="Hidden activations")
 
@@ -118,10 +118,10 @@ def outputs_figure() -> Figure:
 
 
 def betas_figure(generator: nn.Module, name: str = "") -> Figure:
-    """What the activations of a network have learned: a bar a site, and how values are spread.
+    """The learned activation parameters of a network: a bar per site, and a histogram.
 
-    One row for each kind of parameter. The bar of a site with many values is their mean, with a
-    line from the smallest to the largest; the histogram of 8 bins counts sites.
+    There is a row for each kind of parameter. If a site has many values, the bar is their mean,
+    with a line from the smallest to the largest; the histogram of 8 bins counts sites.
 
     Raises:
         InvalidValueError: no activation of the network has parameters.
@@ -129,8 +129,8 @@ def betas_figure(generator: nn.Module, name: str = "") -> Figure:
     learned = _learned(generator)
     if not learned:
         raise InvalidValueError(
-            f"{name or 'the generator'}: no activation has parameters, so that there is nothing "
-            "to draw; train one with pmish, swish or another learned activation"
+            f"{name or 'the generator'}: no activation has parameters to draw; use a generator "
+            "with pmish, swish or another learned activation"
         )
     widest = max(len(values) for values in learned.values())
     figure = new_figure(max(9.0, 3.8 + 0.36 * widest), 3.9 * len(learned))
@@ -162,8 +162,8 @@ def betas_figure(generator: nn.Module, name: str = "") -> Figure:
 def landscape(activation: nn.Module, x: npt.ArrayLike, seed: int = 0) -> Curve:
     """Output of a random net of five layers on the square grid `x` by `x`, `(len(x), len(x))`.
 
-    The weights are He's and those of the seed, the same for every activation. Rows are the second
-    input, from bottom to top.
+    The weights are drawn as He's from the seed and are the same for every activation. Rows are the
+    second input, from bottom to top.
     """
     grid = torch.as_tensor(np.asarray(x), dtype=torch.float32)
     sides = torch.meshgrid(grid, grid, indexing="xy")
@@ -183,7 +183,7 @@ def landscape(activation: nn.Module, x: npt.ArrayLike, seed: int = 0) -> Curve:
 def landscape_figure(
     shown: Sequence[tuple[str, dict[str, float]]] = LANDSCAPES, *, seed: int = 0
 ) -> Figure:
-    """`landscape` of several activations side by side, each on a colour scale of its own."""
+    """`landscape` of several activations side by side, each with its own colour scale."""
     columns = min(4, len(shown))
     n_rows = -(-len(shown) // columns)
     figure = new_figure(2.9 * columns, 3.1 * n_rows + 0.5)
@@ -240,19 +240,19 @@ def _curves_figure(
 
 
 def _init(values: Mapping[str, float]) -> Init:
-    """Parameters at the middle of their start, but those of `values` at what is given."""
+    """Parameters at the mean of their initialisation, except those in `values`."""
     return {**AT_ITS_MEAN, **{k: {"mean": v, "std": 0.0} for k, v in values.items()}}
 
 
 def hidden_activation(name: str, values: Mapping[str, float]) -> nn.Module:
-    """A hidden activation in float64, with `values`; other parameters as in `AT_ITS_MEAN`."""
+    """A hidden activation in float64 with `values`; other parameters as in `AT_ITS_MEAN`."""
     return make_activation(name, init=_init(values)).double()
 
 
 def output_activation(
     name: str, interval: tuple[float, float], values: Mapping[str, float]
 ) -> nn.Module:
-    """The same of an output activation."""
+    """An output activation in the same way."""
     return make_output_activation(name, interval, init=_init(values)).double()
 
 
@@ -268,8 +268,8 @@ def _learned(network: nn.Module) -> dict[str, dict[str, Curve]]:
 
 
 def _short(site: str) -> str:
-    """`cell1.c0.ops.0.op.0` as `cell1 c0`: what is the same for all sites is left out."""
+    """`cell1.c0.ops.0.op.0` as `cell1 c0`: without the parts that all sites share."""
     parts = site.split(".")
     named = [part for part in parts if not part.isdigit() and part not in ("ops", "op", "ups", "c")]
-    # The sites of a list of layers have nothing but their numbers.
+    # The sites of a list of layers only have numbers.
     return " ".join(named) if len(named) > 1 or named == ["to_rgb"] else site

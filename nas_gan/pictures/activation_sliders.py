@@ -1,7 +1,7 @@
 """Activations under sliders, as a figure for a page that needs no server and no network.
 
-A menu chooses an activation and one of its parameters, a slider moves that through a range while
-the others stay at the middle of their start. The published sliders went from -15 to 15.
+A menu chooses an activation and one of its parameters, which a slider varies while the others stay
+at the mean of their initialisation. The range is that of the published sliders, -15 to 15.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from nas_gan.pictures.activation_figures import (
 
 REACH = 6.0  # of x, on both sides of 0
 POINTS = 121
-# Finer near 0, where most of it happens.
+# Finer near 0, where curves change most.
 VALUES = (-15.0, -10.0, -5.0, -3.0, -2.0, -1.5, -1.0, -0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5,
           0.58, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0)  # fmt: skip
 
 
 class Panel(NamedTuple):
-    """An activation with one of its parameters to move, and how to build it at a value of that."""
+    """An activation with one of its parameters, and a function that builds it at a value."""
 
     title: str
     parameter: str
@@ -43,7 +43,7 @@ class Panel(NamedTuple):
 
 
 def panels() -> Iterator[Panel]:
-    """Every parameter of every activation that has some, hidden and output ones."""
+    """Every parameter of every hidden and output activation."""
     makers = {name: partial(hidden_activation, name) for name in ACTIVATIONS}
     makers |= {
         f"{name} ({low:g}, {high:g})": partial(output_activation, name, (low, high))
@@ -58,7 +58,7 @@ def panels() -> Iterator[Panel]:
 
 
 def sliders_figure(values: Sequence[float] = VALUES) -> Any:
-    """The figure, one of plotly's; curves are solid, their slopes dashed.
+    """The figure of plotly; curves are solid, their slopes dashed.
 
     Raises:
         InvalidValueError: plotly is not installed.
@@ -67,7 +67,7 @@ def sliders_figure(values: Sequence[float] = VALUES) -> Any:
         import plotly.graph_objects as go
     except ImportError as error:
         raise InvalidValueError(
-            "sliders need plotly, which is not installed; pip install plotly"
+            "sliders need plotly, which is not installed; run: pip install plotly"
         ) from error
     x = np.linspace(-REACH, REACH, POINTS)
     choices = list(panels())
@@ -108,5 +108,5 @@ def sliders_figure(values: Sequence[float] = VALUES) -> Any:
 
 
 def _plain(curve: Any) -> list[float | None]:
-    """A curve as JSON has it, to three decimals; what is not finite is not drawn."""
+    """A curve for JSON, to three decimals; values that are not finite are not drawn."""
     return [round(float(v), 3) if np.isfinite(v) else None for v in curve]

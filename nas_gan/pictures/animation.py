@@ -1,4 +1,4 @@
-"""Pictures that move."""
+"""Animated pictures."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def check_animation_path(path: Path) -> None:
 
 
 def save_animation(frames: Iterable[Pixels], path: Path, *, fps: float = 12.0) -> None:
-    """Write `(h, w, 3)` pictures as a GIF that repeats for ever, whole or not at all.
+    """Write `(h, w, 3)` pictures as a GIF that repeats forever, atomically.
 
-    A GIF counts time in hundredths of a second, so that `fps` is met up to that.
+    A GIF counts time in hundredths of a second, to which the duration of a frame is rounded.
 
     Raises:
         InvalidValueError: there is no frame, `fps` is not in (0, 50], or the suffix is not .gif.
@@ -37,7 +37,7 @@ def save_animation(frames: Iterable[Pixels], path: Path, *, fps: float = 12.0) -
 
     check_animation_path(path)
     if not 0 < fps <= 50:
-        raise InvalidValueError(f"fps must be above 0 and at most 50; got {fps}")
+        raise InvalidValueError(f"must be above 0 and at most 50; got {fps}", setting="fps")
     # Dithering would flicker from frame to frame.
     pictures: list[Any] = [
         Image.fromarray(frame).quantize(method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

@@ -15,7 +15,7 @@ from nas_gan.pictures.animation import Pixels
 def grid_image(images: Tensor, columns: int = 8) -> Tensor:
     """`(n, c, h, w)` images in [-1, 1] as one `(3, H, W)` picture in [0, 1], row by row.
 
-    One pixel of black is between them; c is 1 or 3.
+    They are separated by one black pixel; c is 1 or 3.
     """
     from torchvision.utils import make_grid
 
@@ -33,17 +33,17 @@ def check_grid_path(path: Path) -> None:
     """Refuse a file name that is not that of a picture.
 
     Raises:
-        InvalidValueError: the suffix names no picture format that is written without loss.
+        InvalidValueError: the suffix is not that of a lossless picture format.
     """
     if path.suffix.lower() not in (".png", ".bmp", ".ppm"):
         raise InvalidValueError(f"{path}: a grid is a .png file; change its suffix")
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
-    """Write `grid_image` as a picture, whole or not at all.
+    """Write `grid_image` to a picture file, atomically.
 
     Raises:
-        InvalidValueError: the suffix names no picture format that is written without loss.
+        InvalidValueError: the suffix is not that of a lossless picture format.
     """
     from torchvision.utils import save_image
 

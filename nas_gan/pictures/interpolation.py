@@ -7,17 +7,17 @@ from torch import Tensor
 
 from nas_gan.errors import InvalidValueError
 
-# Below this sine of the angle between two latents their great circle is not defined well enough;
-# the straight line between them is then as good.
+# If the sine of the angle between two latents is below this, their great circle is not well
+# defined, and the straight line between them is as good.
 MIN_SINE = 1e-4
 
 
 def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
     """Spherical interpolation of latents `(n, d)`, row by row; `t` 0 is `start` and 1 is `end`.
 
-    Normal latents of many dimensions all have nearly the same length. The points between two of
-    them on a straight line are shorter, which no generator has been trained for; those on the great
-    circle are not (White 2016, Sampling Generative Networks).
+    Normal latents of many dimensions have nearly the same length. Points on the straight line
+    between two of them are shorter, unlike any latent in training; those on the great circle are
+    not (White 2016, Sampling Generative Networks).
     """
     lengths = start.norm(dim=1, keepdim=True) * end.norm(dim=1, keepdim=True)  # (n, 1)
     cosine = (start * end).sum(dim=1, keepdim=True) / lengths.clamp(min=MIN_SINE)
@@ -31,10 +31,10 @@ def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
 
 
 def closed_walk(stops: Tensor, frames: int) -> Tensor:
-    """`(k, n, d)` latents to `(frames, n, d)` on the way through all k and back to the first.
+    """`(k, n, d)` latents to the `(frames, n, d)` of a walk through all k and back to the first.
 
-    Frame 0 is the first stop, and all steps are equally long in time, so that the frames repeat
-    without a seam.
+    Frame 0 is the first stop, and every leg takes the same time, so that the frames repeat
+    seamlessly.
 
     Raises:
         InvalidValueError: fewer than two stops, or fewer frames than stops.
@@ -48,7 +48,7 @@ def closed_walk(stops: Tensor, frames: int) -> Tensor:
         )
     walked = []
     for frame in range(frames):
-        # In integers, so that a stop that falls on a frame is met exactly.
+        # In integers, so that a stop that falls on a frame is hit exactly.
         leg, passed = divmod(frame * k, frames)
         walked.append(slerp(stops[leg], stops[(leg + 1) % k], passed / frames))
     return torch.stack(walked)

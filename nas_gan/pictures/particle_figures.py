@@ -1,4 +1,4 @@
-"""Pictures of `nas_gan.pictures.particles`: worlds side by side, animated and as stills."""
+"""Pictures of particles: worlds side by side, animated and as stills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PANEL = 3.3  # inches
 
 
 def moving_pictures(worlds: Mapping[str, World], reach: float) -> Iterator[Pixels]:
-    """Frames `(h, w, 3)` of worlds side by side, by their titles; all have equally many.
+    """Frames `(h, w, 3)` of worlds side by side, by title; all have the same number of frames.
 
     Axes go from `-reach` to `reach`.
     """
@@ -44,7 +44,7 @@ def moving_pictures(worlds: Mapping[str, World], reach: float) -> Iterator[Pixel
 
 
 def film_strip(worlds: Mapping[str, World], moments: Sequence[int], reach: float) -> Figure:
-    """Stills of worlds: a row for each, a column for each of `moments`, which index frames."""
+    """Stills of worlds: a row per world, a column for each of `moments`, which index frames."""
     figure = new_figure(2.5 * len(moments) + 0.3, 2.5 * len(worlds) + 0.8)
     rows = figure.subplots(len(worlds), len(moments), squeeze=False, sharex=True, sharey=True)
     for row, (title, world) in zip(rows, worlds.items(), strict=True):

@@ -1,11 +1,11 @@
 """Particles in the plane that stand for scores, moved by the gradients of a loss alone.
 
-What the losses do can be seen without a network: real and generated particles are the scores
-`(n, 2)` of a discriminator that may put them anywhere. Two worlds, as the papers draw them. In one
-both sets follow the discriminator's loss and then the generated ones its opponent's (MMD-GAN with
-repulsive loss, ICLR 2019). In the other the real ones stand on a circle, whose radius is the upper
-bound of the repulsive loss, and the generated ones follow the generator's (MMD-PMish-NAS, IEEE
-Access 2024).
+The effect of a loss can be seen without a network: real and generated particles are the scores
+`(n, 2)` of a discriminator that can put them anywhere. There are two worlds, as in the papers. In
+one, both sets follow the discriminator's loss, and then the generated ones follow the generator's
+(MMD-GAN with repulsive loss, ICLR 2019). In the other, the real ones are on a circle whose radius
+is the upper bound of the repulsive loss, and the generated ones follow the generator's loss
+(MMD-PMish-NAS, IEEE Access 2024).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas_gan.losses import AdversarialLoss, GaussianKernel, KernelMMD, make_loss
 from nas_gan.progress import Progress, no_progress
 
 Points = npt.NDArray[np.float64]
-# exp(-d2), the kernel that the particles of the repulsive loss were published with.
+# exp(-d²), the kernel of the published particles of the repulsive loss.
 UNIT_KERNEL = GaussianKernel((0.5**0.5,))
 RATE = 0.01
 CIRCLE_RATE, RISING_RATE = 0.02, 0.01
@@ -46,11 +46,11 @@ class Frame:
 
     Attributes:
         step: updates so far.
-        judged: whether the discriminator moves them; else the generator does.
+        judged: whether the discriminator moves them, rather than the generator.
         real: the real particles.
         fake: the generated ones.
         pulls: the attractive part of what moves each particle, real ones first, `(2 n, 2)`.
-        pushes: the repulsive part. Both are None where they were not asked for.
+        pushes: the repulsive part. Both are None if the world does not have them.
     """
 
     step: int
@@ -73,12 +73,12 @@ def scores_world(
 ) -> tuple[Frame, ...]:
     """Both sets under the discriminator's loss, then the generated ones under the generator's.
 
-    `loss` names a loss of one kernel, such as mmd, rep or rmb. Each update is a step of 0.01 down
-    the gradient; a frame is kept before the first, after every `every` and after the last, with the
-    two parts of the movement. `advance(n)` is told of finished updates.
+    `loss` names a loss with one kernel, such as mmd, rep or rmb. Each update is a gradient step
+    with rate 0.01; a frame with both parts of the movement is kept before the first update, after
+    each `every` updates and after the last one. `advance(n)` is called after n more updates.
 
     Raises:
-        InvalidValueError: the loss has no kernel of which the parts could be told apart.
+        InvalidValueError: the loss has no kernel whose parts can be separated.
     """
     kernel_loss = _kernel_loss(loss)
     rng = np.random.default_rng([seed, 0])
@@ -100,16 +100,16 @@ def scores_world(
 
 
 def movement(loss: KernelMMD, real: Tensor, fake: Tensor, *, judged: bool) -> tuple[Tensor, Tensor]:
-    """Minus the gradient of the loss by each particle, as an attractive and a repulsive part.
+    """The negative gradient of the loss by each particle, as an attractive and a repulsive part.
 
     `(n, 2)` real and generated particles to `(2 n, 2)` twice, real ones first. With `judged` the
-    discriminator's loss moves both sets; else the generator's moves the generated ones alone.
+    discriminator's loss moves both sets; otherwise the generator's moves only the generated ones.
     """
     if not judged:
         # The generator minimises what the attractive discriminator maximises.
         against = replace(loss, cross_weight=2.0, bounded=False)
         pulls, pushes = _parts(against, real, fake)
-        # Turned around, what pushed pulls.
+        # With the opposite sign, repulsion becomes attraction.
         pulls, pushes = -pushes, -pulls
         pulls[: len(real)] = 0
         pushes[: len(real)] = 0
@@ -118,10 +118,10 @@ def movement(loss: KernelMMD, real: Tensor, fake: Tensor, *, judged: bool) -> tu
 
 
 def _parts(loss: KernelMMD, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """The parts of minus the gradient of the discriminator's loss by both sets.
+    """The parts of the negative gradient of the discriminator's loss by both sets.
 
     The loss is `w E k(real, fake) - E k(fake) - (w - 1) E k(real)`: at w = 0 the generated
-    particles feel each other alone, at w = 1 the real ones feel the generated alone.
+    particles only interact with each other, at w = 1 the real ones only with the generated ones.
     """
     whole = _descent(loss, real, fake)
     n = len(real)
@@ -131,7 +131,7 @@ def _parts(loss: KernelMMD, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]
     within = whole - across
     pulls, pushes = torch.zeros_like(whole), across.clone()
     pulls[n:] = within[n:]
-    # Real particles attract each other only where their kernel has a positive weight.
+    # Real particles only attract each other if their kernel has a positive weight.
     (pulls if loss.cross_weight > 1 else pushes)[:n] += within[:n]
     return pulls, pushes
 
@@ -147,8 +147,7 @@ def _kernel_loss(name: str) -> KernelMMD:
     loss = make_loss(name)
     if not isinstance(loss, KernelMMD) or loss.mixing is not None:
         raise InvalidValueError(
-            f"loss {name!r} cannot be drawn with its attractive and repulsive parts; choose mmd, "
-            "mgb, rep or rmb"
+            f"{name!r} has no attractive and repulsive parts to draw; choose mmd, mgb, rep or rmb"
         )
     return replace(loss, kernel=UNIT_KERNEL)
 
@@ -166,8 +165,8 @@ def circle_world(
 ) -> tuple[Frame, ...]:
     """Real particles on a circle, generated ones from N(0, I) under the generator's loss.
 
-    With `end_radius` the circle grows evenly to it during the run. Adam with a rate of 0.02, of
-    0.01 while the circle grows.
+    With `end_radius` the circle grows to it linearly during the run. The optimiser is Adam with a
+    rate of 0.02, or of 0.01 if the circle grows.
 
     Raises:
         InvalidValueError: the loss is not known, or a radius is not above 0.

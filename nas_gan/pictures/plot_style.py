@@ -1,7 +1,7 @@
-"""How the pictures of `nas_gan` look: quiet axes, colours that colour-blind readers tell apart.
+"""The style of figures: quiet axes and colours that colour-blind readers can distinguish.
 
-Figures are made without pyplot, so that nothing global changes and no window can open. Colours are
-those of Okabe and Ito.
+Figures are made without pyplot, so that no global state changes and no window opens. The colours
+are those of Okabe and Ito.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GIF_DPI = 80
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+    """An empty figure, width and height in inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
@@ -38,9 +38,9 @@ def apply_style(axes: Axes, size: float = 10) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     with atomic_path(path) as temporary:
-        # Without the version of matplotlib in it, equal figures are equal files.
+        # Without the version of matplotlib, equal figures are equal files.
         figure.savefig(temporary, dpi=DPI, metadata={"Software": None})
 
 

@@ -1,4 +1,4 @@
-"""What pictures of samples show: their latents, and the images of those."""
+"""The samples that a picture shows: their latents and their images."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def generator(
 ) -> NetworkSpec:
     """Latents to images: 1024, 512, 256, 128 channels at the published size, all with batch norm.
 
-    `attention` puts a self-attention block where the map is half as wide as the image.
+    `attention` adds a self-attention block at the map that is half as wide as the image.
     """
     widths = _widths(gf_dim, image_size)[::-1]
     layers: list[LayerSpec] = [{"type": "reshape", "to": [latent_dim + n_classes, 1, 1]}]
@@ -56,7 +56,7 @@ def discriminator(
     """Images to one score: 64, 128, 256, 512 channels, batch norm on all but the first.
 
     `outer_bias` gives the first and the last convolution a bias. The critic of WGAN is the same
-    net: a sigmoid is the loss's business here.
+    net, since a sigmoid is part of the loss here.
     """
     layers: list[LayerSpec] = []
     for number, width in enumerate(_widths(df_dim, image_size)):
@@ -108,7 +108,7 @@ def mnist_generator(
 def mnist_discriminator(
     *, df_dim: int = 16, image_size: int = 28, image_channels: int = 1, n_classes: int = 0
 ) -> NetworkSpec:
-    """Its discriminator: 64, 32 and 16 channels without stride, normalised after the activation."""
+    """Its discriminator: 64, 32 and 16 channels without strides, norms after activations."""
     layers: list[LayerSpec] = []
     for factor in (4, 2, 1):
         layers += [
@@ -121,11 +121,11 @@ def mnist_discriminator(
 
 
 def _widths(narrowest: int, image_size: int) -> list[int]:
-    """Channels from the widest map to the bottom: one halving of the image for each."""
+    """Channels from the widest map to the bottom, one for each halving of the image."""
     halvings = (image_size // BOTTOM).bit_length() - 1
     if image_size != BOTTOM << max(halvings, 1):
         raise InvalidValueError(
-            f"image_size must be {BOTTOM} times a power of two from 2 on, "
-            f"such as 8, 32 or 64; got {image_size}"
+            f"must be {BOTTOM} times a power of two, such as 8, 32 or 64; got {image_size}",
+            setting="image_size",
         )
     return [narrowest << number for number in range(halvings)]

@@ -1,8 +1,8 @@
 """Lists of layers as data, and the modules that they describe.
 
 A layer is a dictionary of plain values, `{"type": "conv", "out": 64, "kernel": 4, "stride": 2}`.
-What enters it is never written down, but follows from what comes before. Two types are slots that a
-net fills by name: `hidden`, the activation between layers, and `output`, the last one.
+Its input is not part of it, but follows from the layers before it. Two types are slots that a net
+fills by name: `hidden`, the activation between layers, and `output`, the last one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nas_gan.networks.activations import (
 Shape = tuple[int, ...]
 LayerSpec = Mapping[str, Any]
 Sharing = Literal["unit", "channel", "site"]
-# Probabilities nearer to 0 or 1 than this are read as this near.
+# Smallest distance of a probability from 0 and 1; nearer ones are clamped.
 PROBABILITY_FLOOR = 1e-5
 
 
@@ -41,13 +41,13 @@ class Slots:
     """What the activation slots of a net hold.
 
     Attributes:
-        hidden: a name of `nas_gan.networks.activations.ACTIVATIONS`; None is what each layer
-            proposes.
-        output: `default` (tanh, or nothing where scores are asked for) or an output activation.
+        hidden: a name of `nas_gan.networks.activations.ACTIVATIONS`; None is the default of each
+            layer.
+        output: `default` (tanh, or none for scores) or an output activation.
         interval: the range of the output: `SYMMETRIC` for images, `UNIT` for a probability, which
-            is turned into its log odds, so that every discriminator returns scores.
-        init: how learned parameters of slots start.
-        sharing: one value of a learned parameter per unit, per channel, or for the whole site.
+            becomes its log odds, so that every discriminator returns scores.
+        init: how learned parameters of slots are initialised.
+        sharing: whether a learned parameter has a value per unit, per channel or per site.
     """
 
     hidden: str | None = None
@@ -69,10 +69,10 @@ class Slots:
 
 @dataclass(frozen=True)
 class Built:
-    """A layer, the shape of what leaves it, and which of its kernels ask for spectral norm.
+    """A layer, the shape of its output, and its kernels that need spectral norm.
 
-    `normed` has the dotted name of each such layer within `module` (empty for itself), the shape
-    of its input, and the constant that its largest singular value is brought to.
+    `normed` has the dotted name of each such layer within `module` (empty for `module` itself), the
+    shape of its input, and the constant that becomes its largest singular value.
     """
 
     module: nn.Module
@@ -94,7 +94,7 @@ class Maxout(nn.Module):
 
 
 class Noise(nn.Module):
-    """Adds noise to what passes in training: uniform in [0, rate), or normal with deviation `rate`.
+    """Adds noise in training: uniform in [0, rate), or normal with deviation `rate`.
 
     In evaluation mode it does nothing.
     """
@@ -114,7 +114,7 @@ class SelfAttention(nn.Module):
     """Self-attention over the positions of a feature map, `(n, c, h, w)` to the same (SAGAN, 2019).
 
     Keys and values are pooled to a quarter of the positions. The result is added with a learned
-    weight that starts at 0, so that a fresh block is the identity.
+    weight that starts at 0, so that a new block is the identity.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -138,8 +138,8 @@ class SelfAttention(nn.Module):
 class LogOdds(nn.Module):
     """Probabilities to scores, `log(p / (1 - p))`; a sigmoid undoes it.
 
-    Values outside of (0, 1), which some output activations reach, are moved into it and keep their
-    gradient: a score that received none could never come back.
+    Values outside (0, 1), which some output activations reach, are clamped but keep their gradient,
+    since a score without one could never return.
     """
 
     def forward(self, p: Tensor) -> Tensor:
@@ -205,9 +205,9 @@ def _convolution(
     bias: bool,
     spectral_norm: float | None,
 ) -> Built:
-    """A convolution of either direction, which makes a side of `n` pixels one of `after(n)`.
+    """A convolution or transposed convolution, which maps a side of `n` pixels to `after(n)`.
 
-    Of its options `counts` are at least 1 and `margins` at least 0.
+    The options in `counts` are at least 1 and those in `margins` at least 0.
     """
     channels, *sides = _rank(shape, 3)
     sizes: dict[str, Any] = {name: _size(name, value) for name, value in counts.items()}
@@ -253,7 +253,7 @@ def _batch_norm(shape: Shape, slots: Slots, *, eps: float = 1e-5, momentum: floa
 
 
 def _hidden(shape: Shape, slots: Slots, *, slope: float | None = None) -> Built:
-    """The hidden slot: ReLU, or leaky ReLU where the layer proposes a slope for negative inputs."""
+    """The hidden slot: ReLU, or leaky ReLU if the layer has a slope for negative inputs."""
     if slots.hidden is not None:
         parameters = slots.parameter_shape(shape)
         return Built(make_activation(slots.hidden, parameters, slots.init), shape)
@@ -272,7 +272,7 @@ def _output(shape: Shape, slots: Slots) -> Built:
 
 
 def _activation(shape: Shape, slots: Slots, *, name: str) -> Built:
-    """An activation that is no slot."""
+    """An activation that is not a slot."""
     return Built(make_activation(name, slots.parameter_shape(shape), slots.init), shape)
 
 
@@ -357,12 +357,12 @@ LAYERS: dict[str, Callable[..., Built]] = {
 def build_layers(
     specs: Sequence[LayerSpec], shape: Shape, slots: Slots, where: str = "layers"
 ) -> Built:
-    """The layers of a list as an `nn.Sequential` whose parts are called `conv1`, `conv2`, ....
+    """The layers of a list as an `nn.Sequential` with parts `conv1`, `conv2` and so on.
 
     `shape` is that of the input without the batch. `where` names the list in errors.
 
     Raises:
-        InvalidValueError: a type or an option is unknown, or a layer does not fit what enters it.
+        InvalidValueError: a type or an option is unknown, or a layer does not fit its input.
     """
     built = nn.Sequential()
     normed: list[tuple[str, Shape, float]] = []
@@ -422,7 +422,7 @@ def _positive(shape: Shape) -> Shape:
 def _scale(value: float) -> float:
     if isinstance(value, bool) or not value > 0:
         raise InvalidValueError(
-            f"spectral_norm is the value that the norm is brought to, above 0; got {value!r}"
+            f"spectral_norm is the norm of the layer and must be above 0; got {value!r}"
         )
     return float(value)
 

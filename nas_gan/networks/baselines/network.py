@@ -1,4 +1,4 @@
-"""A generator and a discriminator made of lists of layers, with or without labels."""
+"""Generators and discriminators from lists of layers, with or without labels."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from nas_gan.networks.baselines.layers import LayerSpec, Slots, build_layers
 class NetworkSpec:
     """A network as plain data.
 
-    What enters goes through `features`, its one-hot label through `labels`; both are joined, and
-    go through `layers`. Labels are joined to a feature map as constant planes. Any list may be
-    empty but `layers`; without classes `labels` is.
+    The input goes through `features` and its one-hot label through `labels`; both are joined and go
+    through `layers`. Labels are joined to a feature map as constant planes. All lists but `layers`
+    can be empty; without classes `labels` is.
 
     Attributes:
         input: `(latent_dim,)` of a generator, `(c, h, w)` of a discriminator.
-        layers: what comes after the join.
-        features: what comes before it on the side of noise or images.
-        labels: what comes before it on the side of the labels.
+        layers: layers after the join.
+        features: layers before it for noise or images.
+        labels: layers before it for labels.
         n_classes: 0 for a net without labels.
     """
 
@@ -44,13 +44,13 @@ class NetworkSpec:
             )
         if self.n_classes < 0 or self.n_classes == 1 or (self.labels and not self.n_classes):
             raise InvalidValueError(
-                f"a conditional net needs at least 2 classes, another has 0 and no layers for "
+                f"a conditional net needs at least 2 classes, any other 0 and no layers for "
                 f"labels; got {self.n_classes} and {len(self.labels)} layers"
             )
 
 
 class _Layered(nn.Module):
-    """Two branches, their join and what follows."""
+    """Two branches, their join and the layers after it."""
 
     def __init__(self, spec: NetworkSpec, slots: Slots, role: str) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Layered(nn.Module):
         if spec.n_classes:
             self.labels = parts["labels"].module
         self.out_shape = parts["layers"].shape
-        # (name, shape of its input, constant) of the layers that ask for spectral norm
+        # (name, shape of its input, constant) of the layers that need spectral norm
         self.normed = [
             (f"{part}.{name}", shape, scale)
             for part, built in parts.items()
@@ -91,22 +91,22 @@ class _Layered(nn.Module):
 class LayeredGenerator(_Layered):
     """`(n, latent_dim + n_classes)` latents to `(n, c, h, w)` images.
 
-    The last `n_classes` columns are the label as one-hot rows, so that a conditional generator is
-    called like any other.
+    The last `n_classes` columns are the one-hot label, so that a conditional generator is called
+    like any other.
     """
 
     def __init__(self, spec: NetworkSpec, slots: Slots | None = None) -> None:
         super().__init__(spec, slots or Slots(interval=SYMMETRIC), "generator")
         if len(spec.input) != 1 or len(self.out_shape) != 3:
             raise InvalidValueError(
-                f"a generator turns (latent_dim,) into (c, h, w); this one turns "
-                f"{tuple(spec.input)} into {self.out_shape}"
+                f"a generator maps (latent_dim,) to (c, h, w); this one maps "
+                f"{tuple(spec.input)} to {self.out_shape}"
             )
         (self.latent_dim,) = spec.input
         self.image_shape = self.out_shape
 
     def forward(self, z: Tensor) -> Tensor:
-        # Sizes are spelled out so that torch refuses latents of any other width.
+        # Explicit sizes, so that torch refuses latents of another width.
         if not self.n_classes:
             (noise,) = z.split([self.latent_dim], dim=1)
             return self._run(noise, None)
@@ -117,15 +117,15 @@ class LayeredGenerator(_Layered):
 class LayeredDiscriminator(_Layered):
     """`(n, c, h, w)` images, with one-hot `(n, n_classes)` if conditional, to `(n, d)` scores.
 
-    Scores are what a loss reads: log odds where the net ends in a probability.
+    Scores are the input of a loss: log odds if the net ends in a probability.
     """
 
     def __init__(self, spec: NetworkSpec, slots: Slots | None = None) -> None:
         super().__init__(spec, slots or Slots(interval=UNIT), "discriminator")
         if len(spec.input) != 3 or len(self.out_shape) != 1:
             raise InvalidValueError(
-                f"a discriminator turns (c, h, w) into (d,) scores; this one turns "
-                f"{tuple(spec.input)} into {self.out_shape}"
+                f"a discriminator maps (c, h, w) to (d,) scores; this one maps "
+                f"{tuple(spec.input)} to {self.out_shape}"
             )
         self.image_shape = tuple(spec.input)
         (self.n_outputs,) = self.out_shape

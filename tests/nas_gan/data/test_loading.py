@@ -192,7 +192,7 @@ def test_folders_are_classes_where_every_image_is_in_one(tmp_path):
     images = load_dataset("folder", size=4, root=tmp_path, labelled=True)
     assert (images.labels.tolist(), images.n_classes) == ([0, 1, 1], 2)
     save(tmp_path / "stray.png", (1, 2, 3))
-    with pytest.raises(InvalidValueError, match="has no labels; take fashion_mnist"):
+    with pytest.raises(InvalidValueError, match="has no labels; use fashion_mnist"):
         load_dataset("folder", size=4, root=tmp_path, labelled=True)
 
 
@@ -318,7 +318,7 @@ def test_another_seed_is_another_order(numbered):
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused(numbered):
-    with pytest.raises(InvalidValueError, match="numbered has 20 images, less than one batch"):
+    with pytest.raises(InvalidValueError, match="numbered has 20 images, fewer than one batch"):
         ShuffledBatches(numbered, 21, seed=0)
 
 

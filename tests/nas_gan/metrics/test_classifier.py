@@ -100,15 +100,15 @@ def test_a_damaged_file_is_made_again(tmp_path):
 def test_what_does_not_fit_is_refused(classifier):
     colour = Painter()
     colour.image_shape = (3, 8, 8)
-    with pytest.raises(InvalidValueError, match=r"looks at images \(1, 8, 8\), .* \(3, 8, 8\)"):
+    with pytest.raises(InvalidValueError, match=r"takes images \(1, 8, 8\), .* \(3, 8, 8\)"):
         class_accuracy(colour, classifier, 4, seed=0)
     plain = Painter()
     plain.n_classes = 0
-    with pytest.raises(InvalidValueError, match="tells 4 classes apart, the generator has 0"):
+    with pytest.raises(InvalidValueError, match="has 4 classes and the generator has 0"):
         class_accuracy(plain, classifier, 4, seed=0)
     with pytest.raises(InvalidValueError, match="numbers has no labels"):
         train_classifier(ArrayImages("numbers", torch.zeros(9, 1, 8, 8, dtype=torch.uint8)))
-    with pytest.raises(InvalidValueError, match="1 images, too few"):
+    with pytest.raises(InvalidValueError, match="1 images, which is too few"):
         train_classifier(synthetic_shapes(size=8, n=1))
     with pytest.raises(InvalidValueError, match="4 px or more"):
         ImageClassifier((1, 3, 3), 2)

@@ -81,7 +81,7 @@ def test_features_are_taken_of_bytes_only(efficientnet: EfficientNetLite0):
         efficientnet(torch.zeros(1, 3, 8, 8))
     with pytest.raises(InvalidValueError, match=r"\(1, 1, 8, 8\)"):
         efficientnet(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(InvalidValueError, match="32 or more, got 16"):
+    with pytest.raises(InvalidValueError, match=r"^size must be at least 32.* got 16"):
         EfficientNetLite0(16)
 
 

@@ -95,13 +95,13 @@ def test_streamed_statistics_refuse_what_they_cannot_use():
         streaming.update(np.zeros((2, 3)))
     with pytest.raises(InvalidValueError, match="NaN"):
         streaming.update(np.full((2, 4), np.nan))
-    with pytest.raises(InvalidValueError, match="2 images or more; got 0"):
+    with pytest.raises(InvalidValueError, match="at least 2 images; got 0"):
         streaming.result()
 
 
 def test_statistics_of_another_dimension_are_refused():
     reference = FrechetReference(statistics_of(draw(20, 8, 1)))
-    with pytest.raises(InvalidValueError, match="4 features do not compare with a reference of 8"):
+    with pytest.raises(InvalidValueError, match=r"4 features cannot be compared with .* 8"):
         reference.distance(statistics_of(draw(20, 4, 1)))
     with pytest.raises(InvalidValueError, match="length 4"):
         PairedFid(reference, draw(20, 4, 1))
@@ -197,5 +197,5 @@ def test_features_that_do_not_pair_are_refused():
         PairedFid(reference, draw(40, 8, 1)).compare(draw(39, 8, 1))
     with pytest.raises(InvalidValueError, match="confidence"):
         PairedFid(reference, draw(40, 8, 1), confidence=1)
-    with pytest.raises(InvalidValueError, match="2 resamples or more; got 1"):
+    with pytest.raises(InvalidValueError, match="at least 2 resamples; got 1"):
         PairedFid(reference, draw(40, 8, 1), resamples=1)

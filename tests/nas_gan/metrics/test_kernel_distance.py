@@ -33,5 +33,5 @@ def test_the_subsets_are_those_of_the_seed():
 
 
 def test_one_image_is_refused():
-    with pytest.raises(InvalidValueError, match="2 images or more on each side; got 1 and 3"):
+    with pytest.raises(InvalidValueError, match="at least 2 images on each side; got 1 and 3"):
         kernel_distance(np.zeros((1, 2)), np.zeros((3, 2)))

@@ -122,11 +122,11 @@ def test_the_median_is_that_of_the_distances():
 
 def test_rows_that_do_not_pair_are_refused():
     paired = PairedKernelDistance(draw(1, 5), draw(2, 6), polynomial_kernel)
-    with pytest.raises(InvalidValueError, match="do not pair"):
+    with pytest.raises(InvalidValueError, match="cannot be paired"):
         paired.compare(draw(3, 7))
     with pytest.raises(InvalidValueError, match="another extractor"):
         PairedKernelDistance(draw(1, 5, d=3), draw(2, 6), polynomial_kernel)
-    with pytest.raises(InvalidValueError, match="3 images or more"):
+    with pytest.raises(InvalidValueError, match="at least 3 images"):
         PairedKernelDistance(draw(1, 5), draw(2, 2), polynomial_kernel)
     broken = draw(2, 6)
     broken[0, 0] = np.nan

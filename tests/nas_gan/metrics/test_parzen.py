@@ -59,5 +59,5 @@ def test_the_two_directions_blame_different_faults():
 def test_images_of_other_sizes_are_refused():
     with pytest.raises(InvalidValueError, match="equal sizes"):
         parzen_both_ways(torch.zeros(9, 3, 4, 4).byte(), torch.zeros(9, 3, 8, 8).byte())
-    with pytest.raises(InvalidValueError, match="5 images or more; got 4"):
+    with pytest.raises(InvalidValueError, match="at least 5 images; got 4"):
         choose_bandwidth(torch.zeros(4, 1))

@@ -31,5 +31,5 @@ def test_a_generator_of_one_good_image_is_precise_and_recalls_little():
 
 
 def test_no_more_images_than_neighbours_are_refused():
-    with pytest.raises(InvalidValueError, match="4 images or more on each side; got 3 and 9"):
+    with pytest.raises(InvalidValueError, match="at least 4 images on each side; got 3 and 9"):
         precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))

@@ -82,7 +82,7 @@ def test_an_array_may_have_its_channels_first_or_last(
         ({"arr_0": np.zeros((2, 3, 4, 4), np.float32)}, "arr_0 is float32; images are uint8"),
         ({"x": np.zeros((2, 4, 4), np.uint8)}, r"\(2, 4, 4\) is neither"),
         ({"x": np.zeros((2, 3, 4, 3), np.uint8)}, r"\(2, 3, 4, 3\) is either of"),
-        ({"a": np.zeros(1), "b": np.zeros(1)}, "holds a, b; call the array"),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, "holds a, b; name the array"),
         (b"text", "not an .npz file"),
     ],
     ids=["floats", "three axes", "ambiguous", "no name", "no file"],

@@ -56,10 +56,10 @@ def test_it_is_found_without_memory_for_weights() -> None:
     [
         ({"latent_dim": None}, "Painter has no latent_dim; set that attribute"),
         ({"latent_dim": "5"}, "Painter has no latent_dim"),
-        ({"latent_dim": 0, "image_shape": (3, 6, 4)}, "takes latents of 1 or more"),
+        ({"latent_dim": 0, "image_shape": (3, 6, 4)}, "needs a latent_dim of at least 1"),
         ({"image_shape": 3}, r"image_shape must be \(c, h, w\); got 3"),
-        ({"image_shape": (3, 4)}, r"images \(c, h, w\); got 5 and \(3, 4\)"),
-        ({"image_shape": (3, 6, 4), "n_classes": 1}, "2 classes or more, or 0 for none; got 1"),
+        ({"image_shape": (3, 4)}, r"image_shape \(c, h, w\); got 5 and \(3, 4\)"),
+        ({"image_shape": (3, 6, 4), "n_classes": 1}, "at least 2 classes, or 0 for none; got 1"),
         ({"image_shape": (3, 6, 4), "n_classes": "ten"}, "n_classes must be a whole number"),
     ],
 )
