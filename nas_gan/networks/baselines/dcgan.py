@@ -125,7 +125,7 @@ def _widths(narrowest: int, image_size: int) -> list[int]:
     halvings = (image_size // BOTTOM).bit_length() - 1
     if image_size != BOTTOM << max(halvings, 1):
         raise InvalidValueError(
-            f"must be {BOTTOM} times a power of two, such as 8, 32 or 64; got {image_size}",
+            f"must be {BOTTOM} times a power of two from 2 on, such as 8 or 64; got {image_size}",
             setting="image_size",
         )
     return [narrowest << number for number in range(halvings)]

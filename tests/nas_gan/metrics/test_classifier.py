@@ -110,5 +110,5 @@ def test_what_does_not_fit_is_refused(classifier):
         train_classifier(ArrayImages("numbers", torch.zeros(9, 1, 8, 8, dtype=torch.uint8)))
     with pytest.raises(InvalidValueError, match="1 images, which is too few"):
         train_classifier(synthetic_shapes(size=8, n=1))
-    with pytest.raises(InvalidValueError, match="4 px or more"):
+    with pytest.raises(InvalidValueError, match="at least 4 px"):
         ImageClassifier((1, 3, 3), 2)

@@ -57,8 +57,8 @@ def test_a_discriminator_insists_on_labels_if_and_only_if_it_has_classes():
         (lambda: NetworkSpec(("5",), IMAGE), "input shape of whole numbers"),
         (lambda: NetworkSpec((5,), IMAGE, n_classes=1), "at least 2 classes"),
         (lambda: NetworkSpec((5,), IMAGE, labels=[{"type": "flatten"}]), "at least 2 classes"),
-        (lambda: LayeredGenerator(NetworkSpec((5,), SCORE)), r"into \(1,\)"),
-        (lambda: LayeredDiscriminator(NetworkSpec((3, 4, 4), SCORE[:0])), r"into \(3, 4, 4\)"),
+        (lambda: LayeredGenerator(NetworkSpec((5,), SCORE)), r"to \(1,\)$"),
+        (lambda: LayeredDiscriminator(NetworkSpec((3, 4, 4), SCORE[:0])), r"to \(3, 4, 4\)$"),
         (
             lambda: LayeredGenerator(
                 NetworkSpec((5,), IMAGE, labels=[{"type": "reshape", "to": [2, 2, 1]}], n_classes=4)
