@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ard.costs.cost import (
+    Objective,
     PlanCost,
     fixed_cost,
     macs_cost,
@@ -31,7 +32,7 @@ NUMBERED = [
     *(f"cell3.c{i}" for i in (0, 1, 2, 3, 4)),
 ]
 # penalty factor -> CP ranks of layers 1 to 13, None being dense; l2 and l3 have rank 2, l1 none.
-VECTORS = {
+VECTORS: dict[str, list[int | None]] = {
     "1": [128, 128, 256, 128, 256, 128, 128, 128, 512, 128, 128, 128, 768],
     "1/5": [128, 128, 768, 128, 768, 128, 128, 256, 512, 256, 128, 128, 768],
     "1/10": [128, 128, 768, 128, 768, 128, 128, 256, 768, 256, 768, 768, None],
@@ -80,7 +81,8 @@ def test_the_published_sizes(dataset, gf_dim, penalty, size):
 def test_the_dense_plan_costs_the_total():
     net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16))
     profile = profile_layers(net, torch.ones(2, 8))
-    for objective, total in (("params", profile.total_params), ("macs", profile.total_macs)):
+    totals: dict[Objective, int] = {"params": profile.total_params, "macs": profile.total_macs}
+    for objective, total in totals.items():
         cost = PlanCost(profile.layers, fixed_cost(profile, objective), make_cost(objective))
         assert cost(DENSE) == total
 
@@ -102,9 +104,9 @@ def test_make_cost_knows_its_names():
     assert make_cost("params") is params_cost
     assert make_cost("macs") is macs_cost
     with pytest.raises(InvalidValueError, match=r"choose one of params, macs, latency, mixed"):
-        make_cost("flops")
+        make_cost("flops")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="did you mean latency"):
-        make_cost("latancy")
+        make_cost("latancy")  # type: ignore[arg-type]
 
 
 # -- latency and mixes
