@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def make_step(*, lr=1e-3, arch_lr=1e-2, real=IMAGES, loss="hinge", arch_loss="hi
     generator = SuperGenerator(GeneratorConfig(gf_dim=2, bottom_width=2, latent_dim=6))
     discriminator = SuperDiscriminator(4)
     sgd = torch.optim.SGD
-    settings = dict(
+    settings: dict[str, Any] = dict(
         weight_loss=make_loss(loss),
         architecture_loss=make_architecture_loss(arch_loss),
         optimizers=Optimizers(

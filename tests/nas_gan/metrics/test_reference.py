@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_a_cache_of_other_data_is_made_again(tmp_path: Path):
             MeanColour(),
             dataset="noise",
             resolution=4,
-            data=lambda n=n: shapes(n),
+            data=partial(shapes, n),
             cache=tmp_path,
         )
         assert found.n == n

@@ -2,6 +2,7 @@ import json
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_the_parameters_are_the_published_ones(architecture, g_count, d_count):
 @pytest.mark.parametrize("name", SMALL)
 def test_every_model_survives_its_file(name, suffix, tmp_path, rng):
     architectures = SMALL[name]
-    generator = build_model(architectures[0], rng=rng).eval()
+    generator: Any = build_model(architectures[0], rng=rng).eval()
     discriminator = build_model(architectures[1], "discriminator", rng=rng).eval()
     checkpoint = Checkpoint(
         architectures[0],
@@ -117,7 +118,9 @@ def test_every_model_survives_its_file(name, suffix, tmp_path, rng):
         images = generator(latents)
         assert images.shape == (3, *generator.image_shape)
         assert torch.equal(build_generator(loaded)(latents), images)
-        scores = build_saved_discriminator(loaded)(images, *onehot)
+        saved = build_saved_discriminator(loaded)
+        assert saved is not None
+        scores = saved(images, *onehot)
         assert torch.equal(scores, discriminator(images, *onehot))
 
 

@@ -222,7 +222,7 @@ def test_every_loss_trains_and_goes_on_from_its_state(name):
 def linear_critic(weight):
     """A critic whose gradient is its weight at every image."""
     discriminator = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 1, bias=False))
-    discriminator[1].weight.data[0] = torch.tensor(weight)
+    discriminator.get_parameter("1.weight").data[0] = torch.tensor(weight)
     return discriminator
 
 
@@ -232,7 +232,7 @@ def test_a_gradient_penalty_of_a_linear_critic_by_hand(at, target, rng):
     critic = linear_critic([3.0, 4.0])
     images = torch.randn(5, 2, 1, 1, generator=rng)
     penalty = GradientPenalty(10.0, at=at, target=target)
-    value = penalty(critic, images, images + 1, None, None)
+    value = penalty(critic, images, images + 1, critic(images), critic(images + 1))
     assert value.item() == pytest.approx(10 * (5 - target) ** 2, rel=1e-5)
     value.backward()
     # d(10 (|w| - t)^2) / dw = 20 (|w| - t) w / |w|
@@ -255,7 +255,7 @@ def test_a_witness_penalty_is_that_of_the_mean_kernels(rng):
 def test_a_vanishing_gradient_has_a_penalty_with_a_finite_slope(rng):
     critic = linear_critic([0.0, 0.0])
     images = torch.randn(3, 2, 1, 1, generator=rng)
-    value = GradientPenalty(1.0)(critic, images, images, None, None)
+    value = GradientPenalty(1.0)(critic, images, images, critic(images), critic(images))
     value.backward()
     assert value.item() == pytest.approx(1, rel=1e-5)
     assert critic[1].weight.grad.isfinite().all()
@@ -519,4 +519,4 @@ def test_distillation_leaves_batch_statistics_alone():
         latents=StepLatents(0, 16, 4),
     )
     step(0)
-    assert student[1].running_mean.tolist() == [0, 0, 0]
+    assert student.get_buffer("1.running_mean").tolist() == [0, 0, 0]
