@@ -17,6 +17,7 @@ check: test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --allow-untyped-defs --cache-dir .mypy_cache/tests tests
 
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -26,7 +26,8 @@ from ard.assembly.assembler import MAX_OUTPUTS, N_MOMENTS
 from ard.assembly.statistics import MAX_POSITIONS
 from ard.factorization.cp import MAX_DEGENERACY
 from ard.factorization.svd import RIDGE
-from ard.pipeline import FRACTIONS, MIN_SHARE
+from ard.grid import FRACTIONS
+from ard.pipeline import MIN_SHARE
 from ard.recovery.adversarial import FineTuning
 from ard.search.allocation import N_BINS
 from ard.search.candidates import MAX_CP_WEIGHTS

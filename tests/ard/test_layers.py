@@ -143,7 +143,7 @@ def test_a_generator_without_layers_says_why():
 
 def test_a_generator_of_nan_names_the_layer():
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    net[1].bias.data[3] = torch.nan
+    net.get_parameter("1.bias").data[3] = torch.nan
     with pytest.raises(NonFiniteError, match="1: the output of this layer is NaN"):
         profile_layers(net, torch.ones(1, 8))
 
@@ -152,7 +152,7 @@ def test_profiling_leaves_the_generator_as_it_was():
     net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
     profile_layers(net, torch.randn(4, 8))
     assert net[1].training
-    assert torch.equal(net[1].running_mean, torch.zeros(8))
+    assert torch.equal(net.get_buffer("1.running_mean"), torch.zeros(8))
     assert not net[0]._forward_hooks
 
 

@@ -77,7 +77,7 @@ def test_changing_a_plan_makes_a_new_one():
 
 def test_a_plan_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        RankPlan({"a": SVD8}).layers = ()
+        RankPlan({"a": SVD8}).layers = ()  # type: ignore[misc]
 
 
 def test_removing_an_absent_layer_says_what_is_there():

@@ -26,14 +26,14 @@ def raising(error):
 
 
 def test_settings_arrive_and_the_code_is_what_main_returns():
-    seen = []
+    seen: list[Config] = []
     assert call(seen.append, "--n", "5") == 0
     assert seen == [Config(5)]
     assert call(lambda config: 3) == 3
 
 
 def test_the_command_line_overrides_the_default():
-    seen = []
+    seen: list[Config] = []
     assert call(seen.append, default=lambda: Config(7)) == 0
     assert call(seen.append, "--n", "1", default=lambda: Config(7)) == 0
     assert seen == [Config(7), Config(1)]

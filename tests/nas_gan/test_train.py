@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -287,7 +288,7 @@ def test_labels_reach_both_networks_and_the_checkpoint(tmp_path):
         loss="logistic", batch_size=6, steps=2, upper_bound="fixed", sample_every=2,
     )  # fmt: skip
     assert train(config, images).status == "finished"
-    generator = build_generator(load_checkpoint(tmp_path / "ckpt.pt"))
+    generator: Any = build_generator(load_checkpoint(tmp_path / "ckpt.pt"))
     assert (generator.n_classes, generator.latent_dim) == (10, 100)
     latents = latents_of(interface_of(generator), 2, seed=0)
     other = latents.clone()
@@ -452,9 +453,9 @@ def flags(settings):
 
 def train_command(*args, **settings):
     """The command in this process; returns its exit code."""
-    args = [*map(str, args), *flags(settings)]
+    words = [*map(str, args), *flags(settings)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train", *args])
+        patch.setattr(sys, "argv", ["train", *words])
         return run(
             main, TrainConfig, prog="train", description=None,
             default=lambda: preset_from_arguments(TrainConfig),
@@ -466,7 +467,7 @@ def test_every_preset_trains_at_toy_size_by_its_name(preset, tmp_path, capsys):
     assert train_command("--config", preset, **TOY, run_dir=tmp_path) == 0, capsys.readouterr().err
     checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
     config = load_preset(Path(preset), TrainConfig)
-    generator = build_generator(checkpoint)
+    generator: Any = build_generator(checkpoint)
     assert checkpoint.architecture["kind"] == config.model
     assert generator.image_shape[0] == (config.image_channels or 3)
     images = generator(latents_of(interface_of(generator), 2, seed=0))

@@ -1,5 +1,6 @@
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_a_pointwise_convolution_is_exact_at_full_rank(options, dtype):
 
 
 # Every other kind of layer, and the shape of one input without its channels.
-OTHERS = {
+OTHERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "transposed dcgan": (nn.ConvTranspose2d(6, 8, 4, 2, 1, bias=False), (5, 4)),
     "transposed odd": (nn.ConvTranspose2d(6, 8, 3, 2, 1, output_padding=1), (5, 4)),
     "transposed dilated": (
@@ -158,7 +159,7 @@ def response(module):
     return x
 
 
-FREE = {  # one layer of each kind and grouping that reads every tap: stride one
+FREE: dict[str, Any] = {  # one layer of each kind and grouping that reads every tap: stride one
     "conv": nn.Conv2d(6, 8, (3, 2), padding=1, bias=False),
     "grouped": nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False),
     "transposed": nn.ConvTranspose2d(6, 8, (4, 3), stride=2, bias=False),
@@ -213,7 +214,10 @@ def test_a_rank_that_groups_cannot_share_is_refused():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
 def test_a_linear_layer_is_exact_at_full_rank(shape, bias, dtype):
-    module, x = nn.Linear(*shape, bias=bias, dtype=dtype), images(7, shape[0], dtype=dtype)
+    module, x = (
+        nn.Linear(shape[0], shape[1], bias=bias, dtype=dtype),
+        images(7, shape[0], dtype=dtype),
+    )
     assert_same(module, factorize_layer(module, Factorization("svd", (5,))), x)
 
 
@@ -439,10 +443,11 @@ def test_layers_with_one_weight_are_one_layer_and_every_call_counts():
 
 def test_layers_with_one_weight_are_factorized_once_and_share_the_factors():
     net, x = tied(), images(2, 8, 8, 8)
-    dense, new = profile_layers(net, x), apply_plan(net, TIED)
+    dense = profile_layers(net, x)
+    new: Any = apply_plan(net, TIED)
     assert all(ours.weight is theirs.weight for ours, theirs in zip(new.a, new.b, strict=True))
     assert torch.equal(new.b[3].bias, net.b.bias)
-    assert new.a[1].stride, new.b[1].dilation == ((2, 1), (2, 1))
+    assert (new.a[1].stride, new.b[1].dilation) == ((2, 1), (2, 1))
     counted = profile_layers(new, x, min_channels=1)
     planned = {layer.name: TIED[layer.name] for layer in dense.layers}
     assert counted.total_macs == sum(dense[name].macs(c) for name, c in planned.items())
@@ -462,7 +467,7 @@ def test_tied_layers_are_exact_at_full_rank():
 @pytest.mark.parametrize("named", ["a", "b", "both"])
 def test_any_name_of_a_shared_weight_replaces_all(named):
     plan = RankPlan(dict.fromkeys("ab" if named == "both" else named, TIED["a"]))
-    new = apply_plan(tied(), plan)
+    new: Any = apply_plan(tied(), plan)
     assert new.a[0].weight is new.b[0].weight
 
 
@@ -490,7 +495,7 @@ def test_shared_factors_can_be_saved_and_loaded(suffix, tmp_path):
     dense = Checkpoint({"kind": "external"}, tied().state_dict())
     save_checkpoint(compressed_checkpoint(dense, compressed, TIED), tmp_path / f"tied{suffix}")
     loaded = load_checkpoint(tmp_path / f"tied{suffix}")
-    rebuilt = apply_structure(Tied().eval(), loaded.structure)
+    rebuilt: Any = apply_structure(Tied().eval(), loaded.structure)
     rebuilt.load_state_dict(loaded.generator)
     assert rebuilt.a[0].weight is rebuilt.b[0].weight
     x = images(2, 8, 8, 8, dtype=torch.float32)
@@ -516,7 +521,7 @@ def test_a_weight_shared_with_something_else_stays_dense():
 def test_a_module_with_two_names_becomes_one():
     net = nn.Sequential(nn.Linear(8, 8))
     net.again = net[0]
-    new = apply_plan(net, RankPlan({"again": Factorization("svd", (2,))}))
+    new: Any = apply_plan(net, RankPlan({"again": Factorization("svd", (2,))}))
     assert new.again is new[0]
     assert isinstance(new[0], nn.Sequential)
 
@@ -529,7 +534,7 @@ def test_a_plan_for_another_net_names_the_layer_and_both_shapes():
 
 def test_half_precision_stays_half_precision():
     module = nn.Linear(8, 8, dtype=torch.bfloat16)
-    factors = factorize_layer(module, Factorization("svd", (8,)))
+    factors: Any = factorize_layer(module, Factorization("svd", (8,)))
     weight = factors[1].weight.float() @ factors[0].weight.float()
     assert factors[0].weight.dtype == torch.bfloat16
     assert F.mse_loss(weight, module.weight.float()).item() < 1e-5

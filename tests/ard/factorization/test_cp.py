@@ -162,7 +162,7 @@ def border_tensor(n=4):
     """`a1 b1 c2 + a1 b2 c1 + a2 b1 c1`: of rank 3, and as close to rank 2 as one likes."""
     (a1, a2), (b1, b2), (c1, c2) = (torch.linalg.qr(random(n, 2, seed=s))[0].T for s in range(3))
     terms = ((a1, b1, c2), (a1, b2, c1), (a2, b1, c1))
-    return sum(torch.einsum("i,j,k->ijk", *term) for term in terms).unsqueeze(3)
+    return torch.stack([torch.einsum("i,j,k->ijk", *term) for term in terms]).sum(0).unsqueeze(3)
 
 
 def test_the_terms_of_a_tensor_without_a_best_fit_stay_bounded():
