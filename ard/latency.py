@@ -26,9 +26,8 @@ from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_models import Precision, write_layers
 from ard.costs.layer_times import FRACTIONS, TABLE, measure_layers, wanted_choices
 from ard.errors import ArdError
+from ard.factorization.methods import COMPETITORS, MethodName
 from ard.layers import LayerProfile, profile_layers
-from ard.pipeline import COMPETITORS
-from ard.plan import Method
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
@@ -43,7 +42,7 @@ class LatencyConfig:
     """A .pt or .safetensors file, native or of the published code."""
     out: Path = tyro.MISSING
     """Folder of the layers."""
-    methods: tuple[Method, ...] = COMPETITORS
+    methods: tuple[MethodName, ...] = COMPETITORS
     """Factorizations to time on every layer."""
     fractions: tuple[float, ...] = FRACTIONS
     """Shares of a layer's weights to time; what lies between two of them is interpolated."""

@@ -15,6 +15,7 @@ from ard.assembly.assembler import Assembler
 from ard.assembly.closed_form import Fit
 from ard.costs.cost import LayerCost, params_cost
 from ard.errors import NothingToFactorizeError
+from ard.factorization.methods import COMPETITORS
 from ard.layers import LayerProfile, Profile, profile_layers
 from ard.measuring.evaluate import Evaluation, Evaluator
 from ard.measuring.executors import Executor, SerialExecutor
@@ -22,14 +23,13 @@ from ard.measuring.journal import Journal, MemoryJournal
 from ard.measuring.measurement import Measurement, Stage
 from ard.measuring.sensitivity import SensitivityTable
 from ard.measuring.sweep import Measure, single_layer_plans, sweep
-from ard.plan import DENSE, Factorization, Method, RankPlan
+from ard.plan import DENSE, Factorization, RankPlan
 from ard.recovery.recover import Recover, closed_form_only
 from ard.search.candidates import competing_choices
 from ard.search.controller import BudgetController
 from ard.search.proxy import choose_anchors, estimate
 
 FRACTIONS = (0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05)
-COMPETITORS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
 # A layer below this share of the objective is left dense: measuring it costs more than it holds.
 MIN_SHARE = 0.004
 # How often a plan is chosen again, because measuring its layers one by one changed what is known,
@@ -111,7 +111,7 @@ def compress_generator(
     recover: Recover = closed_form_only,
     journal: Journal | None = None,
     executor: Executor | None = None,
-    methods: Sequence[Method] = COMPETITORS,
+    methods: Sequence[str] = COMPETITORS,
     fractions: Sequence[float] = FRACTIONS,
     multiple_of: int = 1,
     fit: Fit = "none",
@@ -189,7 +189,7 @@ def prepare(
     latents: Tensor,
     *,
     cost: LayerCost = params_cost,
-    methods: Sequence[Method] = COMPETITORS,
+    methods: Sequence[str] = COMPETITORS,
     fractions: Sequence[float] = FRACTIONS,
     multiple_of: int = 1,
     fit: Fit = "none",

@@ -25,7 +25,7 @@ import torch
 from ard.assembly.assembler import MAX_OUTPUTS, N_MOMENTS
 from ard.assembly.statistics import MAX_POSITIONS
 from ard.factorization.cp import MAX_DEGENERACY
-from ard.factorization.svd import RIDGE
+from ard.factorization.whitening import RIDGE
 from ard.pipeline import FRACTIONS, MIN_SHARE
 from ard.recovery.adversarial import Polish
 from ard.search.allocation import N_BINS

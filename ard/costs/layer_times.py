@@ -11,7 +11,6 @@ from pathlib import Path
 from ard.costs.layer_models import Precision, Wanted, write_layers
 from ard.errors import DeliveryError
 from ard.layers import LayerProfile
-from ard.plan import Method
 from ard.signature import LayerSignature
 from nas_gan.cli import progress
 
@@ -22,7 +21,7 @@ TABLE = "latency.csv"
 
 def wanted_choices(
     layers: Sequence[LayerProfile],
-    methods: Sequence[Method],
+    methods: Sequence[str],
     fractions: Sequence[float],
     multiple_of: int,
 ) -> list[Wanted]:
@@ -41,7 +40,7 @@ def measure_layers(
     folder: Path,
     table: Path,
     *,
-    methods: Sequence[Method],
+    methods: Sequence[str],
     fractions: Sequence[float],
     multiple_of: int = 1,
     batches: Sequence[int] = (1,),

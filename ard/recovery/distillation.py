@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ard.errors import NonFiniteError
 from nas_gan.errors import InvalidValueError
+from nas_gan.networks.hooks import hooked
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distillation import DistillationStep, image_distance
 from nas_gan.training.draws import Sampler, StepLatents
@@ -163,16 +164,14 @@ def feature_distance(discriminator: nn.Module, weight: float = 1.0) -> Distance:
     judge = copy.deepcopy(discriminator).eval().requires_grad_(False)
     maps: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep(inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
             maps.append(output)
 
-    for part in judge.children():
-        part.register_forward_hook(keep)
-
     def maps_of(images: Tensor) -> list[Tensor]:
         maps.clear()
-        judge(images)
+        with hooked(leaving=[(part, keep) for part in judge.children()]):
+            judge(images)
         return list(maps)
 
     def distance(images: Tensor, target: Tensor) -> Tensor:

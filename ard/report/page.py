@@ -14,10 +14,10 @@ from html import escape
 from typing import Any
 
 from ard.errors import ArdError
+from ard.factorization.methods import METHODS
 from ard.measuring.evaluate import Evaluation
 from ard.measuring.sensitivity import Row
 from ard.report.plots import (
-    METHOD_STYLES,
     DeltaScale,
     delta_scale,
     is_measured,
@@ -388,7 +388,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
     dense = {layer.name: layer.params_dense for layer in report.layers}
     scale = delta_scale([row.evaluation.delta_fid for row in rows], report.budget)
     # Methods that share a layer get lanes of their own, so that marks do not hide one another.
-    methods = {n: [m for m in METHOD_STYLES if _of(rows, n, m)] for n in names}
+    methods = {n: [m for m in METHODS if _of(rows, n, m)] for n in names}
 
     def lane(row: Row) -> float:
         used = methods[row.layer]
@@ -403,20 +403,20 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
         )
 
     figure = go.Figure()
-    for method, style in METHOD_STYLES.items():
-        group = [row for row in rows if row.choice.method == method]
+    for name, method in METHODS.items():
+        group = [row for row in rows if row.choice.method == name]
         if not group:
             continue
         shares = [row.params / dense.get(row.layer, 2 * row.params) for row in group]
         figure.add_scatter(
             x=scale.forward([row.evaluation.delta_fid for row in group]).tolist(),
             y=[lane(row) for row in group],
-            error_x=_error_bars(scale, [row.evaluation for row in group], style.colour),
+            error_x=_error_bars(scale, [row.evaluation for row in group], method.mark.colour),
             mode="markers",
-            name=method,
+            name=name,
             marker={
-                "color": style.colour,
-                "symbol": style.symbol,
+                "color": method.mark.colour,
+                "symbol": method.mark.symbol,
                 "size": [6 + 9 * share for share in shares],
                 "line": {"width": 0.5, "color": "white"},
             },

@@ -18,30 +18,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
+from ard.factorization.method import Mark
+from ard.factorization.methods import METHODS
 from ard.measuring.evaluate import Evaluation
 from ard.measuring.sensitivity import Row, SensitivityTable
-from ard.plan import Method, RankPlan
+from ard.plan import RankPlan
 from ard.report.values import CompressionReport, LayerRow, distance_label, engineering, plain_number
 from nas_gan.errors import InvalidValueError
-from nas_gan.pictures.plot_style import BLUE, GREEN, INK, MUTED, PURPLE, VERMILION, apply_style
+from nas_gan.pictures.plot_style import BLUE, GREEN, INK, MUTED, VERMILION, apply_style
 
 Images = npt.NDArray[Any] | Tensor
-
-
-class MethodStyle(NamedTuple):
-    """Colour, and the name of its marker for matplotlib and for plotly."""
-
-    colour: str
-    marker: str
-    symbol: str
-
-
-METHOD_STYLES: dict[Method, MethodStyle] = {
-    "tucker2": MethodStyle(BLUE, "o", "circle"),
-    "spatial_svd": MethodStyle(VERMILION, "s", "square"),
-    "cp": MethodStyle(GREEN, "^", "triangle-up"),
-    "svd": MethodStyle(PURPLE, "D", "diamond"),
-}
 
 
 class DeltaScale(NamedTuple):
@@ -208,9 +194,9 @@ def sensitivity_figure(
         axes.axhline(0, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         if budget is not None:
             axes.axhline(budget, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.2, zorder=1)
-        for method, style in METHOD_STYLES.items():
-            rows = [r for r in measured if r.layer == name and r.choice.method == method]
-            _curve(axes, rows, dense[name] if shares else None, style, plan)
+        for method in METHODS.values():
+            rows = [r for r in measured if r.layer == name and r.choice.method == method.name]
+            _curve(axes, rows, dense[name] if shares else None, method.mark, plan)
         axes.set_title(_fit(name), fontsize=9, color=INK, loc="left", pad=4, parse_math=False)
         apply_style(axes, size=8)
         if shares:
@@ -346,7 +332,7 @@ def _curve(
     axes: Axes,
     rows: Sequence[Row],
     dense_params: int | None,
-    style: MethodStyle,
+    mark: Mark,
     plan: RankPlan | None,
 ) -> None:
     """One method in one panel, its choices joined in the order of their size."""
@@ -357,12 +343,12 @@ def _curve(
     y = [row.evaluation.delta_fid for row in rows]
     low = [row.evaluation.ci_low for row in rows]
     high = [row.evaluation.ci_high for row in rows]
-    axes.vlines(x, low, high, color=style.colour, linewidth=1, alpha=0.55, zorder=2)
+    axes.vlines(x, low, high, color=mark.colour, linewidth=1, alpha=0.55, zorder=2)
     axes.plot(
         x,
         y,
-        marker=style.marker,
-        color=style.colour,
+        marker=mark.marker,
+        color=mark.colour,
         markersize=5,
         markeredgecolor="white",
         markeredgewidth=0.5,
@@ -374,10 +360,10 @@ def _curve(
         [x[i] for i in estimated],
         [y[i] for i in estimated],
         linestyle="none",
-        marker=style.marker,
+        marker=mark.marker,
         markersize=4.5,
         markerfacecolor="white",
-        markeredgecolor=style.colour,
+        markeredgecolor=mark.colour,
         zorder=3,
     )
     for row, position in zip(rows, x, strict=True):
@@ -399,9 +385,9 @@ def _sensitivity_legend(
 ) -> list[Line2D]:
     used = {row.choice.method for row in rows}
     handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, markersize=6, label=method)
-        for method, style in METHOD_STYLES.items()
-        if method in used
+        Line2D([], [], color=mark.colour, marker=mark.marker, markersize=6, label=method.name)
+        for method in METHODS.values()
+        if method.name in used and (mark := method.mark)
     ]
     if any(row.evaluation.n_samples == 0 for row in rows):
         hollow = Line2D([], [], linestyle="none", marker="o", markersize=6, label="estimated")

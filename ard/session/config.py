@@ -12,8 +12,8 @@ import tyro
 from ard.assembly.closed_form import Fit
 from ard.costs.alignment import AUTO, parse_rank_multiple
 from ard.costs.cost import Objective, parse_weights
-from ard.pipeline import COMPETITORS, FRACTIONS
-from ard.plan import METHODS, Method
+from ard.factorization.methods import COMPETITORS, METHODS, MethodName
+from ard.pipeline import FRACTIONS
 from ard.session.setting import MeasuringConfig
 from nas_gan.errors import InvalidValueError
 
@@ -39,7 +39,7 @@ class SweepConfig(MeasuringConfig):
     """Times of single layers (python -m ard.latency); measured here if not given."""
     latency_batch: int = 1
     """Batch size at which latency counts."""
-    methods: tuple[Method, ...] = COMPETITORS
+    methods: tuple[MethodName, ...] = COMPETITORS
     """Factorizations that compete on every layer."""
     fractions: tuple[float, ...] = FRACTIONS
     """Shares of a layer's weights that its factorizations aim at."""

@@ -26,7 +26,7 @@ from ard.pipeline import (
     compress_generator,
     worthwhile_layers,
 )
-from ard.plan import DENSE, Method, RankPlan
+from ard.plan import DENSE, RankPlan
 from ard.recovery.distillation import Recovery, recover
 from ard.recovery.recover import Build
 from nas_gan.metrics.sampling import latent_bank
@@ -75,7 +75,7 @@ class Run:
     def __call__(
         self,
         fid_budget: float,
-        methods: tuple[Method, ...] = ("tucker2", "svd"),
+        methods: tuple[str, ...] = ("tucker2", "svd"),
         **options: Any,
     ) -> CompressionResult:
         return compress_generator(
