@@ -161,7 +161,7 @@ class Method:
 
     def factor_sizes(self, rank: Rank, shape: Shape, groups: int = 1) -> tuple[int, ...]:
         """Number of weights in each factor, in the order in which the factors are applied."""
-        share = tuple(r // groups for r in rank)
+        share = {name: r // groups for name, r in zip(self.ranks, rank, strict=True)}
         sizes = self._sizes(share, group_shape(shape, groups))
         return tuple(groups * int(size) for size in sizes)
 
@@ -177,29 +177,42 @@ class Method:
             step = multiple_of // math.gcd(multiple_of, groups)  # of one group's rank
             of_one = self.rank_for_fraction(group_shape(shape, groups), fraction, step)
             return tuple(groups * r for r in of_one)
-        largest = self.max_rank(shape)
-        ratio: tuple[float, ...] = (1.0,)
+        largest = dict(zip(self.ranks, self.max_rank(shape), strict=True))
+        parts: Sequence[float] = (1.0,)  # of a single rank
         if len(self.ranks) > 1:
-            ratio = (self.proportions or self.max_rank_of)(shape)
-        # Ranks `a ratio` cost `linear a + quadratic a^2` weights: a factor between two ranks grows
-        # with both, any other one with one of them.
-        linear = quadratic = 0.0
-        for factor, size in zip(self.factors, self._sizes(ratio, shape), strict=True):
-            if factor.depthwise or not {factor.inputs, factor.outputs} <= set(self.ranks):
-                linear += size
-            else:
-                quadratic += size
-        wanted = fraction * math.prod(shape)
-        if quadratic:
-            root = math.sqrt(linear**2 + 4 * quadratic * wanted)
-            share = (root - linear) / (2 * quadratic)
-        else:
-            share = wanted / linear
-        return tuple(snap(share * r, m, multiple_of) for r, m in zip(ratio, largest, strict=True))
+            parts = (self.proportions or self.max_rank_of)(shape)
+        ratio, found = dict(zip(self.ranks, parts, strict=True)), dict[str, float]()
+        while free := {name: part for name, part in ratio.items() if name not in found}:
+            share = self._share(free, found, shape, fraction * math.prod(shape))
+            # A rank that comes to its largest stays there, and the others take what is left.
+            capped = {name for name, most in largest.items() if share * ratio[name] > most}
+            found |= {name: float(largest[name]) for name in free if name in capped} or {
+                name: share * part for name, part in free.items()
+            }
+        return tuple(snap(found[name], most, multiple_of) for name, most in largest.items())
 
-    def _sizes(self, rank: Sequence[float], shape: Shape) -> Iterator[float]:
+    def _share(
+        self, free: Mapping[str, float], fixed: Mapping[str, float], shape: Shape, wanted: float
+    ) -> float:
+        """By what to multiply the free ranks so that the factors hold `wanted` weights.
+
+        A factor between two free ranks grows with both, one with a single free end with that one.
+        """
+        constant = linear = quadratic = 0.0
+        for factor, size in zip(self.factors, self._sizes({**free, **fixed}, shape), strict=True):
+            ends = {factor.outputs} if factor.depthwise else {factor.inputs, factor.outputs}
+            n_free = len(ends & set(free))
+            constant += size * (n_free == 0)
+            linear += size * (n_free == 1)
+            quadratic += size * (n_free == 2)
+        if not quadratic:
+            return (wanted - constant) / linear
+        root = math.sqrt(linear**2 + 4 * quadratic * (wanted - constant))
+        return (root - linear) / (2 * quadratic)
+
+    def _sizes(self, ranks: Mapping[str, float], shape: Shape) -> Iterator[float]:
         c_out, c_in, k_h, k_w = shape
-        channels = {C_IN: c_in, C_OUT: c_out, **dict(zip(self.ranks, rank, strict=True))}
+        channels = {C_IN: c_in, C_OUT: c_out, **ranks}
         return (factor.size(channels, k_h, k_w) for factor in self.factors)
 
 
