@@ -32,13 +32,13 @@ from ard.assembly.statistics import LayerStatistics
 from ard.assembly.surgery import apply_plan
 from ard.baselines.published import published_generator
 from ard.baselines.rules import uniform_ratio
-from ard.plan import Factorization, Method, RankPlan
+from ard.factorization.methods import COMPETITORS
+from ard.plan import Factorization, RankPlan
 from ard.search.proxy import image_error
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 
 SHARES = (0.5, 0.25, 0.1)
-METHODS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
 # The kernel keeps the highest use of memory of a process, and forgets it when told to: what
 # importing took once is far more than what a small kernel needs.
 MEMORY = """
@@ -90,7 +90,7 @@ def measure_layers(bench: RankBench) -> list[dict[str, Any]]:
     rows = []
     with progress("layers", len(bench.layers)) as advance:
         for layer in bench.layers:
-            for method in METHODS:
+            for method in COMPETITORS:
                 for share, choice in zip(SHARES, grid(bench, layer.name, method), strict=False):
                     plan = RankPlan({layer.name: choice})
                     builders = variants(bench)
@@ -105,7 +105,7 @@ def measure_layers(bench: RankBench) -> list[dict[str, Any]]:
     return rows
 
 
-def grid(bench: RankBench, name: str, method: Method) -> list[Factorization]:
+def grid(bench: RankBench, name: str, method: str) -> list[Factorization]:
     return bench.prepared.profile[name].rank_grid(method, SHARES)
 
 
@@ -156,7 +156,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Geometric means over the layers that have every entry compared."""
     table = {(r["layer"], r["method"], r["share"], r["weighting"]): r for r in rows}
     summary = []
-    for method in METHODS:
+    for method in COMPETITORS:
         for share in SHARES:
             layers = sorted({r["layer"] for r in rows if r["method"] == method})
             for weighting in ("inputs", "inputs and outputs", "tensorly, random start"):

@@ -13,7 +13,6 @@ import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 from ard.csv_cells import (
     Cells,
@@ -26,8 +25,8 @@ from ard.csv_cells import (
     whole_cell,
 )
 from ard.errors import LatencyError, TableError
-from ard.layers import Kind, LayerProfile
-from ard.plan import Factorization, Method
+from ard.layers import LayerProfile
+from ard.plan import Factorization
 from ard.signature import LayerSignature
 from nas_gan.files import write_text
 
@@ -201,7 +200,7 @@ class LatencyTable:
     def _times(self) -> dict[tuple[str, Factorization | None], float]:
         return {(row.signature, row.choice): row.milliseconds for row in self.rows}
 
-    def _curve(self, signature: str, method: Method) -> list[tuple[int, float, Factorization]]:
+    def _curve(self, signature: str, method: str) -> list[tuple[int, float, Factorization]]:
         """`(weights, milliseconds, choice)` of one layer by one method, the smallest first."""
         return sorted(
             (_weights(signature, choice), milliseconds, choice)
@@ -212,7 +211,7 @@ class LatencyTable:
 
 def _weights(signature: str, choice: Factorization) -> int:
     layer = LayerSignature.parse(signature)
-    shape = LayerProfile("", cast(Kind, layer.kind), layer.weight_shape, groups=layer.groups)
+    shape = LayerProfile("", layer.kind, layer.weight_shape, groups=layer.groups)
     return shape.params(choice)
 
 

@@ -33,7 +33,7 @@ from ard.pipeline import (
     worthwhile_layers,
 )
 from ard.pipeline import Run as SearchRun
-from ard.plan import DENSE, Method, RankPlan
+from ard.plan import DENSE, RankPlan
 from ard.recovery.distillation import Recovery, recover
 from ard.recovery.recover import Build
 from nas_gan.networks.latents import latent_bank
@@ -82,7 +82,7 @@ class Run:
 
     def search(
         self,
-        methods: tuple[Method, ...] = ("tucker2", "svd"),
+        methods: tuple[str, ...] = ("tucker2", "svd"),
         anchors: int = 0,
         **options: Any,
     ) -> Search:

@@ -67,16 +67,21 @@ def assert_same(module, factors, x):
     assert float((found - expected).abs().max()) < TOLERANCE[x.dtype]
 
 
+EVERY_CONV = [
+    pytest.param(options, method, id=f"{name}-{method}")
+    for name, options in CONVS.items()
+    for method in describe_layer("", conv(options)).methods()
+]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("method", ["tucker2", "spatial_svd", "cp"])
-@pytest.mark.parametrize("options", CONVS.values(), ids=CONVS.keys())
+@pytest.mark.parametrize(("options", "method"), EVERY_CONV)
 def test_a_convolution_is_exact_at_full_rank(options, method, dtype):
     module, x = conv(options, dtype), images(2, 6, 11, 10, dtype=dtype)
     assert_same(module, factorize_layer(module, full_rank(module, method)), x)
 
 
-@pytest.mark.parametrize("method", ["tucker2", "spatial_svd"])
-@pytest.mark.parametrize("options", CONVS.values(), ids=CONVS.keys())
+@pytest.mark.parametrize(("options", "method"), EVERY_CONV)
 def test_a_whitened_convolution_is_exact_at_full_rank(options, method):
     module, x = conv(options), images(4, 6, 11, 10)
     statistics = input_covariances(nn.Sequential(module), x, ["0"])["0"]
@@ -228,11 +233,28 @@ def rebuilt_weight(factors, method):
         return torch.einsum("rihx,oryw->oihw", *weights)
     if method == "tucker2":
         return torch.einsum("sixy,rshw,orxy->oihw", *weights)
+    if method == "tensor_train":
+        return torch.einsum("pixy,qphy,sqxw,osxy->oihw", *weights)
     return torch.einsum("rixy,rxhy,rxyw,orxy->oihw", *weights)
 
 
-@pytest.mark.parametrize("choice", ["tucker2(3, 4)", "spatial_svd(5)", "cp(7)"])
-@pytest.mark.parametrize("options", CONVS.values(), ids=CONVS.keys())
+REBUILT = {
+    "tucker2": "tucker2(3, 4)",
+    "spatial_svd": "spatial_svd(5)",
+    "cp": "cp(7)",
+    "tensor_train": "tensor_train(4, 5, 3)",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "choice"),
+    [
+        pytest.param(options, choice, id=f"{name}-{method}")
+        for name, options in CONVS.items()
+        for method, choice in REBUILT.items()
+        if method in describe_layer("", conv(options)).methods()
+    ],
+)
 def test_factors_compute_what_the_rebuilt_kernel_computes(options, choice):
     module, choice = conv(options), Factorization.parse(choice)
     if choice.rank > full_rank(module, choice.method).rank:
@@ -243,6 +265,7 @@ def test_factors_compute_what_the_rebuilt_kernel_computes(options, choice):
     assert_same(dense, factors, images(2, 6, 11, 10))
 
 
+TRAIN = "tensor_train(3, 7, 5)"
 CHOICES = [
     (nn.Linear(6, 20), "svd(3)"),
     (nn.Linear(6, 20, bias=False), "svd(3)"),
@@ -259,6 +282,10 @@ CHOICES = [
     (nn.Conv2d(6, 20, (3, 5), stride=(2, 1), groups=2), "spatial_svd(4)"),
     (nn.Conv2d(6, 20, (3, 5), stride=(2, 1), groups=2), "cp(4)"),
     (nn.Conv2d(6, 20, 1, stride=2, groups=2), "svd(4)"),
+    (nn.Conv2d(6, 20, (3, 5), stride=(2, 1), padding=(1, 0), dilation=(1, 2)), TRAIN),
+    (nn.ConvTranspose2d(6, 20, (4, 3), stride=(2, 3), padding=1), TRAIN),
+    (nn.ConvTranspose2d(6, 20, 4, stride=2, groups=2), "tensor_train(4, 6, 8)"),
+    (nn.Conv2d(6, 20, (3, 5), stride=(2, 1), groups=2), "tensor_train(4, 6, 8)"),
 ]
 
 

@@ -1,0 +1,44 @@
+"""The factorization methods by name: one file and one line here for each.
+
+A method from elsewhere joins them by `register`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ard.errors import RankError
+from ard.factorization.cp import CP
+from ard.factorization.method import Method
+from ard.factorization.spatial_svd import SPATIAL_SVD
+from ard.factorization.svd import SVD
+from ard.factorization.tensor_train import TENSOR_TRAIN
+from ard.factorization.tucker import TUCKER2
+
+# What competes on every layer unless a caller asks for other methods. A tensor train does not: on
+# the shipped generator it is nowhere better than all of these (`competition` in
+# benchmarks/factorization.py).
+_COMPETING = (TUCKER2, SPATIAL_SVD, SVD, CP)
+COMPETITORS = tuple(method.name for method in _COMPETING)
+# The order is that of tables, legends and help texts.
+METHODS: dict[str, Method] = {method.name: method for method in (*_COMPETING, TENSOR_TRAIN)}
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    # Settings of commands take names of this type, whose values are the choices of an option.
+    MethodName = Literal[tuple(METHODS)]
+
+
+def register(method: Method) -> None:
+    """Make a method known by its name, to plans, tables, pictures and `compress_generator`.
+
+    A process that other processes compute for registers it in each of them.
+
+    Raises:
+        RankError: another method has that name, or it is none that a plan could hold.
+    """
+    if not (method.name.isascii() and method.name.isidentifier()):
+        raise RankError(f"the name of a method is one word; got {method.name!r}")
+    if METHODS.setdefault(method.name, method) is not method:
+        raise RankError(f"there is a method {method.name!r} already; choose another name")
