@@ -21,7 +21,7 @@ def check_device(name: str, dtype: torch.dtype = torch.float32) -> torch.device:
         if dtype == torch.float64 and device.type in _WITHOUT_DOUBLE:
             raise InvalidValueError(
                 f"precision fp64 needs double precision, which device {name!r} does not have; "
-                "try --device cpu, or --precision fp32"
+                "try device cpu, or precision fp32"
             )
         torch.zeros(1, device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""The state of an unfinished run: what a continuation loads, and whether it may."""
+"""The state of an unfinished run: saving it, and resuming if the settings are the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas_gan.errors import CheckpointError
 
 
 class Stateful(Protocol):
-    """A step of the training loop that can be put aside."""
+    """A step of the training loop that can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -19,7 +19,7 @@ class Stateful(Protocol):
 
 
 def save_state(run_dir: Path, settings: Mapping[str, str], step: Stateful, done: int) -> None:
-    """Write everything that a continuation from `done` finished updates needs.
+    """Save all that is needed to resume after `done` updates.
 
     `settings` are those that decide what the run computes.
     """
@@ -33,13 +33,20 @@ def resume(
     step: Stateful,
     reasons: Mapping[str, str] | None = None,
 ) -> int:
-    """Load the state of an unfinished run, if there is one; returns the next index.
+    """Load the state of an unfinished run, if there is one.
 
-    `reasons` say of settings why another value is another run, where that needs to be told.
+    Args:
+        run_dir: the directory of the run.
+        settings: those that decide what the run computes.
+        step: what the state is loaded into.
+        reasons: why another value of a setting makes another run, if that is not obvious.
+
+    Returns:
+        The index of the next update; 0 if there is no state.
 
     Raises:
-        CheckpointError: the directory belongs to a run with other settings or data, or its state
-            is damaged.
+        CheckpointError: the directory holds a run with other settings or data, or its state is
+            damaged.
     """
     path = run_dir / "state.pt"
     if not path.exists():
@@ -49,17 +56,19 @@ def resume(
         theirs = dict(state["config"])
         step_state, first = state["step_state"], int(state["step"])
     except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a training state; use another --run-dir") from error
+        raise CheckpointError(f"{path}: not a training state; use another run directory") from error
     for name in settings:
         if theirs.get(name) != settings[name]:
             reason = (reasons or {}).get(name)
             raise CheckpointError(
                 f"{run_dir} holds a run with {name} = {theirs.get(name)}, "
-                f"asked for {settings[name]}; use another --run-dir"
+                f"asked for {settings[name]}; use another run directory"
                 + (f" ({reason})" if reason else "")
             )
     try:
         step.load_state_dict(step_state)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged training state; use another --run-dir") from error
+        raise CheckpointError(
+            f"{path}: damaged training state; use another run directory"
+        ) from error
     return first

@@ -119,3 +119,9 @@ def test_a_bar_inside_a_bar_leaves_the_outer_one_at_its_own_count(capsys):
     shown = capsys.readouterr().err
     assert "2/2" in shown
     assert "inner" not in shown.splitlines()[-1]
+
+
+def test_a_bar_that_is_not_shown_draws_nothing(capsys):
+    with progress("measuring", 10, shown=False) as advance:
+        advance(10)
+    assert capsys.readouterr().err == ""

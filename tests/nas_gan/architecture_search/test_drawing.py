@@ -58,7 +58,7 @@ def test_without_graphviz_the_source_is_written_and_one_line_says_so(tmp_path, m
     reason = draw(D_GENOTYPE, tmp_path / "g.gv")
     assert reason is not None
     assert "\n" not in reason
-    assert "Graphviz (dot) is not on this machine" in reason
+    assert "Graphviz (dot) is not installed" in reason
     assert [path.name for path in tmp_path.iterdir()] == ["g.gv"]
 
 
