@@ -33,6 +33,7 @@ from ard.session.setting import Setting
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
 from nas_gan.files import write_text
+from nas_gan.zoo import display_name
 
 LATENCY_BATCHES = (1, 64)
 
@@ -86,7 +87,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     report = make_report(
         result,
         setting,
-        checkpoint=config.checkpoint.name,
+        checkpoint=display_name(config.checkpoint),
         objective=config.objective,
         budget=allowed,
         budget_text=budget.text,

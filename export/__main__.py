@@ -28,6 +28,7 @@ from export.to_tensorrt import INSTALL, RtxChoice, rtx_available
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.files import sha256
+from nas_gan.zoo import local_path
 
 LABELS = ("params", "MACs", "ONNX bytes", "largest difference", "PSNR dB", "engines for")
 
@@ -37,7 +38,7 @@ class Config:
     """What to export, and how."""
 
     run_or_checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A run directory of `python -m ard.compress`, or a checkpoint file."""
+    """A run directory of `python -m ard.compress`, a checkpoint file, or a shipped zoo:NAME."""
     out: Path
     """Folder to write; a bundle that is there already is replaced."""
     precision: Precision = "fp32"
@@ -92,7 +93,7 @@ def main(config: Config) -> None:
 def _sources(given: Path, with_dense: bool) -> tuple[Path, Path | None]:
     """The checkpoint to export, and that of the generator it was compressed from if asked for."""
     if not given.is_dir():
-        return given, None
+        return local_path(given), None
     compressed, settings = given / "compressed.pt", given / "config.json"
     if not compressed.is_file():
         raise ExportError(
@@ -109,7 +110,7 @@ def _sources(given: Path, with_dense: bool) -> tuple[Path, Path | None]:
             "use --no-dense"
         ) from error
     # As it was given on the command line of the run: from there, or beside the run directory.
-    for dense in (written, given / written, given.parent / written):
+    for dense in (local_path(written), given / written, given.parent / written):
         if dense.is_file():
             return compressed, dense
     raise ExportError(

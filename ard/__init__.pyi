@@ -1,0 +1,34 @@
+"""The public names of `ard`; each is imported when it is first used."""
+
+from .assembly.surgery import apply_plan as apply_plan
+from .costs.cost import LayerCost as LayerCost
+from .costs.cost import macs_cost as macs_cost
+from .costs.cost import make_cost as make_cost
+from .costs.cost import params_cost as params_cost
+from .errors import ArdError as ArdError
+from .layers import LayerProfile as LayerProfile
+from .layers import Profile as Profile
+from .layers import profile_layers as profile_layers
+from .measuring.evaluate import Candidate as Candidate
+from .measuring.evaluate import Evaluation as Evaluation
+from .measuring.evaluate import Evaluator as Evaluator
+from .measuring.evaluate import FidEvaluator as FidEvaluator
+from .measuring.evaluate import ScoreEvaluator as ScoreEvaluator
+from .measuring.executors import Executor as Executor
+from .measuring.executors import RayExecutor as RayExecutor
+from .measuring.executors import SerialExecutor as SerialExecutor
+from .measuring.journal import FileJournal as FileJournal
+from .measuring.journal import Journal as Journal
+from .measuring.journal import MemoryJournal as MemoryJournal
+from .measuring.measurement import Measurement as Measurement
+from .measuring.sensitivity import SensitivityTable as SensitivityTable
+from .pipeline import CompressionResult as CompressionResult
+from .pipeline import Evaluators as Evaluators
+from .pipeline import compress_generator as compress_generator
+from .plan import Factorization as Factorization
+from .plan import RankPlan as RankPlan
+from .recovery.distillation import Recovery as Recovery
+from .recovery.distillation import recover as recover
+from .recovery.distillation import rows_of as rows_of
+from .recovery.store import RecoveredStore as RecoveredStore
+from .recovery.store import compressed_checkpoint as compressed_checkpoint

@@ -1,0 +1,37 @@
+"""The public names of `nas_gan`; each is imported when it is first used."""
+
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import build_generator as build_generator
+from .checkpoint import build_saved_discriminator as build_saved_discriminator
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import save_checkpoint as save_checkpoint
+from .data.loading import load_dataset as load_dataset
+from .errors import CheckpointError as CheckpointError
+from .errors import DivergedError as DivergedError
+from .errors import InvalidValueError as InvalidValueError
+from .errors import MissingDataError as MissingDataError
+from .errors import NasGanError as NasGanError
+from .losses.base import AdversarialLoss as AdversarialLoss
+from .losses.registry import make_loss as make_loss
+from .metrics.features import FeatureExtractor as FeatureExtractor
+from .metrics.features import make_extractor as make_extractor
+from .metrics.frechet import DeltaFid as DeltaFid
+from .metrics.frechet import FeatureStatistics as FeatureStatistics
+from .metrics.frechet import FrechetReference as FrechetReference
+from .metrics.frechet import PairedFid as PairedFid
+from .metrics.frechet import StreamingStatistics as StreamingStatistics
+from .metrics.frechet import frechet_distance as frechet_distance
+from .metrics.frechet import statistics_of as statistics_of
+from .metrics.reference import find_reference as find_reference
+from .metrics.reference import load_statistics as load_statistics
+from .metrics.reference import save_statistics as save_statistics
+from .metrics.sampling import extract_features as extract_features
+from .metrics.sampling import latent_bank as latent_bank
+from .metrics.sampling import latents_of as latents_of
+from .networks.genotype import Genotype as Genotype
+from .networks.models import build_model as build_model
+from .networks.searched import Generator as Generator
+from .networks.searched import GeneratorConfig as GeneratorConfig
+from .training.loop import Step as Step
+from .training.loop import TrainingResult as TrainingResult
+from .training.loop import run_training as run_training
