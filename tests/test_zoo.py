@@ -1,8 +1,11 @@
 """The shipped checkpoints: what they hold, and the names that find them."""
 
 import json
+import logging
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +91,35 @@ def test_an_unknown_zoo_name_says_which_exist(path):
         load_checkpoint(Path(path))
     for known in CURVES:
         assert f"zoo:{known}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ard.compress zoo:fashion --fid-budget 5%",
+        "ard.sweep zoo:fashion",
+        "ard.pareto zoo:fashion --budgets 5%",
+        "ard.latency zoo:fashion --out layers",
+        "nas_gan.sample zoo:fashion",
+        "nas_gan.evaluate zoo:fashion",
+        "nas_gan.evaluate zoo:fashion_mnist --against zoo:fashion --samples 8",
+        "nas_gan.figures betas --checkpoint zoo:fashion",
+        "export zoo:fashion --out bundle",
+    ],
+)
+def test_every_command_that_takes_a_checkpoint_looks_names_up_in_the_zoo(
+    line, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", line.split())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # another test has imported the module
+        with pytest.raises(SystemExit) as left:
+            runpy.run_module(line.split()[0], run_name="__main__", alter_sys=True)
+    logging.captureWarnings(False)
+    assert left.value.code == 1
+    assert "choose one of zoo:adversarial_nas, zoo:fashion_mnist" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_takes_a_zoo_name_from_any_folder(tmp_path):
