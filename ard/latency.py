@@ -45,7 +45,7 @@ class LatencyConfig:
     """Which layers under which choices, and where and how they are timed."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
-    """A .pt or .safetensors file, native or of the published code."""
+    """A .pt or .safetensors file, native or of the published code; zoo:NAME for a shipped one."""
     out: Path = tyro.MISSING
     """Folder of the layers."""
     methods: tuple[MethodName, ...] = COMPETITORS

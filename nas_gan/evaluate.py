@@ -71,7 +71,8 @@ class EvaluateConfig:
     """Which generator or images, by which metrics, in which features, against what."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A .pt or .safetensors file, dense or compressed; a folder of images; or an .npz of images."""
+    """A .pt or .safetensors file, dense or compressed; zoo:NAME for a shipped one; a folder or an
+    .npz of images."""
     against: Path | None = None
     """The dense generator: also reports ΔFID on the same latents, with a 95 % interval. Features of
     all samples are then kept: 8 kB an image and side with Inception."""

@@ -33,7 +33,7 @@ class SweepConfig(MeasuringConfig):
     """Which choices are looked at, and what is to become small."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
-    """A .pt or .safetensors file, native or of the published code."""
+    """A .pt or .safetensors file, native or of the published code; zoo:NAME for a shipped one."""
     objective: ObjectiveName = "params"
     """What to make small."""
     weights: tuple[str, ...] = ()
