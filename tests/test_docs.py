@@ -24,12 +24,11 @@ import torch
 
 from ard.assembly.assembler import MAX_OUTPUTS, N_MOMENTS
 from ard.assembly.statistics import MAX_POSITIONS
-from ard.factorization.cp import MAX_DEGENERACY
+from ard.factorization.cp import MAX_DEGENERACY, MAX_WEIGHTS
 from ard.factorization.whitening import RIDGE
 from ard.pipeline import FRACTIONS, MIN_SHARE
 from ard.recovery.adversarial import Polish
 from ard.search.allocation import N_BINS
-from ard.search.candidates import MAX_CP_WEIGHTS
 from ard.search.controller import WORTHWHILE
 from ard.session.recovering import FEATURE_WEIGHT
 from ard.session.search import N_PROXY
@@ -416,7 +415,7 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"features of {N_PROXY} images",
         f"on the same {N_MOMENTS} latents",
         f"`--feature-weight`, is {FEATURE_WEIGHT:g} where it holds one",
-        f"kernels of more than {MAX_CP_WEIGHTS:,} weights",
+        f"kernels of more than {MAX_WEIGHTS:,} weights",
         f"more than {MAX_OUTPUTS:,} outputs",
         f"kernel is kept below {MAX_DEGENERACY:g}",
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),
