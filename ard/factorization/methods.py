@@ -15,9 +15,9 @@ from ard.factorization.svd import SVD
 from ard.factorization.tensor_train import TENSOR_TRAIN
 from ard.factorization.tucker import TUCKER2
 
-# What competes on every layer unless a caller asks for other methods. A tensor train does not: on
-# the shipped generator it is nowhere better than all of these (`competition` in
-# benchmarks/factorization.py).
+# What competes on every layer unless a caller asks for other methods. Tensor train does not: of the
+# choices that are left on the shipped generator it has 2 of 116 (`competition` in
+# benchmarks/factorization.py), and tables of latencies that were measured without it would not do.
 _COMPETING = (TUCKER2, SPATIAL_SVD, SVD, CP)
 COMPETITORS = tuple(method.name for method in _COMPETING)
 # The order is that of tables, legends and help texts.
