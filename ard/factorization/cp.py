@@ -2,10 +2,10 @@
 
 Of two CP fits with the same error, the one whose terms are large and cancel each other is useless:
 a small change of a factor, by rounding or by training, changes the kernel a lot. Such fits are not
-rare, for some kernels a best one does not even exist and the terms grow for ever (de Silva and Lim,
-"Tensor rank and the ill-posedness of the best low-rank approximation problem", 2008). Here the
-power of the terms is measured against that of the kernel, and a fit is repeated with a price on it
-until it is within a bound.
+rare. Some kernels have no best approximation at all, and the terms grow without bound (de Silva and
+Lim, "Tensor rank and the ill-posedness of the best low-rank approximation problem", 2008). Here the
+power of the terms is compared with that of the kernel, and the fit is repeated with a rising
+penalty on it until it is within a bound.
 
 References: Phan, Sobolev, Sozykin, Ermilov, Gusak, Tichavsky, Glukhov, Oseledets and Cichocki,
 "Stable low-rank tensor decomposition for compression of convolutional neural network", ECCV 2020.
