@@ -28,8 +28,8 @@ def correct_batchnorm(
     Both nets run on the same latents. A mean moves by the difference that is found, a variance is
     scaled by the ratio. Statistics measured afresh would also change a net that was not factorized
     at all: a trained net's are those of its training, often of other weights than the averaged
-    ones, and the dense net that it is compared with keeps them. Who corrects many plans passes the
-    dense net's own `batch_moments` on the latents, so that it runs once.
+    ones, and the dense net that it is compared with keeps them. To correct many plans, pass the
+    dense net's `batch_moments` on the same latents, so that it runs only once.
     """
     corrected = copy.deepcopy(factorized).eval()
     before = dense_moments

@@ -1,9 +1,9 @@
-"""Closed-form repair, front to back: each replaced layer is fitted to what the dense one puts out.
+"""Closed-form repair, front to back: each replaced layer is fitted to the outputs of the dense one.
 
-A factorization is found for the inputs that its layer had in the dense net, and it loses energy:
-whatever it drops was variance of the output. Behind other factorized layers the losses pile up.
-So the layers are visited in execution order, each on the activations of the compressed net so far,
-and the last factor of each, a linear map, is changed in closed form. No gradient is needed, and no
+A factorization is computed for the inputs that its layer has in the dense net, and it loses energy:
+whatever it drops was variance of the output. Over several factorized layers the losses add up. So
+the layers are visited in execution order, each on the activations of the compressed net so far, and
+the last factor of each, a linear map, is changed in closed form. This needs no gradients and no
 data.
 """
 
@@ -52,9 +52,9 @@ def calibrate(
     `moments` gives every output channel the mean and the variance that it had: it undoes the loss
     of energy, which a Fréchet distance punishes. `least_squares` minimises the error of the output
     instead (He, Zhang, Sun: Channel Pruning, 2017); the images are then closest, but smoother than
-    the dense net's, since a best guess has less variance than what it guesses. Take it where the
-    score is an image error. A layer that `targets` does not hold, or whose last
-    factor is not a plain convolution or linear map (a transposed or grouped one), stays as it is.
+    the dense net's, since a best guess has less variance than what it guesses. Use it if the score
+    is an image error. A layer that is not in `targets`, or whose last factor is not a plain
+    convolution or linear map (a transposed or grouped one), is left unchanged.
     """
     calibrated = copy.deepcopy(factorized).eval()
     for name in names if fit != "none" else ():

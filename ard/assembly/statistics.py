@@ -1,8 +1,8 @@
 """Second moments of what enters each layer and of what its outputs are worth, over latents.
 
-A factorization that knows its inputs spends its rank where signals are; one that knows the
-gradients of the image at its outputs spends it where they are seen. Latents cost nothing, so the
-moments can be measured on as many as one likes, without any data.
+A factorization that knows its inputs spends its rank where the signal is; one that knows the
+gradients of the image at its outputs spends it where it is visible. Latents are free, so the
+moments can be measured on any number of them, without data.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Of two CP fits with the same error, the one whose terms are large and cancel each other is useless:
 a small change of a factor, by rounding or by training, changes the kernel a lot. Such fits are not
-rare, for some kernels a best one does not even exist and the terms grow for ever (de Silva and Lim,
-"Tensor rank and the ill-posedness of the best low-rank approximation problem", 2008). Here the
-power of the terms is measured against that of the kernel, and a fit is repeated with a price on it
-until it is within a bound.
+rare. Some kernels have no best approximation at all, and the terms grow without bound (de Silva and
+Lim, "Tensor rank and the ill-posedness of the best low-rank approximation problem", 2008). Here the
+power of the terms is compared with that of the kernel, and the fit is repeated with a rising
+penalty on it until it is within a bound.
 
 References: Phan, Sobolev, Sozykin, Ermilov, Gusak, Tichavsky, Glukhov, Oseledets and Cichocki,
 "Stable low-rank tensor decomposition for compression of convolutional neural network", ECCV 2020.
@@ -141,23 +141,24 @@ def _bounded_als(weight: Tensor, rank: int, n_iter_max: int, max_degeneracy: flo
     With a price `p` the iteration minimises `||W - W'||^2 + p sum_r ||term_r||^2`, one factor at a
     time. At zero for that factor this is 1, so the sum is at most `1 / p` after every step.
     """
-    factors = _als(weight, _split_spatial_svd(weight, rank), n_iter_max)
+    factors = alternating_least_squares(weight, spatial_svd_terms(weight, rank), n_iter_max)
     for price in (*(p for p in PRICES if p < 1 / max_degeneracy), 1 / max_degeneracy):
         if price > 0:
-            factors = _als(weight, factors, n_iter_max, price)
+            factors = alternating_least_squares(weight, factors, n_iter_max, price)
         if degeneracy((None, factors), norm=1.0) <= max_degeneracy:
             break
     return factors
 
 
-def _als(
+@torch_backend()
+def alternating_least_squares(
     weight: Tensor, factors: list[Tensor], n_iter_max: int, price: float = 0.0
 ) -> list[Tensor]:
     """Alternating least squares on a kernel of unit norm; the sweeps of `tensorly`'s `parafac`.
 
     That one has no price on terms, and forms the Khatri-Rao product of three modes, up to
     `(c_out c_in k, r)`, for each mode of each sweep. Contracting the long channel mode first and
-    sharing the result takes 13 to 32 times less processor time for the same sweeps (`engines` in
+    sharing the result, the same sweeps take 23 to 36 times less processor time (`engines` in
     benchmarks/factorization.py).
     """
     a, b, u, v = factors
@@ -193,7 +194,8 @@ def _least_squares(projection: Tensor, price: float, *others: Tensor) -> Tensor:
     return torch.linalg.solve(gram, projection.T).T
 
 
-def _split_spatial_svd(weight: Tensor, rank: int) -> list[Tensor]:
+@torch_backend()
+def spatial_svd_terms(weight: Tensor, rank: int) -> list[Tensor]:
     """Rank-one terms of the spatial SVD, the `rank` largest first.
 
     A term of the spatial SVD is a `(c_out, k_w)` matrix times a `(c_in, k_h)` matrix; the SVDs of

@@ -1,6 +1,6 @@
-"""The factorization methods by name: one file and one line here for each.
+"""The factorization methods by name: one file for each, and one line here.
 
-A method from elsewhere joins them by `register`.
+Methods from outside this package join them by `register`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ard.factorization.svd import SVD
 from ard.factorization.tensor_train import TENSOR_TRAIN
 from ard.factorization.tucker import TUCKER2
 
-# What competes on every layer unless a caller asks for other methods. A tensor train does not: on
-# the shipped generator it is nowhere better than all of these (`competition` in
-# benchmarks/factorization.py).
+# What competes on every layer unless a caller asks for other methods. Tensor train does not: of the
+# choices that are left on the shipped generator it has 2 of 116 (`competition` in
+# benchmarks/factorization.py), and tables of latencies that were measured without it would not do.
 _COMPETING = (TUCKER2, SPATIAL_SVD, SVD, CP)
 COMPETITORS = tuple(method.name for method in _COMPETING)
 # The order is that of tables, legends and help texts.
@@ -33,10 +33,10 @@ else:
 def register(method: Method) -> None:
     """Make a method known by its name, to plans, tables, pictures and `compress_generator`.
 
-    A process that other processes compute for registers it in each of them.
+    With an executor that computes in other processes, register it in each of them.
 
     Raises:
-        RankError: another method has that name, or it is none that a plan could hold.
+        RankError: another method has that name, or a plan could not hold the name.
     """
     if not (method.name.isascii() and method.name.isidentifier()):
         raise RankError(f"the name of a method is one word; got {method.name!r}")

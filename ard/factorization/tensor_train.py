@@ -13,9 +13,10 @@ from ard.factorization.ranks import Rank, Shape
 from ard.factorization.svd import economy_svd
 from ard.factorization.whitening import Whitening
 
-# The rank in the middle, of the smaller one at the ends. At equal weights it had the least output
-# error of 0.75, 1, 1.25, 1.5 and 2 on the kernels of the shipped generator, weighted on both sides;
-# the ratio of the largest ranks, 3 or 5, has 1.3 to 1.7 times as much.
+# The rank in the middle, as a multiple of the smaller one at the ends. Of those from 0.75 to 2 it
+# leaves the least error for the same number of weights, give or take a few in a thousand; the ratio
+# of the largest ranks, 3 or 5, leaves up to 1.7 times as much (`tensor_train_middle` in
+# benchmarks/factorization.py).
 MIDDLE = 1.25
 
 

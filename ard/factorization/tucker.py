@@ -72,8 +72,8 @@ def _hooi(weight: Tensor, rank: Rank, n_iter_max: int) -> tuple[Tensor, list[Ten
 
     The sweeps of `tensorly`'s `partial_tucker`, which takes the SVD that it is given for the start
     alone and an economy SVD of every projected unfolding after that. With the eigenvectors of the
-    small Gram matrices it takes 2 to 6 times less processor time for the same error at half the
-    channels (`engines` in benchmarks/factorization.py).
+    small Gram matrices the same sweeps take 2 to 5 times less processor time, the more the larger
+    the rank (`engines` in benchmarks/factorization.py).
     """
     bases = [leading_left_vectors(unfold(weight, mode), r) for mode, r in enumerate(rank)]
     core = multi_mode_dot(weight, bases, modes=[0, 1], transpose=True)

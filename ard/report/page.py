@@ -389,7 +389,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
     def lane(row: Row) -> float:
         used = methods[row.layer]
         offset = used.index(row.choice.method) - (len(used) - 1) / 2
-        return names.index(row.layer) + 0.25 * offset
+        return names.index(row.layer) + min(0.25, 0.8 / len(used)) * offset
 
     def text(row: Row) -> str:
         kept = f", {row.params / dense[row.layer]:.0%} kept" if row.layer in dense else ""

@@ -43,7 +43,7 @@ def output_error(
 ) -> float:
     """Relative error of the factors' outputs, `||(y - y') root|| / ||y root||` over `inputs`.
 
-    `root (c_out, c_out)` weighs channels, which stand second in maps and last in vectors.
+    `root (c_out, c_out)` weights the channels: the second dimension of maps, the last of vectors.
     """
     with torch.no_grad():
         dense, found = module(inputs), factors(inputs)

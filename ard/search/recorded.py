@@ -255,7 +255,7 @@ def latency_costs(text: str, table: SensitivityTable, times: LatencyTable) -> Re
     if missing := [name for name in names if name not in signatures]:
         raise TableError(
             f"the table has no {SIGNATURE} for {missing[0]}, by which a time could be looked up; "
-            "sweep again with this version, or choose by another objective"
+            "sweep again with this version, or choose another objective"
         )
     cost = LatencyCost(times)
     layers = {

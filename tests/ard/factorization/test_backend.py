@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -45,3 +48,12 @@ def test_the_backend_comes_back_after_an_error(backend):
     with pytest.raises(KeyError), torch_backend():
         raise KeyError
     assert tl.get_backend() == backend
+
+
+def test_importing_the_room_sets_no_backend():
+    code = "import tensorly, ard.factorization.methods; print(tensorly.get_backend())"
+    environment = {**os.environ, "TENSORLY_BACKEND": "numpy"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == "numpy"

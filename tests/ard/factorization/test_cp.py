@@ -127,7 +127,7 @@ def test_the_sweeps_are_those_of_tensorly(shape):
         l2_reg=module.RIDGE,
     )
     with torch_backend():
-        found = module._als(weight, start, 7)
+        found = module.alternating_least_squares(weight, start, 7)
     # Equal up to rounding, which seven ill-conditioned solves have made larger.
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, torch.from_numpy(b), rtol=1e-6)

@@ -1,9 +1,12 @@
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from ard.errors import RankError
+from ard.factorization import methods
 from ard.factorization.method import Covariances, Factor
 from ard.factorization.methods import COMPETITORS, METHODS, register
 
@@ -77,3 +80,12 @@ def test_a_name_belongs_to_one_method():
     with pytest.raises(RankError, match="one word; got 'two words'"):
         register(replace(TUCKER2, name="two words"))
     assert METHODS["tucker2"] is TUCKER2
+
+
+def test_the_room_knows_of_nothing_of_ours_but_errors():
+    for path in Path(methods.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None) or "", *(a.name for a in node.names)]
+                ours = [n for n in names if n.split(".")[0] in ("ard", "nas_gan", "export")]
+                assert all(n == "ard.errors" or n.startswith("ard.factorization.") for n in ours)
