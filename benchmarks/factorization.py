@@ -310,7 +310,7 @@ def measure_competition(bench: RankBench) -> list[dict[str, Any]]:
     for left_out in ((), ("tensor_train",), ("cp",), ("cp", "tensor_train")):
         methods = [name for name in METHODS if name not in left_out]
         started = time.process_time()
-        prepared = prepare(bench.generator, bench.latents, methods=methods)
+        prepared = prepare(bench.search(grid=RankGrid(tuple(methods))))
         seconds = time.process_time() - started
         left = Counter(choice.method for _, choice in prepared.choices)
         rows.append({"methods": methods, "left": dict(left), "seconds": seconds})

@@ -34,6 +34,7 @@ def test_every_public_name_says_in_a_sentence_what_it_is(package: str, name: str
     assert value.__module__.partition(".")[0] == package
     # Of its own: a dataclass without a docstring shows its signature, a subclass that of its base.
     docstring = inspect.getdoc(value) if inspect.isroutine(value) else value.__dict__["__doc__"]
+    assert docstring, f"{package}.{name} has no docstring"
     first, *_ = docstring.strip().splitlines()
     assert not first.startswith(f"{name}("), f"{package}.{name} has no docstring"
     assert re.match(r"[A-Z0-9`].*\.$", first), f"{package}.{name}: {first!r} is no sentence"
