@@ -8,8 +8,6 @@ weights in the cache, and pays for a call that a whole net pays once.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +27,7 @@ from ard.layers import LayerProfile
 from ard.plan import Factorization
 from ard.signature import LayerSignature
 from nas_gan.files import write_text
+from nas_gan.tables import csv_text
 
 COLUMNS = (
     "signature", "choice", "batch", "milliseconds", "ci_low", "ci_high",
@@ -117,15 +116,13 @@ class LatencyTable:
 
     def to_csv(self) -> str:
         """The columns of `COLUMNS`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        rows = []
         for row in self.rows:
             c = row.conditions
             times = (row.milliseconds, row.ci_low, row.ci_high)
             place = (c.runtime, c.device, c.threads, c.precision)
-            writer.writerow([row.signature, _name(row.choice), c.batch, *times, *place])
-        return text.getvalue()
+            rows.append((row.signature, _name(row.choice), c.batch, *times, *place))
+        return csv_text(COLUMNS, rows)
 
     def save(self, path: Path) -> None:
         """Write `to_csv`, whole or not at all."""
