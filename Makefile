@@ -2,27 +2,36 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One thread per worker: two workers with two threads each would fight for two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check slow docs wheel clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m ard.compress nas_gan/zoo/fashion_mnist.pt --fid-budget 20% --samples 2600 \
+	$(BIN)/python -m ard.compress zoo:fashion_mnist --fid-budget 20% --samples 2600 \
 		--sweep-samples 400 --fractions 0.5 0.3 0.18 0.1 0.06 --anchors 12 \
 		--recover-steps 50 --recover-batch 16 --max-trials 3 --run-dir runs/demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-check: test
+check: test docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --allow-untyped-defs --cache-dir .mypy_cache/tests tests
 
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
 
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean --quiet
+
+wheel: $(VENV)/installed-dev
+	$(BIN)/python -m build --no-isolation
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site build dist
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

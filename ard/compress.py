@@ -30,6 +30,7 @@ from ard.session.record import environment
 from ard.session.saving import save_found
 from ard.session.search import open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
+from nas_gan.zoo import display_name
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     report = make_report(
         result,
         session,
-        checkpoint=config.checkpoint.name,
+        checkpoint=display_name(config.checkpoint),
         objective=config.objective,
         budget=budget,
         latency=latency,

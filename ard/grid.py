@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ard.factorization.methods import COMPETITORS
 from ard.layers import LayerProfile
-from ard.plan import Factorization, Method
+from ard.plan import Factorization
 
-COMPETITORS: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
 FRACTIONS = (0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05)
 
 
@@ -22,7 +22,7 @@ class RankGrid:
         multiple_of: ranks are rounded to it where a layer is wide enough.
     """
 
-    methods: tuple[Method, ...] = COMPETITORS
+    methods: tuple[str, ...] = COMPETITORS
     fractions: tuple[float, ...] = FRACTIONS
     multiple_of: int = 1
 

@@ -30,9 +30,9 @@ from ard.costs.layer_times import (
     to_text,
     write_wanted,
 )
-from ard.grid import COMPETITORS, RankGrid
+from ard.factorization.methods import COMPETITORS, MethodName
+from ard.grid import RankGrid
 from ard.layers import LayerProfile, profile_layers
-from ard.plan import Method
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
@@ -45,10 +45,10 @@ class LatencyConfig:
     """Which layers under which choices, and where and how they are timed."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
-    """A .pt or .safetensors file, native or of the published code."""
+    """A .pt or .safetensors file, native or of the published code; zoo:NAME for a shipped one."""
     out: Path = tyro.MISSING
     """Folder of the layers."""
-    methods: tuple[Method, ...] = COMPETITORS
+    methods: tuple[MethodName, ...] = COMPETITORS
     """Factorizations to time on every layer."""
     fractions: tuple[float, ...] = FRACTIONS
     """Shares of a layer's weights to time; what lies between two of them is interpolated."""

@@ -7,46 +7,28 @@ one image; bias additions, activations and normalisation are not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from ard.errors import NonFiniteError, NothingToFactorizeError, RankError
-from ard.factorization.ranks import (
-    Shape,
-    check_rank,
-    factor_sizes,
-    group_shape,
-    max_rank,
-    rank_for_fraction,
-)
-from ard.plan import Factorization, Method
+from ard.factorization.methods import METHODS
+from ard.factorization.ranks import Rank, Shape, group_shape
+from ard.plan import Factorization
 from ard.signature import signature_of
-from nas_gan.networks.structure import evaluating, weight_sharers
+from nas_gan.networks.hooks import OnOutput, observing
+from nas_gan.networks.layer_types import (
+    LAYER_TYPES,
+    Kind,
+    Layer,
+    LayerType,
+    is_plain,
+    layer_type_of,
+)
+from nas_gan.networks.structure import weight_sharers
 
-Kind = Literal[
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-    "linear",
-]
-KINDS: dict[type[nn.Module], Kind] = {
-    nn.Conv1d: "conv1d",
-    nn.Conv2d: "conv2d",
-    nn.Conv3d: "conv3d",
-    nn.ConvTranspose1d: "conv_transpose1d",
-    nn.ConvTranspose2d: "conv_transpose2d",
-    nn.ConvTranspose3d: "conv_transpose3d",
-    nn.Linear: "linear",
-}
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-Layer = Conv | Transposed | nn.Linear
 # Fewer channels than this on either side leave no rank between "nothing" and "all of it". The
 # image convolution with its three colours is the usual case.
 MIN_CHANNELS = 4
@@ -79,9 +61,14 @@ class LayerProfile:
     signatures: tuple[str, ...] = field(default=(), compare=False)
 
     @property
+    def layer_type(self) -> LayerType:
+        """Which of torch's layers it is."""
+        return LAYER_TYPES[self.kind]
+
+    @property
     def transposed(self) -> bool:
         """Whether the layer is a transposed convolution, which has its inputs first."""
-        return self.kind.startswith("conv_transpose")
+        return self.layer_type.transposed
 
     @property
     def shape(self) -> Shape:
@@ -99,19 +86,16 @@ class LayerProfile:
         rows = row_axes(len(kernel))
         return (c_out, c_in, math.prod(kernel[:rows]), math.prod(kernel[rows:]))
 
-    def methods(self) -> tuple[Method, ...]:
+    def methods(self) -> tuple[str, ...]:
         """The methods that can replace this layer; none for a depthwise one."""
-        if self.groups > 1 and 1 in group_shape(self.shape, self.groups)[:2]:
+        shape, n_axes = group_shape(self.shape, self.groups), self.layer_type.n_axes
+        if self.groups > 1 and 1 in shape[:2]:
             return ()
-        if self.shape[2:] == (1, 1):
-            return ("svd",)
-        if self.kind in ("conv2d", "conv_transpose2d"):
-            return ("tucker2", "spatial_svd", "cp")
-        return ("tucker2", "spatial_svd")
+        return tuple(name for name, method in METHODS.items() if method.fits(shape, n_axes))
 
-    def max_rank(self, method: Method) -> tuple[int, ...]:
+    def max_rank(self, method: str) -> Rank:
         """The rank at which `method` reproduces the layer exactly."""
-        return max_rank(method, self.shape, self.groups)
+        return METHODS[method].max_rank(self.shape, self.groups)
 
     def check(self, choice: Factorization) -> None:
         """Do nothing if `choice` can replace this layer.
@@ -125,7 +109,7 @@ class LayerProfile:
                 f"{choice} does not fit a {self.kind} weight of shape {self.weight_shape} with "
                 f"{self.groups} group(s); methods that do: {fitting}"
             )
-        check_rank(choice.method, choice.rank, self.shape, self.groups)
+        METHODS[choice.method].check_rank(choice.rank, self.shape, self.groups)
 
     def params(self, choice: Factorization | None = None) -> int:
         """Weights and biases, dense for `None`."""
@@ -136,7 +120,7 @@ class LayerProfile:
         return sum(self._factor_sizes(choice)) + self.bias * c_out
 
     def _factor_sizes(self, choice: Factorization) -> tuple[int, ...]:
-        return factor_sizes(choice.method, choice.rank, self.shape, self.groups)
+        return METHODS[choice.method].factor_sizes(choice.rank, self.shape, self.groups)
 
     def macs(self, choice: Factorization | None = None) -> int:
         """Multiply-adds for one image, dense for `None`.
@@ -146,29 +130,20 @@ class LayerProfile:
         """
         before = self.positions if self.input_positions is None else self.input_positions
         middle = self.positions if self.middle_positions is None else self.middle_positions
-        after = self.positions
         if choice is None:
-            return math.prod(self.weight_shape) * (before if self.transposed else after)
+            return math.prod(self.weight_shape) * (before if self.transposed else self.positions)
         self.check(choice)
-        if self.transposed:
-            where = {
-                "tucker2": (before, before, after),
-                "svd": (before, before),
-                "spatial_svd": (before, middle),
-                "cp": (before, before, middle, after),
-            }[choice.method]
-        else:
-            where = {
-                "tucker2": (before, after, after),
-                "svd": (after, after),
-                "spatial_svd": (middle, after),
-                "cp": (before, middle, after, after),
-            }[choice.method]
-        sizes = self._factor_sizes(choice)
-        return sum(size * positions for size, positions in zip(sizes, where, strict=True))
+        # By the axes, rows and columns, along which the factors have moved so far.
+        positions = {(False, False): before, (True, False): middle, (True, True): self.positions}
+        factors = METHODS[choice.method].of_layer(transposed=self.transposed)
+        total, moved = 0, (False, False)
+        for factor, size in zip(factors, self._factor_sizes(choice), strict=True):
+            read, moved = moved, (moved[0] or factor.rows, moved[1] or factor.columns)
+            total += size * positions[read if self.transposed else moved]
+        return total
 
     def rank_grid(
-        self, method: Method, fractions: Sequence[float], multiple_of: int = 1
+        self, method: str, fractions: Sequence[float], multiple_of: int = 1
     ) -> list[Factorization]:
         """Choices that hold about the given fractions of the dense weights, without duplicates.
 
@@ -177,11 +152,9 @@ class LayerProfile:
         """
         if method not in self.methods():
             return []
+        rank_for_fraction = METHODS[method].rank_for_fraction
         choices = (
-            Factorization(
-                method,
-                rank_for_fraction(method, self.shape, fraction, multiple_of, self.groups),
-            )
+            Factorization(method, rank_for_fraction(self.shape, fraction, multiple_of, self.groups))
             for fraction in fractions
         )
         return [c for c in dict.fromkeys(choices) if self.params(c) < self.params()]
@@ -232,7 +205,7 @@ def describe_layer(
     Only their last entries matter: the axes along which a convolution moves, and everything but the
     features of a linear layer.
     """
-    kind = next(kind for layer_type, kind in KINDS.items() if isinstance(module, layer_type))
+    kind = cast(LayerType, layer_type_of(module)).kind
     shape, bias = tuple(module.weight.shape), module.bias is not None
     signatures = (str(signature_of(module, before)),)
     if isinstance(module, nn.Linear):
@@ -317,28 +290,19 @@ def _record_calls(generator: nn.Module, latents: Tensor) -> dict[str, list[Layer
     calls: dict[str, list[LayerProfile]] = {}
     not_finite: list[str] = []
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            profile = describe_layer(
-                name, cast(Layer, module), inputs[0].shape[1:], output.shape[1:]
+    def record(name: str, module: Layer) -> OnOutput:
+        def on_output(inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls.setdefault(name, []).append(
+                describe_layer(name, module, inputs[0].shape[1:], output.shape[1:])
             )
-            calls.setdefault(name, []).append(profile)
             if not output.is_meta and not output.isfinite().all():
                 not_finite.append(f"{name}: the output of this layer")
 
-        return hook
+        return on_output
 
-    handles = [
-        module.register_forward_hook(hook_for(name))
-        for name, module in generator.named_modules()
-        if isinstance(module, Layer)
-    ]
-    try:
-        with evaluating(generator):
-            images = generator(latents)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = [(n, module) for n, module in generator.named_modules() if isinstance(module, Layer)]
+    with observing(generator, leaving=[(module, record(n, module)) for n, module in layers]):
+        images = generator(latents)
     if isinstance(images, Tensor) and not images.is_meta and not images.isfinite().all():
         not_finite.append("the image")
     if not_finite:
@@ -350,7 +314,7 @@ def _reason_to_skip(
     generator: nn.Module, name: str, called: Sequence[LayerProfile], min_channels: int
 ) -> str | None:
     module = generator.get_submodule(name)
-    if type(module) not in KINDS:
+    if not is_plain(module):
         return f"{type(module).__name__} is a subclass and may compute something else"
     if not called:
         return "never called"

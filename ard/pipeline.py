@@ -15,7 +15,8 @@ from ard.assembly.assembler import Assembler
 from ard.assembly.closed_form import Fit
 from ard.costs.cost import LayerCost, cost_of, params_cost
 from ard.errors import NothingToFactorizeError
-from ard.grid import COMPETITORS, DEFAULT_GRID, RankGrid
+from ard.factorization.methods import COMPETITORS
+from ard.grid import DEFAULT_GRID, RankGrid
 from ard.layers import LayerProfile, Profile, profile_layers
 from ard.measuring.evaluate import Evaluator
 from ard.measuring.executors import Executor, SerialExecutor
@@ -275,9 +276,7 @@ def prepare(search: Search) -> Prepared:
             layers,
             search.latents[:16],
             assemble.statistics,
-            methods=methods,
-            fractions=search.grid.fractions,
-            multiple_of=search.grid.multiple_of,
+            grid=search.grid,
             cost=search.cost,
             on_layer=advance,
         )

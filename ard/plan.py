@@ -6,20 +6,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ard.errors import PlanError
+from ard.factorization.methods import METHODS
 
-Method = Literal["tucker2", "cp", "svd", "spatial_svd"]
-METHODS: tuple[Method, ...] = get_args(Method)
-# Tucker-2 has a rank for the output and one for the input channels; the others have one rank.
-RANK_LENGTH: dict[Method, int] = {"tucker2": 2, "cp": 1, "svd": 1, "spatial_svd": 1}
 FORMAT = 1
 
 
 @dataclass(frozen=True, order=True)
 class Factorization:
-    """A method and its rank: `(r_out, r_in)` for `tucker2`, `(r,)` for the other methods.
+    """The name of a method and its rank: `(r_out, r_in)` for `tucker2`, `(r,)` for `svd`.
 
     >>> print(Factorization("tucker2", (64, 32)))
     tucker2(64, 32)
@@ -30,7 +27,7 @@ class Factorization:
         PlanError: the method is not known, or the rank is not that many positive integers.
     """
 
-    method: Method
+    method: str
     rank: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -39,8 +36,8 @@ class Factorization:
         object.__setattr__(self, "rank", tuple(self.rank))
         if not all(type(r) is int and r > 0 for r in self.rank):
             raise PlanError(f"a rank is made of positive integers; got {self.method}{self.rank}")
-        if len(self.rank) != RANK_LENGTH[self.method]:
-            raise PlanError(f"{self.method} takes {RANK_LENGTH[self.method]} rank(s); got {self}")
+        if len(self.rank) != (n_ranks := len(METHODS[self.method].ranks)):
+            raise PlanError(f"{self.method} takes {n_ranks} rank(s); got {self}")
 
     def __str__(self) -> str:
         return f"{self.method}({', '.join(map(str, self.rank))})"
@@ -52,8 +49,6 @@ class Factorization:
         if match is None:
             raise PlanError(f"not a factorization: {text!r}; write for example tucker2(64, 64)")
         method, ranks = match.groups()
-        if method not in METHODS:
-            raise PlanError(f"method {method!r} is not known; use one of {', '.join(METHODS)}")
         return Factorization(method, tuple(int(r) for r in ranks.split(",")))
 
 

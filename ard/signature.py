@@ -22,16 +22,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from ard.errors import LatencyError
+from nas_gan.networks.layer_types import LAYER_TYPES, Kind, LayerType, layer_type_of
 
-TYPES: dict[str, type[nn.Module]] = {
-    "linear": nn.Linear,
-    "conv1d": nn.Conv1d,
-    "conv2d": nn.Conv2d,
-    "conv3d": nn.Conv3d,
-    "conv_transpose1d": nn.ConvTranspose1d,
-    "conv_transpose2d": nn.ConvTranspose2d,
-    "conv_transpose3d": nn.ConvTranspose3d,
-}
 # What a convolution has beside its weight, and the value at which it goes without saying.
 NEUTRAL: dict[str, int | str] = {
     "stride": 1,
@@ -62,7 +54,7 @@ class LayerSignature:
         LatencyError: from `parse`, where the text is none of these.
     """
 
-    kind: str
+    kind: Kind
     weight_shape: tuple[int, ...]
     input_size: tuple[int, ...] = ()
     options: tuple[tuple[str, Value], ...] = ()
@@ -86,8 +78,8 @@ class LayerSignature:
         """Read what `str` writes."""
         try:
             kind, shape, *rest = text.split()
-            if kind not in TYPES:
-                raise ValueError(f"{kind!r} is none of {', '.join(TYPES)}")
+            if kind not in LAYER_TYPES:
+                raise ValueError(f"{kind!r} is none of {', '.join(LAYER_TYPES)}")
             bias = rest[-1:] == ["bias"]
             named = [word.split("=", 1) for word in (rest[:-1] if bias else rest)]
             if unknown := [word for word, *_ in named if word not in ("in", *NEUTRAL)]:
@@ -97,26 +89,31 @@ class LayerSignature:
             weight_shape = _value(shape)
             if isinstance(size, str) or isinstance(weight_shape, str):
                 raise ValueError("sizes are whole numbers, as in 64x32x3x3")
-            axes = 0 if kind == "linear" else int(kind[-2])
+            axes = LAYER_TYPES[cast(Kind, kind)].n_axes
             if len(weight_shape) != 2 + axes or (axes and len(size) != axes):
                 raise ValueError(f"a {kind} has {2 + axes} sizes and an input of {axes or 'one'}")
         except ValueError as error:
             raise LatencyError(f"not the signature of a layer: {text!r} ({error})") from error
-        return LayerSignature(kind, weight_shape, size, tuple(values.items()), bias)
+        return LayerSignature(cast(Kind, kind), weight_shape, size, tuple(values.items()), bias)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input, without the batch."""
-        if self.kind == "linear":
+        if not self.layer_type.n_axes:
             return (*self.input_size, self.weight_shape[1])
         if self.transposed:
             return (self.weight_shape[0], *self.input_size)
         return (self.weight_shape[1] * self.groups, *self.input_size)
 
     @property
+    def layer_type(self) -> LayerType:
+        """Which of torch's layers it is."""
+        return LAYER_TYPES[self.kind]
+
+    @property
     def transposed(self) -> bool:
         """Whether it is a transposed convolution, which has its inputs first."""
-        return self.kind.startswith("conv_transpose")
+        return self.layer_type.transposed
 
     @property
     def groups(self) -> int:
@@ -129,15 +126,16 @@ class LayerSignature:
         Raises:
             LatencyError: torch has no such layer.
         """
-        layer_type = TYPES[self.kind]
+        layer_type: type[nn.Module] = self.layer_type.module
+        is_conv = self.layer_type.n_axes > 0
         options: dict[str, Any] = dict(self.options)
-        if self.kind != "linear":
+        if is_conv:
             options["groups"] = self.groups
         out_channels = self.weight_shape[0]
         if self.transposed:
             out_channels = self.weight_shape[1] * self.groups
-        kernel = () if self.kind == "linear" else (self.weight_shape[2:],)
-        channels = self.input_shape[-1] if self.kind == "linear" else self.input_shape[0]
+        kernel = (self.weight_shape[2:],) if is_conv else ()
+        channels = self.input_shape[0] if is_conv else self.input_shape[-1]
         try:
             layer = layer_type(channels, out_channels, *kernel, bias=self.bias, **options)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -161,9 +159,11 @@ def signature_of(module: nn.Module, input_shape: Sequence[int]) -> LayerSignatur
         applied = (positions,) if positions > 1 else ()
         bias = module.bias is not None
         return LayerSignature("linear", tuple(module.weight.shape), applied, bias=bias)
-    kind = next((kind for kind, known in TYPES.items() if isinstance(module, known)), None)
-    if kind is None:
-        raise LatencyError(f"a {type(module).__name__} has no signature; only {', '.join(TYPES)}")
+    known = layer_type_of(module)
+    if known is None:
+        raise LatencyError(
+            f"a {type(module).__name__} has no signature; only {', '.join(LAYER_TYPES)}"
+        )
     conv = cast(_ConvNd, module)
     dimensions = len(conv.kernel_size)
     options: list[tuple[str, Value]] = []
@@ -174,7 +174,7 @@ def signature_of(module: nn.Module, input_shape: Sequence[int]) -> LayerSignatur
             options.append((name, value))
     size = tuple(input_shape[-dimensions:])
     bias = conv.bias is not None
-    return LayerSignature(kind, tuple(conv.weight.shape), size, tuple(options), bias)
+    return LayerSignature(known.kind, tuple(conv.weight.shape), size, tuple(options), bias)
 
 
 def join_signatures(signatures: Sequence[str]) -> str:

@@ -1,15 +1,15 @@
-"""Claim: 50,000 samples are evaluated without a file; what it takes beside pytorch-fid's command.
+"""Claim: 50,000 samples are evaluated without image files; how the cost compares to pytorch-fid.
 
 Both sides run as commands, on the same images, weights and reference file, on the same CPU:
 
-* pytorch-fid reads a folder of PNG files, which had to be written first (timed apart);
+* pytorch-fid reads a folder of PNG files, which have to be written first (timed separately);
 * `python -m nas_gan.evaluate` draws the same images and streams them.
 
-The Inception weights are random, of the right shapes: time and rounding do not depend on them.
-What can be won is bounded by the network, which must run on either side: `network` holds its
-seconds an image in eager torch, as pytorch-fid runs it, and in ONNX Runtime, as we do. The ratio
-of the commands tends to that ratio as the number of images grows; what a small run wins beyond it
-is the square root of a matrix. Memory is the peak of the whole process at two numbers of images.
+The Inception weights are random and have the right shapes, as neither time nor rounding depends on
+them. The gain is bounded by the network, which runs on both sides: `network` holds its seconds per
+image in eager torch, as pytorch-fid runs it, and in ONNX Runtime, as we do. The ratio of the
+commands tends to that ratio as the number of images grows. What a small run gains beyond it comes
+from the square root of a matrix. Memory is the peak of the whole process at two numbers of images.
 
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--full]
 """
@@ -53,7 +53,7 @@ SEED = 20_000
 
 @dataclass(frozen=True)
 class Run:
-    """A command: seconds on the clock and of the processor, and its peak memory in MB."""
+    """What a command took: wall seconds, processor seconds, and peak memory in MB."""
 
     wall: float
     cpu: float
@@ -62,7 +62,7 @@ class Run:
 
 
 def run(command: list[str], **environment: str) -> Run:
-    """Run a command to its end; an error of the command is an error here."""
+    """Run a command to its end; if it fails, so does this benchmark."""
     with tempfile.TemporaryFile("w+") as out:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -85,10 +85,10 @@ def run(command: list[str], **environment: str) -> Run:
 
 
 def peak_mb(pid: int) -> float:
-    """Peak memory of a running process so far, 0 where it has just ended.
+    """Peak memory of a running process so far, or 0 if it has just ended.
 
-    Not ru_maxrss: on Linux a child begins with that of the process that forked it, and this one
-    is larger than what it measures.
+    This is not ru_maxrss: on Linux a child inherits the peak of the process that forked it, and
+    this process is larger than the one it measures.
     """
     try:
         found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
@@ -98,7 +98,7 @@ def peak_mb(pid: int) -> float:
 
 
 def write_random_weights(path: Path) -> None:
-    """Inception weights that keep the scale of what goes through them (He et al. 2015)."""
+    """Random Inception weights that preserve the scale of activations (He et al. 2015)."""
     fid = pytorch_fid.inception
     torch.manual_seed(0)
     parts = fid._inception_v3(num_classes=1008, aux_logits=False, weights=None, init_weights=False)
@@ -117,7 +117,7 @@ def write_random_weights(path: Path) -> None:
 
 
 def write_folder(folder: Path, n: int) -> float:
-    """The images that the other side draws, as PNG files; returns the seconds it took."""
+    """Write the images that our side streams as PNG files; returns the seconds it took."""
     start = time.perf_counter()
     generator = build_generator(load_checkpoint(ZOO))
     folder.mkdir()
@@ -130,7 +130,7 @@ def write_folder(folder: Path, n: int) -> float:
 
 
 def write_reference(path: Path, weights: Path, n: int) -> None:
-    """Statistics of images that are no generator's, as pytorch-fid writes them."""
+    """Statistics of images that no generator made, in the file format of pytorch-fid."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (n, 3, 8, 8)).astype(np.float32))
     images = nn.functional.interpolate(coarse, (32, 32), mode="bilinear").to(torch.uint8)
@@ -140,7 +140,7 @@ def write_reference(path: Path, weights: Path, n: int) -> None:
 
 
 def time_network(weights: Path, repeats: int = 3) -> dict[str, float]:
-    """Processor seconds an image of the network alone, the best of some batches either way."""
+    """Processor seconds per image of the network alone, the best of a few batches per side."""
     extractor = InceptionV3(weights, threads=1)
     torch.set_num_threads(1)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
@@ -204,7 +204,7 @@ def compare(scratch: Path, n: int) -> dict[str, Any]:
 
 
 def measure_memory(scratch: Path, sizes: tuple[int, int]) -> dict[str, Any]:
-    """Peak memory of an evaluation at two numbers of images, in the features that are quick."""
+    """Peak memory of an evaluation at two numbers of images, with the cheap features."""
     reference = scratch / "small.npz"
     np.savez(reference, mu=np.zeros(1280), sigma=np.eye(1280))
     runs = {
@@ -225,10 +225,15 @@ def summary(done: Run) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--memory-samples", type=int, nargs=2, default=(500, 4000))
-    parser.add_argument("--full", action="store_true", help="50,000 images: hours on a CPU")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--samples", type=int, default=200, help="number of images to compare on")
+    parser.add_argument(
+        "--memory-samples", type=int, nargs=2, default=(500, 4000), metavar=("FEW", "MANY"),
+        help="numbers of images between which memory must not grow",
+    )  # fmt: skip
+    parser.add_argument(
+        "--full", action="store_true", help="compare on 50,000 images, which takes hours on a CPU"
+    )
+    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file to write")
     arguments = parser.parse_args()
     n = 50_000 if arguments.full else arguments.samples
     with tempfile.TemporaryDirectory() as name:

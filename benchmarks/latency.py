@@ -1,18 +1,18 @@
 """Claim: rewriting the graph makes the dense net 1.25 times faster, with the same images.
 
-Against the published formula and against what torch exports of this code (`--no-rewrites`), whose
-PMish is already without Softplus.
+It is compared with the published formula, and with what torch exports of this code
+(`--no-rewrites`), whose PMish has no Softplus.
 
 Question: how much faster is a compressed net, and do the rewrites help it as well?
 
 The generator of the zoo is exported with the published form of PMish (a Softplus), as it is, and
-rewritten; so is a compressed one, in which every 3x3 and 5x5 convolution of the cells keeps at most
-a quarter of its parameters as a spatial SVD. No search and no fine-tuning: this is about speed, and
-the images of the compressed net are not good. Nets that were searched for come by `--compressed`,
-as the one whose plan minimised multiply-adds beside the one whose plan minimised time. All sessions
-take turns in one process, by the timing of `edge_bench`: ratios of medians with a bootstrap
-interval over rounds. One thread is timed by the processor's clock, which stands while other
-programs run; two threads by that on the wall.
+rewritten. So is a compressed one, in which every 3x3 and 5x5 convolution of the cells keeps at most
+a quarter of its parameters as a spatial SVD. There is no search and no fine-tuning: this is about
+speed, and the images of the compressed net are poor. `--compressed` adds nets that were searched
+for, such as one whose plan minimised multiply-adds and one whose plan minimised time. All sessions
+take turns in one process, timed by `edge_bench`: ratios of medians with a bootstrap interval over
+rounds. One thread is timed by the processor's clock, which stops while other programs run; two
+threads are timed by the wall clock.
 
     OMP_NUM_THREADS=1 python benchmarks/latency.py            # five minutes
     OMP_NUM_THREADS=1 python benchmarks/latency.py --full     # four times as many runs
@@ -61,6 +61,7 @@ from nas_gan.files import write_json
 from nas_gan.networks.activations import PMish, away_from_zero
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
+from nas_gan.tables import text_table
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "nas_gan" / "zoo" / "fashion_mnist.pt"
@@ -69,7 +70,7 @@ SEED = 0
 CLOCKS = {1: time.process_time_ns, 2: time.perf_counter_ns}
 SHARE = 4  # one weight in four stays
 QUARTER = "compressed"  # the net whose plan was not searched for
-# What is compared: (slower, faster), and the ratio asked for where there is one.
+# What is compared: (slower, faster), and the ratio that is claimed, if any.
 Pair = tuple[str, str, float | None]
 DENSE_PAIRS: tuple[Pair, ...] = (
     ("dense published", "dense as is", None),
@@ -79,7 +80,7 @@ DENSE_PAIRS: tuple[Pair, ...] = (
 
 
 class PublishedPMish(nn.Module):
-    """`x * tanh(softplus(beta x) / beta)` as it stands in the paper."""
+    """`x * tanh(softplus(beta x) / beta)`, as in the paper."""
 
     def __init__(self, beta: nn.Parameter) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class PublishedPMish(nn.Module):
 
 
 def with_published_activations(generator: nn.Module) -> nn.Module:
-    """`generator` itself, its PMish written as published."""
+    """`generator` itself, with its PMish in the published form."""
     for name, module in list(generator.named_modules()):
         if isinstance(module, PMish):
             generator.set_submodule(name, PublishedPMish(module.beta))
@@ -99,9 +100,9 @@ def with_published_activations(generator: nn.Module) -> nn.Module:
 
 
 def quarter(generator: nn.Module) -> RankPlan:
-    """A spatial SVD with at most a quarter of the weights for each larger kernel of the cells.
+    """A spatial SVD of each larger kernel of the cells, with at most a quarter of its weights.
 
-    Ranks are multiples of 8: runtimes compute whole blocks of channels.
+    Ranks are multiples of 8, because runtimes compute whole blocks of channels.
     """
     plan = {}
     for name, layer in generator.named_modules():
@@ -113,7 +114,7 @@ def quarter(generator: nn.Module) -> RankPlan:
 
 
 def pairs_of(compressed: Sequence[str]) -> list[Pair]:
-    """What is compared: the dense graphs, each compressed net with them, and those in turn."""
+    """What is compared: the dense graphs, each compressed net with them, and each other."""
     pairs = list(DENSE_PAIRS)
     for name in compressed:
         pairs += [
@@ -130,7 +131,7 @@ def pairs_of(compressed: Sequence[str]) -> list[Pair]:
 def write_graphs(
     folder: Path, dense: nn.Module, compressed: Mapping[str, nn.Module]
 ) -> tuple[dict[str, Path], list[dict[str, Any]]]:
-    """The graphs to be timed, by name, and what is known of each net."""
+    """The graphs to be timed, by name, and the facts about each of them."""
     published = build_model(with_published_activations(copy.deepcopy(dense)), rewrites=())
     graphs = [("dense published", dense, published)]
     for name, net in {"dense": dense, **compressed}.items():
@@ -173,7 +174,7 @@ def graph_macs(model: onnx.ModelProto) -> int:
 
 
 def timing_plans(many: int) -> dict[int, TimingPlan]:
-    """How much is measured at each batch size."""
+    """How much is measured, by batch size."""
     common = TimingPlan(warmup=3, duration_s=5.0 * many, max_warmup_s=2.0)
     return {
         1: replace(common, runs=120 * many, block=10),
@@ -188,9 +189,9 @@ def time_graphs(
     plans: Mapping[int, TimingPlan],
     clocks: Mapping[int, Clock],
 ) -> list[dict[str, Any]]:
-    """Every graph at each batch size and number of threads, in turns; ratios of the pairs.
+    """Time every graph at each batch size and number of threads, in turns; ratios of the pairs.
 
-    `bank` holds latents, at least as many as the largest batch; `plans` are by batch size,
+    `bank` holds at least as many latents as the largest batch. `plans` are keyed by batch size, and
     `clocks` by number of threads.
     """
     names, rows = list(paths), []
@@ -221,7 +222,7 @@ def time_graphs(
 def compare(
     times: Mapping[str, np.ndarray[Any, Any]], slow: str, fast: str, bar: float | None
 ) -> dict[str, Any]:
-    """How many times faster the second graph is, and whether that is what was asked for."""
+    """How many times faster the second graph is, and whether that is at least `bar`."""
     ratio = ratio_of_medians(times[slow], times[fast], np.random.default_rng(SEED))
     return {
         "of": slow,
@@ -234,7 +235,7 @@ def compare(
 
 
 def activation_graphs(folder: Path, beta: float) -> dict[str, Path]:
-    """PMish on `(n, 32, 32, 32)` in its published form and in ours."""
+    """PMish on `(n, 32, 32, 32)`, in its published form and in ours."""
 
     def node(op_type: str, inputs: str, output: str) -> onnx.NodeProto:
         return helper.make_node(op_type, inputs.split(), [output], output)
@@ -257,7 +258,7 @@ def activation_graphs(folder: Path, beta: float) -> dict[str, Path]:
 
 
 def time_activations(folder: Path, runs: int) -> list[dict[str, Any]]:
-    """The form for each range of beta against the published one, on one image, one thread."""
+    """Our form for each range of beta against the published one, with one image and one thread."""
     rows = []
     x = np.random.default_rng(SEED).standard_normal((1, 32, 32, 32)).astype(np.float32)
     for beta in (1.0, 0.9, 3.0):
@@ -274,19 +275,30 @@ def time_activations(folder: Path, runs: int) -> list[dict[str, Any]]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    for row in result["graphs"]:
-        print(f"{row['graph']:22} {row['macs']:>12,} MACs {row['nodes']:>4} nodes "
-              f"largest difference {row['parity']['max_abs']:.1e}")  # fmt: skip
+    graphs = [
+        (row["graph"], f"{row['macs']:,}", str(row["nodes"]), f"{row['parity']['max_abs']:.1e}")
+        for row in result["graphs"]
+    ]
+    print(text_table(["graph", "MACs", "nodes", "largest difference"], graphs))
     for row in result["latency"]:
-        print(f"batch {row['batch']}, {row['threads']} thread(s)")
-        for ratio in row["ratios"]:
-            asked = "" if ratio["bar"] is None else f"  asked {ratio['bar']:g}: {ratio['met']}"
-            print(
-                f"  {ratio['of']:>17} / {ratio['over']:21} {ratio['value']:.2f} "
-                f"({ratio['low']:.2f}-{ratio['high']:.2f}; fastest runs "
-                f"{ratio['of_fastest']:.2f}){asked}{'  ' if ratio['doubt'] else ''}"
-                f"{'; '.join(ratio['doubt'])}"
+        print(f"\nbatch {row['batch']}, {row['threads']} thread(s)")
+        columns = ["slower", "faster", "ratio", "interval", "fastest runs", "claimed"]
+        ratios = [
+            (
+                ratio["of"],
+                ratio["over"],
+                f"{ratio['value']:.2f}",
+                f"{ratio['low']:.2f}-{ratio['high']:.2f}",
+                f"{ratio['of_fastest']:.2f}",
+                "" if ratio["bar"] is None else f"{ratio['bar']:g}: {ratio['met']}",
             )
+            for ratio in row["ratios"]
+        ]
+        print(text_table(columns, ratios))
+        for ratio in row["ratios"]:
+            if ratio["doubt"]:
+                print(f"{ratio['of']} / {ratio['over']}: {'; '.join(ratio['doubt'])}")
+    print()
     for row in result["activations"]:
         print(
             f"PMish, beta {row['beta']:g}: {row['value']:.2f} times faster "
@@ -299,7 +311,7 @@ def parse_compressed(entries: Sequence[str], dense: Checkpoint) -> dict[str, Che
     """Compressed nets by name, from entries `NAME=FILE`.
 
     Raises:
-        InvalidValueError: an entry is none, its name is taken, or its net is not one of `dense`.
+        InvalidValueError: an entry is malformed, its name is taken, or its net is not of `dense`.
     """
     found: dict[str, Checkpoint] = {}
     for entry in entries:
@@ -325,7 +337,7 @@ def main() -> None:
         "--compressed", action="extend", nargs="+", default=[], metavar="NAME=FILE",
         help="also time these nets, compressed from the one of the zoo",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file to write")
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(ZOO)
     try:

@@ -24,7 +24,7 @@ import torch
 from rank_bench import FULL, NETS, RESULTS, Effort, RankBench, machine, open_bench, scores
 from torch import nn
 
-from ard.plan import Method, RankPlan
+from ard.plan import RankPlan
 from ard.recovery.adversarial import UPPER_BOUND, batches_of
 from ard.recovery.distillation import Recovery, parameter_groups
 from nas_gan.cli import progress
@@ -46,7 +46,7 @@ def quarter_plan(bench: RankBench, share: float) -> RankPlan:
     """Every layer at a share of its parameters."""
     choices = {}
     for layer in bench.layers:
-        method: Method = "spatial_svd" if "spatial_svd" in layer.methods() else "svd"
+        method = "spatial_svd" if "spatial_svd" in layer.methods() else "svd"
         for choice in layer.rank_grid(method, (share,)):
             choices[layer.name] = choice
     return RankPlan(choices)

@@ -3,6 +3,8 @@
 It needs numpy and a runtime (ONNX Runtime or TensorRT), and nothing else from this repository.
 """
 
-from edge_bench.pipeline import benchmark as benchmark
-from edge_bench.report import BenchReport as BenchReport
-from edge_bench.timing import TimingPlan as TimingPlan
+from edge_bench.pipeline import benchmark
+from edge_bench.report import BenchReport
+from edge_bench.timing import TimingPlan
+
+__all__ = ["BenchReport", "TimingPlan", "benchmark"]

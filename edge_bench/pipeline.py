@@ -63,6 +63,9 @@ def benchmark(
         find_meter: finds the power sensor; told whether the models run on a GPU.
         advance: called with the finished fraction, 0 to 1.
 
+    Returns:
+        The report, with raw times and the state of the device.
+
     Raises:
         InvalidValueError: there is no bundle, or a batch size or number of threads is below 1.
         BundleError: a path holds nothing that can be measured.

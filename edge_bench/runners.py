@@ -323,7 +323,7 @@ class TensorRTRunner:
             ) from None
 
     def _bind(self, cuda: _Cuda, feed: Sequence[NDArray[np.generic]]) -> _Buffers:
-        """Set shapes and addresses where they are others; buffers are made on their first use."""
+        """Set shapes and addresses if they have changed; buffers are allocated on first use."""
         shapes = tuple(array.shape for array in feed)
         if self._bound == shapes:
             return self._buffers[shapes]
@@ -428,7 +428,7 @@ class _Cuda:
 
 
 def open_cuda() -> _Cuda:
-    """The CUDA runtime, through `cuda-python` where it is installed, else through libcudart.
+    """The CUDA runtime, through `cuda-python` if it is installed, or else through libcudart.
 
     Raises:
         RunnerError: there is no runtime library, no driver or no GPU.

@@ -1,1 +1,6 @@
-"""A generator as files that run without torch: ONNX, TensorRT engines, a manifest."""
+"""A generator as files that run without torch: ONNX, TensorRT engines and a manifest."""
+
+import lazy_loader
+
+# The public names are those of __init__.pyi. `import` alone loads neither torch nor a command.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

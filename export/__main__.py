@@ -32,7 +32,7 @@ class Config:
     """What to export, and how."""
 
     run_or_checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A run directory of `python -m ard.compress`, or a checkpoint file."""
+    """A run directory of `python -m ard.compress`, a checkpoint file, or a shipped zoo:NAME."""
     out: Path
     """The folder to write; a bundle that is already there is replaced."""
     precision: Precision = "fp32"

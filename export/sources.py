@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from export.errors import ExportError, MissingDenseError
+from nas_gan.zoo import local_path
 
 COMPRESSED, SETTINGS = "compressed.pt", "config.json"
 
@@ -17,7 +18,7 @@ def checkpoint_of(given: Path) -> Path:
         ExportError: the folder is not a run directory.
     """
     if not given.is_dir():
-        return given
+        return local_path(given)
     if not (given / COMPRESSED).is_file():
         raise ExportError(
             f"{given}: there is no {COMPRESSED} in it; give a run directory of "
@@ -40,7 +41,7 @@ def dense_checkpoint_of(run_dir: Path) -> Path:
             f"{settings}: does not name the checkpoint that was compressed ({error!r})"
         ) from error
     # The path is relative to where the run was started: here, or in or beside the run directory.
-    for dense in (written, run_dir / written, run_dir.parent / written):
+    for dense in (local_path(written), run_dir / written, run_dir.parent / written):
         if dense.is_file():
             return dense
     raise MissingDenseError(f"{written}: the checkpoint that {settings} names is not there")

@@ -1,1 +1,6 @@
 """Generators: search, train, sample and score them."""
+
+import lazy_loader
+
+# The public names are those of __init__.pyi. `import` alone loads neither torch nor a command.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

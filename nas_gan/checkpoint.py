@@ -29,6 +29,7 @@ from nas_gan.networks.interface import GeneratorInterface, interface_of, latent_
 from nas_gan.networks.models import build_model
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.networks.structure import apply_structure
+from nas_gan.zoo import local_path
 
 FORMAT = "ard-gan checkpoint 1"
 MMD_NAS_KIND = "mmd-nas"
@@ -126,12 +127,18 @@ def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
 def load_checkpoint(
     path: Path, *, genotype: Genotype = MMD_NAS, activation: str | None = None
 ) -> Checkpoint:
-    """Read any of the files named above; `genotype` and `activation` serve the published ones.
+    """Read any of the files named above, or a shipped one by its name.
+
+    Args:
+        path: a file, or `zoo:NAME` as in `Path("zoo:fashion_mnist")`.
+        genotype: the architecture of a published checkpoint, whose file does not name it.
+        activation: that of a published checkpoint; by default PMish if it was learned, else ReLU.
 
     Raises:
         CheckpointError: the path is not a file, is empty, damaged, holds code, or its weights
             are not finite.
     """
+    path = local_path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; give the path of a .pt or .safetensors file")
     if path.is_dir():

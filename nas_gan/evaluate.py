@@ -35,7 +35,8 @@ class EvaluateConfig:
     """Which generator or images, by which metrics, in which features, against what."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A .pt or .safetensors file, dense or compressed; a folder of images; or an .npz of images."""
+    """A .pt or .safetensors file, dense or compressed; zoo:NAME for a shipped one; a folder or an
+    .npz of images."""
     against: Path | None = None
     """The dense generator, to report ΔFID on the same latents with a 95 % interval. The features of
     all samples are then kept: with Inception 8 kB per image for each generator."""

@@ -34,7 +34,7 @@ class SampleConfig:
     """Which generator, how many images, and where the picture goes."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A .pt or .safetensors file, dense or compressed."""
+    """A .pt or .safetensors file, dense or compressed; zoo:NAME for a shipped one."""
     out: Path | None = None
     """A .png, .bmp or .ppm file, or a .gif with --interpolate; grid.png or walk.gif by default."""
     n: int | None = None

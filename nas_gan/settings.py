@@ -1,4 +1,4 @@
-"""The settings of a command: checked, kept beside its results, and told from another run's."""
+"""The settings of a command: checking them, writing them as JSON, comparing runs by them."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def main(config: TrainConfig) -> int:
         config = replace(config, device=processes.device)
         check_device(config.device, weight_type(config))
         images = load_images(config)
-        measure = make_measure(config, images, watch=progress) if processes.is_main else None
+        measure = make_measure(config, images, progress=progress) if processes.is_main else None
         # One bar for all processes.
         with progress("training", config.steps, shown=processes.is_main) as advance:
             result = train(config, images, on_update=advance, measure=measure, processes=processes)

@@ -24,12 +24,12 @@ import torch
 
 from ard.assembly.assembler import MAX_OUTPUTS, N_MOMENTS
 from ard.assembly.statistics import MAX_POSITIONS
-from ard.factorization.cp import MAX_DEGENERACY
-from ard.factorization.svd import RIDGE
-from ard.pipeline import FRACTIONS, MIN_SHARE
+from ard.factorization.cp import MAX_DEGENERACY, MAX_WEIGHTS
+from ard.factorization.whitening import RIDGE
+from ard.grid import FRACTIONS
+from ard.pipeline import MIN_SHARE
 from ard.recovery.adversarial import FineTuning
 from ard.search.allocation import N_BINS
-from ard.search.candidates import MAX_CP_WEIGHTS
 from ard.search.controller import WORTHWHILE
 from ard.session.recovering import FEATURE_WEIGHT
 from ard.session.search import N_PROXY
@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted(
     path
     for path in ROOT.rglob("*.md")
-    if not any(part.startswith(".") or part in ("runs", "build", "dist")
+    if not any(part.startswith(".") or part in ("runs", "build", "dist", "site")
                for part in path.relative_to(ROOT).parts)
 )  # fmt: skip
 PACKAGES = ("nas_gan", "ard", "export", "edge_bench")
@@ -61,7 +61,7 @@ TINY_REFERENCE = "tiny.npz"
 FEW_SAMPLES = (
     f"--samples 32 --sweep-samples 16 --features efficientnet-lite0 --reference {TINY_REFERENCE}"
 )
-# What cuts the README's commands down to seconds.
+# What cuts the commands down to seconds, in the order in which docs/usage.md shows them.
 SMALL = {
     "nas_gan.search": "--dataset synthetic --steps 2 --gf-dim 2 --df-dim 2 --batch-size 4",
     "nas_gan.train": "--dataset synthetic --steps 2 --gf-dim 4 --df-dim 4 --batch-size 4 "
@@ -83,7 +83,12 @@ LONG_RUNNING = {"nas_gan.dashboard"}
 # One process for all commands of a list: importing torch takes longer than they do.
 RUN_MODULES = """
 import contextlib, io, json, runpy, sys
+from pathlib import Path
 
+from nas_gan import zoo
+
+if Path(sys.argv[2]).is_dir():
+    zoo.FOLDER = Path(sys.argv[2]).resolve()
 results = []
 for command in json.loads(sys.argv[1]):
     sys.argv = command
@@ -127,7 +132,7 @@ class Done(NamedTuple):
 def run_modules(commands: list[list[str]], cwd: Path) -> list[Done]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", RUN_MODULES, json.dumps(commands)],
+        [sys.executable, "-c", RUN_MODULES, json.dumps(commands), str(Path(ZOO).parent)],
         cwd=cwd, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -194,7 +199,7 @@ def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
 
 
 def make_workplace(folder: Path) -> None:
-    """A tiny checkpoint in the zoo's place, and a reference of few images: its rank is low."""
+    """A tiny checkpoint in place of the zoo's, and a reference of few images: its rank is low."""
     rng = np.random.default_rng(0)
     save_statistics(
         folder / TINY_REFERENCE,
@@ -214,11 +219,12 @@ def make_workplace(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def readme_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The README's commands from training to timing, executed in order at small sizes."""
+    """The commands of the README and from training to timing, in order, at small sizes."""
     folder = tmp_path_factory.mktemp("readme")
     make_workplace(folder)
     commands = []
-    for line in shell_lines((ROOT / "README.md").read_text()):
+    pages = [(ROOT / name).read_text() for name in ("README.md", "docs/usage.md")]
+    for line in [line for page in pages for line in shell_lines(page)]:
         if line.startswith("python -m "):
             module, *arguments = shlex.split(line)[2:]
             if module in LONG_RUNNING:
@@ -340,8 +346,10 @@ def test_spelling() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_command_of_the_readme_runs(readme_run: SimpleNamespace) -> None:
-    assert [command[0] for command in readme_run.commands] == list(SMALL)
+def test_every_command_of_the_readme_and_of_the_usage_page_runs(
+    readme_run: SimpleNamespace,
+) -> None:
+    assert [command[0] for command in readme_run.commands] == ["ard.compress", *SMALL]
     for command, done in zip(readme_run.commands, readme_run.results, strict=True):
         # Whether a tiny untrained net meets a budget is not the question here.
         searches = command[0] in ("ard.compress", "ard.pareto")
@@ -349,8 +357,8 @@ def test_every_command_of_the_readme_runs(readme_run: SimpleNamespace) -> None:
         assert done.code in allowed, f"{command}: {done.err}"
 
 
-def test_the_run_directory_holds_what_the_readme_lists(readme_run: SimpleNamespace) -> None:
-    rows = table_rows((ROOT / "README.md").read_text(), "What a run directory holds")
+def test_the_run_directory_holds_what_the_usage_page_lists(readme_run: SimpleNamespace) -> None:
+    rows = table_rows((ROOT / "docs" / "usage.md").read_text(), "What a run directory holds")
     listed = {name for row in rows for name in re.findall(r"`([^`]+)`", row[0])}
     delivered = {"bundle/", "bench/bench.json"}  # of --bundle, which the test leaves out
     found = {path.name for path in (readme_run.folder / "runs" / "small").iterdir()}
@@ -393,8 +401,8 @@ def test_benchmark_results_have_the_keys_that_their_page_explains() -> None:
         assert set(re.findall(r"`([^`]+)`", keys)) <= case.keys()
 
 
-def test_the_readmes_exit_codes_are_those_of_the_commands() -> None:
-    rows = table_rows((ROOT / "README.md").read_text(), "Exit codes")
+def test_the_exit_codes_of_the_usage_page_are_those_of_the_commands() -> None:
+    rows = table_rows((ROOT / "docs" / "usage.md").read_text(), "Exit codes")
     codes = [cli.DONE, cli.ERROR, cli.USAGE, cli.BUDGET_MISSED, cli.INTERRUPTED]
     assert [int(row[0]) for row in rows] == codes
 
@@ -415,8 +423,8 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"({', '.join(map(str, FRACTIONS[:-1]))} and {FRACTIONS[-1]} of",
         f"features of {N_PROXY} images",
         f"on the same {N_MOMENTS} latents",
-        f"`--feature-weight`, is {FEATURE_WEIGHT:g} where it holds one",
-        f"kernels of more than {MAX_CP_WEIGHTS:,} weights",
+        f"`--feature-weight`, is {FEATURE_WEIGHT:g} if it has one",
+        f"kernels of more than {MAX_WEIGHTS:,} weights",
         f"more than {MAX_OUTPUTS:,} outputs",
         f"kernel is kept below {MAX_DEGENERACY:g}",
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),
@@ -442,18 +450,42 @@ def test_pre_commit_uses_the_versions_that_were_tested() -> None:
     assert revisions["codespell"] == tested["codespell"]
 
 
-def test_the_python_example_of_the_readme_runs_on_a_net_of_ones_own(
+def test_the_example_of_the_readme_is_what_make_demo_runs() -> None:
+    [shown] = [
+        line for line in shell_lines((ROOT / "README.md").read_text()) if "python -m" in line
+    ]
+    recipe = (ROOT / "Makefile").read_text().split("\ndemo:")[1].split("\n\n")[0]
+    made = recipe.partition("\n")[2].replace("\\\n", " ").replace("$(BIN)/", "").split()
+    assert shlex.split(shown) == made
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_reference_lists_exactly_the_public_names(package: str) -> None:
+    page = (ROOT / "docs" / "reference" / f"{package}.md").read_text()
+    listed = re.findall(rf"^::: {package}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(importlib.import_module(package).__all__)
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    pages = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    docs = ROOT / "docs"
+    assert sorted(pages) == sorted(str(path.relative_to(docs)) for path in docs.rglob("*.md"))
+
+
+def test_the_python_examples_run_on_a_net_of_ones_own_and_on_a_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [code] = fences((ROOT / "README.md").read_text(), "python")
+    own, shipped = fences((ROOT / "docs" / "python.md").read_text(), "python")
     (tmp_path / "my_gan.py").write_text(MY_GAN)
     monkeypatch.syspath_prepend(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(own, "python.md", "exec"), names)
     del sys.modules["my_gan"]
     images = names["result"].generator(torch.zeros(2, 16))
     assert images.shape == (2, 3, 8, 8)
     assert "Evaluation(" in capsys.readouterr().out
+    exec(compile(shipped, "python.md", "exec"), names)
+    assert names["images"].shape == (16, 3, 32, 32)
 
 
 @pytest.mark.slow

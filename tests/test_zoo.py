@@ -1,6 +1,11 @@
-"""The files that the demo stands on."""
+"""The shipped checkpoints: what they hold, and the names that find them."""
 
 import json
+import logging
+import runpy
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +15,7 @@ import torch
 
 from nas_gan import zoo
 from nas_gan.checkpoint import build_generator, build_saved_discriminator, load_checkpoint
+from nas_gan.errors import CheckpointError
 from nas_gan.metrics.reference import load_statistics
 from nas_gan.networks.latents import latent_bank
 
@@ -63,3 +69,65 @@ def test_the_card_says_what_the_file_and_the_measured_curve_say(checkpoint, name
     assert f"{last['fid']:.1f}" in card
     n_params = sum(p.numel() for p in build_generator(checkpoint).parameters())
     assert f"({n_params:,} parameters)" in card
+
+
+def test_a_zoo_name_stands_for_the_shipped_file(name):
+    assert zoo.local_path(Path(f"zoo:{name}")) == FOLDER / f"{name}.pt"
+    by_name, by_path = (load_checkpoint(p) for p in (Path(f"zoo:{name}"), FOLDER / f"{name}.pt"))
+    assert by_name.provenance == by_path.provenance
+    assert all(torch.equal(by_name.generator[key], t) for key, t in by_path.generator.items())
+
+
+def test_every_shipped_checkpoint_has_a_name():
+    assert set(zoo.shipped_names()) == {f"zoo:{path.stem}" for path in FOLDER.glob("*.pt")}
+
+
+@pytest.mark.parametrize("path", ["runs/a/ckpt.pt", "fashion_mnist", "zoo/fashion_mnist.pt"])
+def test_any_other_path_stands_for_itself(path):
+    assert zoo.local_path(Path(path)) == Path(path)
+
+
+@pytest.mark.parametrize("path", ["zoo:", "zoo:fashion", "zoo:../zoo/fashion_mnist"])
+def test_an_unknown_zoo_name_says_which_exist(path):
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(Path(path))
+    for known in CURVES:
+        assert f"zoo:{known}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ard.compress zoo:fashion --fid-budget 5%",
+        "ard.sweep zoo:fashion",
+        "ard.pareto zoo:fashion --budgets 5%",
+        "ard.latency zoo:fashion --out layers",
+        "nas_gan.sample zoo:fashion",
+        "nas_gan.evaluate zoo:fashion",
+        "nas_gan.evaluate zoo:fashion_mnist --against zoo:fashion --samples 8",
+        "nas_gan.figures betas --checkpoint zoo:fashion",
+        "export zoo:fashion --out bundle",
+    ],
+)
+def test_every_command_that_takes_a_checkpoint_looks_names_up_in_the_zoo(
+    line, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", line.split())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # another test has imported the module
+        with pytest.raises(SystemExit) as left:
+            runpy.run_module(line.split()[0], run_name="__main__", alter_sys=True)
+    logging.captureWarnings(False)
+    assert left.value.code == 1
+    assert "choose one of zoo:adversarial_nas, zoo:fashion_mnist" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_takes_a_zoo_name_from_any_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "nas_gan.sample", "zoo:fashion_mnist", "--n", "2", "--out", "a.png"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.png").is_file()

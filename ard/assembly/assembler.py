@@ -19,11 +19,11 @@ from ard.assembly.surgery import apply_plan
 from ard.layers import LayerProfile
 from ard.plan import DENSE, RankPlan
 
-# Random directions of the image, and latents, behind what each output is worth to it. The matrix
-# averages over positions as well, so few of either do.
+# Random directions of the image, and latents, behind the worth of each output. The matrix averages
+# over positions as well, so a few of each are enough.
 N_PROBES, N_PROBED = 2, 64
-# Latents behind batch statistics. What counts is how they differ from the dense net's on the same
-# latents, which few show as well; every plan that is built pays for them.
+# Latents behind batch statistics. What counts is the difference from the dense net on the same
+# latents, for which a few are enough, and every plan that is built has to run them.
 N_MOMENTS = 32
 # The matrix of a linear layer that fills a feature map has a row for every value of that map: of
 # 65,536 outputs it would take 34 GB. Such a layer is weighted by its inputs alone.

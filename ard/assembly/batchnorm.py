@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from nas_gan.networks.structure import evaluating
+from nas_gan.networks.hooks import OnInput, observing, run_batches
 
 # Mean and variance `(c,)` of what enters each batch normalisation, by name, in execution order.
 BatchMoments = Mapping[str, tuple[Tensor, Tensor]]
@@ -28,8 +28,8 @@ def correct_batchnorm(
     Both nets run on the same latents. A mean moves by the difference that is found, a variance is
     scaled by the ratio. Statistics measured afresh would also change a net that was not factorized
     at all: a trained net's are those of its training, often of other weights than the averaged
-    ones, and the dense net that it is compared with keeps them. Who corrects many plans passes the
-    dense net's own `batch_moments` on the latents, so that it runs once.
+    ones, and the dense net that it is compared with keeps them. To correct many plans, pass the
+    dense net's `batch_moments` on the same latents, so that it runs only once.
     """
     corrected = copy.deepcopy(factorized).eval()
     before = dense_moments
@@ -52,29 +52,25 @@ def batch_moments(
     """The `BatchMoments` of a generator over all of `latents`; `only` names the one to look at."""
     sums: dict[str, Tensor] = {}
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (c, n h w)
+    def collect(name: str) -> OnInput:
+        def on_input(x: Tensor) -> None:
+            x = x.detach().double().transpose(0, 1).flatten(1)  # (c, n h w)
             n = torch.full_like(x[:, 0], x.shape[1])
             moments = torch.stack([n, x.sum(dim=1), x.square().sum(dim=1)])
             sums[name] = sums[name] + moments if name in sums else moments
 
-        return hook
+        return on_input
 
-    handles = [
-        module.register_forward_pre_hook(hook_for(name))
+    norms = [
+        (module, collect(name))
         for name, module in generator.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         and module.track_running_stats
         and only in (None, name)
     ]
-    try:
-        with evaluating(generator):
-            for batch in latents.split(batch_size) if handles else ():
-                generator(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    if norms:
+        with observing(generator, entering=norms):
+            run_batches(generator, latents, batch_size)
     moments = {}
     for name, (n, total, squares) in sums.items():
         mean = total / n

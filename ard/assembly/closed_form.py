@@ -1,16 +1,17 @@
-"""Closed-form repair, front to back: each replaced layer is fitted to what the dense one puts out.
+"""Closed-form repair, front to back: each replaced layer is fitted to the outputs of the dense one.
 
-A factorization is found for the inputs that its layer had in the dense net, and it loses energy:
-whatever it drops was variance of the output. Behind other factorized layers the losses pile up.
-So the layers are visited in execution order, each on the activations of the compressed net so far,
-and the last factor of each, a linear map, is changed in closed form. No gradient is needed, and no
+A factorization is computed for the inputs that its layer has in the dense net, and it loses energy:
+whatever it drops was variance of the output. Over several factorized layers the losses add up. So
+the layers are visited in execution order, each on the activations of the compressed net so far, and
+the last factor of each, a linear map, is changed in closed form. This needs no gradients and no
 data.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ard.assembly.statistics import MAX_POSITIONS, odd_step
-from nas_gan.networks.structure import evaluating
+from nas_gan.networks.hooks import OnOutput, observing, run_batches
 
 Fit = Literal["none", "moments", "least_squares"]
 # How strongly a least-squares fit is held to the factor that it replaces, as a share of the mean
@@ -31,7 +32,6 @@ MAX_GAIN = 2.0
 ROUNDING = 1e-12
 
 _Factor = nn.Conv2d | nn.Linear
-_Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 LayerOutputs = Mapping[str, Tensor]  # name to outputs at a grid of positions, (m, c_out)
 
 
@@ -52,9 +52,9 @@ def calibrate(
     `moments` gives every output channel the mean and the variance that it had: it undoes the loss
     of energy, which a Fréchet distance punishes. `least_squares` minimises the error of the output
     instead (He, Zhang, Sun: Channel Pruning, 2017); the images are then closest, but smoother than
-    the dense net's, since a best guess has less variance than what it guesses. Take it where the
-    score is an image error. A layer that `targets` does not hold, or whose last
-    factor is not a plain convolution or linear map (a transposed or grouped one), stays as it is.
+    the dense net's, since a best guess has less variance than what it guesses. Use it if the score
+    is an image error. A layer that is not in `targets`, or whose last factor is not a plain
+    convolution or linear map (a transposed or grouped one), is left unchanged.
     """
     calibrated = copy.deepcopy(factorized).eval()
     for name in names if fit != "none" else ():
@@ -78,17 +78,12 @@ def layer_outputs(
     """
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
 
-    def keep(name: str) -> _Hook:
-        return lambda module, inputs, output: outputs[name].append(_rows(module, output))
+    def keep(name: str, layer: nn.Module) -> OnOutput:
+        return lambda inputs, output: outputs[name].append(_rows(layer, output))
 
-    handles = [generator.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        with evaluating(generator):
-            for batch in latents.split(batch_size):
-                generator(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = [(name, generator.get_submodule(name)) for name in names]
+    with observing(generator, leaving=[(layer, keep(name, layer)) for name, layer in layers]):
+        run_batches(generator, latents, batch_size)
     n_batches = -(-len(latents) // batch_size)
     return {n: torch.cat(rows) for n, rows in outputs.items() if len(rows) == n_batches}
 
@@ -122,9 +117,9 @@ def _look(
     sums: list[Tensor] = []
     count = 0
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(x: Tensor) -> None:
         nonlocal count
-        rows = _patches(last, inputs[0])  # (m, d)
+        rows = _patches(last, x)  # (m, d)
         rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
         wanted = target[count : count + len(rows)].to(rows)  # (m, c_out)
         count += len(rows)
@@ -132,16 +127,10 @@ def _look(
         sums[:] = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
         raise _Reached
 
-    handle = last.register_forward_pre_hook(look)
-    try:
-        with evaluating(network):
-            for batch in latents.split(batch_size):
-                try:
-                    network(batch)
-                except _Reached:
-                    continue
-    finally:
-        handle.remove()
+    with observing(network, entering=[(last, look)]):
+        for batch in latents.split(batch_size):
+            with suppress(_Reached):
+                network(batch)
     gram, cross, total, squares = (part / count for part in sums)
     return _Seen(gram, cross, total, (squares - total.square()).clamp(min=0))
 

@@ -1,13 +1,13 @@
 """Second moments of what enters each layer and of what its outputs are worth, over latents.
 
-A factorization that knows its inputs spends its rank where signals are; one that knows the
-gradients of the image at its outputs spends it where they are seen. Latents cost nothing, so the
-moments can be measured on as many as one likes, without any data.
+A factorization that knows its inputs spends its rank where the signal is; one that knows the
+gradients of the image at its outputs spends it where it is visible. Latents are free, so the
+moments can be measured on any number of them, without data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ard.errors import NonFiniteError, PlanError
-from ard.layers import Conv, Layer
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.structure import evaluating, weight_sharers
+from nas_gan.networks.hooks import OnInput, OnOutput, observing, run_batches
+from nas_gan.networks.layer_types import Conv, Layer, layer_type_of
+from nas_gan.networks.structure import weight_sharers
 
 # Neighbouring positions of a feature map say nearly the same; about a hundred of an image do.
 MAX_POSITIONS = 128
@@ -70,28 +71,21 @@ def input_covariances(
     channel = {name: _SecondMoment() for name in layer_names}
     vertical = {name: _SecondMoment() for name in layer_names}
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            for x in inputs[0].split(IMAGES_AT_ONCE):
+    def collect(name: str, module: nn.Module) -> OnInput:
+        def on_input(images: Tensor) -> None:
+            for x in images.split(IMAGES_AT_ONCE):
                 channel[name].add(_pixels(module, x, max_positions))
                 patches = _vertical_patches(module, x, max_positions)
                 if patches is not None:
                     vertical[name].add(patches)
 
-        return hook
+        return on_input
 
-    handles = [
-        module.register_forward_pre_hook(hook_for(name))
-        for name in layer_names
-        for module in _find(generator, name)
+    layers = [
+        (module, collect(name, module)) for name in layer_names for module in _find(generator, name)
     ]
-    try:
-        with evaluating(generator):
-            for batch in latents.split(batch_size):
-                generator(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with observing(generator, entering=layers):
+        run_batches(generator, latents, batch_size)
     statistics = {}
     for name in layer_names:
         mean = channel[name].mean(shrink=shrink)
@@ -135,50 +129,44 @@ def output_covariances(
     moments = {name: _SecondMoment() for name in layer_names}
     captured: list[tuple[str, nn.Module, Tensor]] = []
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def capture(name: str, module: nn.Module) -> OnOutput:
+        def on_output(inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             tracked = output if output.requires_grad else output.requires_grad_()
             captured.append((name, module, tracked))
             return tracked.clone()  # the next layer may work in place
 
-        return hook
+        return on_output
 
-    handles = [
-        module.register_forward_hook(hook_for(name))
-        for name in layer_names
-        for module in _find(generator, name)
+    layers = [
+        (module, capture(name, module)) for name in layer_names for module in _find(generator, name)
     ]
     start = 0
-    try:
-        with evaluating(generator), torch.enable_grad():
-            for batch in latents.detach().split(batch_size):
-                captured.clear()
-                images = generator(batch)
-                if not isinstance(images, Tensor):
-                    raise InvalidValueError(
-                        "the worth of an output is measured on one tensor of images; the generator "
-                        f"returns a {type(images).__name__}"
-                    )
-                called = {name for name, _, _ in captured}
-                if missing := [name for name in layer_names if name not in called]:
-                    raise PlanError(f"{missing[0]}: the generator never calls this layer")
-                directions = _directions(images, n_probes, seed, start)
-                start += len(batch)
-                if not images.requires_grad:  # nothing that was captured reaches the image
-                    images = images + sum(0 * output.sum() for _, _, output in captured)
-                for i, direction in enumerate(directions):
-                    gradients = torch.autograd.grad(
-                        images,
-                        [output for _, _, output in captured],
-                        direction,
-                        retain_graph=i + 1 < n_probes,
-                        materialize_grads=True,
-                    )
-                    for (name, module, _), gradient in zip(captured, gradients, strict=True):
-                        moments[name].add(_grid_rows(module, gradient, max_positions))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with observing(generator, leaving=layers), torch.enable_grad():
+        for batch in latents.detach().split(batch_size):
+            captured.clear()
+            images = generator(batch)
+            if not isinstance(images, Tensor):
+                raise InvalidValueError(
+                    "the worth of an output is measured on one tensor of images; the generator "
+                    f"returns a {type(images).__name__}"
+                )
+            called = {name for name, _, _ in captured}
+            if missing := [name for name in layer_names if name not in called]:
+                raise PlanError(f"{missing[0]}: the generator never calls this layer")
+            directions = _directions(images, n_probes, seed, start)
+            start += len(batch)
+            if not images.requires_grad:  # nothing that was captured reaches the image
+                images = images + sum(0 * output.sum() for _, _, output in captured)
+            for i, direction in enumerate(directions):
+                gradients = torch.autograd.grad(
+                    images,
+                    [output for _, _, output in captured],
+                    direction,
+                    retain_graph=i + 1 < n_probes,
+                    materialize_grads=True,
+                )
+                for (name, module, _), gradient in zip(captured, gradients, strict=True):
+                    moments[name].add(_grid_rows(module, gradient, max_positions))
     found = {}
     for name in layer_names:
         mean = moments[name].mean()
@@ -289,7 +277,8 @@ def _vertical_patches(module: nn.Module, x: Tensor, max_positions: int) -> Tenso
 
     None where there is nothing to see beyond single pixels, or where the kernel has three axes.
     """
-    if isinstance(module, nn.Linear | nn.Conv3d | nn.ConvTranspose3d):
+    known = layer_type_of(module)
+    if known is None or known.n_axes not in (1, 2):
         return None
     conv = cast(nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d, module)
     k_h, dilation, stride = conv.kernel_size[0], conv.dilation[0], conv.stride[0]
@@ -298,8 +287,7 @@ def _vertical_patches(module: nn.Module, x: Tensor, max_positions: int) -> Tenso
     if x.ndim == 3:
         x = x.unsqueeze(-1)
     reach = dilation * (k_h - 1)
-    transposed = isinstance(conv, nn.ConvTranspose1d | nn.ConvTranspose2d)
-    if transposed:
+    if known.transposed:
         # It is a convolution by the flipped kernel of the rows pulled apart by the stride.
         apart = x.new_zeros(*x.shape[:2], (x.shape[2] - 1) * stride + 1, x.shape[3])
         apart[:, :, ::stride] = x
@@ -316,7 +304,7 @@ def _vertical_patches(module: nn.Module, x: Tensor, max_positions: int) -> Tenso
     height = (x.shape[-2] - reach - 1) // stride + 1
     step = odd_step(height, x.shape[-1], max_positions)
     patches = F.unfold(x, (k_h, 1), dilation=(dilation, 1), stride=(stride * step, step))
-    if transposed:
+    if known.transposed:
         patches = patches.unflatten(1, (-1, k_h)).flip(2).flatten(1, 2)
     return patches.transpose(1, 2).flatten(0, 1)  # (n, c_in k_h, m) -> (n m, c_in k_h)
 

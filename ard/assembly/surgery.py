@@ -13,8 +13,7 @@ which the factor moves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,11 @@ from torch.nn.utils import skip_init
 
 from ard.assembly.statistics import LayerStatistics
 from ard.errors import NonFiniteError, PlanError, RankError
-from ard.factorization.cp import cp
-from ard.factorization.svd import spatial_svd, svd
-from ard.factorization.tucker import tucker2
-from ard.layers import Conv, Layer, Transposed, describe_layer, row_axes
-from ard.plan import Factorization, Method, RankPlan
+from ard.factorization.method import Covariances, Factor
+from ard.factorization.methods import METHODS
+from ard.layers import describe_layer, row_axes
+from ard.plan import Factorization, RankPlan
+from nas_gan.networks.layer_types import Conv, Layer, Transposed, convolution_type
 from nas_gan.networks.structure import apply_structure as apply_structure
 from nas_gan.networks.structure import layer_spec, replace_modules, weight_sharers
 
@@ -51,23 +50,21 @@ def factorize_layer(
     return assemble(module, choice.method, _factorize(module, choice, statistics))
 
 
-def assemble(module: Layer, method: Method, factors: Sequence[Sequence[Tensor]]) -> nn.Sequential:
+def assemble(module: Layer, method: str, kernels: Sequence[Sequence[Tensor]]) -> nn.Sequential:
     """Layers that do together what `module` does, from the kernels of its factors.
 
-    `factors` holds for each group of `module` the kernels `(out, in, k_h, k_w)` of one factor after
-    the other: two for `svd` and `spatial_svd`, three for `tucker2`, four for `cp`, whose two in the
-    middle are depthwise `(r, 1, k_h, 1)` and `(r, 1, 1, k_w)`.
+    `kernels` holds for each group of `module` the kernels `(out, in, k_h, k_w)` of the method's
+    factors, in their order; `in` is 1 for a depthwise one.
     """
-    axes = _AXES["transposed svd" if method == "svd" and isinstance(module, Transposed) else method]
+    factors = METHODS[method].of_layer(transposed=isinstance(module, Transposed))
     layers = [
         _layer(
             module,
-            [of_group[i] for of_group in factors],
-            along,
-            depthwise=method == "cp" and along != "none",
-            last=i == len(axes) - 1,
+            factor,
+            [of_group[i] for of_group in kernels],
+            last=i == len(factors) - 1,
         )
-        for i, along in enumerate(axes)
+        for i, factor in enumerate(factors)
     ]
     return nn.Sequential(*layers).train(module.training)
 
@@ -166,15 +163,6 @@ def _find(generator: nn.Module, name: str) -> nn.Module:
 Kernels = list[Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class _Covariances:
-    """What is known about one group: `(c_in, c_in)`, `(c_in k_h, c_in k_h)`, `(c_out, c_out)`."""
-
-    channel: Tensor | None = None
-    vertical: Tensor | None = None
-    output: Tensor | None = None
-
-
 def _factorize(
     module: Layer, choice: Factorization, statistics: LayerStatistics | None
 ) -> list[Kernels]:
@@ -184,11 +172,10 @@ def _factorize(
         raise NonFiniteError("a weight is NaN or infinite and cannot be factorized")
     kernels = _kernels(module)
     rank = tuple(r // len(kernels) for r in choice.rank)
+    factorize = METHODS[choice.method].factorize
     return [
-        _factor_kernels(kernel, choice.method, rank, known)
-        for kernel, known in zip(
-            kernels, _of_groups(statistics, len(kernels), kernels[0].shape[2]), strict=True
-        )
+        list(factorize(kernel, rank, known))
+        for kernel, known in zip(kernels, _of_groups(statistics, len(kernels)), strict=True)
     ]
 
 
@@ -204,11 +191,10 @@ def _kernels(module: Layer) -> Kernels:
     return [part.transpose(0, 1) for part in parts] if isinstance(module, Transposed) else [*parts]
 
 
-def _of_groups(statistics: LayerStatistics | None, groups: int, k_h: int) -> list[_Covariances]:
+def _of_groups(statistics: LayerStatistics | None, groups: int) -> list[Covariances]:
     """The blocks of each group on the diagonals of a layer's covariances."""
     if statistics is None:
-        return [_Covariances()] * groups
-    channel, vertical, output = statistics.channel, statistics.vertical, statistics.output
+        return [Covariances()] * groups
 
     def blocks(covariance: Tensor | None) -> list[Tensor | None]:
         if covariance is None:
@@ -216,71 +202,21 @@ def _of_groups(statistics: LayerStatistics | None, groups: int, k_h: int) -> lis
         size = len(covariance) // groups
         return [covariance[i : i + size, i : i + size] for i in range(0, len(covariance), size)]
 
-    if vertical is None:
-        # Without patches, the rows of a kernel are taken to see pixels that have nothing in common.
-        vertical = torch.kron(channel, torch.eye(k_h).to(channel))
     return [
-        _Covariances(*known)
-        for known in zip(blocks(channel), blocks(vertical), blocks(output), strict=True)
-    ]
-
-
-def _factor_kernels(
-    kernel: Tensor, method: Method, rank: tuple[int, ...], known: _Covariances
-) -> Kernels:
-    """One group's kernel as the kernels of its factors, float64."""
-    if method == "svd":
-        left, right = svd(kernel.flatten(1), rank[0], known.channel, known.output)
-        return [right[:, :, None, None], left[:, :, None, None]]
-    if method == "spatial_svd":
-        horizontal, vertical = spatial_svd(kernel, rank[0], known.vertical, known.output)
-        return [vertical, horizontal]
-    if method == "tucker2":
-        core, out_factor, in_factor = tucker2(
-            kernel, (rank[0], rank[1]), known.channel, output_covariance=known.output
+        Covariances(*known)
+        for known in zip(
+            blocks(statistics.channel),
+            blocks(statistics.vertical),
+            blocks(statistics.output),
+            strict=True,
         )
-        return [in_factor.T[:, :, None, None], core, out_factor[:, :, None, None]]
-    return cp_kernels(
-        cp(kernel, rank[0], known.channel, output_covariance=known.output),
-    )
-
-
-def cp_kernels(factors: Sequence[Tensor]) -> Kernels:
-    """The four kernels, as `assemble` takes them, of CP factors in the order of `cp`."""
-    a, b, u, v = factors
-    return [
-        b.T[:, :, None, None],
-        u.T[:, None, :, None],
-        v.T[:, None, None, :],
-        a[:, :, None, None],
     ]
 
 
 # -- factors as layers
 
 
-Along = Literal["none", "rows", "columns", "both"]
-# The axes along which each factor moves; it carries the layer's stride, padding and dilation there.
-# A factor that moves along none is pointwise. A transposed layer spreads its values last, so that
-# everything before works on the small map.
-_AXES: dict[str, tuple[Along, ...]] = {
-    "svd": ("both", "none"),
-    "transposed svd": ("none", "both"),
-    "spatial_svd": ("rows", "columns"),
-    "tucker2": ("none", "both", "none"),
-    "cp": ("none", "rows", "columns", "none"),
-}
-_CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED: dict[int, type[Transposed]] = {
-    1: nn.ConvTranspose1d,
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
-}
-
-
-def _layer(
-    source: Layer, kernels: Kernels, along: Along, *, depthwise: bool, last: bool
-) -> nn.Module:
+def _layer(source: Layer, factor: Factor, kernels: Kernels, *, last: bool) -> nn.Module:
     """One factor of `source` as a layer, from its kernel `(out, in, k_h, k_w)` in each group."""
     kernel = torch.cat(kernels)  # (groups out, in, k_h, k_w)
     options: dict[str, Any] = {
@@ -292,24 +228,23 @@ def _layer(
         linear = skip_init(nn.Linear, kernel.shape[1], kernel.shape[0], **options)
         return _fill(linear, kernel[:, :, 0, 0], source)
     c_out, c_in = kernel.shape[:2]
-    groups = c_out if depthwise else len(kernels)
-    moves = [along == "both" or along == side for side in _sides(source)]
+    groups = c_out if factor.depthwise else len(kernels)
+    moves = _moves(source, factor)
     size = tuple(k if moved else 1 for k, moved in zip(source.kernel_size, moves, strict=True))
-    layer_type: type[nn.Module] = _CONVS[len(size)]
-    if along != "none":
+    transposed = isinstance(source, Transposed) and factor.along != "none"
+    if factor.along != "none":
         options |= _geometry(source, moves)
-        if isinstance(source, Transposed):
-            layer_type = _TRANSPOSED[len(size)]
-            if not depthwise:  # torch stores the inputs of each group first
-                kernel = torch.cat([part.transpose(0, 1) for part in kernels])
+    if transposed and not factor.depthwise:  # torch stores the inputs of each group first
+        kernel = torch.cat([part.transpose(0, 1) for part in kernels])
+    layer_type = convolution_type(len(size), transposed=transposed)
     layer = skip_init(layer_type, c_in * groups, c_out, size, groups=groups, **options)
     return _fill(layer, kernel.reshape(*kernel.shape[:2], *size), source)
 
 
-def _sides(source: Conv | Transposed) -> list[Along]:
-    """Whether each axis of the layer belongs to the rows or the columns of its kernels."""
+def _moves(source: Conv | Transposed, factor: Factor) -> list[bool]:
+    """Whether a factor moves along each of the layer's axes."""
     n_axes = len(source.kernel_size)
-    return ["rows" if axis < row_axes(n_axes) else "columns" for axis in range(n_axes)]
+    return [factor.rows if axis < row_axes(n_axes) else factor.columns for axis in range(n_axes)]
 
 
 def _geometry(source: Conv | Transposed, moves: Sequence[bool]) -> dict[str, Any]:

@@ -20,12 +20,13 @@ import torch
 from tensorly.decomposition import parafac
 from torch import Tensor, nn
 
-from ard.assembly.surgery import assemble, cp_kernels
+from ard.assembly.surgery import assemble
 from ard.errors import NonFiniteError, PlanError, RankError
-from ard.factorization.ranks import check_rank
-from ard.factorization.svd import leading_left_vectors
-from ard.layers import Layer, describe_layer
+from ard.factorization.cp import CP, cp_kernels
+from ard.factorization.svd import SVD, leading_left_vectors
+from ard.layers import describe_layer
 from ard.plan import Factorization, RankPlan
+from nas_gan.networks.layer_types import Layer
 from nas_gan.networks.structure import replace_modules
 
 N_ITER_MAX = 100
@@ -71,7 +72,7 @@ def published_factors(
             module = generator.get_submodule(name)
         except AttributeError as error:
             raise PlanError(f"the generator has no layer {name!r}: {error}") from error
-        method = "svd" if isinstance(module, nn.Linear) else "cp"
+        method = (SVD if isinstance(module, nn.Linear) else CP).name
         if not isinstance(module, nn.Linear | nn.Conv2d) or choice.method != method:
             raise PlanError(
                 f"{name}: the published recipe is cp for a Conv2d and svd for a Linear; "
@@ -94,14 +95,13 @@ def _factorize(
     if isinstance(module, nn.Linear):
         left, right = published_matrix_factors(module.weight, rank, fault=linear_fault)
         kernels = [right[:, :, None, None], left[:, :, None, None]]
-        return assemble(module, "svd", [kernels]), choice
+        return assemble(module, SVD.name, [kernels]), choice
     if module.groups > 1:
         raise RankError("the published recipe has no groups")
     start = int(np.random.default_rng(seed).integers(2**31))
     factors = published_cp(module.weight, rank, start)
-    return assemble(module, "cp", [cp_kernels(factors)]), Factorization(
-        "cp", (factors[0].shape[1],)
-    )
+    replacement = assemble(module, CP.name, [cp_kernels((None, factors))])
+    return replacement, Factorization(CP.name, (factors[0].shape[1],))
 
 
 def published_cp(weight: Tensor, rank: int, seed: int) -> list[Tensor]:
@@ -116,7 +116,7 @@ def published_cp(weight: Tensor, rank: int, seed: int) -> list[Tensor]:
         RankError: the rank does not fit, or even rank 1 broke down.
     """
     c_out, c_in, k_h, k_w = weight.shape
-    check_rank("cp", (rank,), (c_out, c_in, k_h, k_w))
+    CP.check_rank((rank,), (c_out, c_in, k_h, k_w))
     array = weight.detach().cpu().numpy()
     left = rank
     while left >= 1:
@@ -169,7 +169,7 @@ def published_matrix_factors(matrix: Tensor, rank: int, *, fault: bool) -> tuple
         RankError: the rank is below 1 or above the smaller side of the matrix.
     """
     c_out, c_in = matrix.shape
-    check_rank("svd", (rank,), (c_out, c_in, 1, 1))
+    SVD.check_rank((rank,), (c_out, c_in, 1, 1))
     left = leading_left_vectors(matrix.detach().double(), rank)  # (c_out, r), unit columns
     right = left.T @ matrix.detach().double()  # (r, c_in)
     sizes = right.norm(dim=1)  # lambda

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ard.costs.cost import LayerCost
 from ard.errors import BudgetError, NonFiniteError, PlanError
-from ard.factorization.ranks import rank_for_fraction
+from ard.factorization.methods import METHODS
 from ard.layers import LayerProfile
 from ard.measuring.sensitivity import SensitivityTable
-from ard.plan import DENSE, Factorization, Method, RankPlan
+from ard.plan import DENSE, Factorization, RankPlan
 from ard.search.allocation import Option, monotone
 from ard.search.recorded import ScoredChoice
 
@@ -97,7 +97,7 @@ def penalty_plans(
 # -- rules that look at shapes alone
 
 
-def uniform_rank(layers: Sequence[LayerProfile], rank: int, method: Method) -> RankPlan:
+def uniform_rank(layers: Sequence[LayerProfile], rank: int, method: str) -> RankPlan:
     """The same rank everywhere, at most the largest that a layer has.
 
     A layer that `method` does not fit (a matrix, a 1 x 1 convolution) takes the one that does.
@@ -115,7 +115,7 @@ def uniform_rank(layers: Sequence[LayerProfile], rank: int, method: Method) -> R
     return _only_smaller(layers, choices)
 
 
-def uniform_ratio(layers: Sequence[LayerProfile], fraction: float, method: Method) -> RankPlan:
+def uniform_ratio(layers: Sequence[LayerProfile], fraction: float, method: str) -> RankPlan:
     """Every layer keeps about the same fraction of its weights.
 
     Raises:
@@ -126,7 +126,7 @@ def uniform_ratio(layers: Sequence[LayerProfile], fraction: float, method: Metho
     choices = {}
     for layer in layers:
         if (fitting := _fitting(layer, method)) is not None:
-            ranks = rank_for_fraction(fitting, layer.shape, fraction)
+            ranks = METHODS[fitting].rank_for_fraction(layer.shape, fraction)
             choices[layer.name] = Factorization(fitting, ranks)
     return _only_smaller(layers, choices)
 
@@ -162,7 +162,7 @@ def random_plans(
 
 
 def energy_threshold(
-    layers: Sequence[LayerProfile], weights: Mapping[str, Tensor], energy: float, method: Method
+    layers: Sequence[LayerProfile], weights: Mapping[str, Tensor], energy: float, method: str
 ) -> RankPlan:
     """The smallest ranks whose singular values hold that share of the squared sum.
 
@@ -199,7 +199,7 @@ def energy_rank(matrix: Matrix, energy: float) -> int:
 def evbmf(
     layers: Sequence[LayerProfile],
     weights: Mapping[str, Tensor],
-    method: Method,
+    method: str,
     weakening: float = 1.0,
 ) -> RankPlan:
     """Ranks by `evbmf_rank`, on the matrices that `energy_threshold` looks at.
@@ -349,7 +349,7 @@ def _options(layer: LayerProfile, table: SensitivityTable, cost: LayerCost) -> l
 # -- shared
 
 
-def _fitting(layer: LayerProfile, method: Method) -> Method | None:
+def _fitting(layer: LayerProfile, method: str) -> str | None:
     """`method` where it fits, else the layer's first one; None for a grouped or depthwise layer."""
     if layer.groups > 1:  # the published rules know one matrix a layer
         return None
@@ -368,19 +368,15 @@ def _only_smaller(layers: Sequence[LayerProfile], choices: dict[str, Factorizati
     )
 
 
-def _unfoldings(layer: LayerProfile, weight: Tensor, method: Method) -> list[Matrix]:
+def _unfoldings(layer: LayerProfile, weight: Tensor, method: str) -> list[Matrix]:
     """The matrices whose ranks are the ranks of `method`, float64."""
     array = weight.detach().cpu().double().numpy()
     if not np.isfinite(array).all():
         raise NonFiniteError(f"{layer.name}: the weight holds NaN or infinite values")
     if layer.transposed:
         array = array.swapaxes(0, 1)
-    kernel = array.reshape(layer.shape)
-    c_out, c_in, k_h, k_w = kernel.shape
-    if method == "tucker2":
-        return [kernel.reshape(c_out, -1), kernel.swapaxes(0, 1).reshape(c_in, -1)]
-    if method == "svd":
-        return [kernel.reshape(c_out, -1)]
-    if method == "spatial_svd":
-        return [kernel.transpose(0, 3, 1, 2).reshape(c_out * k_w, c_in * k_h)]
-    raise PlanError(f"{layer.name}: no unfolding of a kernel has the rank of {method}")
+    unfoldings = METHODS[method].unfoldings
+    if unfoldings is None:
+        raise PlanError(f"{layer.name}: no unfolding of a kernel has the rank of {method}")
+    kernel = torch.from_numpy(array.reshape(layer.shape))
+    return [matrix.numpy() for matrix in unfoldings(kernel)]

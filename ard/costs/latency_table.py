@@ -8,12 +8,9 @@ weights in the cache, and pays for a call that a whole net pays once.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 from ard.csv_cells import (
     Cells,
@@ -26,10 +23,11 @@ from ard.csv_cells import (
     whole_cell,
 )
 from ard.errors import LatencyError, TableError
-from ard.layers import Kind, LayerProfile
-from ard.plan import Factorization, Method
+from ard.layers import LayerProfile
+from ard.plan import Factorization
 from ard.signature import LayerSignature
 from nas_gan.files import write_text
+from nas_gan.tables import csv_text
 
 COLUMNS = (
     "signature", "choice", "batch", "milliseconds", "ci_low", "ci_high",
@@ -118,15 +116,13 @@ class LatencyTable:
 
     def to_csv(self) -> str:
         """The columns of `COLUMNS`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        rows = []
         for row in self.rows:
             c = row.conditions
             times = (row.milliseconds, row.ci_low, row.ci_high)
             place = (c.runtime, c.device, c.threads, c.precision)
-            writer.writerow([row.signature, _name(row.choice), c.batch, *times, *place])
-        return text.getvalue()
+            rows.append((row.signature, _name(row.choice), c.batch, *times, *place))
+        return csv_text(COLUMNS, rows)
 
     def save(self, path: Path) -> None:
         """Write `to_csv`, whole or not at all."""
@@ -201,7 +197,7 @@ class LatencyTable:
     def _times(self) -> dict[tuple[str, Factorization | None], float]:
         return {(row.signature, row.choice): row.milliseconds for row in self.rows}
 
-    def _curve(self, signature: str, method: Method) -> list[tuple[int, float, Factorization]]:
+    def _curve(self, signature: str, method: str) -> list[tuple[int, float, Factorization]]:
         """`(weights, milliseconds, choice)` of one layer by one method, the smallest first."""
         return sorted(
             (_weights(signature, choice), milliseconds, choice)
@@ -212,7 +208,7 @@ class LatencyTable:
 
 def _weights(signature: str, choice: Factorization) -> int:
     layer = LayerSignature.parse(signature)
-    shape = LayerProfile("", cast(Kind, layer.kind), layer.weight_shape, groups=layer.groups)
+    shape = LayerProfile("", layer.kind, layer.weight_shape, groups=layer.groups)
     return shape.params(choice)
 
 

@@ -59,6 +59,16 @@ else:
     ObjectiveName = Literal[(*OBJECTIVES, MIXED)]
 
 
+def register(objective: Objective) -> None:
+    """Make an objective known by its name, to configurations, reports and pictures.
+
+    Raises:
+        ValueError: another objective has that name.
+    """
+    if objective.name == MIXED or OBJECTIVES.setdefault(objective.name, objective) is not objective:
+        raise ValueError(f"there is an objective {objective.name!r} already; choose another name")
+
+
 def objective_named(name: str) -> Objective:
     """The objective of this name, which is not a mix.
 

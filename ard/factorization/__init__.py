@@ -1,1 +1,1 @@
-"""Weights in, factors out: Tucker-2, CP, SVD and spatial SVD of convolution and linear weights."""
+"""Kernels in, factors out: the factorization methods, one a file."""

@@ -2,10 +2,10 @@
 
 Of two CP fits with the same error, the one whose terms are large and cancel each other is useless:
 a small change of a factor, by rounding or by training, changes the kernel a lot. Such fits are not
-rare, for some kernels a best one does not even exist and the terms grow for ever (de Silva and Lim,
-"Tensor rank and the ill-posedness of the best low-rank approximation problem", 2008). Here the
-power of the terms is measured against that of the kernel, and a fit is repeated with a price on it
-until it is within a bound.
+rare. Some kernels have no best approximation at all, and the terms grow without bound (de Silva and
+Lim, "Tensor rank and the ill-posedness of the best low-rank approximation problem", 2008). Here the
+power of the terms is compared with that of the kernel, and the fit is repeated with a rising
+penalty on it until it is within a bound.
 
 References: Phan, Sobolev, Sozykin, Ermilov, Gusak, Tichavsky, Glukhov, Oseledets and Cichocki,
 "Stable low-rank tensor decomposition for compression of convolutional neural network", ECCV 2020.
@@ -13,19 +13,20 @@ References: Phan, Sobolev, Sozykin, Ermilov, Gusak, Tichavsky, Glukhov, Oseledet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
+from tensorly.cp_tensor import CPTensor, cp_norm, cp_normalize
+from tensorly.tenalg import khatri_rao, mode_dot
 from torch import Tensor
+from torch.nn import functional as F
 
 from ard.errors import RankError
-from ard.factorization.ranks import check_rank, max_rank
-from ard.factorization.svd import (
-    covariance_root,
-    spatial_svd,
-    unweigh_outputs,
-    weigh_outputs,
-)
+from ard.factorization.backend import torch_backend
+from ard.factorization.method import C_IN, C_OUT, Covariances, Factor, Mark, Method
+from ard.factorization.ranks import Rank, is_pointwise
+from ard.factorization.spatial_svd import spatial_svd
+from ard.factorization.whitening import Whitening
 
 N_ITER_MAX = 50
 TOL = 1e-6
@@ -38,8 +39,12 @@ RIDGE = 1e-7
 MAX_DEGENERACY = 10.0
 # Prices per unit of that sum, tried in this order before the one that is sure to meet the bound.
 PRICES = (0.0, 1e-4, 1e-3, 1e-2)
+# The sweeps take seconds a rank on a CPU for a kernel of this many weights, and with twice the
+# channels eight times as long: 128 x 128 x 5 x 5 competes, 256 x 256 x 3 x 3 does not.
+MAX_WEIGHTS = 2**19
 
 
+@torch_backend()
 def cp(
     weight: Tensor,
     rank: int,
@@ -47,96 +52,74 @@ def cp(
     n_iter_max: int = N_ITER_MAX,
     output_covariance: Tensor | None = None,
     max_degeneracy: float = MAX_DEGENERACY,
-) -> list[Tensor]:
+) -> CPTensor:
     """`weight (c_out, c_in, k_h, k_w)` as `sum_r a_r x b_r x u_r x v_r`.
 
-    Returns `[(c_out, r), (c_in, r), (k_h, r), (k_w, r)]`; in each term the four columns are equally
-    long. Found by alternating least squares in float64 from a start without random numbers: the
-    spatial SVD of the kernel, whose terms are each split into rank-one ones. At `max_rank` the
-    factors are written down exactly instead. `input_covariance (c_in, c_in)` is the second moment
-    of the input channels and `output_covariance (c_out, c_out)` that of the image's gradients with
-    respect to the output channels; the fit is then made on the kernel whitened on that side.
+    Returns the factors `[(c_out, r), (c_in, r), (k_h, r), (k_w, r)]` with weights of one; in each
+    term the four columns are equally long. Found by alternating least squares in float64 from a
+    start without random numbers: the spatial SVD of the kernel, whose terms are each split into
+    rank-one ones. At the largest rank the factors are written down exactly instead.
+    `input_covariance (c_in, c_in)` is the second moment of the input channels and
+    `output_covariance (c_out, c_out)` that of the image's gradients with respect to the output
+    channels; the fit is then made on the kernel whitened on that side.
 
     The squared norms of the terms add up to at most `max_degeneracy` times that of the (whitened)
     kernel, at some cost in error where a closer fit would have needed more. The rank is never
     changed.
 
     Raises:
-        RankError: the rank is below 1 or above `max_rank`, the bound is below 1, or the iteration
-            broke down.
+        RankError: the rank is below 1 or above the largest one, the bound is below 1, or the
+            iteration broke down.
     """
-    shape = weight.shape
-    c_out, c_in, k_h, k_w = shape
-    check_rank("cp", (rank,), (c_out, c_in, k_h, k_w))
+    c_out, c_in, k_h, k_w = shape = tuple(weight.shape)
+    CP.check_rank((rank,), (c_out, c_in, k_h, k_w))
     if not max_degeneracy >= 1:
         raise RankError(
             f"max_degeneracy is 1 or more, which orthogonal terms have; got {max_degeneracy}"
         )
     weight = weight.detach().double()
-    if (rank,) == max_rank("cp", (c_out, c_in, k_h, k_w)):
-        return spread_norms(_one_term_per_fibre(weight))
-    root = None if input_covariance is None else covariance_root(input_covariance).to(weight)
-    outer, whitened = weigh_outputs(weight, output_covariance)
-    if root is not None:
-        whitened = torch.einsum("oihw,ij->ojhw", whitened, root)
+    if (rank,) == CP.max_rank((c_out, c_in, k_h, k_w)):
+        return spread_norms((None, _one_term_per_fibre(weight)))
+    sides = Whitening.of(weight, input_covariance, output_covariance)
+    whitened = sides.whiten(weight)
     norm = whitened.norm()
     if norm == 0:
-        return [weight.new_zeros(n, rank) for n in shape]
-    problem = f"cp({rank}) of a {tuple(shape)} kernel"
+        return CPTensor((None, [weight.new_zeros(n, rank) for n in shape]))
+    problem = f"cp({rank}) of a {shape} kernel"
     try:
         factors = _bounded_als(whitened / norm, rank, n_iter_max, max_degeneracy)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # missing in its stub
         raise RankError(f"{problem}: {error}") from error
     if not all(factor.isfinite().all() for factor in factors):
         raise RankError(f"{problem} diverged; choose another rank or another method")
-    if root is not None:
-        factors[1] = torch.linalg.solve(root, factors[1])
-    factors[0] = unweigh_outputs(factors[0], outer) * norm
-    return spread_norms(factors)
+    factors[0] = sides.unwhiten_outputs(factors[0]) * norm
+    factors[1] = sides.unwhiten_inputs(factors[1])
+    return spread_norms((None, factors))
 
 
-def degeneracy(factors: Sequence[Tensor], norm: float | None = None) -> float:
+@torch_backend()
+def degeneracy(cp_tensor: CPTensor, norm: float | None = None) -> float:
     """How much the terms cancel each other: `sum_r ||term_r||^2 / norm^2`.
 
-    `factors` are `n` matrices `(length, r)`, and `norm` is that of the tensor they were fitted to,
-    by default that of their sum. It is 1 for orthogonal terms and at least `1 / r`; far above 1 the
-    tensor is a small difference of large terms.
+    `cp_tensor` is `(weights, factors)` with factors `(length, r)`, and `norm` is that of the tensor
+    that it was fitted to, by default its own. It is 1 for orthogonal terms and at least `1 / r`;
+    far above 1 the tensor is a small difference of large terms.
     """
-    power = _powers(factors).prod(dim=0).sum()  # of all terms
-    total = torch.stack([f.T @ f for f in factors]).prod(dim=0).sum() if norm is None else norm**2
-    return float(power / total)
+    weights, factors = cp_tensor
+    cp_tensor = (weights, [factor.double() for factor in factors])
+    sizes, _ = cp_normalize(cp_tensor)
+    return float(sizes.square().sum() / (cp_norm(cp_tensor) if norm is None else norm) ** 2)
 
 
-def cp_sensitivity(factors: Sequence[Tensor]) -> float:
-    """How much noise in the factors becomes noise in the tensor: `E ||T - T'||^2 / sigma^2`.
-
-    To first order, for independent noise of variance `sigma^2` on every entry of every factor
-    `(length_n, r)`: `sum_n length_n sum_r prod_{m != n} ||a_mr||^2` (Phan et al., 2020).
-    """
-    powers = _powers(factors)
-    return float(
-        sum(
-            len(factor) * torch.cat([powers[:n], powers[n + 1 :]]).prod(dim=0).sum()
-            for n, factor in enumerate(factors)
-        )
-    )
-
-
-def _powers(factors: Sequence[Tensor]) -> Tensor:
-    """Squared length of every column, `(n, r)`."""
-    return torch.stack([factor.double().square().sum(dim=0) for factor in factors])
-
-
-def spread_norms(factors: list[Tensor]) -> list[Tensor]:
+@torch_backend()
+def spread_norms(cp_tensor: CPTensor) -> CPTensor:
     """The same sum of rank-one terms with the `n` columns of every term equally long.
 
     A term of magnitude `m` gives each of its `n` columns the length `m^(1/n)`, whatever `n` is: two
-    factors of a matrix get a square root, four factors of a kernel a fourth root.
+    factors of a matrix get a square root, four factors of a kernel a fourth root. Its weight is 1.
     """
-    norms = torch.stack([factor.norm(dim=0) for factor in factors])  # (n, r)
-    magnitude = norms.log().mean(dim=0).exp()  # the n-th root of the product; 0 for a zero term
-    scale = torch.where(magnitude > 0, magnitude / norms, 0)
-    return [factor * s for factor, s in zip(factors, scale, strict=True)]
+    sizes, factors = cp_normalize(cp_tensor)
+    return CPTensor((None, [factor * sizes ** (1 / len(factors)) for factor in factors]))
 
 
 def _one_term_per_fibre(weight: Tensor) -> list[Tensor]:
@@ -158,38 +141,43 @@ def _bounded_als(weight: Tensor, rank: int, n_iter_max: int, max_degeneracy: flo
     With a price `p` the iteration minimises `||W - W'||^2 + p sum_r ||term_r||^2`, one factor at a
     time. At zero for that factor this is 1, so the sum is at most `1 / p` after every step.
     """
-    factors = _als(weight, _split_spatial_svd(weight, rank), n_iter_max)
+    factors = alternating_least_squares(weight, spatial_svd_terms(weight, rank), n_iter_max)
     for price in (*(p for p in PRICES if p < 1 / max_degeneracy), 1 / max_degeneracy):
         if price > 0:
-            factors = _als(weight, factors, n_iter_max, price)
-        if degeneracy(factors, norm=1.0) <= max_degeneracy:
+            factors = alternating_least_squares(weight, factors, n_iter_max, price)
+        if degeneracy((None, factors), norm=1.0) <= max_degeneracy:
             break
     return factors
 
 
-def _als(
+@torch_backend()
+def alternating_least_squares(
     weight: Tensor, factors: list[Tensor], n_iter_max: int, price: float = 0.0
 ) -> list[Tensor]:
     """Alternating least squares on a kernel of unit norm; the sweeps of `tensorly`'s `parafac`.
 
-    Written out because `parafac` forms the Khatri-Rao product of three modes, up to
-    `(c_out c_in k, r)`, once for each mode of each sweep. Contracting the long channel mode first
-    and sharing the result takes two products `(c k_h k_w, c) x (c, r)` a sweep, which was 24 to 33
-    times faster at 128 channels and a 5 x 5 kernel, and runs on whichever device the kernel is.
+    That one has no price on terms, and forms the Khatri-Rao product of three modes, up to
+    `(c_out c_in k, r)`, for each mode of each sweep. Contracting the long channel mode first and
+    sharing the result, the same sweeps take 23 to 36 times less processor time (`engines` in
+    benchmarks/factorization.py).
     """
     a, b, u, v = factors
     error = None
     for _ in range(n_iter_max):
-        by_input = torch.einsum("oihw,ir->ohwr", weight, b)
-        a = _least_squares(torch.einsum("ohwr,hr,wr->or", by_input, u, v), price, b, u, v)
-        by_output = torch.einsum("oihw,or->ihwr", weight, a)
-        b = _least_squares(torch.einsum("ihwr,hr,wr->ir", by_output, u, v), price, a, u, v)
-        u = _least_squares(torch.einsum("ihwr,ir,wr->hr", by_output, b, v), price, a, b, v)
-        projection = torch.einsum("ihwr,ir,hr->wr", by_output, b, u)
+        kernels = khatri_rao([u, v])  # (k_h k_w, r)
+        by_input = mode_dot(weight, b.T, 1).flatten(2)  # (c_out, r, k_h k_w)
+        a = _least_squares(torch.einsum("orx,xr->or", by_input, kernels), price, b, u, v)
+        by_output = mode_dot(weight, a.T, 0)  # (r, c_in, k_h, k_w)
+        b = _least_squares(
+            torch.einsum("rix,xr->ir", by_output.flatten(2), kernels), price, a, u, v
+        )
+        by_both = torch.einsum("rihw,ir->rhw", by_output, b)
+        u = _least_squares(torch.einsum("rhw,wr->hr", by_both, v), price, a, b, v)
+        projection = torch.einsum("rhw,hr->wr", by_both, u)
         v = _least_squares(projection, price, a, b, u)
         # |W - W'|^2 = |W|^2 - 2 <W, W'> + |W'|^2 with |W| = 1
-        power = (a.T @ a) * (b.T @ b) * (u.T @ u) * (v.T @ v)
-        previous, error = error, float((1 - 2 * (projection * v).sum() + power.sum()).abs().sqrt())
+        square = 1 - 2 * (projection * v).sum() + cp_norm((None, [a, b, u, v])) ** 2
+        previous, error = error, float(square.abs().sqrt())
         if previous is not None and abs(previous - error) < TOL:
             break
     return [a, b, u, v]
@@ -206,7 +194,8 @@ def _least_squares(projection: Tensor, price: float, *others: Tensor) -> Tensor:
     return torch.linalg.solve(gram, projection.T).T
 
 
-def _split_spatial_svd(weight: Tensor, rank: int) -> list[Tensor]:
+@torch_backend()
+def spatial_svd_terms(weight: Tensor, rank: int) -> list[Tensor]:
     """Rank-one terms of the spatial SVD, the `rank` largest first.
 
     A term of the spatial SVD is a `(c_out, k_w)` matrix times a `(c_in, k_h)` matrix; the SVDs of
@@ -223,9 +212,39 @@ def _split_spatial_svd(weight: Tensor, rank: int) -> list[Tensor]:
     p, q = order // sizes.shape[2] % sizes.shape[1], order % sizes.shape[2]
     a_columns = a[term, :, p] * (sigma_a[term, p] * sigma_b[term, q])[:, None]
     columns = [a_columns, b[term, :, q], u[term, q], v[term, p]]  # each (r, n)
-    return spread_norms([_fill(column.T, rank) for column in columns])
+    factors = [F.pad(column.T, (0, rank - len(column))) for column in columns]
+    return list(spread_norms((None, factors)).factors)
 
 
-def _fill(factor: Tensor, rank: int) -> Tensor:
-    missing = rank - factor.shape[1]
-    return torch.cat([factor, factor.new_zeros(len(factor), missing)], dim=1)
+def cp_kernels(cp_tensor: CPTensor) -> list[Tensor]:
+    """The kernels of the four factors in the order in which they are applied."""
+    _, (a, b, u, v) = cp_tensor
+    return [
+        b.T[:, :, None, None],
+        u.T[:, None, :, None],
+        v.T[:, None, None, :],
+        a[:, :, None, None],
+    ]
+
+
+def _kernels(kernel: Tensor, rank: Rank, known: Covariances) -> list[Tensor]:
+    return cp_kernels(cp(kernel, rank[0], known.channel, output_covariance=known.output))
+
+
+CP = Method(
+    name="cp",
+    ranks=("r",),
+    factors=(
+        Factor(C_IN, "r"),
+        Factor("r", "r", "rows", depthwise=True),
+        Factor("r", "r", "columns", depthwise=True),
+        Factor("r", C_OUT),
+    ),
+    # With that many terms every weight can be written down exactly, one term for each vector along
+    # the largest dimension.
+    max_rank_of=lambda shape: (math.prod(shape) // max(shape),),
+    factorize=_kernels,
+    fits=lambda shape, n_axes: n_axes == 2 and not is_pointwise(shape),
+    mark=Mark("#009e73", "^", "triangle-up"),
+    max_weights=MAX_WEIGHTS,
+)

@@ -1,47 +1,20 @@
-"""Truncated SVD of a matrix and of a kernel split into a vertical and a horizontal part.
+"""Truncated SVD of a matrix, which is what a linear layer and a pointwise convolution hold.
 
-Both can weigh the error by what really enters the layer and by what its outputs do to the image.
-With the second moment `C = E[x x^T]` of the inputs, the expected squared error of the outputs is
-`||(W - L R) C^(1/2)||_F^2`. With the second moment `G = E[g g^T]` of the gradients of the image
-with respect to the outputs as well, `||G^(1/2) (W - L R) C^(1/2)||_F^2` estimates the squared error
-of the image. Either is made smallest by a truncated SVD, of the matrix between the roots.
+The error can be weighted on both sides, see `ard.factorization.whitening`; either way the best
+product of a given rank is a truncated SVD, of the matrix between the roots.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import scipy.linalg
 import torch
 from torch import Tensor
 
-from ard.factorization.ranks import check_rank
-
-# Added to the covariance, as a share of its mean eigenvalue: a channel that was always zero in the
-# sample gets a small weight instead of none.
-RIDGE = 1e-6
-
-
-def covariance_root(covariance: Tensor) -> Tensor:
-    """The symmetric square root of a covariance `(n, n)`, in float64, ridge added."""
-    covariance = covariance.detach().double()
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    values = values.clamp(min=0)
-    # An all-zero covariance carries no information: every direction then weighs the same.
-    ridge = RIDGE * float(values.mean()) or 1.0
-    return (vectors * (values + ridge).sqrt()) @ vectors.T
-
-
-def covariance_factor(covariance: Tensor) -> Tensor:
-    """A square `L` with `L L^T` the covariance `(n, n)`, ridge as in `covariance_root`, in float64.
-
-    `W L` has the singular values and the left vectors of `W C^(1/2)`, and a Cholesky factor is ten
-    times as fast as a root. What is not positive definite in spite of the ridge gets its root.
-    """
-    covariance = covariance.detach().double()
-    ridge = RIDGE * float(covariance.diagonal().mean()) or 1.0
-    factor, failed = torch.linalg.cholesky_ex(
-        covariance + ridge * torch.eye(len(covariance)).to(covariance)
-    )
-    return covariance_root(covariance) if int(failed) else factor
+from ard.factorization.method import C_IN, C_OUT, Covariances, Factor, Mark, Method
+from ard.factorization.ranks import Rank, is_pointwise
+from ard.factorization.whitening import Whitening, covariance_factor
 
 
 def leading_left_vectors(matrix: Tensor, rank: int) -> Tensor:
@@ -56,6 +29,17 @@ def leading_left_vectors(matrix: Tensor, rank: int) -> Tensor:
     if m <= n:
         return _leading_eigenvectors(matrix @ matrix.T, rank)
     return torch.linalg.qr(matrix @ _leading_eigenvectors(matrix.T @ matrix, rank))[0]
+
+
+def economy_svd(
+    matrix: Tensor, n_eigenvecs: int | None = None, **ignored: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`U (m, r)`, `S (r,)` and `V (r, n)` by `leading_left_vectors`, as `tensorly` takes an SVD."""
+    rank = min(matrix.shape) if n_eigenvecs is None else min(n_eigenvecs, *matrix.shape)
+    left = leading_left_vectors(matrix, rank)
+    right = left.T @ matrix
+    values = right.norm(dim=1)
+    return left, values, torch.where(values > 0, 1 / values, 0)[:, None] * right
 
 
 def _leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
@@ -81,7 +65,7 @@ def svd(
 
     Without a covariance best means the Frobenius norm (Eckart and Young); with
     `input_covariance (c_in, c_in)` it means the expected squared error of the layer's outputs, and
-    with `output_covariance (c_out, c_out)` that error is weighed by what each output is worth. The
+    with `output_covariance (c_out, c_out)` that error is weighted by what each output is worth. The
     singular values are shared evenly: column `i` of `left` is as long as row `i` of `right`.
     Computed and returned in float64.
 
@@ -89,37 +73,17 @@ def svd(
         RankError: the rank is below 1 or above the smaller side of the matrix.
     """
     c_out, c_in = matrix.shape
-    check_rank("svd", (rank,), (c_out, c_in, 1, 1))
+    SVD.check_rank((rank,), (c_out, c_in, 1, 1))
     matrix = matrix.detach().double()
     # At full rank the product is exact whatever the weighting, best without one.
     if rank == min(c_out, c_in):
         input_covariance = output_covariance = None
-    outer, valued = weigh_outputs(matrix, output_covariance)
-    left, right = _leading_product(valued, rank, input_covariance)
-    return _evenly(unweigh_outputs(left, outer), right)
+    sides = Whitening.of(matrix, None, output_covariance)
+    left, right = leading_product(sides.whiten(matrix), rank, input_covariance)
+    return spread_evenly(sides.unwhiten_outputs(left), right)
 
 
-def weigh_outputs(weight: Tensor, covariance: Tensor | None) -> tuple[Tensor | None, Tensor]:
-    """`G^(1/2)` and `G^(1/2) W`, for a weight with its outputs first; the weight alone without `G`.
-
-    Whatever makes `||G^(1/2) W - W'||` small makes `||G^(1/2) (W - G^(-1/2) W')||` small, so every
-    method can weigh the outputs by factorizing this instead and passing the factor with the outputs
-    through `unweigh_outputs`.
-    """
-    if covariance is None:
-        return None, weight
-    root = covariance_root(covariance).to(weight)
-    return root, (root @ weight.flatten(1)).view_as(weight)
-
-
-def unweigh_outputs(factor: Tensor, root: Tensor | None) -> Tensor:
-    """`G^(-1/2) A` for the factor `A` that holds the outputs, along its first dimension."""
-    if root is None:
-        return factor
-    return torch.linalg.solve(root, factor.flatten(1)).view_as(factor)
-
-
-def _leading_product(
+def leading_product(
     matrix: Tensor, rank: int, input_covariance: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`U (m, r)` with orthonormal columns and `U^T W`, best under the input covariance."""
@@ -132,7 +96,7 @@ def _leading_product(
     return left, left.T @ matrix
 
 
-def _evenly(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def spread_evenly(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """The same product with column `i` of `left` as long as row `i` of `right`."""
     columns, rows = left.norm(dim=0), right.norm(dim=1)
     length = (columns * rows).sqrt()
@@ -142,33 +106,19 @@ def _evenly(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def spatial_svd(
-    weight: Tensor,
-    rank: int,
-    input_covariance: Tensor | None = None,
-    output_covariance: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """A kernel `(c_out, c_in, k_h, k_w)` as a vertical convolution followed by a horizontal one.
+def _kernels(kernel: Tensor, rank: Rank, known: Covariances) -> list[Tensor]:
+    left, right = svd(kernel.flatten(1), rank[0], known.channel, known.output)
+    return [right[:, :, None, None], left[:, :, None, None]]
 
-    Returns `horizontal (c_out, r, 1, k_w)` and `vertical (r, c_in, k_h, 1)`; the vertical one is
-    applied first. They are the SVD of the `(c_out k_w, c_in k_h)` matrix (Jaderberg et al., 2014).
-    `input_covariance (c_in k_h, c_in k_h)` is the second moment of vertical patches, channel-major
-    as `torch.nn.functional.unfold` orders them; each of the `k_w` columns of an output is then
-    weighed by the patches it really sees, while correlations between columns are left out.
-    `output_covariance (c_out, c_out)` weighs the outputs of every column alike.
 
-    Raises:
-        RankError: the rank is below 1 or above `min(c_out k_w, c_in k_h)`.
-    """
-    c_out, c_in, k_h, k_w = weight.shape
-    check_rank("spatial_svd", (rank,), (c_out, c_in, k_h, k_w))
-    weight = weight.detach().double()
-    if rank == min(c_out * k_w, c_in * k_h):  # exact anyway, see `svd`
-        input_covariance = output_covariance = None
-    outer, valued = weigh_outputs(weight, output_covariance)
-    matrix = valued.permute(0, 3, 1, 2).reshape(c_out * k_w, c_in * k_h)
-    left, right = _leading_product(matrix, rank, input_covariance)
-    left = unweigh_outputs(left.view(c_out, k_w, rank), outer)
-    left, right = _evenly(left.flatten(0, 1), right)
-    horizontal = left.view(c_out, k_w, rank).permute(0, 2, 1).unsqueeze(2)
-    return horizontal, right.reshape(rank, c_in, k_h, 1)
+SVD = Method(
+    name="svd",
+    ranks=("r",),
+    factors=(Factor(C_IN, "r", "both"), Factor("r", C_OUT)),
+    transposed_factors=(Factor(C_IN, "r"), Factor("r", C_OUT, "both")),
+    max_rank_of=lambda shape: (min(shape[0], shape[1] * shape[2] * shape[3]),),
+    factorize=_kernels,
+    fits=lambda shape, n_axes: is_pointwise(shape),
+    mark=Mark("#cc79a7", "D", "diamond"),
+    unfoldings=lambda kernel: (kernel.flatten(1),),
+)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import torch
+from tensorly import unfold
+from tensorly.tenalg import mode_dot, multi_mode_dot
+from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
+from torch.nn import functional as F
 
-from ard.factorization.ranks import check_rank
-from ard.factorization.svd import (
-    covariance_root,
-    leading_left_vectors,
-    unweigh_outputs,
-    weigh_outputs,
-)
+from ard.factorization.backend import torch_backend
+from ard.factorization.method import C_IN, C_OUT, Covariances, Factor, Mark, Method
+from ard.factorization.ranks import Rank, is_pointwise
+from ard.factorization.svd import leading_left_vectors
+from ard.factorization.whitening import Whitening
 
 # HOOI starts from the HOSVD, which is already close: on trained kernels the error moves by less
 # than 1 % after the first few sweeps.
@@ -19,18 +21,19 @@ N_ITER_MAX = 10
 TOL = 1e-5  # of the norm of the kernel
 
 
+@torch_backend()
 def tucker2(
     weight: Tensor,
     rank: tuple[int, int],
     input_covariance: Tensor | None = None,
     n_iter_max: int = N_ITER_MAX,
     output_covariance: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> TuckerTensor:
     """`weight (c_out, c_in, k_h, k_w)` as a small core between two channel factors.
 
-    Returns `core (r_out, r_in, k_h, k_w)`, `out_factor (c_out, r_out)` and `in_factor (c_in, r_in)`
-    with `weight ~ core x_0 out_factor x_1 in_factor`, computed by higher-order orthogonal iteration
-    (De Lathauwer et al., 2000). Both factors have orthonormal columns. With
+    Returns `core (r_out, r_in, k_h, k_w)` and the factors `(c_out, r_out)`, `(c_in, r_in)`, `(k_h,
+    k_h)`, `(k_w, k_w)`, of which the first two have orthonormal columns and the last two are
+    identities, computed by higher-order orthogonal iteration (De Lathauwer et al., 2000). With
     `input_covariance (c_in, c_in)`, the second moment of the input channels, or
     `output_covariance (c_out, c_out)`, that of the image's gradients with respect to the output
     channels, the iteration runs on the kernel whitened on that side. Computed and returned in
@@ -40,59 +43,68 @@ def tucker2(
         RankError: a rank is below 1 or above its number of channels.
     """
     c_out, c_in, k_h, k_w = weight.shape
-    check_rank("tucker2", rank, (c_out, c_in, k_h, k_w))
+    TUCKER2.check_rank(rank, (c_out, c_in, k_h, k_w))
     weight = weight.detach().double()
-    root = None if input_covariance is None else covariance_root(input_covariance).to(weight)
-    outer, whitened = weigh_outputs(weight, output_covariance)
-    if root is not None:
-        whitened = torch.einsum("oihw,ij->ojhw", whitened, root)
+    sides = Whitening.of(weight, input_covariance, output_covariance)
 
     # An unfolding of the projected kernel has no more than r_other k_h k_w independent vectors. A
     # larger rank is filled up with zeros, which is exact and keeps the shape that was asked for.
     r_out, r_in = min(rank[0], rank[1] * k_h * k_w), min(rank[1], rank[0] * k_h * k_w)
-    core, out_factor, in_factor = _hooi(whitened, (r_out, r_in), n_iter_max)
-    if root is not None:
-        # (W C^1/2) V V^T C^-1/2: the inverse goes into the factor, and QR takes its condition out.
-        in_factor, triangle = torch.linalg.qr(torch.linalg.solve(root, in_factor))
-        core = torch.einsum("oihw,ji->ojhw", core, triangle)
-    if outer is not None:
-        out_factor, triangle = torch.linalg.qr(unweigh_outputs(out_factor, outer))
-        core = torch.einsum("oihw,po->pihw", core, triangle)
-    return (
-        _pad(core, (*rank, k_h, k_w)),
-        _pad(out_factor, (c_out, rank[0])),
-        _pad(in_factor, (c_in, rank[1])),
-    )
+    core, (out_factor, in_factor) = _hooi(sides.whiten(weight), (r_out, r_in), n_iter_max)
+    # (W C^1/2) V V^T C^-1/2: the inverse goes into the factor, and QR takes its condition out.
+    if sides.inputs is not None:
+        in_factor, triangle = torch.linalg.qr(sides.unwhiten_inputs(in_factor))
+        core = mode_dot(core, triangle, 1)
+    if sides.outputs is not None:
+        out_factor, triangle = torch.linalg.qr(sides.unwhiten_outputs(out_factor))
+        core = mode_dot(core, triangle, 0)
+    more_out, more_in = rank[0] - r_out, rank[1] - r_in
+    factors = [
+        F.pad(out_factor, (0, more_out)),
+        F.pad(in_factor, (0, more_in)),
+        *(torch.eye(k, dtype=core.dtype, device=core.device) for k in (k_h, k_w)),
+    ]
+    return TuckerTensor((F.pad(core, (0, 0, 0, 0, 0, more_in, 0, more_out)), factors))
 
 
-def _hooi(weight: Tensor, rank: tuple[int, int], n_iter_max: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Core and bases by alternating projections, started with the HOSVD.
+def _hooi(weight: Tensor, rank: Rank, n_iter_max: int) -> tuple[Tensor, list[Tensor]]:
+    """Core and bases of the two channel modes by alternating projections, from the HOSVD.
 
-    Written out because `tensorly`'s `partial_tucker` takes an SVD of the whole projected unfolding
-    where `leading_left_vectors` takes the eigenvectors of its small Gram matrix, and because this
-    runs on whichever device the kernel is.
+    The sweeps of `tensorly`'s `partial_tucker`, which takes the SVD that it is given for the start
+    alone and an economy SVD of every projected unfolding after that. With the eigenvectors of the
+    small Gram matrices the same sweeps take 2 to 5 times less processor time, the more the larger
+    the rank (`engines` in benchmarks/factorization.py).
     """
-    out_basis = leading_left_vectors(weight.flatten(1), rank[0])
-    in_basis = leading_left_vectors(weight.transpose(0, 1).flatten(1), rank[1])
-    core = torch.einsum("oihw,or,is->rshw", weight, out_basis, in_basis)
+    bases = [leading_left_vectors(unfold(weight, mode), r) for mode, r in enumerate(rank)]
+    core = multi_mode_dot(weight, bases, modes=[0, 1], transpose=True)
     if rank == tuple(weight.shape[:2]):  # the bases are complete and nothing is lost
-        return core, out_basis, in_basis
+        return core, bases
     for _ in range(n_iter_max):
         previous = core.norm()
-        by_input = torch.einsum("oihw,is->oshw", weight, in_basis)
-        out_basis = leading_left_vectors(by_input.flatten(1), rank[0])
-        by_output = torch.einsum("oihw,or->irhw", weight, out_basis)
-        in_basis = leading_left_vectors(by_output.flatten(1), rank[1])
-        core = torch.einsum("irhw,is->rshw", by_output, in_basis)
+        for mode in (0, 1):
+            core = mode_dot(weight, bases[1 - mode].T, 1 - mode)
+            bases[mode] = leading_left_vectors(unfold(core, mode), rank[mode])
+        core = mode_dot(core, bases[1].T, 1)
         # The bases are orthonormal: what the core gains in norm, the error loses.
         if core.norm() - previous <= TOL * weight.norm():
             break
-    return core, out_basis, in_basis
+    return core, bases
 
 
-def _pad(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if tuple(tensor.shape) == shape:
-        return tensor
-    padded = tensor.new_zeros(shape)
-    padded[tuple(slice(n) for n in tensor.shape)] = tensor
-    return padded
+def _kernels(kernel: Tensor, rank: Rank, known: Covariances) -> list[Tensor]:
+    core, (out_factor, in_factor, *_) = tucker2(
+        kernel, (rank[0], rank[1]), known.channel, output_covariance=known.output
+    )
+    return [in_factor.T[:, :, None, None], core, out_factor[:, :, None, None]]
+
+
+TUCKER2 = Method(
+    name="tucker2",
+    ranks=("r_out", "r_in"),
+    factors=(Factor(C_IN, "r_in"), Factor("r_in", "r_out", "both"), Factor("r_out", C_OUT)),
+    max_rank_of=lambda shape: shape[:2],
+    factorize=_kernels,
+    fits=lambda shape, n_axes: not is_pointwise(shape),
+    mark=Mark("#0072b2", "o", "circle"),
+    unfoldings=lambda kernel: (kernel.flatten(1), kernel.transpose(0, 1).flatten(1)),
+)

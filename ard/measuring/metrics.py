@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from ard.measuring.fid import FID
 from ard.measuring.kernel import KID, MMD
 from ard.measuring.metric import Metric
+from ard.measuring.score import check_metric_name
 from nas_gan.errors import unknown_name
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (FID, KID, MMD)}
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     MetricName = str
 else:
     MetricName = Literal[tuple(METRICS)]
+
+
+def register(metric: Metric) -> None:
+    """Make a metric known by its name, to configurations, reports and pictures.
+
+    Raises:
+        ValueError: another metric has that name, or it cannot be the name of a column.
+    """
+    check_metric_name(metric.name)
+    if METRICS.setdefault(metric.name, metric) is not metric:
+        raise ValueError(f"there is a metric {metric.name!r} already; choose another name")
 
 
 def metric_named(name: str) -> Metric:

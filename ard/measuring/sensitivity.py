@@ -174,7 +174,7 @@ def _read_score(cells: Cells, metric: str) -> Score:
 def _read_row(cells: Cells, score: Score) -> Row:
     layer, kind, method = (text_cell(cells, name) for name in ("layer", "kind", "method"))
     rank = whole_cells(cells, "rank")
-    choice = Factorization(method, rank)  # type: ignore[arg-type]  # checked inside
+    choice = Factorization(method, rank)
     params, macs = whole_cell(cells, "params"), whole_cell(cells, "macs")
     dense_params, dense_macs = _count(cells, "dense_params"), _count(cells, "dense_macs")
     signature = cells.get("signature") or ""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ard.errors import NonFiniteError
+from nas_gan.networks.hooks import hooked
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distillation import DistillationStep, image_distance
 from nas_gan.training.draws import Sampler
@@ -159,16 +160,14 @@ def feature_distance(discriminator: nn.Module, weight: float = 1.0) -> Distance:
     judge = copy.deepcopy(discriminator).eval().requires_grad_(False)
     maps: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep(inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
             maps.append(output)
 
-    for part in judge.children():
-        part.register_forward_hook(keep)
-
     def maps_of(images: Tensor) -> list[Tensor]:
         maps.clear()
-        judge(images)
+        with hooked(leaving=[(part, keep) for part in judge.children()]):
+            judge(images)
         return list(maps)
 
     def distance(images: Tensor, target: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from typing import Any
 
 from ard.costs.objectives import objective_noun
 from ard.errors import ArdError
+from ard.factorization.methods import METHODS
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row
 from ard.report.plots import (
-    METHOD_STYLES,
     DeltaScale,
     delta_scale,
     is_drawable,
@@ -384,12 +384,12 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
     dense = {layer.name: layer.params_dense for layer in report.layers}
     scale = delta_scale([row.score.rise for row in rows], report.budget)
     # Methods that share a layer get lanes of their own, so that marks do not hide one another.
-    methods = {n: [m for m in METHOD_STYLES if _of(rows, n, m)] for n in names}
+    methods = {n: [m for m in METHODS if _of(rows, n, m)] for n in names}
 
     def lane(row: Row) -> float:
         used = methods[row.layer]
         offset = used.index(row.choice.method) - (len(used) - 1) / 2
-        return names.index(row.layer) + 0.25 * offset
+        return names.index(row.layer) + min(0.25, 0.8 / len(used)) * offset
 
     def text(row: Row) -> str:
         kept = f", {row.params / dense[row.layer]:.0%} kept" if row.layer in dense else ""
@@ -399,20 +399,20 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
         )
 
     figure = go.Figure()
-    for method, style in METHOD_STYLES.items():
-        group = [row for row in rows if row.choice.method == method]
+    for name, method in METHODS.items():
+        group = [row for row in rows if row.choice.method == name]
         if not group:
             continue
         shares = [row.params / dense.get(row.layer, 2 * row.params) for row in group]
         figure.add_scatter(
             x=scale.forward([row.score.rise for row in group]).tolist(),
             y=[lane(row) for row in group],
-            error_x=_error_bars(scale, [row.score for row in group], style.colour),
+            error_x=_error_bars(scale, [row.score for row in group], method.mark.colour),
             mode="markers",
-            name=method,
+            name=name,
             marker={
-                "color": style.colour,
-                "symbol": style.symbol,
+                "color": method.mark.colour,
+                "symbol": method.mark.symbol,
                 "size": [6 + 9 * share for share in shares],
                 "line": {"width": 0.5, "color": "white"},
             },

@@ -19,30 +19,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from torch import Tensor
 
 from ard.costs.objectives import objective_axis
+from ard.factorization.method import Mark
+from ard.factorization.methods import METHODS
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row, SensitivityTable
-from ard.plan import Method, RankPlan
+from ard.plan import RankPlan
 from ard.report.values import CompressionReport, LayerRow, engineering, plain_number
 from nas_gan.errors import InvalidValueError
-from nas_gan.pictures.plot_style import BLUE, GREEN, INK, MUTED, PURPLE, VERMILION, apply_style
+from nas_gan.pictures.plot_style import BLUE, GREEN, INK, MUTED, VERMILION, apply_style
 
 Images = npt.NDArray[Any] | Tensor
-
-
-class MethodStyle(NamedTuple):
-    """Colour, and the name of its marker for matplotlib and for plotly."""
-
-    colour: str
-    marker: str
-    symbol: str
-
-
-METHOD_STYLES: dict[Method, MethodStyle] = {
-    "tucker2": MethodStyle(BLUE, "o", "circle"),
-    "spatial_svd": MethodStyle(VERMILION, "s", "square"),
-    "cp": MethodStyle(GREEN, "^", "triangle-up"),
-    "svd": MethodStyle(PURPLE, "D", "diamond"),
-}
 
 
 class DeltaScale(NamedTuple):
@@ -200,9 +186,9 @@ def sensitivity_figure(
         axes.axhline(0, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         if budget is not None:
             axes.axhline(budget, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.2, zorder=1)
-        for method, style in METHOD_STYLES.items():
-            rows = [r for r in measured if r.layer == name and r.choice.method == method]
-            _curve(axes, rows, dense[name] if shares else None, style, plan)
+        for method in METHODS.values():
+            rows = [r for r in measured if r.layer == name and r.choice.method == method.name]
+            _curve(axes, rows, dense[name] if shares else None, method.mark, plan)
         axes.set_title(_fit(name), fontsize=9, color=INK, loc="left", pad=4, parse_math=False)
         apply_style(axes, size=8)
         if shares:
@@ -338,7 +324,7 @@ def _curve(
     axes: Axes,
     rows: Sequence[Row],
     dense_params: int | None,
-    style: MethodStyle,
+    mark: Mark,
     plan: RankPlan | None,
 ) -> None:
     """One method in one panel, its choices joined in the order of their size."""
@@ -349,12 +335,12 @@ def _curve(
     y = [row.score.rise for row in rows]
     low = [row.score.ci_low for row in rows]
     high = [row.score.ci_high for row in rows]
-    axes.vlines(x, low, high, color=style.colour, linewidth=1, alpha=0.55, zorder=2)
+    axes.vlines(x, low, high, color=mark.colour, linewidth=1, alpha=0.55, zorder=2)
     axes.plot(
         x,
         y,
-        marker=style.marker,
-        color=style.colour,
+        marker=mark.marker,
+        color=mark.colour,
         markersize=5,
         markeredgecolor="white",
         markeredgewidth=0.5,
@@ -366,10 +352,10 @@ def _curve(
         [x[i] for i in estimated],
         [y[i] for i in estimated],
         linestyle="none",
-        marker=style.marker,
+        marker=mark.marker,
         markersize=4.5,
         markerfacecolor="white",
-        markeredgecolor=style.colour,
+        markeredgecolor=mark.colour,
         zorder=3,
     )
     for row, position in zip(rows, x, strict=True):
@@ -391,9 +377,9 @@ def _sensitivity_legend(
 ) -> list[Line2D]:
     used = {row.choice.method for row in rows}
     handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, markersize=6, label=method)
-        for method, style in METHOD_STYLES.items()
-        if method in used
+        Line2D([], [], color=mark.colour, marker=mark.marker, markersize=6, label=method.name)
+        for method in METHODS.values()
+        if method.name in used and (mark := method.mark)
     ]
     if any(not row.score.measured for row in rows):
         hollow = Line2D([], [], linestyle="none", marker="o", markersize=6, label="estimated")

@@ -69,14 +69,16 @@ def allocate(layers: Sequence[Sequence[Option]], allowed: float) -> list[Option]
     cheapest = [min(options, key=lambda o: (o.cost, o.damage)) for options in layers]
     if sum(option.damage for option in cheapest) <= allowed:  # rounding up could miss it
         return cheapest
-    width = allowed / N_BINS if allowed > 0 else 1.0
+    width = allowed / N_BINS or 1.0  # 0 where nothing is allowed, or too little to divide
     best = np.zeros(N_BINS + 1)  # least cost so far, by damage spent
     picks: list[np.ndarray] = []
     for options in layers:
         costs = np.full((len(options), N_BINS + 1), np.inf)
         for i, option in enumerate(options):
             # The tolerance keeps a damage that is exactly a number of bins from taking one more.
-            bins = int(np.ceil(option.damage / width - 1e-9)) if option.damage > 0 else 0
+            # Too much is one bin too many: with next to nothing allowed the quotient is infinite.
+            share = min(option.damage / width, N_BINS + 1)
+            bins = int(np.ceil(share - 1e-9)) if option.damage > 0 else 0
             if bins <= N_BINS and option.damage <= allowed:
                 costs[i, bins:] = best[: N_BINS + 1 - bins] + option.cost
         picks.append(costs.argmin(axis=0))

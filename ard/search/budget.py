@@ -63,10 +63,7 @@ class Budget:
         return self.value * dense
 
     def explain(self, dense: float, what: str) -> str:
-        """Both readings of the budget in one line; `what` names the distance and its features."""
+        """Both readings of the budget in one line; `what` names the metric and its features."""
         absolute = self.absolute(dense)
-        share = f", {100 * absolute / dense:.3g} % of it" if dense > 0 else ""
-        return (
-            f"budget {self.text}: a rise of {absolute:.4g} over the dense generator's "
-            f"{dense:.4g}{share}, in {what}"
-        )
+        share = f"{100 * absolute / dense:.3g} % of the dense generator's " if dense > 0 else ""
+        return f"budget {self.text}: a rise of {absolute:.4g} over {dense:.4g}, {share}{what}"

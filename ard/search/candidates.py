@@ -12,17 +12,15 @@ from ard.assembly.statistics import LayerStatistics
 from ard.assembly.surgery import factorize_layer
 from ard.costs.cost import LayerCost, params_cost
 from ard.errors import RankError
-from ard.factorization.svd import covariance_root
+from ard.factorization.methods import METHODS
+from ard.factorization.whitening import covariance_root
+from ard.grid import RankGrid
 from ard.layers import LayerProfile
-from ard.plan import Factorization, Method
-from nas_gan.networks.structure import evaluating
+from ard.plan import Factorization
+from nas_gan.networks.hooks import OnInput, observing
 
 # A choice must be cheaper than the next more accurate one by this share to be worth a measurement.
 MIN_SAVING = 0.1
-# The alternating least squares of CP take seconds a rank on a CPU for a kernel of this many
-# weights, and with twice the channels eight times as long: 128 x 128 x 5 x 5 competes,
-# 256 x 256 x 3 x 3 does not.
-MAX_CP_WEIGHTS = 2**19
 
 
 def capture_inputs(
@@ -31,18 +29,12 @@ def capture_inputs(
     """What enters each named layer when the generator runs on `latents`, first argument only."""
     captured: dict[str, Tensor] = {}
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, inputs: captured.update({name: inputs[0].detach()})
+    def capture(name: str) -> OnInput:
+        return lambda x: captured.update({name: x.detach()})
 
-    handles = [
-        generator.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in names
-    ]
-    try:
-        with evaluating(generator):
-            generator(latents)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = [(generator.get_submodule(name), capture(name)) for name in names]
+    with observing(generator, entering=layers):
+        generator(latents)
     return captured
 
 
@@ -51,7 +43,7 @@ def output_error(
 ) -> float:
     """Relative error of the factors' outputs, `||(y - y') root|| / ||y root||` over `inputs`.
 
-    `root (c_out, c_out)` weighs channels, which stand second in maps and last in vectors.
+    `root (c_out, c_out)` weights the channels: the second dimension of maps, the last of vectors.
     """
     with torch.no_grad():
         dense, found = module(inputs), factors(inputs)
@@ -61,14 +53,17 @@ def output_error(
     return ((found - dense).norm() / dense.norm().clamp(min=1e-12)).item()
 
 
-def competitors(layer: LayerProfile, methods: Sequence[Method]) -> tuple[Method, ...]:
+def competitors(layer: LayerProfile, methods: Sequence[str]) -> tuple[str, ...]:
     """Those of `methods` that compete on a layer.
 
-    CP stays away from a kernel that is large, where another method can take its place.
+    A method for which the kernel is expensive takes part only if there is no other.
     """
-    fitting = tuple(method for method in layer.methods() if method in methods)
-    others = tuple(method for method in fitting if method != "cp")
-    return others if others and math.prod(layer.shape) > MAX_CP_WEIGHTS else fitting
+    fitting = tuple(name for name in layer.methods() if name in methods)
+    size = math.prod(layer.shape)
+    cheap = tuple(
+        name for name in fitting if (most := METHODS[name].max_weights) is None or size <= most
+    )
+    return cheap or fitting
 
 
 def competing_choices(
@@ -77,18 +72,16 @@ def competing_choices(
     latents: Tensor,
     statistics: Mapping[str, LayerStatistics],
     *,
-    methods: Sequence[Method],
-    fractions: Sequence[float],
-    multiple_of: int = 1,
+    grid: RankGrid,
     cost: LayerCost = params_cost,
     on_layer: Callable[[int], None] = lambda n: None,
 ) -> list[tuple[str, Factorization]]:
     """For every layer, the choices that no other of that layer beats in both cost and error.
 
-    The error is that of the layer's output, each direction weighed by what it is worth to the
+    The error is that of the layer's output, each direction weighted by what it is worth to the
     image where the statistics say so. It ranks the ways to factorize the same layer, at a
-    thousandth of the cost of scoring images. A method that breaks
-    down at some rank (CP can) drops out of the competition there.
+    thousandth of the cost of scoring images. A method that breaks down at some rank (CP can) drops
+    out of the competition there.
     """
     inputs = capture_inputs(generator, latents, [layer.name for layer in layers])
     chosen: list[tuple[str, Factorization]] = []
@@ -97,8 +90,8 @@ def competing_choices(
         worth = None if known is None else known.output
         root = None if worth is None or not worth.any() else covariance_root(worth)
         entries: list[tuple[float, float, Factorization]] = []
-        for method in competitors(layer, methods):
-            for choice in layer.rank_grid(method, fractions, multiple_of):
+        for method in competitors(layer, grid.methods):
+            for choice in layer.rank_grid(method, grid.fractions, grid.multiple_of):
                 try:
                     factors = factorize_layer(module, choice, known)
                 except RankError:

@@ -29,14 +29,15 @@ from ard.csv_cells import (
     whole_cell,
 )
 from ard.errors import RankError, TableError
-from ard.factorization.ranks import factor_sizes
-from ard.layers import Kind, LayerProfile
+from ard.factorization.methods import METHODS
+from ard.layers import LayerProfile
 from ard.measuring.score import metric_of_rise
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization
 from ard.search.allocation import N_BINS, Option, allocate
 from ard.search.controller import layer_options
 from ard.signature import split_signatures
+from nas_gan.networks.layer_types import Kind
 
 PLAIN_COLUMNS = ("layer", "rank", "fid", "reduction_pct")
 # Columns that only a sensitivity table has: one is enough to tell the two kinds apart.
@@ -254,7 +255,7 @@ def latency_costs(text: str, table: SensitivityTable, times: LatencyTable) -> Re
     if missing := [name for name in names if name not in signatures]:
         raise TableError(
             f"the table has no {SIGNATURE} for {missing[0]}, by which a time could be looked up; "
-            "sweep again with this version, or choose by another objective"
+            "sweep again with this version, or choose another objective"
         )
     cost = LatencyCost(times)
     layers = {
@@ -360,7 +361,7 @@ def _layers_like(row: Row, c_out: int, positions: int) -> Iterator[LayerProfile]
 
 
 def _weights(choice: Factorization, c_out: int, c_in: int, k: int) -> int:
-    return sum(factor_sizes(choice.method, choice.rank, (c_out, c_in, k, k)))
+    return sum(METHODS[choice.method].factor_sizes(choice.rank, (c_out, c_in, k, k)))
 
 
 def _explains(layer: LayerProfile, rows: Sequence[Row]) -> bool:

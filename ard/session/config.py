@@ -13,9 +13,9 @@ from ard.assembly.closed_form import Fit
 from ard.costs.alignment import AUTO, parse_rank_multiple
 from ard.costs.objectives import MIXED, ObjectiveName, parse_weights
 from ard.errors import BudgetError
-from ard.grid import COMPETITORS, FRACTIONS, RankGrid
+from ard.factorization.methods import COMPETITORS, METHODS, MethodName
+from ard.grid import FRACTIONS, RankGrid
 from ard.pipeline import Effort
-from ard.plan import METHODS, Method
 from ard.search.budget import Budget
 from ard.session.setting import MeasuringConfig
 from nas_gan.errors import InvalidValueError, UsageError
@@ -33,7 +33,7 @@ class SweepConfig(MeasuringConfig):
     """Which choices are looked at, and what is to become small."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
-    """A .pt or .safetensors file, native or of the published code."""
+    """A .pt or .safetensors file, native or of the published code; zoo:NAME for a shipped one."""
     objective: ObjectiveName = "params"
     """What to make small."""
     weights: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class SweepConfig(MeasuringConfig):
     """Times of single layers (python -m ard.latency); measured here if not given."""
     latency_batch: int = 1
     """Batch size at which latency counts."""
-    methods: tuple[Method, ...] = COMPETITORS
+    methods: tuple[MethodName, ...] = COMPETITORS
     """Factorizations that compete on every layer."""
     fractions: tuple[float, ...] = FRACTIONS
     """Shares of a layer's weights that its factorizations aim at."""

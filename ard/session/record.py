@@ -14,6 +14,7 @@ from ard.session.config import SearchConfig, SweepConfig
 from ard.session.setting import Setting
 from nas_gan.files import sha256, write_json
 from nas_gan.settings import chosen_settings, plain_settings
+from nas_gan.zoo import local_path
 
 
 def run_directory(config: SweepConfig) -> Path:
@@ -22,7 +23,7 @@ def run_directory(config: SweepConfig) -> Path:
     Raises:
         ArdError: there is a file of that name.
     """
-    run_dir = config.run_dir or Path("runs") / config.checkpoint.stem
+    run_dir = config.run_dir or Path("runs") / local_path(config.checkpoint).stem
     if run_dir.exists() and not run_dir.is_dir():
         raise ArdError(f"{run_dir} is a file; give another run directory")
     return run_dir
@@ -45,7 +46,7 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
         names += ["recover_steps", "recover_batch", "recover_lr"]
         names += ["feature_weight", "stage_ratio", "polish_steps"]
     return {
-        "checkpoint": sha256(config.checkpoint),
+        "checkpoint": sha256(local_path(config.checkpoint)),
         "extractor": setting.extractor.name,
         "metric": setting.metric.name,
         "reference": setting.reference.source,

@@ -1,6 +1,6 @@
-"""The gradient of architecture parameters, amended for what the weights will do in answer.
+"""The gradient of architecture parameters, amended for how the weights will respond.
 
-Architecture parameters `a` are to lower the search loss `S(a, w)` at weights `w*(a)` that minimise
+Architecture parameters `a` shall lower the search loss `S(a, w)` at weights `w*(a)` that minimise
 the training loss `T(a, w)`. The implicit function theorem gives the exact slope
 
     dS/da  -  T_aw  T_ww^-1  S_w        (T_aw, T_ww: second derivatives of T; S_w: slope of S)
@@ -10,8 +10,8 @@ arXiv 1910.11831) puts a multiple of the Hessian itself in its place:
 
     dS/da  -  coefficient * T_aw  T_ww  S_w
 
-At a minimum of T the Hessian has no negative eigenvalue, so both agree about the sign in every one
-of its eigendirections, and the coefficient sets the eigenvalue `coefficient ** -0.5` at which they
+At a minimum of T the Hessian has no negative eigenvalue, so both agree in sign along every
+eigendirection, and the coefficient sets the eigenvalue `coefficient ** -0.5` at which they
 are equal. Its unit is therefore one over the square of a curvature: start small.
 
 Both products are exact (backward through the backward pass, which never builds a Hessian), where
@@ -55,8 +55,8 @@ def amended_gradient(
     """The amended slope of `search_loss` with respect to each of `alphas`, in their shapes.
 
     `train_loss` must hold the graph of both `alphas` and `weights`; what it does not depend on
-    counts as zero. `mean` makes of gradients of this process those of all, and can be
-    differentiated (`nas_gan.training.distributed.mean_over_processes`).
+    counts as zero. `mean` averages gradients over processes and can be differentiated
+    (`nas_gan.training.distributed.mean_over_processes`).
     """
     n = len(alphas)
     first = mean(_gradients(search_loss, [*alphas, *weights]))

@@ -1,4 +1,4 @@
-"""What a search searches, and how: its supernets and its step, built of its settings."""
+"""What a search trains, and how: its supernets and its step, built from its settings."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def build_step(
     processes = processes or Processes(device=config.device)
     if config.batch_size % (share := 2 * processes.count):
         raise InvalidValueError(
-            f"each of {processes.count} processes has its part of both halves of a batch: "
+            f"each of {processes.count} processes takes a part of both halves of a batch: "
             f"batch_size must be a multiple of {share}; got {config.batch_size}"
         )
     batches = ShuffledBatches(images, config.batch_size, config.seed)

@@ -64,7 +64,7 @@ class GraphEdge(NamedTuple):
 
 
 def graph_edges(genotype: Genotype | DiscriminatorGenotype) -> tuple[GraphEdge, ...]:
-    """Every edge of a genotype that is there, in the order of its cells.
+    """Every edge of a genotype that is not `none`, in the order of its cells.
 
     A generator has the nodes 0..12, a discriminator 0..16: the input, then four for each cell or
     block, of which the last is the input of the next.
@@ -106,7 +106,7 @@ def draw(genotype: Genotype | DiscriminatorGenotype, path: Path) -> str | None:
     source = dot_source(genotype)
     write_text(path, source)
     if shutil.which("dot") is None:
-        return f"no picture of {path}: Graphviz (dot) is not on this machine; apt install graphviz"
+        return f"no picture of {path}: Graphviz (dot) is not installed; apt install graphviz"
     try:
         from graphviz import Source
     except ImportError:

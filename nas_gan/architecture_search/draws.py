@@ -13,9 +13,10 @@ from nas_gan.architecture_search.supernet import Mixing, Supernet
 
 
 class Draws:
-    """The latents and mixings of one iteration, one after the other from one stream.
+    """The latents and mixings of one iteration, drawn one after the other from one stream.
 
-    The same in every process of a search: the latents are those of the global batch, on the CPU.
+    They are the same in every process of a search: the latents are those of the global batch, on
+    the CPU.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from nas_gan.training.log import RunLog
 from nas_gan.training.seeds import Stream
 from nas_gan.training.state import save_state
 
-# Settings that may change between two parts of one search without changing what it computes.
+# Settings that may differ between two parts of one search: they do not change what it finds.
 _FREE = (
     *("config", "run_dir", "data_root", "device", "threads"),
     *("log_every", "sample_every", "derive_every", "save_every"),

@@ -49,7 +49,7 @@ def gumbel_softmax(
 class Relaxation:
     """How architecture parameters become weights of operations in a forward pass.
 
-    `gumbel` draws a sample, `softmax` takes the expectation and no notice of the temperature.
+    `gumbel` draws a sample; `softmax` takes the expectation and ignores the temperature.
     """
 
     kind: Literal["gumbel", "softmax"] = "gumbel"
@@ -64,7 +64,7 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class TemperatureSchedule:
-    """Falls geometrically from `start` to `end` as training goes on, and no further.
+    """Falls geometrically from `start` to `end` during training, and stays there.
 
     Raises:
         InvalidValueError: not `0 < end <= start`, both finite.

@@ -1,4 +1,4 @@
-"""A search: built of its settings, resumed where it was left, kept in its directory."""
+"""A search: built from its settings, resumed if unfinished, kept in its directory."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Supernets:
     average: ExponentialMovingAverage
 
     def genotypes(self) -> tuple[Genotype, DiscriminatorGenotype]:
-        """What the architecture parameters amount to now."""
+        """The genotypes that the architecture parameters stand for at present."""
         g_normal, up = (alpha.detach().cpu() for alpha in self.generator.alphas)
         d_normal, down = (alpha.detach().cpu() for alpha in self.discriminator.alphas)
         generator = derive_generator(g_normal, up, self.generator.table)
@@ -55,7 +55,7 @@ class Supernets:
 
 @dataclass(frozen=True)
 class Optimizers:
-    """Who moves what: the weights and the architecture parameters of both networks."""
+    """Optimisers of the weights and of the architecture parameters of both networks."""
 
     g_weights: torch.optim.Optimizer
     d_weights: torch.optim.Optimizer
@@ -93,10 +93,10 @@ class SearchLosses:
 class ArchitectureStep:
     """One update of the discriminator and, every `n_critic` updates, one of the generator.
 
-    An update moves the architecture parameters and then the weights, on images and latents that
-    the other does not see: the batch `real(index)`, `(m, 3, h, w)` in [-1, 1], is split in halves,
-    of which the first is for the weights. The generator is updated with `m` latents. Every pass
-    draws a mixing of its own; real and fake images go through the same one.
+    An update moves the architecture parameters and then the weights, on different images and
+    latents: the batch `real(index)`, `(m, 3, h, w)` in [-1, 1], is split in halves, of which the
+    first is for the weights. The generator is updated with `m` latents. Every pass draws a mixing
+    of its own; real and fake images share one.
 
     Args:
         networks: both supernets, and the average that follows the generator.
@@ -194,7 +194,7 @@ class ArchitectureStep:
     ) -> Iterator[Tensor | None]:
         """Gradients of weights; an operation that no weight of the mixing reaches has none."""
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-        # The mixing is that of every process, and so is what it does not reach.
+        # All processes have the same mixing, and so leave out the same operations.
         means = iter(
             self.exchange.mean([gradient for gradient in gradients if gradient is not None])
         )
@@ -246,7 +246,7 @@ class ArchitectureStep:
         return first, second
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything an exact continuation needs, besides the index."""
+        """All that is needed to resume exactly, besides the index."""
         optimizers = {f.name: getattr(self.optimizers, f.name) for f in fields(self.optimizers)}
         return {
             "generator": self.generator.state_dict(),
@@ -257,7 +257,7 @@ class ArchitectureStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.average.load_state_dict(state["average"])
@@ -270,7 +270,7 @@ class ArchitectureStep:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raise InvalidValueError unless a batch can be split for a search."""
+    """Raise InvalidValueError unless a batch can be split in two halves."""
     if batch_size < MIN_BATCH or batch_size % 2:
         raise InvalidValueError(
             f"a search splits every batch in two halves: batch_size must be even and at least "
@@ -282,13 +282,13 @@ def check_search_loss(loss: AdversarialLoss) -> AdversarialLoss:
     """The loss, if it is one of scores alone.
 
     Raises:
-        InvalidValueError: it has parts that a search does not carry out.
+        InvalidValueError: it has parts, such as a gradient penalty, that a search cannot carry out.
     """
     parts = [f.name for f in fields(Parts) if getattr(loss.parts, f.name) is not None]
     if parts:
         raise InvalidValueError(
             f"a search takes losses of scores alone; this one also has {', '.join(parts)}: "
-            "take one without, such as hinge or latest"
+            "use one without, such as hinge or latest"
         )
     return loss
 
@@ -306,7 +306,7 @@ def _move_(
 
 @torch.no_grad()
 def _entropies(prefix: str, network: Supernet) -> dict[str, float]:
-    """How undecided the edges still are: mean entropies in nats, log(7) for seven equal ones."""
+    """How undecided the edges are: mean entropies in nats, log(7) for seven equal weights."""
     mixing = network.mean_mixing()
     return {
         f"entropy/{prefix}_{name}": torch.special.entr(weights).sum(dim=-1).mean().item()

@@ -1,7 +1,7 @@
 """Networks in which every edge is a weighted sum of all its candidate operations.
 
-How much of each operation an edge takes is a `Mixing`, and comes in with the data: a relaxation of
-the architecture parameters for the search, their plain softmax where nothing is said. Source:
+How much of each operation an edge takes is a `Mixing`, which is passed in with the data: during the
+search a relaxation of the architecture parameters, by default their softmax. Source:
 AdversarialNAS (CVPR 2020) and its MMD line (ICASSP 2024, IEEE Access 2024).
 """
 
@@ -76,7 +76,7 @@ class Supernet(nn.Module, ABC):
         return [p for p in self.parameters() if id(p) not in architecture]
 
     def logits(self) -> Mixing:
-        """The architecture parameters, minus infinity where an edge has no such operation."""
+        """The architecture parameters; minus infinity if an edge has no such operation."""
         return Mixing(*self.alphas)
 
     def mean_mixing(self) -> Mixing:
@@ -96,7 +96,7 @@ class MixedEdge(nn.Module):
         self.ops = nn.ModuleDict({n: op for n, op in operations.items() if op is not None})
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        # `none` adds zero, and no gradient: what it takes away from the others is in their weights.
+        # `none` adds nothing: its share is already missing from the weights of the others.
         pairs = zip(self.names, weights, strict=False)
         terms = [weight * self.ops[name](x) for name, weight in pairs if name in self.ops]
         total = terms[0]
@@ -145,8 +145,8 @@ class SuperCell(nn.Module):
 class SuperGenerator(Supernet):
     """`(n, latent_dim)` latents to `(n, 3, 8w, 8w)` images in [-1, 1].
 
-    `config` gives the skeleton; its genotype is what the search is for, and is not looked at.
-    `up_columns` is the number of upsampling operations that take part, by default all.
+    `config` gives the skeleton; its genotype is ignored. `up_columns` is the number of upsampling
+    operations that take part, by default all.
 
     Raises:
         InvalidValueError: `up_columns` is not between 1 and the length of the table.

@@ -1,4 +1,4 @@
-"""Adversarial losses as functions of discriminator scores, and what belongs to them."""
+"""Adversarial losses as functions of discriminator scores, with their penalties and clipping."""
 
 from nas_gan.losses.base import AdversarialLoss
 from nas_gan.losses.kernels import (

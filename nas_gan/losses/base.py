@@ -1,4 +1,4 @@
-"""What a training step asks of an adversarial loss."""
+"""The interface of an adversarial loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class AdversarialLoss(ABC):
     """A pair of losses of real and fake scores, `(m, d)` and `(n, d)`.
 
     Attributes:
-        parts: what belongs to the loss but needs the discriminator itself; the step sees to it.
+        parts: what the loss has beyond a function of scores, such as a gradient penalty; the step
+            carries it out, since it needs the discriminator itself.
     """
 
     parts: Parts = field(default=Parts(), kw_only=True)
@@ -31,22 +32,22 @@ class AdversarialLoss(ABC):
 
     @abstractmethod
     def generator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Loss of the generator, a scalar; it needs the real scores as values only."""
+        """Loss of the generator, a scalar; the real scores need no gradient."""
 
     @abstractmethod
     def health(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        """Figures that tell a healthy training from a collapsing one.
+        """Scalars that tell healthy training from collapse.
 
-        Mean kernels of MMD losses (healthy ones stay near 0.6, neither 0 nor 1), mean scores of
-        the others.
+        For MMD losses these are mean kernels, which stay near 0.6 (neither 0 nor 1) as long as
+        training is healthy; for the others mean scores.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes from update to update, as plain values; nothing for most losses."""
+        """What changes during training, as plain values; empty for most losses."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         if state:
             raise InvalidValueError(
                 f"{type(self).__name__} keeps no state; got {', '.join(state)} of another loss"

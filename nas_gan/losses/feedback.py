@@ -1,4 +1,4 @@
-"""State that some losses carry from update to update: a feedback level, and counted draws."""
+"""State that some losses keep between updates: a feedback level, and counted random draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Feedback:
     level: float = 0.0
 
     def observe(self, loss: float) -> None:
-        """Take one update's loss into account."""
+        """Follow the loss of one update."""
         self.average = 0.99 * self.average + 0.01 * loss
         raised = self.level + self.rate * (self.average - self.threshold)
         self.level = min(max(raised, 0.0), self.cap)
@@ -34,10 +34,10 @@ class Feedback:
 
 
 class Draws:
-    """Random numbers of a loss; how many were drawn is all its state.
+    """Random numbers of a loss, whose only state is how many were drawn.
 
-    The same in every process of a run, so that each of them computes the same loss from the
-    scores of all.
+    They are the same in every process of a run, so that all processes compute the same loss from
+    the scores of all.
     """
 
     def __init__(self, seed: int) -> None:
@@ -67,10 +67,10 @@ class Draws:
 
 
 class Mixing:
-    """Swaps a real and a fake score by a coin; the better the discriminator, the more often.
+    """Swaps real and fake scores at random, more often the better the discriminator is.
 
-    The coin's probability follows the averaged discrepancy: it rises, to at most one half, while
-    that is above `threshold`.
+    The probability follows the averaged discrepancy: it rises, to at most one half, while that is
+    above `threshold`.
     """
 
     def __init__(self, threshold: float, draws: Draws) -> None:

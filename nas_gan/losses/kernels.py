@@ -1,4 +1,4 @@
-"""Kernels on discriminator scores, and the discrepancies that are made of their means.
+"""Kernels on discriminator scores, and discrepancies made of their means.
 
 Scores are `(m, d)`. A kernel is a function of squared distances. Sources: MMD-GAN with repulsive
 loss (Wang, Sun, Halgamuge; ICLR 2019) and MMD-PMish-NAS (IEEE Access 2024).
@@ -162,7 +162,7 @@ def kernel_health(real: Tensor, fake: Tensor, kernel: Kernel) -> dict[str, float
 def mmd2(real: Tensor, fake: Tensor, sigma: float = 1.0) -> Tensor:
     """Squared maximum mean discrepancy, a scalar; the cross term keeps its diagonal.
 
-    It can be slightly negative, since only the within-set terms drop theirs.
+    It can be slightly negative, since only the terms within a set drop their diagonal.
     """
     real, fake = paired(real, fake)
     within_real = off_diagonal_mean(gaussian(squared_distances(real, real), sigma))

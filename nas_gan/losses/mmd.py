@@ -1,7 +1,7 @@
 """MMD losses with one kernel, a mixture of kernels, or a kernel of random scale.
 
 The catalogue of MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019). All kernel means
-leave out the diagonal, the one across real and fake scores too.
+leave out the diagonal, even the one across real and fake scores.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class KernelMMD(AdversarialLoss):
         cross_weight: w0.
         bounded: distances within a set that the discriminator pulls together are floored at
             `lower`, those it pushes apart capped at `upper`; the generator never sees bounds.
-        mixing: threshold from which on real and fake scores are mixed up; None never.
-        seed: of the coins.
+        mixing: discrepancy above which real and fake scores are mixed; None never mixes them.
+        seed: of the mixing.
     """
 
     kernel: Kernel = ONE_GAUSSIAN
@@ -99,11 +99,11 @@ class KernelMMD(AdversarialLoss):
         return off_diagonal_mean(self.kernel(squared))
 
     def state_dict(self) -> dict[str, Any]:
-        """Draws and, where there is mixing, its level."""
+        """How many numbers were drawn and, with mixing, its level."""
         return _state(self._draws, self._mixing)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         _load_state(state, self._draws, self._mixing)
 
 
@@ -112,7 +112,7 @@ class RandomScaleMMD(AdversarialLoss):
     """Discrepancies under `exp(-beta d2)`, where beta fits a random mean kernel, drawn each time.
 
     The generator minimises the discrepancy of real and fake scores. The discriminator maximises
-    it, and may draw scores to a normal distribution of spread 1 or away from it.
+    it, and may pull scores towards a normal distribution of spread 1 or push them away from it.
 
     Attributes:
         real_to_normal: weight of the discrepancy of real scores and the normal distribution in
@@ -120,11 +120,11 @@ class RandomScaleMMD(AdversarialLoss):
         fake_to_normal: the same of fake scores.
         g_fake_to_normal: the same of fake scores in the generator's loss.
         center: mean of the normal distribution for real scores; for fake ones it is minus that.
-        bounded: bounds in the discriminator's discrepancy. The published form swaps two of its
-            coefficients; this one is minus the bounded discrepancy, which is what it was for.
-        mixing: threshold from which on real and fake scores are mixed up; None never.
-        noise: threshold from which on the discriminator's scores get noise; None never.
-        seed: of the scales, coins and noise.
+        bounded: bounds the discriminator's discrepancy. The published form swaps two of its
+            coefficients; this one is minus the bounded discrepancy, as intended there.
+        mixing: discrepancy above which real and fake scores are mixed; None never mixes them.
+        noise: discrepancy above which noise is added to the scores; None never adds any.
+        seed: of the scales, the mixing and the noise.
     """
 
     real_to_normal: float = 1.0
@@ -198,12 +198,12 @@ class RandomScaleMMD(AdversarialLoss):
         return real + std * self._draws.normal(real), fake + std * self._draws.normal(fake)
 
     def state_dict(self) -> dict[str, Any]:
-        """Draws and, where there are any, the levels of mixing and noise."""
+        """How many numbers were drawn and, if there are any, the levels of mixing and noise."""
         state = _state(self._draws, self._mixing)
         return state if self._noise is None else state | {"noise": self._noise.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         _load_state(state, self._draws, self._mixing)
         if self._noise is not None:
             self._noise.load_state_dict(state["noise"])
@@ -213,7 +213,7 @@ def _start_state(loss: KernelMMD | RandomScaleMMD, mixing: float | None) -> None
     if loss.seed < 0:
         raise InvalidValueError(f"the seed of a loss must be at least 0; got {loss.seed}")
     draws = Draws(loss.seed)
-    # The settings are frozen; what a loss remembers between updates is not.
+    # Settings are frozen; what a loss remembers between updates is not.
     object.__setattr__(loss, "_draws", draws)
     object.__setattr__(loss, "_mixing", None if mixing is None else Mixing(mixing, draws))
 

@@ -1,4 +1,4 @@
-"""What a loss asks of a step beyond scores: penalties, scaling, clipping, noise on images."""
+"""Parts of a loss that need more than scores: penalties, scaling, clipping, noise on images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class GradientPenalty:
         weight: its factor in the discriminator's loss.
         witness: f is the witness of an MMD with this kernel, `E k(., real) - E k(., fake)`; None
             is the critic itself, the mean of its outputs.
-        at: the images: random points between real and fake ones, or one of the two.
-        target: the norm to have; 0 at real images is the R1 penalty (times 2).
+        at: the images at which it is taken: random points between real and fake ones, or one of
+            the two.
+        target: the wanted norm; 0 at real images is the R1 penalty (times 2).
     """
 
     weight: float = 10.0
@@ -105,8 +106,8 @@ class ImageNoise:
     """Normal noise on every image that the discriminator sees; falls linearly to 0.
 
     Attributes:
-        std: its standard deviation at first; images are in [-1, 1].
-        updates: after how many updates it is gone; None never.
+        std: its standard deviation at the start; images are in [-1, 1].
+        updates: number of updates after which it is gone; None keeps it.
     """
 
     std: float = 0.1
@@ -129,7 +130,7 @@ class ImageNoise:
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that a loss can have besides a function of scores; all optional."""
+    """What a loss can have besides a function of scores; all optional."""
 
     penalty: GradientPenalty | None = None
     scaling: GradientScaling | None = None

@@ -27,7 +27,7 @@ def _penalised(kernel: GaussianKernel | StudentKernel) -> Parts:
 
 
 LOSSES: dict[str, AdversarialLoss] = {
-    # July 2024: what the published compression results were trained with.
+    # July 2024: the loss behind the published compression results.
     "published": RepulsiveMMD("sqrt", "sq_l2_mean", 1e-3, 1),
     # October 2024, the newest published state.
     "latest": RepulsiveMMD("none", "sqrt_l1_offdiag", 1e-4, None),
@@ -67,7 +67,7 @@ LOSSES: dict[str, AdversarialLoss] = {
     "sym_rg": RandomScaleMMD(real_to_normal=0.5, fake_to_normal=0.5, center=0.5),
     "instance_noise": RandomScaleMMD(noise=0.2),
 }
-# The other names that the same losses go by.
+# Other names of the same losses.
 ALIASES = {
     "bce": "logistic",
     "non_saturating": "logistic",
@@ -106,5 +106,5 @@ def make_loss(name: str, **changes: Any) -> AdversarialLoss:
             raise InvalidValueError(
                 f"loss {name!r} has no setting {key!r}; it has {', '.join(settings)}"
             )
-    # Always a new one: some losses remember things from update to update.
+    # Always a new one, since some losses keep state between updates.
     return replace(known, **changes)

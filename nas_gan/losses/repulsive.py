@@ -60,7 +60,7 @@ class RepulsiveMMD(AdversarialLoss):
             the diagonal (`sq_l2_mean`), or off-diagonal mean of the root of floored L1 distances
             (`sqrt_l1_offdiag`).
         extra_weight: its factor.
-        extra_epochs: in how many first epochs it acts; None is all.
+        extra_epochs: number of epochs, from the first, in which it acts; None is all.
     """
 
     g_transform: Literal["none", "clamp", "sqrt"] = "none"

@@ -25,7 +25,7 @@ class _ScoreLoss(AdversarialLoss):
 
 @dataclass(frozen=True)
 class LabelLoss(_ScoreLoss):
-    """Brings scores to labels; a label is a number, or a range to draw from for every score.
+    """Drives scores to labels; a label is a number, or a range to draw from for every score.
 
     Attributes:
         criterion: cross entropy of scores as logits, half the squared error (Mao et al. 2017), or
@@ -81,7 +81,7 @@ class LabelLoss(_ScoreLoss):
         return {"draws": self._draws.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._draws.load_state_dict(state["draws"])
 
 
@@ -105,7 +105,7 @@ class WassersteinLoss(_ScoreLoss):
     """Difference of mean scores, for a critic that clipping or a penalty keeps Lipschitz.
 
     Raises:
-        InvalidValueError: it has neither; such a critic has no bound and diverges.
+        InvalidValueError: it has neither; the scores of such a critic are unbounded and diverge.
     """
 
     def __post_init__(self) -> None:

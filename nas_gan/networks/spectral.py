@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.networks.hooks import OnInput, observing
+from nas_gan.networks.layer_types import Conv, Layer, Transposed
 
 Method = Literal["operator", "kernel"]
 LinearMap = Callable[[Tensor, Tensor], Tensor]
@@ -25,8 +27,6 @@ EPSILON = 1e-10
 # Rounds before the first use: from a random start the estimate would be far too small.
 WARM_UP = 15
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: F.conv1d,
     nn.Conv2d: F.conv2d,
@@ -95,7 +95,7 @@ def spectral_norm_(
     Raises:
         InvalidValueError: the layer has no such norm, has one already, or `input_size` is missing.
     """
-    if not isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
+    if not isinstance(layer, Layer):
         raise InvalidValueError(
             f"spectral norm is for convolutions and Linear; got {type(layer).__name__}"
         )
@@ -111,7 +111,7 @@ def spectral_norm_(
     weight = layer.weight
     assert isinstance(weight, nn.Parameter)
     if method == "kernel" or isinstance(layer, nn.Linear):
-        dim = 1 if isinstance(layer, _TRANSPOSED) else 0
+        dim = 1 if isinstance(layer, Transposed) else 0
         apply: LinearMap = _Flattened(dim)
         shape: tuple[int, ...] = (weight.numel() // weight.shape[dim],)
     else:
@@ -154,27 +154,16 @@ def normalise_network_(
     return network
 
 
-@torch.no_grad()
 def _input_sizes(network: nn.Module, example: Sequence[Tensor]) -> dict[nn.Module, tuple[int, ...]]:
     """Layer -> height and width of its input, for every layer that is used."""
     sizes: dict[nn.Module, tuple[int, ...]] = {}
 
-    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        sizes[layer] = tuple(inputs[0].shape[2:])
+    def note(layer: nn.Module) -> OnInput:
+        return lambda x: sizes.update({layer: tuple(x.shape[2:])})
 
-    hooks = [
-        layer.register_forward_pre_hook(note)
-        for layer in network.modules()
-        if isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear))
-    ]
-    was_training = network.training
-    network.eval()  # batch statistics are left alone
-    try:
+    layers = [(layer, note(layer)) for layer in network.modules() if isinstance(layer, Layer)]
+    with observing(network, entering=layers):
         network(*example)
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
     return sizes
 
 
@@ -207,7 +196,7 @@ def _operator(
     layer: nn.Module, input_size: Sequence[int] | None
 ) -> tuple[_Operator, tuple[int, ...]]:
     """The linear map of a convolution, and the shape of its input."""
-    assert isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED))
+    assert isinstance(layer, Conv | Transposed)
     n_axes = layer.weight.ndim - 2
     if input_size is None or len(input_size) != n_axes or min(input_size) < 1:
         raise InvalidValueError(
@@ -220,7 +209,7 @@ def _operator(
         "groups": layer.groups,
     }
     function = next(f for kind, f in _FUNCTIONS.items() if isinstance(layer, kind))
-    if isinstance(layer, _TRANSPOSED):
+    if isinstance(layer, Transposed):
         operator = _Operator(function, settings | {"output_padding": layer.output_padding})
     elif layer.padding_mode == "zeros":
         operator = _Operator(function, settings)

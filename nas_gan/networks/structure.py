@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from nas_gan.errors import CheckpointError
+from nas_gan.networks.layer_types import LAYER_TYPES
 
 _CONV = (
     "in_channels",
@@ -30,14 +31,16 @@ _CONV = (
     "padding_mode",
 )
 _TRANSPOSED = (*_CONV, "output_padding")
+_LINEAR = ("in_features", "out_features", "bias")
+# Constructor arguments of each class that a structure may hold, by its name.
 _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
-    "Conv1d": (nn.Conv1d, _CONV),
-    "Conv2d": (nn.Conv2d, _CONV),
-    "Conv3d": (nn.Conv3d, _CONV),
-    "ConvTranspose1d": (nn.ConvTranspose1d, _TRANSPOSED),
-    "ConvTranspose2d": (nn.ConvTranspose2d, _TRANSPOSED),
-    "ConvTranspose3d": (nn.ConvTranspose3d, _TRANSPOSED),
-    "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
+    **{
+        known.module.__name__: (
+            known.module,
+            _TRANSPOSED if known.transposed else _CONV if known.n_axes else _LINEAR,
+        )
+        for known in LAYER_TYPES.values()
+    },
     "Identity": (nn.Identity, ()),
 }
 

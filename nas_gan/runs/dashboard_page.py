@@ -1,4 +1,4 @@
-"""The page of `nas_gan.dashboard`, which Streamlit runs anew at every click."""
+"""The page of `nas_gan.dashboard`, which Streamlit runs again at every click."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas_gan.runs.reading import (
     thinned,
 )
 
-# Okabe and Ito; the order in which runs get them.
+# Okabe and Ito, in the order in which runs get them.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2430")
 SIGNS = {"finished": "✔", "running": "▶", "stopped": "■", "damaged": "⚠"}
 FOLDED = (ACTIVATIONS, OTHER)
@@ -103,7 +103,7 @@ def _charts(runs: Sequence[Run]) -> None:
         rates = {
             name: values for name, values in compared_settings(runs).items() if name.endswith("_lr")
         }
-        st.caption("No schedule was logged: the rates are those of the settings throughout.")
+        st.caption("No schedule was logged: the rates stay at those of the settings.")
         st.dataframe(_table(rates, runs), width="stretch")
 
 
@@ -118,7 +118,7 @@ def _row_of_charts(runs: Sequence[Run], names: Sequence[str]) -> None:
             colours = [COLOURS[i % len(COLOURS)] for i, r in enumerate(runs) if r.name in curves]
             with column:
                 st.subheader(name)
-                # Runs log at steps of their own; a line goes on over those that it lacks.
+                # Runs log at different steps; a line is continued over the steps it lacks.
                 frame = pd.DataFrame(curves).interpolate(limit_area="inside")
                 st.line_chart(frame, color=[*colours], x_label="step", height=330)
 

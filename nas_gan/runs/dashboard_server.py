@@ -76,7 +76,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def free_port(asked: int) -> int:
-    """The port `asked` for, if nobody listens there; for 0 any free one.
+    """The port `asked` for, if it is free; for 0 any free one.
 
     Raises:
         InvalidValueError: the port is taken, or is not one.

@@ -1,4 +1,4 @@
-"""One run of a grid: trained in a process of its own, and how it ended."""
+"""One run of a grid: training it in a process of its own, and how it ended."""
 
 from __future__ import annotations
 

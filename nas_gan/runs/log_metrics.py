@@ -1,12 +1,12 @@
-"""Figures of a run by name, read off its log: where it ended, how good it got, and how soon.
+"""Metrics of a run by name, read off its log: where it ended, how good it got, and how soon.
 
-    fid               the last one logged
-    best_fid          the smallest; of an accuracy the largest
-    top5_fid          the mean of the five best
-    fid<=30           1 if it ever was, else 0: the mean over runs is the share that got there
-    first_fid<=30     the step at which it first was; runs that never got there have none
+    fid               the last value
+    best_fid          the smallest value; of an accuracy the largest
+    top5_fid          the mean of the five best values
+    fid<=30           1 if it got there, else 0: the mean over runs is the share that got there
+    first_fid<=30     the step at which it got there first; runs that never did have no value
 
-`>=` works alike, for an accuracy.
+`>=` does the same for an accuracy.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ _NAME = re.compile(r"(?P<what>best_|top5_|first_)?(?P<key>[^<>=]+)((?P<sign>[<>]
 
 @dataclass(frozen=True)
 class LogMetric:
-    """What is taken (`last`, `best`, `top5`, `reached` or `first`) of which scalar.
+    """What is taken of which scalar.
 
-    `factor` is 1 where less is better and -1 where more is; `bound` is that times what `reached`
-    and `first` wait for.
+    Attributes:
+        what: `last`, `best`, `top5`, `reached` or `first`.
+        key: the scalar.
+        factor: 1 if less is better, -1 if more is.
+        bound: `factor` times the value that `reached` and `first` compare with.
     """
 
     what: str
@@ -38,7 +41,7 @@ class LogMetric:
     bound: float = math.nan
 
     def __call__(self, log: Iterable[Mapping[str, float]]) -> float | None:
-        """Its value in a log, whose lines have a `step`; None where there is none."""
+        """Its value in a log, whose rows have a `step`; None if it has none."""
         values = [(line["step"], self.factor * line[self.key]) for line in log if self.key in line]
         if not values:
             return None
@@ -53,7 +56,7 @@ class LogMetric:
 
 
 def parse_metric(name: str) -> LogMetric:
-    """A metric by its name, as above.
+    """A metric by its name.
 
     Raises:
         InvalidValueError: there is no such name.
@@ -76,7 +79,7 @@ def parse_metric(name: str) -> LogMetric:
 
 
 def metrics_of(log: Iterable[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """Of every name its value in a log; those that have none are left out."""
+    """The value of every name in a log; names without a value are left out."""
     lines = list(log)
     values = {name: parse_metric(name)(lines) for name in names}
     return {name: value for name, value in values.items() if value is not None}

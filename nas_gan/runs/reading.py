@@ -1,8 +1,8 @@
 """Run directories as values: settings, curves, samples and evaluations, read without torch.
 
 A run directory is what `nas_gan.train` and `nas_gan.search` write: config.json, log.jsonl,
-samples/STEP.png, and any JSON file that `nas_gan.evaluate --out` put there. Nothing in it is
-trusted: what cannot be read is a problem of that run, and the others are read all the same.
+samples/STEP.png, and any JSON file that `nas_gan.evaluate` wrote there. Nothing in it is trusted:
+what cannot be read is a problem of that run, and the other runs are read all the same.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nas_gan.training.log import read_log
 Status = Literal["finished", "running", "stopped", "damaged"]
 Curve = tuple[tuple[int, float], ...]  # (step, value), by step
 
-# A run that has written nothing for so long is not running any more. Seconds.
+# Seconds without a new line after which a run counts as stopped.
 QUIET = 600.0
 _INSIDE_A_RUN = {"samples", "tensorboard", "genotypes", "recovered", "bundle", "bench"}
-# Group -> beginnings of the names of its scalars, in the order of the page.
+# Group -> prefixes of the names of its scalars, in the order of the page.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Losses": ("loss/",),
     "Learning rates": ("lr/",),
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def steps(self) -> int | None:
-        """How many steps it is to have, where its settings say so."""
+        """The steps of the whole run, if its settings say so."""
         steps = self.config.get("steps")
         return steps if type(steps) is int and steps > 0 else None
 
@@ -102,7 +102,7 @@ def check_folder(folder: Path) -> None:
 
 
 def find_runs(folder: Path, *, clock: Callable[[], float] = time.time) -> tuple[Run, ...]:
-    """Every run in `folder` and below, by name; `folder` may be one itself.
+    """Every run in `folder` and below, by name; `folder` may be a run itself.
 
     Raises:
         MissingDataError: there is no such folder.
@@ -113,7 +113,7 @@ def find_runs(folder: Path, *, clock: Callable[[], float] = time.time) -> tuple[
         folders[:] = sorted(
             name for name in folders if name not in _INSIDE_A_RUN and not name.startswith(".")
         )
-        # A compression has settings and a journal; it has a report of its own.
+        # A compression, which has a journal, has a report of its own.
         if "log.jsonl" in files or ("config.json" in files and "journal.jsonl" not in files):
             path = Path(parent)
             name = str(path.relative_to(folder)) if path != folder else path.resolve().name
@@ -146,7 +146,7 @@ def thinned(curve: Curve, most: int = 1000) -> Curve:
 
 
 def grouped(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Names of scalars by the group that they are shown in; groups without any are left out."""
+    """Names of scalars by the group they are shown in, without empty groups."""
     found: dict[str, list[str]] = {group: [] for group in (*GROUPS, ACTIVATIONS, OTHER)}
     for name in sorted(set(names)):
         found[_group_of(name)].append(name)
@@ -154,7 +154,7 @@ def grouped(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def compared_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
-    """Setting -> its value in each run as text, first those in which the runs differ."""
+    """Setting -> its value in each run as text; those in which the runs differ come first."""
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
     rows = {key: tuple(_text(run.config.get(key)) for run in runs) for key in keys}
     return dict(sorted(rows.items(), key=lambda row: len(set(row[1])) == 1))
@@ -215,7 +215,7 @@ def _find_samples(folder: Path) -> dict[int, Path]:
 
 
 def _find_evaluations(folder: Path) -> tuple[Evaluation, ...]:
-    """JSON files that name an extractor and hold numbers; others are something else."""
+    """The JSON files that name an extractor; others are no evaluations."""
     found = []
     for path in sorted(folder.glob("*.json")):
         try:

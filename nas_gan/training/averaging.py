@@ -23,7 +23,7 @@ class ExponentialMovingAverage:
 
     def __init__(self, model: nn.Module, decay: float = 0.999, *, warm_up: bool = False) -> None:
         if not 0 <= decay < 1:
-            raise InvalidValueError(f"EMA decay must be in [0, 1); got {decay}")
+            raise InvalidValueError(f"must be in [0, 1); got {decay}", setting="ema_decay")
         self.decay, self.warm_up = decay, warm_up
         self.updates = 0
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -52,6 +52,6 @@ class ExponentialMovingAverage:
         return {"average": self.average.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.average.load_state_dict(state["average"])
         self.updates = state["updates"]

@@ -1,4 +1,4 @@
-"""What a run trains, and how: its networks and its step, built of its settings."""
+"""What a run trains, and how: its networks and its step, built from its settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nas_gan.data.batches import LabelledBatches, ShuffledBatches
 from nas_gan.data.images import Images
 from nas_gan.data.loading import load_dataset
-from nas_gan.errors import InvalidValueError
+from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
@@ -45,7 +45,7 @@ from nas_gan.training.upper_bound import UpperBoundSchedule
 
 @dataclass(frozen=True)
 class Networks:
-    """The two networks of a run, the average, and how to build them again."""
+    """The two networks of a run, the average, and the descriptions they were built from."""
 
     generator: nn.Module
     discriminator: nn.Module
@@ -71,8 +71,8 @@ def load_images(config: TrainConfig) -> Images:
     """The data set of a run, in the size and the colours of its networks.
 
     Raises:
-        InvalidValueError: the networks are for images that are not square, or there are no labels
-            where they want some.
+        InvalidValueError: the networks are for images that are not square, or need labels that
+            the data set does not have.
     """
     interface = interface_of(blueprint(describe_networks(config)[0]))
     channels, height, width = interface.image_shape
@@ -110,7 +110,7 @@ def build_networks(config: TrainConfig) -> Networks:
 
 
 def weight_type(config: TrainConfig) -> torch.dtype:
-    """The type of a run's weights; with bf16 they are float32 still."""
+    """The type of a run's weights; with bf16 they are float32 too."""
     return torch.float64 if config.precision == "fp64" else torch.float32
 
 
@@ -202,15 +202,12 @@ def _backend(config: TrainConfig) -> str | None:
         return None
     known = torch.compiler.list_backends(exclude_tags=())
     if config.compile_backend not in known:
-        raise InvalidValueError(
-            f"compile_backend {config.compile_backend!r} is not known; "
-            f"choose one of {', '.join(known)}"
-        )
+        raise unknown_name("compile_backend", config.compile_backend, known)
     return config.compile_backend
 
 
 def build_loss(config: TrainConfig) -> AdversarialLoss:
-    """The loss that a run names, with the labels and the noise that it asks for."""
+    """The loss that a run names, with its labels and its noise."""
     labels = {
         "real": config.label_real,
         "fake": config.label_fake,
@@ -257,9 +254,9 @@ def _scheduler(
 
 
 def end_dependence(config: TrainConfig) -> str | None:
-    """What in a run depends on its number of steps, so that it cannot be prolonged; None nothing.
+    """What in a run depends on its number of steps, so that it cannot be extended; None if nothing.
 
-    Schedules that follow the progress of the run would have been others from the start.
+    A schedule that follows the progress of the run would have been another one from the start.
     """
     if config.upper_bound == "geometric":
         return "the geometric upper bound"

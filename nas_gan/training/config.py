@@ -246,7 +246,7 @@ class TrainConfig:
 
     @property
     def measures_fid(self) -> bool:
-        """Whether the run measures the FID of its generator as it goes on."""
+        """Whether the run measures the FID of its generator along the way."""
         return bool(self.eval_every) and "fid" in self.eval_metrics
 
     def _check_metrics(self) -> None:

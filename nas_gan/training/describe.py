@@ -46,7 +46,7 @@ def describe_networks(config: TrainConfig) -> tuple[Architecture, Architecture]:
     settings["activation_init"] = _activation_init(config)
     if config.model in SEARCHED:
         generator = _searched_generator(config, settings)
-        # A layered discriminator has to be told what it looks at.
+        # A layered discriminator needs the shape of its images.
         settings["image_size"] = 8 * generator["bottom_width"]
         settings["image_channels"] = generator["image_channels"]
     else:
@@ -61,7 +61,7 @@ def describe_networks(config: TrainConfig) -> tuple[Architecture, Architecture]:
 
 
 def blueprint(generator: Mapping[str, Any]) -> nn.Module:
-    """The generator of a description without memory for its weights, to be asked for its sizes."""
+    """The generator of a description without memory for its weights, for reading off its sizes."""
     with torch.device("meta"):
         return build_model(generator)
 
@@ -106,7 +106,7 @@ def _searched_discriminator(
             )
     if config.spectral_norm == "operator":
         raise InvalidValueError(
-            f"the discriminator of {kind} has spectral norm of the kernel or none; got operator"
+            f"the discriminator of {kind} takes spectral norm kernel or none; got operator"
         )
     df_dim, n_outputs = _JUDGES[kind]
     options: Architecture = {
@@ -117,7 +117,7 @@ def _searched_discriminator(
     }
     if kind == "searched":
         if config.d_genotype is None:
-            raise InvalidValueError("a searched discriminator needs d_genotype, the file of one")
+            raise InvalidValueError("a searched discriminator needs d_genotype, its genotype file")
         options["genotype"] = asdict(
             _from_file(
                 config.d_genotype, DiscriminatorGenotype.from_npy, DiscriminatorGenotype.from_json

@@ -18,10 +18,10 @@ def image_distance(images: Tensor, target: Tensor) -> Tensor:
 class DistillationStep:
     """One update of a student towards its teacher's images on the same latents; needs no data.
 
-    `distance(images, target)` is what shrinks, a scalar.
+    `distance(images, target)`, a scalar, is what the update lowers.
 
-    The student stays in evaluation mode: its batch statistics were measured for the images that
-    it makes, and a running average would move them under the loss.
+    The student stays in evaluation mode: its batch statistics were measured on its images, and
+    running averages would move them during the updates.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One training run in several processes: what they exchange, so that they compute what one would.
+"""One training run in several processes: what they exchange to compute what one would.
 
 Started by torchrun, each process takes its rows of the global batch. The losses are those of the
 global batch in every process: scores are gathered, since the mean of two MMDs is not the MMD of
@@ -42,7 +42,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes files."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
 
@@ -131,8 +131,8 @@ def check_divides(n: int, processes: Processes) -> None:
         )
 
 
-def told_by_main(value: float, processes: Processes) -> float:
-    """The number that the main process has; the others' own is passed over."""
+def broadcast_from_main(value: float, processes: Processes) -> float:
+    """The number of the main process, in all processes."""
     if processes.count == 1:
         return value
     number = torch.tensor(value, dtype=torch.float64, device=processes.device)
@@ -165,9 +165,9 @@ def gather_scores(scores: Tensor) -> Tensor:
 
 
 def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each tensor's mean over all processes, which can be differentiated, also twice.
+    """Each tensor's mean over all processes, differentiable twice.
 
-    They travel as one, which must therefore be of one type.
+    They travel as one tensor, and must therefore be of one type.
     """
     if not _together() or not tensors:
         return list(tensors)

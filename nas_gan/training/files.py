@@ -27,14 +27,14 @@ from nas_gan.training.steps import AdversarialStep
 
 # Images in a sample grid.
 GRID = 64
-# Settings that may change between two parts of one run without changing what it computes.
+# Settings that may differ between two parts of one run: they do not change what it computes.
 _FREE = (
     *("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every"),
     *("save_every", "snapshot_every", "eval_every", "eval_samples", "eval_metrics"),
     *("reference", "features"),
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
 )
-# Files: by their content instead, which is in the description of the networks.
+# Files count by their content, which is in the description of the networks.
 _FILES = ("networks", "genotype", "d_genotype")
 
 
@@ -74,7 +74,7 @@ class RunFiles:
         save_samples(self.config.run_dir, self.log, index + 1, drawn)
 
     def measured(self, index: int, figures: Mapping[str, float]) -> None:
-        """Log what was measured, and keep the weights if the FID is the best so far."""
+        """Log what was measured, and save the weights if the FID is the best so far."""
         if figures.get("fid", math.inf) < self.step.upper_bound.best_fid:
             self._write("best.pt", index, **figures)
         self.log.scalars(index + 1, figures)
@@ -127,7 +127,7 @@ def make_checkpoint(
 
 
 def _as_saved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, what is not an integer in float32."""
+    """On the CPU, and in float32 what is not an integer."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
@@ -135,7 +135,7 @@ def _as_saved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:
     """The settings that decide what a run computes, as text: another value is another run.
 
-    The number of steps is among them only where something in the run follows its progress.
+    The number of steps is among them only if something in the run follows its progress.
     """
     settings = as_text(chosen_settings(config, settings_but(config, (*_FREE, *_FILES))))
     if end_dependence(config) is None:
@@ -152,6 +152,6 @@ def fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:
 
 
 def reasons(config: TrainConfig) -> dict[str, str]:
-    """Why a setting makes another run, where that is not plain."""
+    """Why a setting makes another run, if that is not obvious."""
     dependence = end_dependence(config)
     return {"steps": f"{dependence} depends on the number of steps"} if dependence else {}

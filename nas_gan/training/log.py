@@ -1,4 +1,4 @@
-"""What a run has to say as it goes on: written for machines and TensorBoard, read without torch."""
+"""The log of a run: JSON lines and TensorBoard events to write, JSON lines to read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop. There is one: GAN training, search and distillation pass it another step."""
+"""The training loop, shared by GAN training, search and distillation: they differ in the step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StoppingRule(Protocol):
     """Decides after each update whether to stop early."""
 
     def __call__(self, index: int, scalars: Mapping[str, float]) -> str | None:
-        """The reason to stop, or None to go on."""
+        """The reason to stop, or None to continue."""
         ...
 
 
@@ -30,7 +30,15 @@ Callback = Callable[[int, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training run ended. `step` counts finished updates, `runtime` is in seconds."""
+    """How a training run ended.
+
+    Attributes:
+        step: finished updates.
+        scalars: those of the last update.
+        status: `finished`, `stopped` by the stopping rule, or `diverged`.
+        message: why it stopped or diverged; else empty.
+        runtime: in seconds.
+    """
 
     step: int
     scalars: Mapping[str, float]
@@ -64,8 +72,8 @@ def run_training(
 ) -> TrainingResult:
     """Run updates `first` to `n_steps - 1` and call every callback after each.
 
-    A scalar that is not finite ends the run as `diverged` before any callback sees that update,
-    so whatever the callbacks saved is from before it.
+    A scalar that is not finite ends the run as `diverged` before any callback sees that update:
+    whatever the callbacks saved is older.
     """
     started = clock()
     callbacks = tuple(callbacks)

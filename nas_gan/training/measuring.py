@@ -1,4 +1,4 @@
-"""What is measured of a generator while it trains: its FID, the accuracy of its classes."""
+"""What is measured of a generator during training: its FID, the accuracy of its classes."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from nas_gan.training.seeds import Stream
 
 # An averaged generator to its figures by name, such as `fid`.
 Measure = Callable[[nn.Module], Mapping[str, float]]
-# What is done and in how many updates, to a function that is told of finished ones.
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+# Opens a progress bar, given a description and a total; yields `advance(n)`.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextmanager
-def unwatched(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Nobody looks on."""
+def no_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """No progress bar."""
     yield lambda n: None
 
 
 def make_measure(
-    config: TrainConfig, images: Images, *, watch: Watch = unwatched
+    config: TrainConfig, images: Images, *, progress: Progress = no_progress
 ) -> Measure | None:
     """A function that scores a generator, or None if no evaluation was asked for.
 
-    `watch` is told of the updates of the classifier, if one has to be trained first.
+    `progress` shows the progress of the classifier, if one has to be trained first.
 
     Raises:
         InvalidValueError: an accuracy is asked for and the generator has no classes.
@@ -41,11 +41,11 @@ def make_measure(
     if not config.eval_every:
         return None
     makers = {"fid": _fid, "accuracy": _accuracy}
-    scores = {name: makers[name](config, images, watch) for name in config.eval_metrics}
+    scores = {name: makers[name](config, images, progress) for name in config.eval_metrics}
     return lambda generator: {name: score(generator) for name, score in scores.items()}
 
 
-def _fid(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn.Module], float]:
+def _fid(config: TrainConfig, images: Images, progress: Progress) -> Callable[[nn.Module], float]:
     """The distance of a generator's images to the reference that a run names."""
     # Here, since a run that measures nothing need not wait for scipy.
     from nas_gan.metrics.features import make_extractor
@@ -74,7 +74,9 @@ def _fid(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn.Modu
     return measure
 
 
-def _accuracy(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn.Module], float]:
+def _accuracy(
+    config: TrainConfig, images: Images, progress: Progress
+) -> Callable[[nn.Module], float]:
     """The share of images in which a classifier of the run's data sees the class asked for."""
     from nas_gan.metrics.classifier import class_accuracy, find_classifier, n_updates
     from nas_gan.metrics.reference import cache_dir
@@ -84,7 +86,7 @@ def _accuracy(config: TrainConfig, images: Images, watch: Watch) -> Callable[[nn
             f"accuracy among eval_metrics is for conditional generators; {config.model} has no "
             "classes"
         )
-    with watch("classifier", n_updates(images)) as advance:
+    with progress("classifier", n_updates(images)) as advance:
         classifier = find_classifier(images, cache=cache_dir(), on_update=advance)
 
     def measure(generator: nn.Module) -> float:

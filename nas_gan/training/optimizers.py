@@ -28,7 +28,7 @@ def _classes(module: Any, base: type[T], *, but: Iterable[type] = ()) -> dict[st
 
 
 OPTIMIZERS = _classes(torch.optim, torch.optim.Optimizer)
-# One that follows a measured quantity has no place in a step that measures none.
+# Without those that follow a measured quantity, which a step does not have, or take functions.
 SCHEDULERS = _classes(
     torch.optim.lr_scheduler,
     LRScheduler,
@@ -46,7 +46,7 @@ LINEAR_DECAY = "linear_decay"
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter], lr: float, **params: Any
 ) -> torch.optim.Optimizer:
-    """The optimiser of torch called `name` (`Adam`, `RMSprop`, ...; case does not matter).
+    """The optimiser of torch called `name` (`Adam`, `RMSprop`, ...), in any case.
 
     Two calls with two rates make the two time scales of TTUR.
 
@@ -63,7 +63,7 @@ def make_scheduler(
     """The learning-rate schedule of torch called `name`; None is a constant rate.
 
     It is stepped after each of the `n_updates` updates of its optimiser. `linear_decay` falls to 0
-    over all of them and stays there; CosineAnnealingLR gets them as its period unless told one.
+    over all of them and stays there; they are the period of CosineAnnealingLR, unless given.
 
     Raises:
         InvalidValueError: torch has no such schedule, or it takes no such setting or value.

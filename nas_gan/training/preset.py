@@ -17,23 +17,31 @@ PRESETS = Path(__file__).parents[1] / "presets"
 
 
 def load_preset(path: Path, config_type: type[Config]) -> Config:
-    """Read a TOML preset; unknown keys and unreadable values are refused by name.
+    """Read a TOML preset.
 
-    `path` is a file, or the bare name of a packaged preset. `config_type` is a dataclass whose
-    fields all have defaults. Its field `config`, if it has one, names a preset and cannot stand in
-    one.
+    Args:
+        path: a file, or the bare name of a packaged preset.
+        config_type: a dataclass whose fields all have defaults. Its field `config`, if it has one,
+            names a preset and cannot be set by one.
+
+    Raises:
+        InvalidValueError: there is no such preset, or it has an unknown key or a wrong value.
     """
     path = find_preset(path, config_type)
     return settings_from(read_toml(path), config_type, str(path))
 
 
 def settings_from(data: Mapping[str, Any], config_type: type[Config], where: str) -> Config:
-    """Plain values as a configuration; errors begin with `where` they were written."""
+    """Plain values as a configuration; errors begin with `where` the values are from."""
     known = _settings(config_type)
     for key in sorted(set(data) - set(known)):
         raise InvalidValueError(f"{where}: {unknown_name('key', key, known)}")
     types = get_type_hints(config_type)
-    return config_type(**{k: _typed(f"{where}: {k}", v, types[k]) for k, v in data.items()})
+    values = {k: _typed(f"{where}: {k}", v, types[k]) for k, v in data.items()}
+    try:
+        return config_type(**values)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{where}: {error}") from error
 
 
 def _settings(config_type: type[Any]) -> list[str]:
@@ -44,7 +52,7 @@ def _settings(config_type: type[Any]) -> list[str]:
 def find_preset(path: Path, config_type: type[Any]) -> Path:
     """The file of a preset, which is given by its path or by the name of a packaged one.
 
-    Packaged presets with other settings than `config_type` has are those of another command.
+    Packaged presets with settings that `config_type` does not have belong to another command.
 
     Raises:
         InvalidValueError: there is none; where a name was given the nearest one is offered.
@@ -76,7 +84,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def preset_from_arguments(config_type: type[Config]) -> Config:
-    """The preset that `--config` names: its values are the defaults of all other flags."""
+    """The preset that the command line names by `--config`: the defaults of all other options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     preset = parser.parse_known_args()[0].config
@@ -84,13 +92,13 @@ def preset_from_arguments(config_type: type[Config]) -> Config:
 
 
 def _typed(where: str, value: Any, expected: Any) -> Any:
-    """A TOML value as the type of its field, which TOML has no word for if it is a path."""
+    """A TOML value in the type of its field; a path is written as a text."""
     choices = get_args(expected)
     if get_origin(expected) is tuple:  # of any length, written as a list
         if not isinstance(value, list):
             raise InvalidValueError(f"{where} must be a list; got {value!r}")
         return tuple(_typed(where, item, choices[0]) for item in value)
-    if NoneType in choices:  # X | None, where TOML can only say X
+    if NoneType in choices:  # X | None: TOML can only write X
         (expected,) = (choice for choice in choices if choice is not NoneType)
         choices = get_args(expected)
     if get_origin(expected) is Literal:

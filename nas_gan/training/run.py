@@ -1,4 +1,4 @@
-"""A training run: built of its settings, resumed where it was left, kept in its directory."""
+"""A training run: built from its settings, resumed if unfinished, kept in its directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas_gan.networks.activations import freeze_activations_
 from nas_gan.settings import plain_settings
 from nas_gan.training.build import build_networks, build_step
 from nas_gan.training.config import TrainConfig
-from nas_gan.training.distributed import Processes, told_by_main
+from nas_gan.training.distributed import Processes, broadcast_from_main
 from nas_gan.training.files import RunFiles, fingerprint, reasons
 from nas_gan.training.log import RunLog
 from nas_gan.training.loop import Callback, Every, TrainingResult, run_training
@@ -59,7 +59,7 @@ def train(
     if not processes.is_main:
 
         def follow(index: int, scalars: Mapping[str, float]) -> None:
-            step.upper_bound.validated(told_by_main(0.0, processes))
+            step.upper_bound.validated(broadcast_from_main(0.0, processes))
 
         period = config.eval_every if config.measures_fid else 0
         return train_with(Every(period, follow, config.steps))
@@ -73,7 +73,7 @@ def train(
                 figures = measure(networks.averaged)
                 files.measured(index, figures)
                 if config.measures_fid:
-                    step.upper_bound.validated(told_by_main(figures["fid"], processes))
+                    step.upper_bound.validated(broadcast_from_main(figures["fid"], processes))
 
         on_update(first)
         return train_with(

@@ -56,7 +56,7 @@ class Schedule:
         return (index + 1) % self.n_critic == 0
 
     def discriminator_is_due(self, index: int) -> bool:
-        """Whether update `index` is also one of the discriminator; to be asked once an update."""
+        """Whether update `index` is also one of the discriminator; call it once per update."""
         if self.d_skipping is not None and self.d_skipping.skips(index):
             return False
         return (index + 1) % self.d_every == 0

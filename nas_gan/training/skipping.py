@@ -1,4 +1,4 @@
-"""Leaving out updates of a discriminator that is too far ahead of its generator."""
+"""Skipping updates of a discriminator that is too far ahead of its generator."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 
 from nas_gan.errors import InvalidValueError
 
-# Up to this averaged loss of the generator no update is left out.
+# Up to this averaged loss of the generator no update is skipped.
 THRESHOLD = 0.1
-# How much of the average one more loss replaces.
+# Weight of a new loss in the average.
 WEIGHT = 0.01
 
 
 class DynamicSkipping:
     """Updates the discriminator with probability `0.1 / max(average, 0.1)`, at first always.
 
-    `average` is that of the generator's loss, by exponential forgetting: the squared discrepancy
-    that an MMD loss has, which is large where the discriminator tells real from fake too well. The
-    published code (MMD-GAN with repulsive loss, ICLR 2019) never moves its average off 0, and so
-    never leaves an update out; here it follows the loss.
+    `average` is an exponential moving average of the generator's loss. An MMD loss is the squared
+    discrepancy, which is large if the discriminator tells real from fake too well. The published
+    code (MMD-GAN with repulsive loss, ICLR 2019) never moves its average off 0, and so never skips
+    an update; here the average follows the loss.
 
-    The coin of an update depends on nothing but the seed and its index.
+    Whether an update is skipped is drawn from the seed and its index alone.
 
     Attributes:
-        first: no update before this index is left out.
+        first: no update before this index is skipped.
         average: of the losses observed so far; starts at 0.
-        skipped: how many updates were left out so far.
+        skipped: how many updates were skipped so far.
 
     Raises:
         InvalidValueError: `first` is negative.
@@ -35,25 +35,25 @@ class DynamicSkipping:
 
     def __init__(self, first: int, seed: int) -> None:
         if first < 0:
-            raise InvalidValueError(f"d_skip_from must be at least 0; got {first}")
+            raise InvalidValueError(f"must be at least 0; got {first}", setting="d_skip_from")
         self.first, self.seed = first, seed
         self.average, self.skipped = 0.0, 0
 
     @property
     def probability(self) -> float:
-        """Of an update that may be left out, to be made."""
+        """Probability that an update is made, once updates may be skipped."""
         return THRESHOLD / max(self.average, THRESHOLD)
 
     def skips(self, index: int) -> bool:
-        """Whether update `index` is left out, which is then counted."""
+        """Whether update `index` is skipped; if so, it is counted."""
         if index < self.first:
             return False
-        left_out = float(np.random.default_rng([self.seed, index]).random()) >= self.probability
-        self.skipped += left_out
-        return left_out
+        skip = float(np.random.default_rng([self.seed, index]).random()) >= self.probability
+        self.skipped += skip
+        return skip
 
     def observe(self, loss: float) -> None:
-        """Take the generator's loss in one update into account."""
+        """Let the average follow the generator's loss of one update."""
         self.average += WEIGHT * (loss - self.average)
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,5 +61,5 @@ class DynamicSkipping:
         return {"average": self.average, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.average, self.skipped = float(state["average"]), int(state["skipped"])

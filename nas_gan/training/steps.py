@@ -57,11 +57,11 @@ class Compute:
 
 @dataclass(frozen=True)
 class Logged:
-    """Scalars that cost something, and are computed only if asked for.
+    """Scalars that are computed only if asked for.
 
     Attributes:
         gradients: the norms of both gradients.
-        health: what the loss has to say about its scores.
+        health: the scalars of `AdversarialLoss.health`.
     """
 
     gradients: bool = False
@@ -157,7 +157,7 @@ class AdversarialStep:
         return scalars
 
     def _fake(self, latents: Tensor, real_labels: Tensor | None, *, with_graph: bool) -> Labelled:
-        """Images of latents, with the labels at their end where there are any."""
+        """Images of latents, with the labels at the end of the latents if there are any."""
         latents = self._to_device(latents)
         labels = None if real_labels is None else latents[:, -real_labels.shape[1] :]
         with self._autocast(), torch.set_grad_enabled(with_graph):
@@ -260,7 +260,7 @@ class AdversarialStep:
         return batch.to(self.device, self.dtype, memory_format=layout, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything an exact continuation needs, besides the index."""
+        """All that is needed to resume exactly, besides the index."""
         state = {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -278,7 +278,7 @@ class AdversarialStep:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.average.average.load_state_dict(state["average"])
@@ -315,7 +315,7 @@ def _compiled(network: nn.Module, backend: str | None) -> nn.Module:
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """No gradients for the parameters of a network; those that had none before keep none."""
+    """Switches off the gradients of a network; parameters that had none before keep none."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)

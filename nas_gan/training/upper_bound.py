@@ -13,7 +13,7 @@ Procedure = Literal["fixed", "saturate", "saturate_linear", "geometric"]
 
 @dataclass
 class UpperBoundSchedule:
-    """Raises the bound from `start` towards `end` as training goes on.
+    """Raises the bound from `start` towards `end` during training.
 
     `saturate` multiplies it by `increase` (`saturate_linear` adds `increase`) each time
     `patience` validations in a row have not improved the best FID; `geometric` follows the
@@ -44,7 +44,7 @@ class UpperBoundSchedule:
         self.counter = self.patience
 
     def validated(self, fid: float) -> None:
-        """Take one validation's FID into account."""
+        """Follow the FID of one validation."""
         if fid < self.best_fid:
             self.best_fid, self.counter = fid, self.patience
             return
@@ -56,15 +56,15 @@ class UpperBoundSchedule:
         self.value, self.counter = min(raised, self.end), self.patience
 
     def progressed(self, fraction: float) -> None:
-        """Take the finished fraction of the run, 0 to 1, into account."""
+        """Follow the finished fraction of the run, 0 to 1."""
         if self.procedure == "geometric":
             self.value = self.start * (self.end / self.start) ** min(fraction, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The part that changes, as plain values."""
+        """What changes during training, as plain values."""
         return {"value": self.value, "best_fid": self.best_fid, "counter": self.counter}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.value, self.best_fid = state["value"], state["best_fid"]
         self.counter = state["counter"]

@@ -143,7 +143,7 @@ def test_a_generator_without_layers_says_why():
 
 def test_a_generator_of_nan_names_the_layer():
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    net[1].bias.data[3] = torch.nan
+    net.get_parameter("1.bias").data[3] = torch.nan
     with pytest.raises(NonFiniteError, match="1: the output of this layer is NaN"):
         profile_layers(net, torch.ones(1, 8))
 
@@ -152,12 +152,12 @@ def test_profiling_leaves_the_generator_as_it_was():
     net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
     profile_layers(net, torch.randn(4, 8))
     assert net[1].training
-    assert torch.equal(net[1].running_mean, torch.zeros(8))
+    assert torch.equal(net.get_buffer("1.running_mean"), torch.zeros(8))
     assert not net[0]._forward_hooks
 
 
 @pytest.mark.parametrize("multiple_of", [1, 8])
-@pytest.mark.parametrize("method", ["tucker2", "spatial_svd", "cp"])
+@pytest.mark.parametrize("method", ["tucker2", "spatial_svd", "cp", "tensor_train"])
 def test_a_rank_grid_holds_smaller_choices_near_the_fractions(method, multiple_of):
     layer = conv(64, 48, 5)
     grid = layer.rank_grid(method, (0.1, 0.25, 0.5, 0.75), multiple_of)
@@ -185,15 +185,15 @@ def test_a_layer_too_narrow_for_a_multiple_still_has_a_grid():
         ("linear", (8, 8), 1, ("svd",)),
         ("conv2d", (8, 8, 1, 1), 1, ("svd",)),
         ("conv2d", (8, 8, 1, 3), 1, ("tucker2", "spatial_svd", "cp")),
-        ("conv_transpose2d", (8, 8, 4, 4), 1, ("tucker2", "spatial_svd", "cp")),
+        ("conv_transpose2d", (8, 8, 4, 4), 1, ("tucker2", "spatial_svd", "cp", "tensor_train")),
         ("conv_transpose2d", (8, 8, 1, 1), 1, ("svd",)),
-        ("conv2d", (8, 2, 3, 3), 4, ("tucker2", "spatial_svd", "cp")),
+        ("conv2d", (8, 2, 3, 3), 4, ("tucker2", "spatial_svd", "cp", "tensor_train")),
         ("conv2d", (8, 2, 1, 1), 4, ("svd",)),
         ("conv2d", (8, 1, 3, 3), 8, ()),
         ("conv_transpose2d", (8, 1, 3, 3), 8, ()),
         ("conv1d", (8, 8, 5), 1, ("tucker2", "spatial_svd")),
         ("conv3d", (8, 8, 1, 1, 1), 1, ("svd",)),
-        ("conv3d", (8, 8, 3, 3, 3), 1, ("tucker2", "spatial_svd")),
+        ("conv3d", (8, 8, 3, 3, 3), 1, ("tucker2", "spatial_svd", "tensor_train")),
     ],
 )
 def test_which_methods_fit_which_layer(kind, shape, groups, methods):
@@ -238,7 +238,7 @@ def test_every_weight_is_read_as_one_kernel(kind, weight_shape, groups, shape):
 
 
 @pytest.mark.parametrize("multiple_of", [1, 8])
-@pytest.mark.parametrize("method", ["tucker2", "spatial_svd", "cp"])
+@pytest.mark.parametrize("method", ["tucker2", "spatial_svd", "cp", "tensor_train"])
 def test_a_rank_grid_of_a_grouped_layer_fits_its_groups(method, multiple_of):
     layer = LayerProfile("x", "conv2d", (96, 16, 5, 5), groups=6)
     grid = layer.rank_grid(method, (0.25, 0.5), multiple_of)

@@ -517,7 +517,7 @@ def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: P
 def test_the_module_runs_and_prints_nothing_but_the_table(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text(SMALL)
-    command = [sys.executable, "-m", "ard.select", path, "--penalty", "1", "--dense-fid", "10"]
+    command = [sys.executable, "-m", "ard.select", str(path), "--penalty", "1", "--dense-fid", "10"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     # a: 11 x 1.5 and 13 x 1.1 against 10 x 2; b: 12 x 1.4 and 9.5 x 1.8

@@ -7,7 +7,7 @@ import pytest
 
 from export.__main__ import Config, main
 from export.manifest import verify
-from nas_gan.checkpoint import Checkpoint, save_checkpoint
+from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
 from nas_gan.cli import run
 
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
@@ -53,6 +53,14 @@ def test_a_run_directory_becomes_a_bundle_with_the_dense_generator_in_it(run_dir
     assert "dense.onnx" in printed.out
     assert printed.out.rstrip().endswith("manifest.json")
     assert "torch.onnx" not in printed.out + printed.err
+
+
+def test_a_shipped_checkpoint_is_found_by_its_name(run_dir, tmp_path):
+    shipped, out = Path("zoo:adversarial_nas"), tmp_path / "bundle"
+    (run_dir / "config.json").write_text(json.dumps({"checkpoint": str(shipped)}))
+    assert command(run_dir, "--out", out, "--tensorrt-rtx", "off", "--samples", "2") == 0
+    expected = build_generator(load_checkpoint(shipped))
+    assert verify(out / "dense").params == sum(p.numel() for p in expected.parameters())
 
 
 @pytest.mark.parametrize(

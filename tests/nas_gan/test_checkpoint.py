@@ -1,6 +1,7 @@
 import os
 import resource
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_a_checkpoint_survives_its_file(checkpoint, tiny_generator, rng, suffix,
         before, after = getattr(checkpoint, name), getattr(loaded, name)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key], after[key]) for key in before)
-    rebuilt = build_generator(loaded)
+    rebuilt: Any = build_generator(loaded)
     assert not rebuilt.training
     assert (rebuilt.latent_dim, rebuilt.image_shape) == (120, (3, 32, 32))
     z = torch.randn(3, 120, generator=rng)
@@ -91,6 +92,8 @@ def test_the_discriminator_comes_back_with_its_scores(checkpoint, tmp_path, rng)
     loaded = load_checkpoint(tmp_path / "ckpt.pt")
     x = torch.randn(2, 3, 32, 32, generator=rng)
     first, second = build_saved_discriminator(checkpoint), build_saved_discriminator(loaded)
+    assert first is not None
+    assert second is not None
     assert torch.equal(first(x), second(x))
     assert build_saved_discriminator(replace(loaded, discriminator=None)) is None
 
@@ -114,12 +117,13 @@ def test_weights_stored_in_any_precision_load_as_float32(checkpoint, suffix, dty
     )
     save_checkpoint(stored, tmp_path / f"a{suffix}")
     loaded = load_checkpoint(tmp_path / f"a{suffix}")
+    assert loaded.discriminator is not None
     tensors = (*loaded.generator.values(), *loaded.discriminator.values())
     assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float32}
     assert torch.equal(
         loaded.generator["l1.weight"], checkpoint.generator["l1.weight"].to(dtype).float()
     )
-    assert build_generator(loaded).l1.weight.dtype == torch.float32
+    assert build_generator(loaded).get_parameter("l1.weight").dtype == torch.float32
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -356,7 +360,7 @@ def test_a_published_relu_net_has_no_learned_activations(published_state, tmp_pa
     path = published_file(tmp_path / "a.pth", state)
     assert load_checkpoint(path).architecture["activation"] == "relu"
     generator = build_generator(load_checkpoint(path, activation="mish"))
-    assert isinstance(generator.to_rgb[1], nn.Mish)
+    assert isinstance(generator.get_submodule("to_rgb.1"), nn.Mish)
 
 
 # State dicts of anybody's generator.

@@ -26,14 +26,14 @@ def raising(error):
 
 
 def test_settings_arrive_and_the_code_is_what_main_returns():
-    seen = []
+    seen: list[Config] = []
     assert call(seen.append, "--n", "5") == 0
     assert seen == [Config(5)]
     assert call(lambda config: 3) == 3
 
 
 def test_the_command_line_overrides_the_default():
-    seen = []
+    seen: list[Config] = []
     assert call(seen.append, default=lambda: Config(7)) == 0
     assert call(seen.append, "--n", "1", default=lambda: Config(7)) == 0
     assert seen == [Config(7), Config(1)]
@@ -119,3 +119,9 @@ def test_a_bar_inside_a_bar_leaves_the_outer_one_at_its_own_count(capsys):
     shown = capsys.readouterr().err
     assert "2/2" in shown
     assert "inner" not in shown.splitlines()[-1]
+
+
+def test_a_bar_that_is_not_shown_draws_nothing(capsys):
+    with progress("measuring", 10, shown=False) as advance:
+        advance(10)
+    assert capsys.readouterr().err == ""

@@ -188,6 +188,7 @@ def test_a_browser_shows_the_charts_and_the_samples_and_nothing_comes_from_elsew
         [sys.executable, "-m", "nas_gan.dashboard", str(runs), "--port", "0"],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
+    assert server.stdout is not None
     try:
         address = server.stdout.readline().strip()
         assert re.fullmatch(r"http://localhost:\d+", address)

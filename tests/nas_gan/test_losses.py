@@ -1,5 +1,6 @@
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ from nas_gan.losses.kernels import normal_discrepancy, scale_for
 # the rounding of their 14 digits and of a few sums is left.
 REAL = torch.tensor([[0, 0], [1, 0], [0, 3]], dtype=torch.float32).double()
 FAKE = torch.tensor([[0.1, 0], [0, 0.2], [1, 1]], dtype=torch.float32).double()
-ROUNDING = dict(abs=2e-14, rel=0)
+ROUNDING: dict[str, Any] = dict(abs=2e-14, rel=0)
 OF_PAIRS = [
     name
     for name, loss in LOSSES.items()
@@ -165,6 +166,7 @@ def test_the_kick_start_lasts_as_many_epochs_as_its_preset_says():
 def test_the_kick_start_pulls_far_fakes_together():
     fake = torch.tensor([[0.0], [100.0]], requires_grad=True)
     LOSSES["latest"].discriminator(torch.tensor([[0.0], [1.0]]), fake).backward()
+    assert fake.grad is not None
     assert fake.grad[0] < 0 < fake.grad[1]
 
 
@@ -454,6 +456,7 @@ def test_labels_from_a_range_are_drawn_for_every_score():
     # The slope of the loss at score 0 is minus the label over the number of scores.
     real = torch.zeros(500, 1, dtype=torch.float64, requires_grad=True)
     loss.discriminator(real, torch.zeros(1, 1)).backward()
+    assert real.grad is not None
     labels = -real.grad * 500
     assert 0.7 <= labels.min() < 0.72
     assert 0.98 < labels.max() < 1.0

@@ -110,7 +110,7 @@ def test_an_interpolation_is_a_gif_that_the_seed_decides(checkpoint, tmp_path):
         assert done == 0
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
     with Image.open(tmp_path / "a.gif") as gif:
-        assert gif.n_frames == 4
+        assert getattr(gif, "n_frames", 1) == 4
         assert gif.size == (2 * 33 + 1, 33 + 1)
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -50,8 +52,8 @@ CONVS = {
 def test_the_vertical_moment_predicts_the_power_of_a_vertical_kernel(options):
     # mean |v . x|^2 over all outputs of a k_h x 1 convolution is v^T C v.
     x, net = latents(5, 3, 9, 8), nn.Sequential(nn.Conv2d(3, 4, **options).double())
-    conv = net[0]
-    moment = input_covariances(net, x, ["0"])["0"].vertical
+    conv: Any = net[0]
+    moment: Any = input_covariances(net, x, ["0"])["0"].vertical
     stride, pad = conv.stride[0], conv.padding if isinstance(conv.padding, str) else conv.padding[0]
     vertical = nn.Conv2d(
         *(3, 1, (conv.kernel_size[0], 1), (stride, 1)),
@@ -72,8 +74,8 @@ def test_the_moments_do_not_depend_on_the_batch_size(batch_size):
         nn.Linear(6, 4 * 9 * 9), nn.Unflatten(1, (4, 9, 9)), nn.Conv2d(4, 3, 3, padding=1)
     ).double()
     z = latents(20, 6)
-    one = input_covariances(net, z, ["2"], batch_size=20)["2"]
-    other = input_covariances(net, z, ["2"], batch_size=batch_size)["2"]
+    one: Any = input_covariances(net, z, ["2"], batch_size=20)["2"]
+    other: Any = input_covariances(net, z, ["2"], batch_size=batch_size)["2"]
     assert torch.allclose(one.channel, other.channel, rtol=1e-12)
     assert torch.allclose(one.vertical, other.vertical, rtol=1e-12, atol=1e-14)
 
@@ -94,7 +96,7 @@ def test_a_pointwise_convolution_with_stride_sees_what_it_reads():
 
 
 def test_a_generator_in_training_mode_is_left_as_it_was():
-    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+    net: Any = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
     input_covariances(net, latents(8, 4), ["2"])
     assert all(module.training for module in net.modules())
     assert torch.equal(net[1].running_mean, torch.zeros(4).double())
@@ -130,8 +132,8 @@ TRANSPOSED = {
 @pytest.mark.parametrize("options", TRANSPOSED.values(), ids=TRANSPOSED.keys())
 def test_the_vertical_moment_of_a_transposed_kernel_predicts_its_power(options):
     x, net = latents(5, 3, 9, 8), nn.Sequential(nn.ConvTranspose2d(3, 4, **options).double())
-    conv = net[0]
-    moment = input_covariances(net, x, ["0"], max_positions=10**6)["0"].vertical
+    conv: Any = net[0]
+    moment: Any = input_covariances(net, x, ["0"], max_positions=10**6)["0"].vertical
     vertical = nn.ConvTranspose2d(
         *(3, 1, (conv.kernel_size[0], 1), (conv.stride[0], 1), (conv.padding[0], 0)),
         output_padding=(conv.output_padding[0], 0),
@@ -145,7 +147,8 @@ def test_the_vertical_moment_of_a_transposed_kernel_predicts_its_power(options):
 
 
 def test_a_line_has_vertical_patches_and_a_volume_has_none():
-    x, net = latents(5, 3, 9), nn.Sequential(nn.Conv1d(3, 1, 3, 2, 1, bias=False).double())
+    x = latents(5, 3, 9)
+    net: Any = nn.Sequential(nn.Conv1d(3, 1, 3, 2, 1, bias=False).double())
     v, moment = net[0].weight.detach().flatten(), input_covariances(net, x, ["0"])["0"].vertical
     assert float(net(x).detach().square().mean()) == pytest.approx(float(v @ moment @ v))
     volume = nn.Sequential(nn.Conv3d(3, 2, 3).double())
@@ -181,7 +184,8 @@ def test_the_gradients_of_one_pixel_by_hand():
 
 
 def test_positions_are_averaged_over():
-    net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1)).double()
+    layers = nn.Conv2d(2, 3, 1), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1)
+    net: Any = nn.Sequential(*layers).double()
     x = latents(5, 2, 2, 2)
     y = net[0](x).detach()
     g = (net[3].weight.detach().view(3, 2, 2) * (1 - y.tanh().square())).movedim(1, -1)
@@ -190,7 +194,8 @@ def test_positions_are_averaged_over():
 
 
 def test_many_directions_give_the_squared_derivative():
-    net, z = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5)).double(), latents(500, 2)
+    net: Any = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5)).double()
+    z = latents(500, 2)
     a = net[1].weight.detach()
     found = output_covariances(net, z, ["0"], n_probes=8)["0"]
     # A mean of 4000 draws whose spread is about their size.

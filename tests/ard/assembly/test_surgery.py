@@ -1,5 +1,6 @@
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -66,16 +67,21 @@ def assert_same(module, factors, x):
     assert float((found - expected).abs().max()) < TOLERANCE[x.dtype]
 
 
+EVERY_CONV = [
+    pytest.param(options, method, id=f"{name}-{method}")
+    for name, options in CONVS.items()
+    for method in describe_layer("", conv(options)).methods()
+]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("method", ["tucker2", "spatial_svd", "cp"])
-@pytest.mark.parametrize("options", CONVS.values(), ids=CONVS.keys())
+@pytest.mark.parametrize(("options", "method"), EVERY_CONV)
 def test_a_convolution_is_exact_at_full_rank(options, method, dtype):
     module, x = conv(options, dtype), images(2, 6, 11, 10, dtype=dtype)
     assert_same(module, factorize_layer(module, full_rank(module, method)), x)
 
 
-@pytest.mark.parametrize("method", ["tucker2", "spatial_svd"])
-@pytest.mark.parametrize("options", CONVS.values(), ids=CONVS.keys())
+@pytest.mark.parametrize(("options", "method"), EVERY_CONV)
 def test_a_whitened_convolution_is_exact_at_full_rank(options, method):
     module, x = conv(options), images(4, 6, 11, 10)
     statistics = input_covariances(nn.Sequential(module), x, ["0"])["0"]
@@ -91,7 +97,7 @@ def test_a_pointwise_convolution_is_exact_at_full_rank(options, dtype):
 
 
 # Every other kind of layer, and the shape of one input without its channels.
-OTHERS = {
+OTHERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "transposed dcgan": (nn.ConvTranspose2d(6, 8, 4, 2, 1, bias=False), (5, 4)),
     "transposed odd": (nn.ConvTranspose2d(6, 8, 3, 2, 1, output_padding=1), (5, 4)),
     "transposed dilated": (
@@ -158,7 +164,7 @@ def response(module):
     return x
 
 
-FREE = {  # one layer of each kind and grouping that reads every tap: stride one
+FREE: dict[str, Any] = {  # one layer of each kind and grouping that reads every tap: stride one
     "conv": nn.Conv2d(6, 8, (3, 2), padding=1, bias=False),
     "grouped": nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False),
     "transposed": nn.ConvTranspose2d(6, 8, (4, 3), stride=2, bias=False),
@@ -213,7 +219,10 @@ def test_a_rank_that_groups_cannot_share_is_refused():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
 def test_a_linear_layer_is_exact_at_full_rank(shape, bias, dtype):
-    module, x = nn.Linear(*shape, bias=bias, dtype=dtype), images(7, shape[0], dtype=dtype)
+    module, x = (
+        nn.Linear(shape[0], shape[1], bias=bias, dtype=dtype),
+        images(7, shape[0], dtype=dtype),
+    )
     assert_same(module, factorize_layer(module, Factorization("svd", (5,))), x)
 
 
@@ -224,11 +233,28 @@ def rebuilt_weight(factors, method):
         return torch.einsum("rihx,oryw->oihw", *weights)
     if method == "tucker2":
         return torch.einsum("sixy,rshw,orxy->oihw", *weights)
+    if method == "tensor_train":
+        return torch.einsum("pixy,qphy,sqxw,osxy->oihw", *weights)
     return torch.einsum("rixy,rxhy,rxyw,orxy->oihw", *weights)
 
 
-@pytest.mark.parametrize("choice", ["tucker2(3, 4)", "spatial_svd(5)", "cp(7)"])
-@pytest.mark.parametrize("options", CONVS.values(), ids=CONVS.keys())
+REBUILT = {
+    "tucker2": "tucker2(3, 4)",
+    "spatial_svd": "spatial_svd(5)",
+    "cp": "cp(7)",
+    "tensor_train": "tensor_train(4, 5, 3)",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "choice"),
+    [
+        pytest.param(options, choice, id=f"{name}-{method}")
+        for name, options in CONVS.items()
+        for method, choice in REBUILT.items()
+        if method in describe_layer("", conv(options)).methods()
+    ],
+)
 def test_factors_compute_what_the_rebuilt_kernel_computes(options, choice):
     module, choice = conv(options), Factorization.parse(choice)
     if choice.rank > full_rank(module, choice.method).rank:
@@ -239,6 +265,7 @@ def test_factors_compute_what_the_rebuilt_kernel_computes(options, choice):
     assert_same(dense, factors, images(2, 6, 11, 10))
 
 
+TRAIN = "tensor_train(3, 7, 5)"
 CHOICES = [
     (nn.Linear(6, 20), "svd(3)"),
     (nn.Linear(6, 20, bias=False), "svd(3)"),
@@ -255,6 +282,10 @@ CHOICES = [
     (nn.Conv2d(6, 20, (3, 5), stride=(2, 1), groups=2), "spatial_svd(4)"),
     (nn.Conv2d(6, 20, (3, 5), stride=(2, 1), groups=2), "cp(4)"),
     (nn.Conv2d(6, 20, 1, stride=2, groups=2), "svd(4)"),
+    (nn.Conv2d(6, 20, (3, 5), stride=(2, 1), padding=(1, 0), dilation=(1, 2)), TRAIN),
+    (nn.ConvTranspose2d(6, 20, (4, 3), stride=(2, 3), padding=1), TRAIN),
+    (nn.ConvTranspose2d(6, 20, 4, stride=2, groups=2), "tensor_train(4, 6, 8)"),
+    (nn.Conv2d(6, 20, (3, 5), stride=(2, 1), groups=2), "tensor_train(4, 6, 8)"),
 ]
 
 
@@ -439,10 +470,11 @@ def test_layers_with_one_weight_are_one_layer_and_every_call_counts():
 
 def test_layers_with_one_weight_are_factorized_once_and_share_the_factors():
     net, x = tied(), images(2, 8, 8, 8)
-    dense, new = profile_layers(net, x), apply_plan(net, TIED)
+    dense = profile_layers(net, x)
+    new: Any = apply_plan(net, TIED)
     assert all(ours.weight is theirs.weight for ours, theirs in zip(new.a, new.b, strict=True))
     assert torch.equal(new.b[3].bias, net.b.bias)
-    assert new.a[1].stride, new.b[1].dilation == ((2, 1), (2, 1))
+    assert (new.a[1].stride, new.b[1].dilation) == ((2, 1), (2, 1))
     counted = profile_layers(new, x, min_channels=1)
     planned = {layer.name: TIED[layer.name] for layer in dense.layers}
     assert counted.total_macs == sum(dense[name].macs(c) for name, c in planned.items())
@@ -462,7 +494,7 @@ def test_tied_layers_are_exact_at_full_rank():
 @pytest.mark.parametrize("named", ["a", "b", "both"])
 def test_any_name_of_a_shared_weight_replaces_all(named):
     plan = RankPlan(dict.fromkeys("ab" if named == "both" else named, TIED["a"]))
-    new = apply_plan(tied(), plan)
+    new: Any = apply_plan(tied(), plan)
     assert new.a[0].weight is new.b[0].weight
 
 
@@ -490,7 +522,7 @@ def test_shared_factors_can_be_saved_and_loaded(suffix, tmp_path):
     dense = Checkpoint({"kind": "external"}, tied().state_dict())
     save_checkpoint(compressed_checkpoint(dense, compressed, TIED), tmp_path / f"tied{suffix}")
     loaded = load_checkpoint(tmp_path / f"tied{suffix}")
-    rebuilt = apply_structure(Tied().eval(), loaded.structure)
+    rebuilt: Any = apply_structure(Tied().eval(), loaded.structure)
     rebuilt.load_state_dict(loaded.generator)
     assert rebuilt.a[0].weight is rebuilt.b[0].weight
     x = images(2, 8, 8, 8, dtype=torch.float32)
@@ -516,7 +548,7 @@ def test_a_weight_shared_with_something_else_stays_dense():
 def test_a_module_with_two_names_becomes_one():
     net = nn.Sequential(nn.Linear(8, 8))
     net.again = net[0]
-    new = apply_plan(net, RankPlan({"again": Factorization("svd", (2,))}))
+    new: Any = apply_plan(net, RankPlan({"again": Factorization("svd", (2,))}))
     assert new.again is new[0]
     assert isinstance(new[0], nn.Sequential)
 
@@ -529,7 +561,7 @@ def test_a_plan_for_another_net_names_the_layer_and_both_shapes():
 
 def test_half_precision_stays_half_precision():
     module = nn.Linear(8, 8, dtype=torch.bfloat16)
-    factors = factorize_layer(module, Factorization("svd", (8,)))
+    factors: Any = factorize_layer(module, Factorization("svd", (8,)))
     weight = factors[1].weight.float() @ factors[0].weight.float()
     assert factors[0].weight.dtype == torch.bfloat16
     assert F.mse_loss(weight, module.weight.float()).item() < 1e-5

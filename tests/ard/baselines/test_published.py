@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,8 @@ def test_a_breakdown_halves_the_rank_until_it_works(monkeypatch):
     found = published_factors(net(), plan(_2="cp(14)"), seed=0, linear_fault=True)
     assert tried == [14, 7, 3]
     assert found.plan == plan(_2="cp(3)")
-    assert [layer.out_channels for layer in found.modules["2"]] == [3, 3, 3, 12]
+    layers: Any = found.modules["2"]
+    assert [layer.out_channels for layer in layers] == [3, 3, 3, 12]
 
 
 def test_a_kernel_that_no_rank_can_fit_ends_with_an_error():
@@ -102,7 +105,7 @@ def test_a_mended_generator_of_full_rank_is_the_generator():
 
 def test_the_convolutions_keep_geometry_bias_and_type():
     generator, z = net(), random(3, 6)
-    new = published_generator(generator, plan(_2="cp(9)"), seed=0, linear_fault=True)
+    new: Any = published_generator(generator, plan(_2="cp(9)"), seed=0, linear_fault=True)
     assert [type(layer) for layer in new[2]] == [nn.Conv2d] * 4
     assert new[2][1].groups == new[2][2].groups == 9
     assert new[2][3].bias is None
@@ -115,7 +118,7 @@ def test_every_layer_has_a_start_of_its_own():
     torch.manual_seed(0)
     twins = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
     twins[1].load_state_dict(twins[0].state_dict())
-    new = published_generator(twins, plan(_0="cp(4)", _1="cp(4)"), seed=0, linear_fault=True)
+    new: Any = published_generator(twins, plan(_0="cp(4)", _1="cp(4)"), seed=0, linear_fault=True)
     assert not torch.allclose(new[0][0].weight, new[1][0].weight)
 
 

@@ -62,7 +62,7 @@ def published_table() -> SensitivityTable:
 
 
 def choice_of(layer: LayerProfile, rank: int | None) -> Factorization | None:
-    return rank and Factorization("cp" if layer.kind == "conv2d" else "svd", (rank,))
+    return Factorization("cp" if layer.kind == "conv2d" else "svd", (rank,)) if rank else None
 
 
 # -- the published rule

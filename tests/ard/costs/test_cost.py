@@ -23,7 +23,7 @@ NUMBERED = [
     *(f"cell3.c{i}" for i in (0, 1, 2, 3, 4)),
 ]
 # penalty factor -> CP ranks of layers 1 to 13, None being dense; l2 and l3 have rank 2, l1 none.
-VECTORS = {
+VECTORS: dict[str, list[int | None]] = {
     "1": [128, 128, 256, 128, 256, 128, 128, 128, 512, 128, 128, 128, 768],
     "1/5": [128, 128, 768, 128, 768, 128, 128, 256, 512, 256, 128, 128, 768],
     "1/10": [128, 128, 768, 128, 768, 128, 128, 256, 768, 256, 768, 768, None],

@@ -5,14 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ard.errors import RankError
-from ard.factorization.ranks import (
-    check_rank,
-    factor_sizes,
-    max_rank,
-    rank_for_fraction,
-    snap,
-)
-from ard.plan import METHODS
+from ard.factorization.methods import METHODS
+from ard.factorization.ranks import snap
 
 sizes = st.integers(1, 64)
 shapes = st.tuples(sizes, sizes, st.sampled_from([1, 3, 5]), st.sampled_from([1, 3, 5]))
@@ -28,20 +22,20 @@ shapes = st.tuples(sizes, sizes, st.sampled_from([1, 3, 5]), st.sampled_from([1,
     ],
 )
 def test_factor_sizes_by_hand(method, rank, expected):
-    assert factor_sizes(method, rank, (30, 20, 3, 5)) == expected
+    assert METHODS[method].factor_sizes(rank, (30, 20, 3, 5)) == expected
 
 
 @settings(max_examples=200, derandomize=True)
 @given(
-    st.sampled_from(METHODS),
+    st.sampled_from(tuple(METHODS)),
     shapes,
     st.floats(0.01, 2.0),
     st.sampled_from([1, 4, 8, 32]),
 )
 def test_a_rank_for_a_fraction_always_fits(method, shape, fraction, multiple_of):
-    rank = rank_for_fraction(method, shape, fraction, multiple_of)
-    check_rank(method, rank, shape)
-    for r, largest in zip(rank, max_rank(method, shape), strict=True):
+    rank = METHODS[method].rank_for_fraction(shape, fraction, multiple_of)
+    METHODS[method].check_rank(rank, shape)
+    for r, largest in zip(rank, METHODS[method].max_rank(shape), strict=True):
         assert r % multiple_of == 0 or largest < multiple_of
 
 
@@ -49,8 +43,8 @@ def test_a_rank_for_a_fraction_always_fits(method, shape, fraction, multiple_of)
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.75])
 def test_a_rank_for_a_fraction_comes_near_it(method, fraction):
     shape = (256, 128, 1, 1) if method == "svd" else (256, 128, 5, 5)
-    rank = rank_for_fraction(method, shape, fraction)
-    assert sum(factor_sizes(method, rank, shape)) == pytest.approx(
+    rank = METHODS[method].rank_for_fraction(shape, fraction)
+    assert sum(METHODS[method].factor_sizes(rank, shape)) == pytest.approx(
         fraction * math.prod(shape), rel=0.06
     )
 
@@ -61,28 +55,32 @@ def test_snap_rounds_to_the_nearest_multiple_within_the_dimension():
 
 
 def test_cp_needs_no_more_terms_than_fibres():
-    assert max_rank("cp", (8, 16, 3, 5)) == (8 * 3 * 5,)
+    assert METHODS["cp"].max_rank((8, 16, 3, 5)) == (8 * 3 * 5,)
 
 
 @pytest.mark.parametrize("rank", [(300, 1), (0, 1), (1,), (1, 1, 1)])
 def test_a_rank_that_does_not_fit_says_what_would(rank):
     with pytest.raises(RankError, match=r"does not fit a weight of shape .* up to \(256, 256\)"):
-        check_rank("tucker2", rank, (256, 256, 3, 3))
+        METHODS["tucker2"].check_rank(rank, (256, 256, 3, 3))
 
 
 def test_groups_by_hand():
     # Four groups of (8, 4, 3, 5) kernels.
     shape = (32, 16, 3, 5)
-    assert max_rank("tucker2", shape, groups=4) == (32, 16)
-    assert max_rank("spatial_svd", shape, groups=4) == (4 * min(8 * 5, 4 * 3),)
-    assert max_rank("cp", shape, groups=4) == (4 * 4 * 3 * 5,)
-    assert factor_sizes("spatial_svd", (8,), shape, groups=4) == (4 * 2 * 12, 4 * 2 * 40)
-    assert factor_sizes("tucker2", (8, 4), shape, groups=4) == (4 * 4, 4 * 2 * 15, 4 * 2 * 8)
+    assert METHODS["tucker2"].max_rank(shape, groups=4) == (32, 16)
+    assert METHODS["spatial_svd"].max_rank(shape, groups=4) == (4 * min(8 * 5, 4 * 3),)
+    assert METHODS["cp"].max_rank(shape, groups=4) == (4 * 4 * 3 * 5,)
+    assert METHODS["spatial_svd"].factor_sizes((8,), shape, groups=4) == (4 * 2 * 12, 4 * 2 * 40)
+    assert METHODS["tucker2"].factor_sizes((8, 4), shape, groups=4) == (
+        4 * 4,
+        4 * 2 * 15,
+        4 * 2 * 8,
+    )
 
 
 @settings(max_examples=100, derandomize=True)
 @given(
-    st.sampled_from(METHODS),
+    st.sampled_from(tuple(METHODS)),
     shapes,
     st.floats(0.01, 2.0),
     st.sampled_from([1, 4, 8]),
@@ -90,10 +88,10 @@ def test_groups_by_hand():
 )
 def test_a_rank_for_a_fraction_fits_the_groups(method, shape, fraction, multiple_of, groups):
     shape = (shape[0] * groups, shape[1] * groups, *shape[2:])
-    rank = rank_for_fraction(method, shape, fraction, multiple_of, groups)
-    check_rank(method, rank, shape, groups)
+    rank = METHODS[method].rank_for_fraction(shape, fraction, multiple_of, groups)
+    METHODS[method].check_rank(rank, shape, groups)
 
 
 def test_a_rank_that_is_no_multiple_of_the_groups_says_what_would_do():
     with pytest.raises(RankError, match=r"rank \(7, 4\) is not a multiple of the 4 .* \(8, 4\)"):
-        check_rank("tucker2", (7, 4), (32, 16, 3, 5), groups=4)
+        METHODS["tucker2"].check_rank((7, 4), (32, 16, 3, 5), groups=4)

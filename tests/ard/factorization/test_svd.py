@@ -2,14 +2,9 @@ import pytest
 import torch
 
 from ard.errors import RankError
-from ard.factorization.svd import (
-    RIDGE,
-    covariance_factor,
-    covariance_root,
-    leading_left_vectors,
-    spatial_svd,
-    svd,
-)
+from ard.factorization.spatial_svd import spatial_svd
+from ard.factorization.svd import leading_left_vectors, svd
+from ard.factorization.whitening import RIDGE, covariance_factor, covariance_root
 
 
 def random(*shape, seed=0):

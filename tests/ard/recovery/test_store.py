@@ -56,17 +56,17 @@ def test_a_plan_is_recovered_once_while_it_is_asked_for_in_a_row(
     tmp_path: Path, dense: Generator, recoveries: Recoveries
 ) -> None:
     store = make_store(tmp_path, dense, recoveries)
-    first = store(lambda: apply_plan(dense, PLAN), PLAN)
-    assert store(lambda: apply_plan(dense, PLAN), PLAN) is first
+    first = store(lambda *_: apply_plan(dense, PLAN), PLAN)
+    assert store(lambda *_: apply_plan(dense, PLAN), PLAN) is first
     assert recoveries.count == 1
 
 
 def test_a_restart_finds_what_was_recovered_and_factorizes_nothing(
     tmp_path: Path, dense: Generator, recoveries: Recoveries
 ) -> None:
-    recovered = make_store(tmp_path, dense, recoveries)(lambda: apply_plan(dense, PLAN), PLAN)
+    recovered = make_store(tmp_path, dense, recoveries)(lambda *_: apply_plan(dense, PLAN), PLAN)
 
-    def factorized() -> nn.Module:
+    def factorized(*_: object) -> nn.Module:
         raise AssertionError("factorized again")
 
     again = make_store(tmp_path, dense, recoveries)(factorized, PLAN)
@@ -78,10 +78,10 @@ def test_another_plan_is_another_generator_also_after_going_back(
     tmp_path: Path, dense: Generator, recoveries: Recoveries
 ) -> None:
     store = make_store(tmp_path, dense, recoveries)
-    first = images(store(lambda: apply_plan(dense, PLAN), PLAN))
-    other = images(store(lambda: apply_plan(dense, OTHER), OTHER))
+    first = images(store(lambda *_: apply_plan(dense, PLAN), PLAN))
+    other = images(store(lambda *_: apply_plan(dense, OTHER), OTHER))
     assert not torch.equal(first, other)
-    assert torch.equal(images(store(lambda: apply_plan(dense, PLAN), PLAN)), first)
+    assert torch.equal(images(store(lambda *_: apply_plan(dense, PLAN), PLAN)), first)
     assert recoveries.count == 2
 
 
@@ -90,7 +90,7 @@ def test_clearing_leaves_no_folder_behind(
 ) -> None:
     store = make_store(tmp_path / "recovered", dense, recoveries)
     store.clear()  # nothing was ever recovered
-    store(lambda: apply_plan(dense, PLAN), PLAN)
+    store(lambda *_: apply_plan(dense, PLAN), PLAN)
     store.clear()
     assert list(tmp_path.iterdir()) == []
 

@@ -51,6 +51,11 @@ def test_two_layers_share_what_is_allowed() -> None:
     assert [o.damage for o in allocate(layers, 3.2)] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("allowed", [5e-324, 1.1125369292536007e-308])
+def test_next_to_nothing_allowed_is_nothing_allowed(allowed: float) -> None:
+    assert [o.damage for o in allocate([[dense(), option(1, 1.0)]], allowed)] == [0.0]
+
+
 def test_one_option_is_chosen_for_each_layer_in_their_order() -> None:
     layers = [[dense(i), option(i / 2, 1.0)] for i in range(1, 6)]
     for options, chosen in zip(layers, allocate(layers, 2.0), strict=True):

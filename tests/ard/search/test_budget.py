@@ -38,7 +38,7 @@ def test_anything_else_is_refused_with_what_was_asked_and_an_example(text: str) 
 def test_the_screen_line_shows_both_readings() -> None:
     line = Budget.parse("0.5").explain(dense=50.0, what="pixels")
     assert "a rise of 0.5 over 50" in line
-    assert "1 % of it" in line
+    assert "1 % of the dense" in line
     assert "pixels" in line
 
 

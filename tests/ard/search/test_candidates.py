@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from ard.assembly.statistics import input_covariances, output_covariances, with_outputs
 from ard.assembly.surgery import factorize_layer
 from ard.costs.cost import LayerCost, macs_cost, params_cost
-from ard.factorization.svd import covariance_root
+from ard.factorization.methods import METHODS
+from ard.factorization.whitening import covariance_root
+from ard.grid import RankGrid
 from ard.layers import LayerProfile, profile_layers
-from ard.plan import Factorization, Method
+from ard.plan import Factorization
 from ard.search.candidates import (
-    MAX_CP_WEIGHTS,
     MIN_SAVING,
     capture_inputs,
     competing_choices,
@@ -41,12 +42,12 @@ def layers(net: SmallNet) -> tuple[LayerProfile, ...]:
 def compete(
     net: SmallNet,
     layers: tuple[LayerProfile, ...],
-    methods: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd"),
+    methods: tuple[str, ...] = ("tucker2", "spatial_svd", "svd"),
     cost: LayerCost = params_cost,
 ) -> list[tuple[str, Factorization]]:
     statistics = input_covariances(net, LATENTS, [layer.name for layer in layers])
     return competing_choices(
-        net, layers, LATENTS, statistics, methods=methods, fractions=FRACTIONS, cost=cost
+        net, layers, LATENTS, statistics, grid=RankGrid(methods, FRACTIONS), cost=cost
     )
 
 
@@ -159,10 +160,12 @@ def test_errors_are_weighed_by_what_outputs_are_worth_to_the_image() -> None:
 
 
 def test_cp_keeps_out_of_a_large_kernel_unless_nothing_else_is_asked_for() -> None:
-    everyone: tuple[Method, ...] = ("tucker2", "spatial_svd", "svd", "cp")
+    everyone: tuple[str, ...] = ("tucker2", "spatial_svd", "svd", "cp")
     small = LayerProfile("small", "conv2d", (128, 128, 5, 5))
     large = LayerProfile("large", "conv2d", (256, 256, 3, 3))
-    assert 128 * 128 * 25 <= MAX_CP_WEIGHTS < 256 * 256 * 9
+    most = METHODS["cp"].max_weights
+    assert most is not None
+    assert 128 * 128 * 25 <= most < 256 * 256 * 9
     assert competitors(small, everyone) == ("tucker2", "spatial_svd", "cp")
     assert competitors(large, everyone) == ("tucker2", "spatial_svd")
     assert competitors(large, ("cp",)) == ("cp",)

@@ -16,7 +16,7 @@ from ard.errors import BudgetError
 from ard.layers import LayerProfile
 from ard.measuring.measurement import Measurement
 from ard.measuring.sensitivity import Row, SensitivityTable
-from ard.plan import DENSE, Factorization, Method, RankPlan
+from ard.plan import DENSE, Factorization, RankPlan
 from ard.search.allocation import Option
 from ard.search.controller import BudgetController, layer_options
 
@@ -38,7 +38,7 @@ class World:
     interaction: float = 0.0
     table_noise: float = 0.0
     joint_noise: float = 0.0
-    methods: tuple[Method, ...] = ("tucker2",)
+    methods: tuple[str, ...] = ("tucker2",)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
     def __post_init__(self) -> None:
@@ -365,7 +365,7 @@ def test_every_world_comes_to_an_end_without_asking_twice(
 # -- the options of one layer
 
 
-def row(rank: int, delta: float, half: float = 0.0, method: Method = "spatial_svd") -> Row:
+def row(rank: int, delta: float, half: float = 0.0, method: str = "spatial_svd") -> Row:
     choice = Factorization(method, (rank,))
     layer = LayerProfile("a", "conv2d", (64, 64, 3, 3))
     return Row("a", "conv2d", choice, layer.params(choice), 0, scored(delta, half))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ard.measuring.evaluate import Candidate
 from ard.measuring.score import MOVEMENT
-from ard.plan import DENSE, Factorization
+from ard.plan import Factorization
 from ard.search.allocation import Option, allocate, undominated
 from ard.search.proxy import (
     Choice,
@@ -77,7 +77,7 @@ def test_images_move_by_their_mean_square_difference_as_a_share() -> None:
 def test_a_movement_stands_where_a_score_stands_without_an_interval() -> None:
     net = SmallNet()
     evaluate = MovementEvaluator(image_error(net, LATENTS), 24, "")
-    found = evaluate(Candidate(DENSE, lambda plan: Shifted(net, 0.5)))
+    found = evaluate(Candidate.finished(Shifted(net, 0.5)))
     assert found.value == found.rise == found.ci_low == found.ci_high > 0
     assert (found.metric, found.n_images, found.features) == (MOVEMENT, 24, "")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -33,6 +33,7 @@ from ard.session.recovering import (
 from ard.session.search import layer_cost, proxy_evaluator, remarks, statistics_latents
 from ard.session.setting import Setting
 from nas_gan.checkpoint import Checkpoint
+from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.frechet import FrechetReference, statistics_of
 from nas_gan.metrics.sampling import extract_features
@@ -370,7 +371,7 @@ def test_the_images_of_a_data_set_are_the_real_ones(setting: Setting) -> None:
     having = replace(
         setting,
         checkpoint=replace(setting.checkpoint, provenance={"dataset": "grey"}),
-        load_images=lambda: images,
+        load_images=lambda: cast(Images, images),
     )
     words, draw = real_images(replace(GOOD, recover_batch=3), having)
     assert words == "grey"

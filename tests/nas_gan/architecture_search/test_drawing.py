@@ -2,7 +2,6 @@ import shutil
 
 import pytest
 
-from nas_gan.architecture_search import drawing
 from nas_gan.architecture_search.drawing import dot_source, draw, genotype_table, graph_edges
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.genotype import EDGES, MMD_NAS, DiscriminatorGenotype
@@ -55,11 +54,11 @@ def test_a_picture_is_drawn(tmp_path):
 
 
 def test_without_graphviz_the_source_is_written_and_one_line_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawing.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     reason = draw(D_GENOTYPE, tmp_path / "g.gv")
     assert reason is not None
     assert "\n" not in reason
-    assert "Graphviz (dot) is not on this machine" in reason
+    assert "Graphviz (dot) is not installed" in reason
     assert [path.name for path in tmp_path.iterdir()] == ["g.gv"]
 
 

@@ -1,5 +1,6 @@
 import gzip
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_a_broken_image_of_a_folder_is_named_counted_and_left_out(tmp_path, capl
         content = (tmp_path / f"cut.{suffix}").read_bytes()
         (tmp_path / f"cut.{suffix}").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.png").touch()
-    images = load_dataset("folder", size=8, root=tmp_path)
+    images: Any = load_dataset("folder", size=8, root=tmp_path)
     assert [file.name for file in images.files] == ["good.jpg", "good.png"]
     assert [file.name for file in images.skipped] == ["cut.jpg", "cut.png", "empty.png"]
     (record,) = caplog.records
@@ -189,7 +190,7 @@ def test_a_folder_of_nothing_but_broken_images_is_refused(tmp_path):
 def test_folders_are_classes_where_every_image_is_in_one(tmp_path):
     for name in ("b/1.png", "a/2.png", "b/sub/3.png"):
         save(tmp_path / name, (1, 2, 3))
-    images = load_dataset("folder", size=4, root=tmp_path, labelled=True)
+    images: Any = load_dataset("folder", size=4, root=tmp_path, labelled=True)
     assert (images.labels.tolist(), images.n_classes) == ([0, 1, 1], 2)
     save(tmp_path / "stray.png", (1, 2, 3))
     with pytest.raises(InvalidValueError, match="has no labels; use fashion_mnist"):
@@ -261,7 +262,7 @@ def test_labels_come_with_the_images_of_an_idx_file(tmp_path, pixels, monkeypatc
     labels = tmp_path / "train-labels-idx1-ubyte.gz"
     content = struct.pack(">2i", 2049, 5) + bytes([3, 1, 4, 1, 9])
     labels.write_bytes(gzip.compress(content))
-    images = load_dataset("fashion_mnist", size=28, channels=1, labelled=True)
+    images: Any = load_dataset("fashion_mnist", size=28, channels=1, labelled=True)
     assert images.images.shape == (5, 1, 28, 28)
     assert (images.labels.tolist(), images.n_classes) == ([3, 1, 4, 1, 9], 10)
     labels.write_bytes(gzip.compress(content[:-1]))

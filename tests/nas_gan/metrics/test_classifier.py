@@ -66,7 +66,7 @@ def test_the_same_seed_is_the_same_classifier_and_leaves_the_global_generator_al
     expected = torch.rand(2)
     torch.manual_seed(5)
     images = quadrants(60)
-    updates = []
+    updates: list[int] = []
     a, b = (train_classifier(images, epochs=1, on_update=updates.append) for _ in range(2))
     assert torch.equal(torch.rand(2), expected)
     assert all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
@@ -76,7 +76,7 @@ def test_the_same_seed_is_the_same_classifier_and_leaves_the_global_generator_al
 def test_a_second_asking_trains_nothing(tmp_path):
     images = quadrants(80)
     first = find_classifier(images, cache=tmp_path)
-    trained = []
+    trained: list[int] = []
     again = find_classifier(images, cache=tmp_path, on_update=trained.append)
     assert trained == []
     assert again.accuracy == first.accuracy

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,12 +33,12 @@ def source() -> DatasetSource:
     return DatasetSource(ArrayImages("noise", pixels))
 
 
-def test_one_pass_serves_every_metric(source: DatasetSource):
+def test_one_pass_serves_every_metric(source: Any):
     network = MeanColour()
     every = network(source.images.images)
     network.seen = 0
     wanted = Wanted(statistics=True, class_score=True, features=10, images=7)
-    collected = collect(source, wanted, lambda: network, seed=1, batch_size=8)
+    collected: Any = collect(source, wanted, lambda: network, seed=1, batch_size=8)
     assert (network.seen, collected.n) == (50, 50)
     expected = statistics_of(every)
     np.testing.assert_allclose(collected.statistics.covariance, expected.covariance)
@@ -50,6 +52,7 @@ def test_pixels_alone_need_no_network(source: DatasetSource):
         raise AssertionError("a network was made")
 
     collected = collect(source, Wanted(images=5), none)
+    assert collected.images is not None
     assert collected.images.shape == (5, 3, 4, 4)
     assert collected.features is None
 

@@ -151,4 +151,4 @@ def test_a_failed_download_names_the_setting(hub: Path, monkeypatch: pytest.Monk
 
 def test_an_unknown_extractor_is_refused():
     with pytest.raises(InvalidValueError, match="got 'clip'"):
-        make_extractor("clip")
+        make_extractor("clip")  # type: ignore[arg-type]

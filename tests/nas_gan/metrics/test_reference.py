@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +136,7 @@ def test_a_cache_of_other_data_is_made_again(tmp_path: Path):
             MeanColour(),
             dataset="noise",
             resolution=4,
-            data=lambda n=n: shapes(n),
+            data=partial(shapes, n),
             cache=tmp_path,
         )
         assert found.n == n
@@ -155,7 +157,7 @@ def test_nothing_to_compare_with_says_what_to_do():
 
 
 def test_the_dense_reference_is_of_other_latents_than_the_measurement():
-    toy = ToyGenerator()
+    toy: Any = ToyGenerator()
     toy.latent_dim = 12
     images = dense_images(toy, 500, seed=0)
     found, source = find_reference(

@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,9 @@ def test_any_beta_gives_finite_values_and_gradients(value):
     y = layer(x)
     y.sum().backward()
     assert y.isfinite().all()
+    assert x.grad is not None
     assert x.grad.isfinite().all()
+    assert layer.beta.grad is not None
     assert layer.beta.grad.isfinite().all()
 
 
@@ -104,6 +107,7 @@ def test_the_gradient_reaches_beta_where_the_function_depends_on_it(value, x):
     layer = PMish()
     nn.init.constant_(layer.beta, value)
     layer(torch.tensor([x])).backward()
+    assert layer.beta.grad is not None
     assert layer.beta.grad.abs() > 0
 
 
@@ -124,6 +128,7 @@ def test_swish_starts_as_silu_and_learns_its_beta():
     layer = Swish()
     torch.testing.assert_close(layer(X.float()), F.silu(X.float()))
     layer(X.float()).sum().backward()
+    assert layer.beta.grad is not None
     assert layer.beta.grad.abs() > 0
 
 
@@ -230,6 +235,7 @@ def test_the_derivatives_of_mida_shrelu_and_dsilu_are_their_closed_forms():
 def test_shrelu_has_slope_one_half_at_zero():
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     shrelu(x, number(0.2)).backward()
+    assert x.grad is not None
     assert x.grad.item() == pytest.approx(0.5, abs=1e-5)  # the guard is 1e-7 of 0.2
 
 
@@ -355,7 +361,7 @@ def test_a_parameter_has_the_shape_of_its_site_or_broadcasts():
 
 
 def test_parameters_start_where_they_are_said_to(rng):
-    layer = make_output_activation("bhaa", UNIT, (40_000,))
+    layer: Any = make_output_activation("bhaa", UNIT, (40_000,))
     layer.reset_parameters(rng)
     assert (layer.t1.mean().item(), layer.t1.std().item()) == pytest.approx((0.7, 0.05), rel=0.02)
     init = {"name": "normal", "mean": 2.0, "std": 0.5, "slope": {"mean": -1.0, "std": 0.0}}
@@ -369,7 +375,7 @@ def test_parameters_start_where_they_are_said_to(rng):
 
 
 def test_the_start_depends_on_the_generator_alone():
-    layer = make_activation("shrelu", (9,))
+    layer: Any = make_activation("shrelu", (9,))
     drawn = []
     for _ in range(2):
         layer.reset_parameters(torch.Generator().manual_seed(3))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -37,7 +39,7 @@ def test_labels_that_do_not_fit_are_refused(labels, message):
 def test_two_inputs_give_the_images_of_one(conditional):
     latents = latents_of(interface_of(conditional), 6, seed=1)
     z, labels = latents[:, :5], latents[:, 5:].argmax(dim=1)
-    split = SplitInputs(conditional)
+    split: Any = SplitInputs(conditional)
     assert (split.latent_dim, split.n_classes, split.image_shape) == (5, 10, (1, 6, 6))
     assert torch.equal(split(z, labels), conditional(latents))
     assert split.state_dict().keys() == {f"generator.{k}" for k in conditional.state_dict()}

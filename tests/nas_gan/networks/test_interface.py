@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_an_attribute_that_cannot_be_is_one_line(
 ) -> None:
     attributes = {"latent_dim": 5} | attributes
     shown = {name: value for name, value in attributes.items() if name != "n_classes"}
-    net = Painter(**shown)
+    net: Any = Painter(**shown)
     if "n_classes" in attributes:
         net.n_classes = attributes["n_classes"]
     with pytest.raises(InvalidValueError, match=message) as caught:
@@ -77,7 +78,7 @@ def test_an_attribute_that_cannot_be_is_one_line(
 
 
 def test_a_net_that_makes_no_images_is_refused() -> None:
-    net = nn.Sequential(nn.Linear(5, 8))
+    net: Any = nn.Sequential(nn.Linear(5, 8))
     net.latent_dim = 5
     with pytest.raises(InvalidValueError, match=r"images \(n, c, h, w\); got \(2, 8\)"):
         interface_of(net)

@@ -2,6 +2,7 @@ import json
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ from nas_gan.checkpoint import (
 )
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.losses import make_loss
-from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.networks.models import MODELS, build_model, describe_pair
 from nas_gan.training.config import TrainConfig
@@ -102,7 +102,7 @@ def test_the_parameters_are_the_published_ones(architecture, g_count, d_count):
 @pytest.mark.parametrize("name", SMALL)
 def test_every_model_survives_its_file(name, suffix, tmp_path, rng):
     architectures = SMALL[name]
-    generator = build_model(architectures[0], rng=rng).eval()
+    generator: Any = build_model(architectures[0], rng=rng).eval()
     discriminator = build_model(architectures[1], "discriminator", rng=rng).eval()
     checkpoint = Checkpoint(
         architectures[0],
@@ -112,13 +112,15 @@ def test_every_model_survives_its_file(name, suffix, tmp_path, rng):
     )
     save_checkpoint(checkpoint, tmp_path / f"a{suffix}")
     loaded = load_checkpoint(tmp_path / f"a{suffix}")
-    latents = latents_of(interface_of(loaded), 3, seed=0)
+    latents = latents_of(loaded.interface, 3, seed=0)
     onehot = (latents[:, -generator.n_classes :],) if generator.n_classes else ()
     with torch.no_grad():
         images = generator(latents)
         assert images.shape == (3, *generator.image_shape)
         assert torch.equal(build_generator(loaded)(latents), images)
-        scores = build_saved_discriminator(loaded)(images, *onehot)
+        saved = build_saved_discriminator(loaded)
+        assert saved is not None
+        scores = saved(images, *onehot)
         assert torch.equal(scores, discriminator(images, *onehot))
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -17,18 +19,22 @@ from nas_gan.networks.operations import (
 @pytest.mark.parametrize("name", NORMAL[1:])
 def test_a_normal_operation_keeps_the_shape(name):
     x = torch.randn(2, 4, 6, 6)
-    assert make_edge(name, 4, "relu")(x).shape == x.shape
+    edge = make_edge(name, 4, "relu")
+    assert edge is not None
+    assert edge(x).shape == x.shape
 
 
 def test_none_is_no_edge_and_skip_connect_has_no_activation():
     assert make_edge("none", 4, "relu") is None
     x = torch.randn(2, 4, 6, 6)
-    assert torch.equal(make_edge("skip_connect", 4, "relu")(x), x)
+    edge = make_edge("skip_connect", 4, "relu")
+    assert edge is not None
+    assert torch.equal(edge(x), x)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_a_convolution_sees_its_input_activated(name):
-    edge = make_edge(name, 2, "relu")
+    edge: Any = make_edge(name, 2, "relu")
     only_negative = -torch.rand(1, 2, 8, 8)
     bias = edge.ops[0].op[1].bias.view(1, 2, 1, 1)
     torch.testing.assert_close(edge(only_negative), bias.expand(1, 2, 8, 8))
@@ -41,7 +47,7 @@ def test_an_upsampling_operation_doubles_the_size(name):
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_interpolation_comes_before_the_activation(mode):
-    up = InterpolateUp(mode, 1, "relu")
+    up: Any = InterpolateUp(mode, 1, "relu")
     nn.init.ones_(up.c[1].weight)
     nn.init.zeros_(up.c[1].bias)
     x = torch.tensor([[[[-1.0, 1.0]]]])
@@ -57,7 +63,8 @@ def test_bilinear_aligns_pixel_areas():
 
 
 def test_the_transposed_convolution_is_depthwise_and_without_bias():
-    activation, depthwise, pointwise = make_up_edge("conv_transpose", 4, "relu").ups[0].c
+    up: Any = make_up_edge("conv_transpose", 4, "relu")
+    activation, depthwise, pointwise = up.ups[0].c
     assert isinstance(activation, nn.ReLU)
     assert depthwise.weight.shape == (4, 1, 3, 3)
     assert pointwise.weight.shape == (4, 4, 1, 1)
@@ -66,7 +73,7 @@ def test_the_transposed_convolution_is_depthwise_and_without_bias():
 
 
 def test_the_skip_output_holds_the_earlier_skips():
-    cell = Cell(MMD_NAS, 2, 4, "relu")
+    cell: Any = Cell(MMD_NAS, 2, 4, "relu")
     x, skip = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
     without, _ = cell(x, (torch.zeros_like(skip),))
     skip_out, _ = cell(x, (skip,))

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -92,12 +93,13 @@ def test_each_input_layer_reads_its_own_part_of_the_latent(dataset, part, rng):
     generator = Generator(GeneratorConfig.for_dataset(dataset, gf_dim=4)).eval()
     for number, start in enumerate(range(0, 120, part), start=1):
         z = torch.randn(1, 120, generator=rng, requires_grad=True)
-        weight = generator.get_submodule(f"l{number}").weight
+        weight = generator.get_parameter(f"l{number}.weight")
         kept = weight.data.clone()
         weight.data.zero_()
         generator(z).square().sum().backward()
         weight.data = kept
-        silent = (z.grad == 0).squeeze().nonzero().flatten().tolist()
+        assert z.grad is not None
+        silent = z.grad.eq(0).squeeze().nonzero().flatten().tolist()
         assert silent == list(range(start, start + part))
 
 
@@ -147,8 +149,9 @@ def test_an_unknown_shape_and_an_unknown_init_name_the_choices(tiny_generator, r
     with pytest.raises(InvalidValueError, match="cifar10, cifar100, stl10"):
         GeneratorConfig.for_dataset("imagenet")
     with pytest.raises(InvalidValueError, match="xavier_uniform"):
-        initialize_(tiny_generator, "false", rng)
-    for changes in ({"downsampling": 5}, {"df_dim": 0}, {"n_outputs": 0}):
+        initialize_(tiny_generator, "false", rng)  # type: ignore[arg-type]
+    refused: list[dict[str, Any]] = [{"downsampling": 5}, {"df_dim": 0}, {"n_outputs": 0}]
+    for changes in refused:
         with pytest.raises(InvalidValueError):
             DiscriminatorConfig(**changes)
 
@@ -166,7 +169,7 @@ def test_the_same_seed_draws_the_same_network_whatever_the_global_state(tiny_con
     ("init", "std"), [("normal", 0.02), ("xavier_uniform", (2 / (2 * 64 * 25)) ** 0.5)]
 )
 def test_convolutions_follow_the_init_and_linear_layers_do_not(init, std, rng):
-    net = nn.Sequential(nn.Conv2d(64, 64, 5), nn.Linear(400, 64), nn.BatchNorm2d(4096))
+    net: Any = nn.Sequential(nn.Conv2d(64, 64, 5), nn.Linear(400, 64), nn.BatchNorm2d(4096))
     initialize_(net, init, rng)
     assert net[0].weight.std().item() == pytest.approx(std, rel=0.02)
     # torch's own: uniform within 1 / sqrt(fan in), whose deviation is that over sqrt(3).

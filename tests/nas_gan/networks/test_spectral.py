@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -76,7 +78,7 @@ def test_the_flattened_kernel_has_another_norm_where_the_kernel_overlaps_itself(
 def test_both_methods_agree_on_a_kernel_of_one_pixel(rng):
     sigmas = []
     for method in ("operator", "kernel"):
-        layer = spectral_norm_(
+        layer: Any = spectral_norm_(
             seeded(lambda: nn.Conv2d(3, 4, 1)),
             method=method,
             input_size=(3, 3),
@@ -115,34 +117,34 @@ def test_the_start_vector_has_norm_one_and_stays_there(rng):
 
 
 def test_the_vector_is_state_and_moves_in_training_only(rng):
-    layer = spectral_norm_(nn.Conv2d(2, 3, 3), input_size=(6, 6), rng=rng)
+    layer: Any = spectral_norm_(nn.Conv2d(2, 3, 3), input_size=(6, 6), rng=rng)
     key = "parametrizations.weight.0.vector"
     before = layer.state_dict()[key].clone()
     _ = layer.eval().weight
     assert torch.equal(layer.state_dict()[key], before)
     _ = layer.train().weight
     assert not torch.equal(layer.state_dict()[key], before)
-    other = spectral_norm_(nn.Conv2d(2, 3, 3), input_size=(6, 6)).eval()
+    other: Any = spectral_norm_(nn.Conv2d(2, 3, 3), input_size=(6, 6)).eval()
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other.weight, layer.eval().weight)
 
 
 def test_the_gradient_is_that_of_the_scaled_weight(rng):
     # d(sum(c * w / s)) with s = ||A v|| differentiated, v held: against finite differences.
-    layer = spectral_norm_(nn.Conv2d(1, 1, 2).double(), input_size=(3, 3), rng=rng).eval()
+    layer: Any = spectral_norm_(nn.Conv2d(1, 1, 2).double(), input_size=(3, 3), rng=rng).eval()
     scale, weight = scale_of(layer), layer.parametrizations["weight"].original
     assert torch.autograd.gradcheck(scale, (weight,))
 
 
 def test_under_autocast_the_estimate_stays_in_float32(rng):
-    layer = spectral_norm_(nn.Conv2d(4, 4, 3), input_size=(6, 6), rng=rng).eval()
+    layer: Any = spectral_norm_(nn.Conv2d(4, 4, 3), input_size=(6, 6), rng=rng).eval()
     exact = layer.weight
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer.weight, exact)
 
 
 def test_a_zero_weight_stays_zero(rng):
-    layer = nn.Linear(3, 3)
+    layer: Any = nn.Linear(3, 3)
     nn.init.zeros_(layer.weight)
     spectral_norm_(layer, rng=rng)
     layer(torch.ones(1, 3)).sum().backward()

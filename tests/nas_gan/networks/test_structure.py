@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,9 @@ def test_a_layer_survives_its_spec(layer):
 
 def test_a_built_layer_is_zero_and_draws_no_random_number():
     state = torch.get_rng_state()
-    layer = build_layer(layer_spec(nn.Identity()) | {"type": "Linear", "in_features": 3} | FEATURES)
+    layer: Any = build_layer(
+        layer_spec(nn.Identity()) | {"type": "Linear", "in_features": 3} | FEATURES
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert not layer.weight.any()
 
@@ -78,7 +81,7 @@ class Net(nn.Module):
 
 def test_replacing_a_module_makes_a_new_net():
     net, new = Net(), nn.Linear(3, 5)
-    replaced = replace_modules(net, {"rest.1": new})
+    replaced: Any = replace_modules(net, {"rest.1": new})
     assert replaced.rest[1].out_features == 5
     assert net.rest[1].out_features == 2
     shared = {p.data_ptr() for p in [*net.parameters(), *new.parameters()]}
@@ -101,7 +104,7 @@ class Shared(nn.Module):
 
 def test_layers_that_shared_a_weight_get_replacements_that_share_theirs():
     parts = {name: nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(1, 3)) for name in "abc"}
-    new = replace_modules(Shared(), parts)
+    new: Any = replace_modules(Shared(), parts)
     assert new.a[0].weight is new.b[0].weight
     assert new.a[1].weight is new.b[1].weight
     assert new.a[1].bias is not new.b[1].bias
@@ -118,7 +121,7 @@ def test_who_holds_a_weight():
 def test_the_structure_takes_device_and_type_of_what_it_replaces():
     net = Net().double().eval()
     structure = {"rest.1": [layer_spec(nn.Linear(3, 1, bias=False)), layer_spec(nn.Linear(1, 2))]}
-    rebuilt = apply_structure(net, structure)
+    rebuilt: Any = apply_structure(net, structure)
     assert {p.dtype for p in rebuilt.parameters()} == {torch.float64}
     assert not rebuilt.rest[1].training
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_a_straight_line_has_no_second_derivative():
 
 
 def test_pmish_is_drawn_with_the_published_values():
-    curves = pmish_figure().axes[0].lines
+    curves: list[Any] = list(pmish_figure().axes[0].lines)
     assert [line.get_label() for line in curves] == ["β = 0.5", "β = 1", "β = 2", "β = 5"]
     # The value at x = -1 as the paper's formula gives it.
     published = (-0.738946, -0.303401, -0.063379, -0.001343)
@@ -56,6 +58,8 @@ def test_the_bars_are_the_learned_betas_of_every_site(tiny_generator):
     with torch.no_grad():
         for number, site in enumerate(sites):
             site.beta.fill_(number / 10)
+    bars: Any
+    histogram: Any
     bars, histogram = betas_figure(tiny_generator).axes
     heights = [patch.get_height() for patch in bars.patches]
     np.testing.assert_allclose(heights, np.arange(len(sites)) / 10, atol=1e-6)
@@ -67,10 +71,10 @@ def test_the_bars_are_the_learned_betas_of_every_site(tiny_generator):
 
 
 def test_a_parameter_with_many_values_is_drawn_as_mean_and_range():
-    net = nn.Sequential(make_activation("swish", shape=(3,)))
+    net: Any = nn.Sequential(make_activation("swish", shape=(3,)))
     with torch.no_grad():
         net[0].beta.copy_(torch.tensor([1.0, 2.0, 6.0]))
-    bars = betas_figure(net).axes[0]
+    bars: Any = betas_figure(net).axes[0]
     assert [patch.get_height() for patch in bars.patches] == [3.0]
     [line] = bars.collections[0].get_segments()
     assert line[:, 1].tolist() == [1.0, 6.0]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 
 from nas_gan.pictures.particle_figures import film_strip, moving_pictures
@@ -13,6 +15,8 @@ def world(judged=True):
 def test_a_strip_has_a_row_for_each_world_and_a_column_for_each_moment():
     figure = film_strip({"one": world(), "two": world()}, [0, 1], reach=3.0)
     assert len(figure.axes) == 4
+    real: Any
+    fake: Any
     real, fake = figure.axes[3].lines
     assert real.get_xdata().tolist() == [1, 2]
     assert fake.get_xdata().tolist() == [-1, 0]

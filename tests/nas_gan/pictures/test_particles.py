@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,7 @@ def spread(points):
 
 
 def test_an_attractive_discriminator_gathers_the_reals_and_a_repulsive_one_spreads_them():
-    options = dict(judged_steps=100, generator_steps=0, every=100)
+    options: dict[str, Any] = dict(judged_steps=100, generator_steps=0, every=100)
     start, attracted = scores_world("mmd", **options)
     _, repelled = scores_world("rep", **options)
     assert spread(attracted.real) < spread(start.real) < spread(repelled.real)

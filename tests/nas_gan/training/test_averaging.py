@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def test_the_average_approaches_a_constant_model_geometrically(n):
 
 def test_float_buffers_are_averaged_and_integers_copied():
     net = nn.BatchNorm1d(2)
-    average = ExponentialMovingAverage(net, 0.75)
+    average: Any = ExponentialMovingAverage(net, 0.75)
     filled(net, 5)
     average.update(net)
     assert average.average.running_mean.tolist() == [1.25, 1.25]  # 0.75 * 0 + 0.25 * 5
@@ -55,7 +57,7 @@ def test_a_decay_that_would_not_average_is_refused(decay):
 
 def test_a_warm_average_forgets_its_start_at_once():
     net = filled(nn.Linear(1, 1), 0)
-    average = ExponentialMovingAverage(net, 0.999, warm_up=True)
+    average: Any = ExponentialMovingAverage(net, 0.999, warm_up=True)
     filled(net, 1)
     expected = 0.0
     for n in range(3):
@@ -73,9 +75,9 @@ def test_a_warm_average_never_decays_slower_than_it_was_told():
 
 def test_an_average_goes_on_from_its_state():
     net = filled(nn.Linear(1, 1), 0)
-    first = ExponentialMovingAverage(net, warm_up=True)
+    first: Any = ExponentialMovingAverage(net, warm_up=True)
     first.update(filled(net, 1))
-    second = ExponentialMovingAverage(net, warm_up=True)
+    second: Any = ExponentialMovingAverage(net, warm_up=True)
     second.load_state_dict(first.state_dict())
     assert second.present_decay == first.present_decay
     assert second.average.weight.item() == first.average.weight.item() == pytest.approx(0.9)

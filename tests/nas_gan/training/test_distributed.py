@@ -1,11 +1,13 @@
 import json
 import socket
+from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing
 from gloo_processes import JOBS, work
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.training.distributed import (
@@ -17,13 +19,15 @@ from nas_gan.training.distributed import (
     synchronised,
 )
 
-CURVES = [
+CURVES: list[dict[str, Any]] = [
     {"loss": "latest", "skip": True},
     {"loss": "rand_g_mix"},
     {"loss": "hinge", "n_critic": 2, "g_batch": 16},
 ]
-SEARCHES = [{"arch_loss": "hinge"}, {"arch_loss": "mmd", "amending": 0.01}]
-ALL = [("summed", {}), ("gathered", {}), ("normalised", {}), ("averaged", {})]
+SEARCHES: list[dict[str, Any]] = [{"arch_loss": "hinge"}, {"arch_loss": "mmd", "amending": 0.01}]
+ALL: list[tuple[str, dict[str, Any]]] = [
+    ("summed", {}), ("gathered", {}), ("normalised", {}), ("averaged", {})
+]  # fmt: skip
 ALL += [("curve", settings) for settings in CURVES]
 ALL += [("architecture_curve", settings) for settings in SEARCHES]
 
@@ -36,7 +40,7 @@ def both(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         (folder / "port").write_text(str(probe.getsockname()[1]))
     jobs = [*ALL, ("run_search", {"folder": str(folder / "search")})]
-    torch.multiprocessing.spawn(work, (str(folder), jobs), nprocs=2)
+    spawn(work, (str(folder), jobs), nprocs=2)
     results = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     found = {name: [r[i] for r in results] for i, name in enumerate(map(repr, ALL))}
     return found | {"folder": folder, "search": [r[-1] for r in results]}
@@ -138,7 +142,7 @@ def test_the_mean_of_two_half_batches_would_be_another_curve(both):
 def test_alone_nothing_is_wrapped():
     net, scores = nn.Sequential(nn.BatchNorm1d(3)), torch.ones(2, 3)
     assert synchronised(net) is net
-    assert type(global_batch_norm_(net)[0]) is nn.BatchNorm1d
+    assert type(global_batch_norm_(net).get_submodule("0")) is nn.BatchNorm1d
     assert gather_scores(scores) is scores
 
 

@@ -88,3 +88,9 @@ def test_the_command_line_names_its_preset(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", "--config", "none.toml"])
     with pytest.raises(InvalidValueError, match=r"none\.toml: no such preset"):
         preset_from_arguments(Settings)
+
+
+def test_a_value_that_the_configuration_refuses_names_the_file(tmp_path):
+    path = write(tmp_path, "steps = 0")
+    with pytest.raises(InvalidValueError, match=r"preset\.toml: steps must be at least 1; got 0"):
+        load_preset(path, TrainConfig)

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,11 @@ def make_step(
     )
     discriminator = discriminator or Spread()
     real = torch.randn(100, 6, 3, 2, 2)
-    settings = {"real": lambda index: real[index], "latents": StepLatents(0, 6, takes(4))} | changes
+    settings: dict[str, Any] = {
+        "real": lambda index: real[index],
+        "latents": StepLatents(0, 6, takes(4)),
+        **changes,
+    }
     batches, schedule, compute, logged = (
         {name: settings.pop(name) for name in names if name in settings} for names in PARTS.values()
     )
@@ -247,7 +252,7 @@ def test_every_loss_trains_and_goes_on_from_its_state(name):
 def linear_critic(weight):
     """A critic whose gradient is its weight at every image."""
     discriminator = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 1, bias=False))
-    discriminator[1].weight.data[0] = torch.tensor(weight)
+    discriminator.get_parameter("1.weight").data[0] = torch.tensor(weight)
     return discriminator
 
 
@@ -257,7 +262,7 @@ def test_a_gradient_penalty_of_a_linear_critic_by_hand(at, target, rng):
     critic = linear_critic([3.0, 4.0])
     images = torch.randn(5, 2, 1, 1, generator=rng)
     penalty = GradientPenalty(10.0, at=at, target=target)
-    value = penalty(critic, images, images + 1, None, None)
+    value = penalty(critic, images, images + 1, critic(images), critic(images + 1))
     assert value.item() == pytest.approx(10 * (5 - target) ** 2, rel=1e-5)
     value.backward()
     # d(10 (|w| - t)^2) / dw = 20 (|w| - t) w / |w|
@@ -280,7 +285,7 @@ def test_a_witness_penalty_is_that_of_the_mean_kernels(rng):
 def test_a_vanishing_gradient_has_a_penalty_with_a_finite_slope(rng):
     critic = linear_critic([0.0, 0.0])
     images = torch.randn(3, 2, 1, 1, generator=rng)
-    value = GradientPenalty(1.0)(critic, images, images, None, None)
+    value = GradientPenalty(1.0)(critic, images, images, critic(images), critic(images))
     value.backward()
     assert value.item() == pytest.approx(1, rel=1e-5)
     assert critic[1].weight.grad.isfinite().all()
@@ -554,4 +559,4 @@ def test_distillation_leaves_batch_statistics_alone():
         latents=StepLatents(0, 16, takes(4)),
     )
     step(0)
-    assert student[1].running_mean.tolist() == [0, 0, 0]
+    assert student.get_buffer("1.running_mean").tolist() == [0, 0, 0]

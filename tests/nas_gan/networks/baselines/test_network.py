@@ -1,11 +1,15 @@
+from typing import Any
+
 import pytest
 import torch
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.baselines.network import LayeredDiscriminator, LayeredGenerator, NetworkSpec
 
-IMAGE = [{"type": "linear", "out": 12}, {"type": "output"}, {"type": "reshape", "to": [3, 2, 2]}]
-SCORE = [{"type": "flatten"}, {"type": "linear", "out": 1}]
+IMAGE: list[dict[str, Any]] = [
+    {"type": "linear", "out": 12}, {"type": "output"}, {"type": "reshape", "to": [3, 2, 2]}
+]  # fmt: skip
+SCORE: list[dict[str, Any]] = [{"type": "flatten"}, {"type": "linear", "out": 1}]
 
 
 def test_a_generator_says_what_it_takes_and_gives():
@@ -26,7 +30,7 @@ def test_noise_and_label_take_their_own_branches_and_meet():
     spec = NetworkSpec(
         (5,), IMAGE, [{"type": "linear", "out": 6}], [{"type": "linear", "out": 2}], 4
     )
-    net = LayeredGenerator(spec)
+    net: Any = LayeredGenerator(spec)
     z, onehot = torch.randn(3, 5), torch.eye(4)[:3]
     joined = torch.cat([net.features.linear1(z), net.labels.linear1(onehot)], dim=1)
     torch.testing.assert_close(net(torch.cat([z, onehot], dim=1)), net.layers(joined))
@@ -54,7 +58,10 @@ def test_a_discriminator_insists_on_labels_if_and_only_if_it_has_classes():
     [
         (lambda: NetworkSpec((0,), IMAGE), "input shape of whole numbers"),
         (lambda: NetworkSpec((), IMAGE), "input shape of whole numbers"),
-        (lambda: NetworkSpec(("5",), IMAGE), "input shape of whole numbers"),
+        (
+            lambda: NetworkSpec(("5",), IMAGE),  # type: ignore[arg-type]
+            "input shape of whole numbers",
+        ),
         (lambda: NetworkSpec((5,), IMAGE, n_classes=1), "at least 2 classes"),
         (lambda: NetworkSpec((5,), IMAGE, labels=[{"type": "flatten"}]), "at least 2 classes"),
         (lambda: LayeredGenerator(NetworkSpec((5,), SCORE)), r"to \(1,\)$"),
