@@ -1,4 +1,4 @@
-"""Checkpoints: architecture as data, weights, and where they come from.
+"""Checkpoints: architecture as data, weights and provenance.
 
 Nothing is unpickled beyond what `torch.load(weights_only=True)` allows, so a checkpoint cannot
 run code. Four kinds of file are read: the native `.pt`, the same content as `.safetensors`, the
@@ -36,8 +36,8 @@ MMD_NAS_KIND = "mmd-nas"
 EXTERNAL_KIND = "external"
 _DESCRIPTIVE = ("architecture", "discriminator_config", "provenance", "structure")
 _FIELDS = ("generator", "discriminator", *_DESCRIPTIVE)
-# Published checkpoints keep their best scores as numpy scalars. Those classes only hold numbers.
-# numpy 1 and 2 pickle them by different names of one function, which a scalar hands out itself.
+# Published checkpoints hold their best scores as numpy scalars, whose classes only hold numbers.
+# numpy 1 and 2 pickle them by different names of one function, which a scalar returns itself.
 _numpy_scalar = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS: list[Any] = [
     np.dtype,
@@ -74,23 +74,23 @@ class Checkpoint:
 
     @property
     def interface(self) -> GeneratorInterface:
-        """What its generator takes and makes, found without memory for any weight.
+        """What its generator takes and returns, found without memory for its weights.
 
         Raises:
-            InvalidValueError: the architecture is not one of ours.
+            InvalidValueError: the architecture is unknown or external.
         """
         with torch.device("meta"):
             return interface_of(build_model(self.architecture))
 
     @property
     def holds_discriminator(self) -> bool:
-        """Whether the discriminator that the generator was trained against is in the file."""
+        """Whether the file has the discriminator with which the generator was trained."""
         return self.discriminator is not None and self.discriminator_config is not None
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a native file, `.pt` or `.safetensors` by the suffix, whole or not at all."""
-    # Through JSON, so that nothing but plain values can get into a file: a str subclass such as
+    """Write a native file atomically, `.pt` or `.safetensors` by its suffix."""
+    # Through JSON, so that a file only holds plain values: a str subclass such as
     # torch.__version__ would make it unreadable under weights_only.
     described = {name: getattr(checkpoint, name) for name in _DESCRIPTIVE}
     checkpoint = replace(checkpoint, **json.loads(json.dumps(described)))
@@ -101,9 +101,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def save_torch(content: Mapping[str, Any], path: Path) -> None:
-    """Write what `torch.load` reads back, whole or not at all."""
-    # By way of memory: on a disk that fills up halfway torch raises a RuntimeError about offsets,
-    # a write of our own the OSError that says "no space left".
+    """Write a file for `torch.load` atomically."""
+    # Through memory: if the disk becomes full, torch raises a RuntimeError about offsets, while our
+    # own write raises the OSError that says "no space left".
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomic_path(path) as temporary:
@@ -157,7 +157,7 @@ def load_checkpoint(
     return checkpoint
 
 
-# What torch.load raises over files that were cut or altered at random, besides UnpicklingError.
+# What torch.load raises for truncated and corrupted files, besides UnpicklingError.
 _DAMAGED = (
     RuntimeError,
     ValueError,
@@ -173,7 +173,7 @@ _REFUSED = ("unsupported global", "unsupported class", "unrecognized function", 
 
 
 def load_torch(path: Path) -> Any:
-    """What `save_torch` or anybody's `torch.save` wrote, on the CPU; no code of the file runs.
+    """Read what `save_torch` or `torch.save` wrote, on the CPU, without running code of the file.
 
     Raises:
         CheckpointError: the file is damaged, or holds more than plain values and tensors.
@@ -242,7 +242,7 @@ def _native(content: Mapping[str, Any], path: Path) -> Checkpoint:
 
 
 def _as_floats(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, those of any floating-point type as float32."""
+    """The tensors of a state dict, with every floating-point type as float32."""
     if not state or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()):
         raise CheckpointError(
             f"{path}: neither a checkpoint of this project nor a state dict of tensors"
@@ -284,11 +284,10 @@ def _foreign(
         config = _infer_config(weights, genotype, activation or ("pmish" if learned else "relu"))
     except (InvalidValueError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{path}: its layers are named as in the published net, but their shapes are not "
-            f"those of one ({error})"
+            f"{path}: its layers have the names of the published net, but not its shapes ({error})"
         ) from error
     if config.latent_parts == 2:
-        # One published state of the code built a third input layer that it never used.
+        # One version of the published code built a third input layer that it never used.
         weights = {name: t for name, t in weights.items() if not name.startswith("l3.")}
     weights = {name: t.reshape(1) if name.endswith(".beta") else t for name, t in weights.items()}
     provenance = {"source": path.name, "averaged": "avg_gen_state_dict" in content}
@@ -303,7 +302,7 @@ def _infer_config(
 ) -> GeneratorConfig:
     channels = weights["to_rgb.0.weight"].numel()
     features, part = weights["l1.weight"].shape
-    # Whole latents are 120 wide; a third of that means the three-way split of the CIFAR-10 net.
+    # Latents have 120 values; a third of that is the three-way split of the CIFAR-10 net.
     parts = (
         3 if "l3.weight" in weights and weights["l3.weight"].shape[1] == part and part != 60 else 2
     )
@@ -321,10 +320,10 @@ def _infer_config(
 def build_generator(
     checkpoint: Checkpoint, build: Callable[[], nn.Module] | None = None
 ) -> nn.Module:
-    """The generator of a checkpoint in eval mode, dense or compressed.
+    """The generator of a checkpoint in evaluation mode, dense or compressed.
 
-    It has `latent_dim` (int), and ours have `image_shape` `(c, h, w)` and `n_classes`, 0 unless
-    conditional. `build` makes the bare network of a checkpoint whose architecture is external.
+    `interface_of` says what it takes and returns. `build` makes the network of a checkpoint whose
+    architecture is external.
 
     Raises:
         CheckpointError: the architecture is unknown, the weights do not fit it, or what `build`
@@ -336,7 +335,7 @@ def build_generator(
         try:
             latent_dim_of(generator)
         except InvalidValueError as error:
-            raise CheckpointError(f"the network that was built is no generator: {error}") from error
+            raise CheckpointError(f"what was built is not a generator: {error}") from error
     elif kind not in (None, EXTERNAL_KIND):
         try:
             generator = build_model(checkpoint.architecture)
@@ -357,10 +356,10 @@ def build_generator(
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Fill `module` in place; every tensor must be there and have its shape.
+    """Load weights into `module`, in place.
 
     Raises:
-        CheckpointError: the first differences, by name.
+        CheckpointError: a tensor is missing, unknown or of another shape; the first ones are named.
     """
     expected = module.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in state]
@@ -379,7 +378,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def build_saved_discriminator(checkpoint: Checkpoint) -> nn.Module | None:
-    """The discriminator that trained the generator, or None if the file has none.
+    """The discriminator with which the generator was trained, or None if the file has none.
 
     A configuration without a `kind` is that of the published net.
 

@@ -1,7 +1,7 @@
-"""Measure a generator: `python -m nas_gan.evaluate ckpt.pt --against dense.pt`.
+"""Evaluate a generator: `python -m nas_gan.evaluate ckpt.pt --against dense.pt`.
 
-A folder of images or an `.npz` of uint8 images can be measured in its place, and can be the
-reference: `python -m nas_gan.evaluate images/ --reference other/ --metrics fid kid is prc`.
+A folder or an `.npz` of uint8 images can be evaluated as well, and can be the reference:
+`python -m nas_gan.evaluate images/ --reference other/ --metrics fid kid is prc`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nas_gan.panels import DATA, EVALUATION, FILES, MACHINE, NETWORK
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Which generator or images, by which metrics, in which features, against what."""
+    """What is evaluated, by which metrics, in which features and against what."""
 
     source: Annotated[Path, tyro.conf.Positional]
     """A .pt or .safetensors file, dense or compressed; zoo:NAME for a shipped one; a folder or an
@@ -61,18 +61,18 @@ class EvaluateConfig:
     """Seed of the latents and of the random subsets; compress uses other latents by default."""
     data_root: Annotated[Path | None, DATA] = None
     """Folder of the data set, if it is not in its usual place."""
-    device: Annotated[str, MACHINE] = "cpu"
+    device: str = "cpu"
     """Device for the generator and the features: cpu, cuda, cuda:1 and so on."""
     batch_size: Annotated[int, MACHINE] = 64
-    """Images per batch; it changes nothing but speed and memory."""
+    """Images per batch, which only affects speed and memory."""
     model: Annotated[str | None, NETWORK] = None
     """Function that builds the network, package.module:build, if the checkpoint does not describe
     its architecture."""
-    out: Annotated[Path | None, FILES] = None
+    out: Path | None = None
     """JSON file to write the result to."""
     save_statistics: Annotated[Path | None, FILES] = None
-    """An .npz file to write mean and covariance of the images' features to, which can be a
-    reference later."""
+    """An .npz file to write the mean and covariance of the features to, as a reference for later
+    evaluations."""
 
 
 def main(config: EvaluateConfig) -> int:

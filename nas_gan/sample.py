@@ -19,7 +19,7 @@ from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.networks.interface import GeneratorInterface, interface_of
-from nas_gan.panels import MACHINE, NETWORK, Panel
+from nas_gan.panels import NETWORK, Panel
 from nas_gan.pictures.animation import check_animation_path, save_animation
 from nas_gan.pictures.grid import check_grid_path, grid_pixels, save_grid
 from nas_gan.pictures.samples import class_latents, draw_images, picture_latents, walk_noise
@@ -51,7 +51,7 @@ class SampleConfig:
     """Frames per second."""
     seed: int = 0
     """Seed of the latents."""
-    device: Annotated[str, MACHINE] = "cpu"
+    device: str = "cpu"
     """Device to run the generator on: cpu, cuda, cuda:1 and so on."""
     model: Annotated[str | None, NETWORK] = None
     """Function that builds the network, package.module:build, if the checkpoint does not describe

@@ -1,4 +1,4 @@
-"""The layers that torch has for convolutions and linear maps, and what tells them apart."""
+"""The classes of torch for convolutions and linear maps, and their differences."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class LayerType:
     Attributes:
         kind: its name in tables and signatures.
         module: the class.
-        n_axes: along how many axes it moves: 0 for a linear layer.
-        transposed: whether it is a transposed convolution, which stores its inputs first.
+        n_axes: number of axes along which it moves; 0 for a linear layer.
+        transposed: whether it is a transposed convolution, whose weight has its inputs first.
     """
 
     kind: Kind
@@ -58,12 +58,12 @@ def layer_type_of(module: nn.Module) -> LayerType | None:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module is of one of these classes itself, so that it computes what they do."""
+    """Whether a module is exactly of one of these classes, and computes what they do."""
     return any(type(module) is known.module for known in LAYER_TYPES.values())
 
 
 def convolution_type(n_axes: int, *, transposed: bool) -> type[nn.Module]:
-    """The class of convolutions that move along so many axes."""
+    """The class of convolutions along that number of axes."""
     return next(
         known.module
         for known in LAYER_TYPES.values()

@@ -1,9 +1,9 @@
-"""Spectral norm by power iteration, on a convolution as it is applied or on its flattened kernel.
+"""Spectral norm by power iteration, of a convolution as an operator or of its flattened kernel.
 
-The norm of the flattened kernel (Miyato et al. 2018) only bounds that of the convolution; stride,
-padding and image size decide how far off it is. The iteration on the operator itself (Wang, Sun,
-Halgamuge; ICLR 2019) converges to the norm of the layer for images of one size. A layer's weight
-becomes `weight * constant / sigma`.
+The norm of the flattened kernel (Miyato et al. 2018) is only a bound on that of the convolution,
+the tighter or looser depending on stride, padding and image size. The iteration on the operator
+itself (Wang, Sun, Halgamuge; ICLR 2019) converges to the norm of the layer for images of one size.
+The weight of a layer becomes `weight * constant / sigma`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas_gan.networks.layer_types import Conv, Layer, Transposed
 Method = Literal["operator", "kernel"]
 LinearMap = Callable[[Tensor, Tensor], Tensor]
 EPSILON = 1e-10
-# Rounds before the first use: from a random start the estimate would be far too small.
+# Rounds before the first use: without them the estimate would be far too small.
 WARM_UP = 15
 
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -40,9 +40,9 @@ _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
 class SpectralScale(nn.Module):
     """Parametrization `weight -> weight * constant / sigma`.
 
-    `sigma` is the largest singular value of `x -> apply(weight, x)`. Its right singular vector is
-    a buffer, kept in the state dict and moved by `n_iterations` rounds at each forward in
-    training mode. Everything is float32, under autocast too.
+    `sigma` is the largest singular value of `x -> apply(weight, x)`. Its right singular vector is a
+    buffer in the state dict, updated by `n_iterations` rounds in each forward pass in training
+    mode. Everything is float32, even under autocast.
     """
 
     vector: Tensor
@@ -58,13 +58,13 @@ class SpectralScale(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             if self.training:
                 self.iterate(weight, self.n_iterations)
-            # The gradient goes through the weight alone, as if the vector were exact.
+            # The gradient only goes through the weight, as if the vector were exact.
             sigma = self.apply_weight(weight, self.vector.clone()).norm()
             return weight * (self.constant / sigma.clamp(min=EPSILON))
 
     @torch.no_grad()
     def iterate(self, weight: Tensor, rounds: int) -> None:
-        """Move the vector `rounds` rounds towards the singular vector of `weight`, in place."""
+        """Run `rounds` rounds of the power iteration on `weight`, in place."""
         vector = self.vector.clone()
         apply = partial(self.apply_weight, weight)
         for _ in range(rounds):
@@ -73,7 +73,7 @@ class SpectralScale(nn.Module):
         self.vector.copy_(vector)
 
     def sigma(self, weight: Tensor) -> Tensor:
-        """The present estimate of the largest singular value, a scalar."""
+        """The current estimate of the largest singular value, a scalar."""
         return self.apply_weight(weight, self.vector).norm()
 
 
@@ -86,11 +86,10 @@ def spectral_norm_(
     n_iterations: int = 1,
     rng: torch.Generator | None = None,
 ) -> nn.Module:
-    """Put spectral norm on a convolution, transposed convolution or Linear, in place.
+    """Add spectral norm to a convolution, transposed convolution or Linear, in place.
 
-    `input_size` is the height and width (1 to 3 numbers) of what the layer is applied to; the
-    operator method of a convolution needs it. Create optimisers afterwards: the parameter is
-    another one then.
+    `input_size` is the height and width (1 to 3 numbers) of the layer's input, which the operator
+    method of a convolution needs. Create optimisers afterwards, since the parameter is replaced.
 
     Raises:
         InvalidValueError: the layer has no such norm, has one already, or `input_size` is missing.
@@ -100,7 +99,7 @@ def spectral_norm_(
             f"spectral norm is for convolutions and Linear; got {type(layer).__name__}"
         )
     if parametrize.is_parametrized(layer, "weight"):
-        raise InvalidValueError(f"{layer}: its weight has a parametrization already")
+        raise InvalidValueError(f"{layer}: its weight already has a parametrization")
     if method not in ("operator", "kernel"):
         raise InvalidValueError(f"method must be operator or kernel; got {method!r}")
     if not (constant > 0 and n_iterations >= 1):
@@ -132,10 +131,10 @@ def normalise_network_(
     n_iterations: int = 1,
     rng: torch.Generator | None = None,
 ) -> nn.Module:
-    """Put spectral norm on every convolution and Linear of a network, in place.
+    """Add spectral norm to every convolution and Linear of a network, in place.
 
-    `example` is one input of it, for the size of what each layer is applied to. Without
-    `constant` each of the L layers gets `gain^(1/L)`, so that `gain` bounds the whole chain.
+    `example` is one input, from which the input size of each layer is found. Without `constant`
+    each of the L layers gets `gain^(1/L)`, so that the norm of the chain is at most `gain`.
     """
     sizes = _input_sizes(network, example)
     if not sizes:
@@ -168,7 +167,7 @@ def _input_sizes(network: nn.Module, example: Sequence[Tensor]) -> dict[nn.Modul
 
 
 class _Flattened:
-    """A kernel as the matrix that has `dim` as its rows."""
+    """A kernel as the matrix whose rows are the axis `dim`."""
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
