@@ -124,8 +124,8 @@ def _shape_of_images(generator: nn.Module, latent_dim: int, n_classes: int) -> t
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidValueError(
-            f"{type(generator).__name__} does not take latents (2, {width}), as its latent_dim of "
-            f"{latent_dim} and its n_classes of {n_classes} say: {reason}"
+            f"{type(generator).__name__} does not take latents (2, {width}), although its "
+            f"latent_dim is {latent_dim} and its n_classes is {n_classes}: {reason}"
         ) from error
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) != 2:
         raise InvalidValueError(
