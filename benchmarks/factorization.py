@@ -49,6 +49,7 @@ from ard.factorization.svd import economy_svd
 from ard.factorization.tensor_train import TENSOR_TRAIN
 from ard.factorization.tucker import N_ITER_MAX, TOL, tucker2
 from ard.factorization.whitening import covariance_root
+from ard.grid import RankGrid
 from ard.pipeline import prepare
 from ard.plan import Factorization, RankPlan
 from ard.search.candidates import capture_inputs, output_error

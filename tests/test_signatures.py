@@ -18,7 +18,7 @@ def n_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len(names) - (names[:1] in (["self"], ["cls"]))
 
 
-@pytest.mark.parametrize("package", ["nas_gan"])
+@pytest.mark.parametrize("package", ["nas_gan", "ard", "export", "edge_bench"])
 def test_no_function_takes_more_than_ten_parameters(package: str) -> None:
     functions = [
         (path, node)

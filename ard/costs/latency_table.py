@@ -35,7 +35,7 @@ COLUMNS = (
     "runtime", "device", "threads", "precision",
 )  # fmt: skip
 DENSE = "dense"
-REMEDY = "measure it: python -m ard.latency CHECKPOINT --out DIR"
+REMEDY = "measure it with python -m ard.latency"
 
 
 @dataclass(frozen=True, order=True)
@@ -150,7 +150,7 @@ class LatencyTable:
             found = sorted({str(c.batch) for c in self.conditions}, key=int)
             raise LatencyError(
                 f"the latency table has no times at batch {batch}, only at {', '.join(found)}; "
-                "measure with --batch, or ask for one of these"
+                "measure that size too, or choose one of these"
             )
         if len(chosen.conditions) > 1:
             listed = "; ".join(map(str, chosen.conditions))
@@ -191,7 +191,7 @@ class LatencyTable:
             (_, _, smallest), (_, _, largest) = points[0], points[-1]
             raise LatencyError(
                 f"the latency table has no {choice} of {signature}, only {smallest} to {largest}, "
-                f"and nothing is guessed beyond; {REMEDY} with more --fractions"
+                f"and times are not extrapolated; {REMEDY} and more fractions"
             )
         (x0, y0, _), (x1, y1, _) = below[-1], above[0]
         return y0 if x1 == x0 else y0 + (y1 - y0) * (weights - x0) / (x1 - x0)

@@ -35,8 +35,7 @@ class Objective:
 def _latency(table: LatencyTable | None) -> LayerCost:
     if table is None:
         raise InvalidValueError(
-            "latency as an objective needs a table of layer times; measure one by "
-            "python -m ard.latency CHECKPOINT --out DIR",
+            "must be given to minimise latency; measure a table with python -m ard.latency",
             setting="latency_table",
         )
     return LatencyCost(table.at())

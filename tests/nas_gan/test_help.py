@@ -17,6 +17,11 @@ CONFIGS = {
     "nas_gan.search": "SearchConfig",
     "nas_gan.experiments": "ExperimentsConfig",
     "nas_gan.dashboard": "DashboardConfig",
+    "ard.compress": "CompressConfig",
+    "ard.sweep": "SweepConfig",
+    "ard.pareto": "ParetoConfig",
+    "ard.select": "SelectConfig",
+    "ard.latency": "LatencyConfig",
 }
 # What most people need at once.
 FIRST_PANEL = 10
