@@ -1,4 +1,4 @@
-"""A checkpoint loaded for measuring: its generator, its features, its reference statistics."""
+"""A checkpoint loaded for scoring: its generator, feature extractor and reference statistics."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class MeasuringConfig:
 
 @dataclass(frozen=True)
 class Setting:
-    """A dense generator on its device, and everything that scores it.
+    """A dense generator on its device, and everything that is needed to score it.
 
-    `load_images` reads the data set that the checkpoint names, if it names one.
+    `load_images` loads the data set that the checkpoint names; None if it names none.
     """
 
     checkpoint: Checkpoint
@@ -73,25 +73,25 @@ class Setting:
     load_images: Callable[[], Images] | None = None
 
     def latents(self, n: int, seed: int) -> Tensor:
-        """A bank of latents for the generator, with labels if it takes any."""
+        """A bank of `n` latents `(n, latent_dim)`, with labels if the generator is conditional."""
         return latents_of(self.interface, n, seed)
 
     @property
     def comparable(self) -> bool:
-        """Whether a distance here compares with published ones: Inception, and real images."""
+        """Whether distances are comparable with published ones: Inception and real images."""
         return self.extractor.comparable and not self.reference.dense
 
     @property
     def distance(self) -> str:
-        """What tables and pictures call the metric here."""
+        """The name of the metric in tables and figures."""
         return self.metric.label(self.comparable)
 
 
 def load_setting(path: Path, config: MeasuringConfig) -> Setting:
-    """Read the checkpoint and find features and reference statistics for it.
+    """Load a checkpoint and find the features and the reference statistics for it.
 
     Raises:
-        NasGanError: the file, its network, or the reference statistics cannot be used.
+        NasGanError: the file, its network or the reference statistics cannot be used.
     """
     check_device(config.device)
     checkpoint = load_checkpoint(path)
@@ -139,7 +139,7 @@ def _data_loader(
     def load() -> Images:
         try:
             return load_dataset(name, size=resolution, root=root, fit=fit)
-        except InvalidValueError as error:  # a name of somebody else's: not there, like any other
+        except InvalidValueError as error:  # a data set unknown to us counts as missing
             raise MissingDataError(str(error)) from error
 
     return load

@@ -180,7 +180,7 @@ def test_a_budget_that_nothing_meets_exits_3_with_the_best_found_saved(
     assert grid.stat().st_size > 0
     # An absolute budget in a feature space of another scale comes with its percentage.
     hint = " ".join(err.split())
-    assert "hint: distances in efficientnet-lite0@96 features have another scale" in hint
+    assert "hint: distances in efficientnet-lite0@96 features are on a different scale" in hint
     assert "is the same here as --fid-budget" in hint
     # The sweep of the first run is not measured again for another budget.
     before, after = Counter(journal(finished[0])), Counter(journal(run_dir))

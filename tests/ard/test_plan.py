@@ -139,5 +139,5 @@ def test_shapes_do_not_make_a_plan_another_one() -> None:
 
 @pytest.mark.parametrize("shapes", ["[]", '{"l1": 3}', '{"l1": [0, 2]}', '{"l1": ["8"]}'])
 def test_shapes_that_are_none_are_refused(shapes: str) -> None:
-    with pytest.raises(PlanError, match='"shapes" holds a list of sizes'):
+    with pytest.raises(PlanError, match='"shapes" must hold a list of sizes'):
         RankPlan.from_json(f'{{"format": 1, "layers": {{"l1": "svd(8)"}}, "shapes": {shapes}}}')

@@ -119,8 +119,8 @@ def test_a_budget_buys_the_most_percent(
     assert select(text, "--fid-budget", budget, "--dense-fid", 10) == 0
     out, err = capsys.readouterr()
     assert printed(out) == choices
-    assert "only estimated by that sum, so measure the plan" in err
-    assert "a percent of any layer counts as much" in err
+    assert "the sum only estimates the rise of the whole plan, so measure the plan" in err
+    assert "one percent of any layer counts the same" in err
 
 
 def test_the_size_of_a_layer_weighs_its_percents(
@@ -134,7 +134,7 @@ def test_the_size_of_a_layer_weighs_its_percents(
         assert select(text, *args) == 0
         out, err = capsys.readouterr()
         chosen[objective] = printed(out)
-        assert "a percent of any layer" not in err
+        assert "one percent of any layer" not in err
     assert chosen == {"params": {"a": "8", "b": "nc"}, "macs": {"a": "nc", "b": "4"}}
 
 
@@ -239,7 +239,7 @@ def test_a_dense_size_that_no_row_tells_is_assumed_aloud(
     assert select(text, "--fid-budget", "2") == 0
     out, err = capsys.readouterr()
     assert printed(out) == {"a": "spatial_svd(4)", "b": "svd(6)"}
-    assert "the dense size of a is not in the table and was taken for 2 times" in err
+    assert "the dense size of a is not in the table and was assumed to be 2 times" in err
 
 
 @pytest.mark.parametrize("layer", [

@@ -329,7 +329,7 @@ def test_the_features_of_a_conditional_discriminator_are_left_alone(setting: Set
     conditional = replace(setting, interface=replace(setting.interface, n_classes=10))
     assert feature_weight(GOOD, conditional) == 0
     assert discriminator_of(GOOD, conditional) is None
-    with pytest.raises(ArdError, match=r"feature_weight 2: .* judges images with their labels"):
+    with pytest.raises(ArdError, match=r"feature_weight is 2, .* conditional discriminator"):
         discriminator_of(replace(GOOD, feature_weight=2.0), conditional)
 
 
