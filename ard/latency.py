@@ -80,7 +80,7 @@ def check(config: LatencyConfig) -> RankGrid:
     """
     if not config.fractions or not all(0 < fraction < 1 for fraction in config.fractions):
         raise InvalidValueError(
-            f"must be one or more numbers between 0 and 1; got {config.fractions}",
+            f"must lie between 0 and 1; got {config.fractions}",
             setting="fractions",
         )
     if not config.methods:

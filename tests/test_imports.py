@@ -15,6 +15,35 @@ ALLOWED = {
     "export": {"nas_gan", "ard"},
     "edge_bench": set(),
 }
+# The rooms of a package, top first: folders, and modules beside them. A room imports from the rows
+# below its own and from itself alone, so that no two rooms can need one another.
+ROOMS = {
+    "ard": (
+        "compress sweep pareto select latency",
+        "selection report",
+        "session",
+        "pipeline",
+        "recovery baselines",
+        "search",
+        "costs measuring",
+        "assembly csv_cells grid",
+        "layers",
+        "plan signature",
+        "factorization",
+        "errors",
+    ),
+    "nas_gan": (
+        "train search sample evaluate experiments figures dashboard",
+        "runs",
+        "architecture_search cli",
+        "training options",
+        "metrics pictures",
+        "checkpoint data losses settings tables panels devices",
+        "networks progress",
+        "files zoo",
+        "errors",
+    ),
+}
 OPTIONAL = ("onnx", "onnxsim", "onnxscript", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "ray",
             "plotly", "matplotlib", "polygraphy", "streamlit")  # fmt: skip
 # These draw, and do nothing else.
@@ -57,6 +86,28 @@ def imported_by(path: Path) -> set[str]:
     return found
 
 
+def modules_imported_by(path: Path, known: set[str]) -> set[str]:
+    """Our modules that a file imports, at its head or inside a function."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (named & known) or {node.module}
+    return found & known
+
+
+def all_modules() -> dict[str, Path]:
+    """Every module of the four packages by its name."""
+    found = {}
+    for package in ALLOWED:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
 def python(code: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -71,6 +122,49 @@ def test_imports_between_packages_point_one_way(package):
     assert files
     crossing = {str(path): imported_by(path) & forbidden for path in files}
     assert {path: names for path, names in crossing.items() if names} == {}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_every_room_has_a_floor(package):
+    listed = [room for floor in ROOMS[package] for room in floor.split()]
+    assert len(listed) == len(set(listed))
+    here = {
+        path.stem
+        for path in (ROOT / package).iterdir()
+        if (path / "__init__.py").is_file() or path.suffix == ".py"
+    }
+    only_data = {"__init__", "presets"}
+    assert set(listed) == here - only_data
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_arrow_points_upwards(package):
+    floors = {room: n for n, floor in enumerate(ROOMS[package]) for room in floor.split()}
+    modules = all_modules()
+    upwards = []
+    for name, path in modules.items():
+        if name.partition(".")[0] != package or name == package:
+            continue
+        room = name.split(".")[1]
+        for other in modules_imported_by(path, set(modules)):
+            if other.partition(".")[0] != package or other == package:
+                continue
+            target = other.split(".")[1]
+            if target != room and floors.get(target, -1) <= floors.get(room, -1):
+                upwards.append(f"{name} -> {other}")
+    assert upwards == []
+
+
+def test_no_module_needs_itself_by_way_of_others():
+    modules = all_modules()
+    arrows = {
+        name: modules_imported_by(path, set(modules)) - {name} for name, path in modules.items()
+    }
+    # Take away what needs nothing that is left, again and again: what stays stands in a circle.
+    while free := [name for name, needs in arrows.items() if not needs & arrows.keys()]:
+        for name in free:
+            del arrows[name]
+    assert arrows == {}
 
 
 def test_every_module_imports_without_the_optional_packages():

@@ -9,8 +9,6 @@ pays once.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +28,7 @@ from ard.layers import LayerProfile
 from ard.plan import Factorization
 from ard.signature import LayerSignature
 from nas_gan.files import write_text
+from nas_gan.tables import csv_text
 
 COLUMNS = (
     "signature", "choice", "batch", "milliseconds", "ci_low", "ci_high",
@@ -118,15 +117,13 @@ class LatencyTable:
 
     def to_csv(self) -> str:
         """CSV with the columns `COLUMNS`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        rows = []
         for row in self.rows:
             c = row.conditions
             times = (row.milliseconds, row.ci_low, row.ci_high)
             place = (c.runtime, c.device, c.threads, c.precision)
-            writer.writerow([row.signature, _name(row.choice), c.batch, *times, *place])
-        return text.getvalue()
+            rows.append((row.signature, _name(row.choice), c.batch, *times, *place))
+        return csv_text(COLUMNS, rows)
 
     def save(self, path: Path) -> None:
         """Write `to_csv` atomically."""

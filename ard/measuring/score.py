@@ -97,14 +97,13 @@ def from_record(record: Mapping[str, Any]) -> Score:
     metric = metric_of_rise(record)
     if metric is None:
         raise KeyError(f"{_RISE}METRIC")
-    value, rise, low, high = (record[name] for name in score_columns(metric))
-    features = record["extractor"]
+    columns, features = score_columns(metric), record["extractor"]
+    value, rise, low, high = (record[name] for name in columns)
+    if unknown := record.keys() - {*columns, "n_samples", "extractor"}:
+        raise ValueError(f"a score has no {min(unknown)!r}")
     # Journals of earlier versions store the movement of images as an FID.
     if metric == "fid" and features.startswith("movement of "):
         metric, features = MOVEMENT, features.removeprefix("movement of ")
-    known = {*score_columns(metric), "fid", "delta_fid", "n_samples", "extractor"}
-    if unknown := record.keys() - known:
-        raise ValueError(f"a score has no {sorted(unknown)[0]!r}")
     return Score(
         metric=metric,
         value=value,

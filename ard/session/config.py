@@ -111,7 +111,7 @@ def check(config: SweepConfig) -> None:
             raise InvalidValueError(f"must be {word} {bound:g}; got {value}", setting=name)
     if not config.fractions or not all(0 < fraction < 1 for fraction in config.fractions):
         raise InvalidValueError(
-            f"must be one or more numbers between 0 and 1; got {config.fractions}",
+            f"must lie between 0 and 1; got {config.fractions}",
             setting="fractions",
         )
     if not config.methods:

@@ -81,7 +81,7 @@ def interface_of(generator: nn.Module) -> GeneratorInterface:
     latent_dim, n_classes = latent_dim_of(generator), n_classes_of(generator)
     image_shape = getattr(generator, "image_shape", None)
     if image_shape is None:
-        image_shape = _shape_of_images(generator, latent_dim + n_classes)
+        image_shape = _shape_of_images(generator, latent_dim, n_classes)
     if not isinstance(image_shape, tuple | list | torch.Size):
         raise InvalidValueError(
             f"{type(generator).__name__}.image_shape must be (c, h, w); got {image_shape!r}"
@@ -114,11 +114,19 @@ def n_classes_of(network: nn.Module) -> int:
     return n_classes
 
 
-def _shape_of_images(generator: nn.Module, width: int) -> tuple[int, ...]:
+def _shape_of_images(generator: nn.Module, latent_dim: int, n_classes: int) -> tuple[int, ...]:
     """What the generator makes of zeros."""
+    width = latent_dim + n_classes
     like = next(generator.parameters(), torch.empty(0))
-    with evaluating(generator):
-        images = generator(torch.zeros(2, width, dtype=like.dtype, device=like.device))
+    try:
+        with evaluating(generator):
+            images = generator(torch.zeros(2, width, dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidValueError(
+            f"{type(generator).__name__} does not take latents (2, {width}), for its latent_dim is "
+            f"{latent_dim} and its n_classes {n_classes}: {reason}"
+        ) from error
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) != 2:
         raise InvalidValueError(
             f"{type(generator).__name__} must map latents (n, {width}) to images (n, c, h, w); "

@@ -113,7 +113,7 @@ def test_the_json_can_be_read_by_people():
         ('{"layers": {}}', "found None"),
         ('{"format": 2, "layers": {}}', "found 2"),
         ('{"format": 1, "layers": []}', "found list"),
-        ('{"format": 1, "layers": {"l1": "svd(0)"}}', "l1: a rank is made of positive"),
+        ('{"format": 1, "layers": {"l1": "svd(0)"}}', "l1: a rank consists of positive"),
         ('{"format": 1, "layers": {"l1": 8}}', "l1: not a factorization"),
     ],
 )

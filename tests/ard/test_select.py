@@ -344,10 +344,10 @@ def test_a_table_of_several_batch_sizes_needs_one_of_them(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SENSITIVITY.to_csv(), "the table has no signature for a, by which a time"),
+        (SENSITIVITY.to_csv(), "the table has no signature for a, so its times"),
         (signed_csv({"a": SIGNATURES["a"]}), "the table has no signature for b"),
         (signed_csv({**SIGNATURES, "b": "linear 9x9"}), "b: the latency table has no dense linear"),
-        (SMALL, "a table of bare ranks does not say which layers"),
+        (SMALL, "a table of bare ranks does not name layer shapes"),
     ],
 )
 def test_a_table_whose_layers_cannot_be_timed_is_refused(
@@ -464,7 +464,7 @@ PENALTY = ("--penalty", "1", "--dense-fid", "10")
         (SMALL, ("--penalty", "1/0", "--dense-fid", "10"), "--penalty '1/0' is not"),
         (SMALL, ("--penalty", "1", "--dense-fid", "nan"), "--dense-fid must be 0 or more"),
         (SMALL, ("--fid-budget", "x", "--dense-fid", "10"), "--fid-budget 'x' is not a budget"),
-        (SMALL, (*PENALTY, "--out", "plan.json"), "makes no plan; write to a file whose name"),
+        (SMALL, (*PENALTY, "--out", "plan.json"), "cannot become a plan; write to a file"),
         ("layer,kind,method\n", PENALTY, "no column 'rank'"),
         (SENSITIVITY.to_csv().replace("41.0", "nan"), PENALTY, "fid is nan, not finite"),
         (SENSITIVITY.to_csv().replace("ci_high", "ci_top"), PENALTY, "no column 'ci_high'"),

@@ -150,7 +150,7 @@ def test_a_layer_that_was_not_timed_is_named_with_the_command_that_does_it():
 
 
 def test_latency_needs_one_table_of_one_batch_size():
-    with pytest.raises(InvalidValueError, match="needs a table of layer times"):
+    with pytest.raises(InvalidValueError, match="latency_table must be given to minimise latency"):
         make_cost("latency")
     both = LatencyTable((*TABLE.rows, timed(TIMED[0], 9.0, batch=64)))
     with pytest.raises(LatencyError, match=r"several conditions.*choose one by its batch size"):

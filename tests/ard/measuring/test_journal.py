@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from contracts import JournalContract, scored
 from ard.errors import JournalError
 from ard.measuring.journal import FileJournal, MemoryJournal
 from ard.measuring.measurement import Measurement
+from ard.measuring.score import MOVEMENT
 from ard.plan import DENSE, Factorization, RankPlan
 
 FINGERPRINT = {"checkpoint": "abc", "samples": 1000, "seed": 0}
@@ -161,3 +163,45 @@ def test_a_fingerprint_of_tuples_equals_the_lists_that_json_makes_of_them(tmp_pa
     path = tmp_path / "journal.jsonl"
     FileJournal(path, {"methods": ("svd", "cp")})
     assert list(FileJournal(path, {"methods": ("svd", "cp")}).measurements()) == []
+
+
+# -- what earlier versions wrote
+
+
+def test_a_journal_that_does_not_say_its_metric_is_one_of_fid(path: Path) -> None:
+    lines = [
+        {"fingerprint": {"seed": 0}},
+        {
+            "stage": "proxy",
+            "plan": {"l1": "svd(8)"},
+            "evaluation": {
+                "fid": 0.5, "delta_fid": 0.5, "ci_low": 0.5, "ci_high": 0.5,
+                "n_samples": 32, "extractor": "movement of inception",
+            },
+        },
+        {
+            "stage": "single",
+            "plan": {"l1": "svd(8)"},
+            "evaluation": {
+                "fid": 41.0, "delta_fid": 1.0, "ci_low": 0.5, "ci_high": 1.5,
+                "n_samples": 1000, "extractor": "inception",
+            },
+        },
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    moved, scored_alone = FileJournal(path, {"seed": 0, "metric": "fid"}).measurements()
+    assert (moved.score.metric, moved.score.features) == (MOVEMENT, "inception")
+    assert moved.score.value == 0.5
+    single = scored_alone.score
+    assert (single.metric, single.value, single.rise, single.measured) == ("fid", 41.0, 1.0, True)
+    with pytest.raises(JournalError, match="metric is fid there, kid here"):
+        FileJournal(path, {"seed": 0, "metric": "kid"})
+
+
+@pytest.mark.parametrize("metric", ["kid", "brightness"])
+def test_scores_of_any_metric_come_back_whole(path: Path, metric: str) -> None:
+    score = replace(scored(0.1 + 0.2), metric=metric)
+    journal = FileJournal(path.with_name("other.jsonl"), {"metric": metric})
+    journal.append(Measurement("single", DENSE, score))
+    [read] = FileJournal(path.with_name("other.jsonl"), {"metric": metric}).measurements()
+    assert read.score == score

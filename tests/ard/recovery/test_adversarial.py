@@ -64,7 +64,7 @@ def brightness(network: nn.Module) -> float:
         return float(network(PROBE).mean())
 
 
-def polished(
+def fine_tuned(
     student: nn.Module, judge: nn.Module, settings: FineTuning = QUICK, sign: float = 1.0
 ) -> nn.Module:
     return fine_tune(
@@ -84,7 +84,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_the_result_never_scores_worse_than_the_start_whatever_the_score() -> None:
     start = Painter()
-    ends = [brightness(polished(start, Judge(), sign=sign)) for sign in (1.0, -1.0)]
+    ends = [brightness(fine_tuned(start, Judge(), sign=sign)) for sign in (1.0, -1.0)]
     # Whichever way training went, it was kept by one score and undone by the other.
     assert ends[0] <= brightness(start) <= ends[1]
     assert ends[0] < ends[1]
@@ -104,7 +104,7 @@ def test_a_score_that_only_training_hurts_keeps_the_start() -> None:
 def test_student_and_discriminator_keep_their_weights_and_modes() -> None:
     student, judge = Painter(), Judge()
     before = copy.deepcopy(student), copy.deepcopy(judge)
-    new = polished(student, judge, sign=-1.0 if brightness(student) > 0 else 1.0)
+    new = fine_tuned(student, judge, sign=-1.0 if brightness(student) > 0 else 1.0)
     assert same(student, before[0])
     assert same(judge, before[1])
     assert not student.training
@@ -116,7 +116,7 @@ def test_student_and_discriminator_keep_their_weights_and_modes() -> None:
 
 def test_without_updates_the_result_is_an_equal_copy() -> None:
     student = Painter()
-    new = polished(student, Judge(), FineTuning(n_steps=0))
+    new = fine_tuned(student, Judge(), FineTuning(n_steps=0))
     assert new is not student
     assert same(new, student)
 
@@ -183,7 +183,7 @@ def test_the_loss_is_chosen_by_its_name() -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     def run(seed: int) -> nn.Module:
-        return polished(Painter(), Judge(), FineTuning(4, 6, 5e-3, n_checks=4, seed=seed))
+        return fine_tuned(Painter(), Judge(), FineTuning(4, 6, 5e-3, n_checks=4, seed=seed))
 
     assert same(run(3), run(3))
     # One of two scores, opposite to one another, keeps what training did.
@@ -192,14 +192,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
         for a, b in (
             (run(3), run(4)),
             tuple(
-                polished(Painter(), Judge(), FineTuning(4, 6, 5e-3, seed=s), -1.0) for s in (3, 4)
+                fine_tuned(Painter(), Judge(), FineTuning(4, 6, 5e-3, seed=s), -1.0) for s in (3, 4)
             ),
         )
     )
 
 
 def test_a_run_that_diverges_ends_with_a_finite_net() -> None:
-    new = polished(Painter(), Judge(), FineTuning(6, 6, lr=1e30, n_checks=6))
+    new = fine_tuned(Painter(), Judge(), FineTuning(6, 6, lr=1e30, n_checks=6))
     assert math.isfinite(brightness(new))
     assert brightness(new) <= brightness(Painter())
 

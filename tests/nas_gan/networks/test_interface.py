@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas_gan.checkpoint import Checkpoint
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.latents import latent_bank, latents_of
-from nas_gan.networks.models import build_model
+from nas_gan.networks.models import MODELS, build_model
+from nas_gan.networks.searched import GeneratorConfig
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,6 +52,34 @@ def test_a_shape_that_nobody_says_is_that_of_the_images() -> None:
 def test_it_is_found_without_memory_for_weights() -> None:
     with torch.device("meta"):
         assert interface_of(Painter()).image_shape == (3, 6, 4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, family in MODELS.items() if family.generator])
+def test_a_generator_returns_what_its_interface_says(kind: str) -> None:
+    architecture: dict[str, Any] = {"kind": kind}
+    if kind == "layers":
+        layers = [{"type": "linear", "out": 48}, {"type": "reshape", "to": [3, 4, 4]}]
+        architecture |= {"input": [5], "layers": layers}
+    elif kind == "mmd-nas":
+        architecture |= GeneratorConfig(gf_dim=4).to_dict()
+    generator = build_model(architecture).eval()
+    interface = interface_of(generator)
+    with torch.no_grad():
+        images = generator(torch.zeros(2, interface.input_width))
+    assert images.shape == (2, *interface.image_shape)
+    low, high = interface.image_range
+    assert low <= images.min() <= images.max() <= high
+    assert Checkpoint(architecture, {}).interface == interface
+
+
+@pytest.mark.parametrize(("latent_dim", "n_classes"), [(4, 0), (5, 3)])
+def test_a_generator_that_fails_on_its_latents_is_one_line(latent_dim: int, n_classes: int) -> None:
+    net: Any = Painter(latent_dim)
+    net.n_classes = n_classes
+    wanted = rf"does not take latents \(2, {latent_dim + n_classes}\)"
+    with pytest.raises(InvalidValueError, match=wanted) as caught:
+        interface_of(net)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
