@@ -381,14 +381,14 @@ def find_plan(
 
         return search.recover(build, plan)
 
-    looks: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
+    stages: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
         "recovered": (recovered, evaluators.joint),
         "final": (recovered, evaluators.final),
         "factorized": (assemble, evaluators.factorized or evaluators.final),
     }
 
     def measure(plan: RankPlan, stage: Stage, advance: Callable[[int], None]) -> Measurement:
-        build, evaluate = looks[stage]
+        build, evaluate = stages[stage]
         [measured] = sweep(
             [plan],
             Measure(build, evaluate),

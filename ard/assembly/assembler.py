@@ -91,9 +91,9 @@ class Assembler:
             moments, source = batch_moments(base, few), base
         factorized = apply_plan(source, plan, statistics)
         replaced = [name for name in self.statistics if name in plan]
-        repaired = (
+        corrected = (
             factorized
             if self.fit == "none"
             else calibrate(factorized, self.latents, self.outputs, replaced, fit=self.fit)
         )
-        return correct_batchnorm(repaired, source, few, dense_moments=moments)
+        return correct_batchnorm(corrected, source, few, dense_moments=moments)

@@ -66,11 +66,11 @@ def calibrate(
         last = _last_factor(calibrated.get_submodule(name))
         if last is None or name not in targets:
             continue
-        seen = _look(last, calibrated, latents, targets[name], batch_size)
+        moments = _collect(last, calibrated, latents, targets[name], batch_size)
         if fit == "moments":
-            _match_moments_(last, seen)
+            _match_moments_(last, moments)
         else:
-            _fit_least_squares_(last, seen)
+            _fit_least_squares_(last, moments)
     return calibrated
 
 
@@ -94,7 +94,7 @@ def layer_outputs(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Moments:
     """Second moments of a factor's inputs, with a constant 1 last, and of its target outputs."""
 
     gram: Tensor  # (d + 1, d + 1)
@@ -115,14 +115,14 @@ def _last_factor(factors: nn.Module) -> _Factor | None:
     return None
 
 
-def _look(
+def _collect(
     last: _Factor, network: nn.Module, latents: Tensor, target: Tensor, batch_size: int
-) -> _Seen:
+) -> _Moments:
     """Run the network up to `last` and collect the moments for a fit, in float64."""
     sums: list[Tensor] = []
     count = 0
 
-    def look(x: Tensor) -> None:
+    def add(x: Tensor) -> None:
         nonlocal count
         rows = _patches(last, x)  # (m, d)
         rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
@@ -132,12 +132,12 @@ def _look(
         sums[:] = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
         raise _Reached
 
-    with observing(network, entering=[(last, look)]):
+    with observing(network, entering=[(last, add)]):
         for batch in latents.split(batch_size):
             with suppress(_Reached):
                 network(batch)
     gram, cross, total, squares = (part / count for part in sums)
-    return _Seen(gram, cross, total, (squares - total.square()).clamp(min=0))
+    return _Moments(gram, cross, total, (squares - total.square()).clamp(min=0))
 
 
 def _weights(last: _Factor) -> Tensor:
@@ -154,29 +154,29 @@ def _set_(last: _Factor, weights: Tensor, bias: Tensor) -> None:
             last.bias.copy_(bias)
 
 
-def _match_moments_(last: _Factor, seen: _Seen) -> None:
+def _match_moments_(last: _Factor, moments: _Moments) -> None:
     """Scale and shift every output channel to the mean and variance of the dense layer.
 
     Without a bias the mean cannot be shifted, and the mean square is matched instead.
     """
     weights = _weights(last)
-    mean = seen.gram[-1, :-1]  # of the inputs
+    mean = moments.gram[-1, :-1]  # of the inputs
     centre = mean if last.bias is not None else torch.zeros_like(mean)
-    spread = seen.gram[:-1, :-1] - centre[:, None] * centre
+    spread = moments.gram[:-1, :-1] - centre[:, None] * centre
     now = (weights * (spread @ weights)).sum(dim=0)
-    wanted, energy = seen.variance, seen.variance + seen.mean.square()
+    wanted, energy = moments.variance, moments.variance + moments.mean.square()
     if last.bias is None:
         wanted = energy
     least = ROUNDING * energy.clamp(min=1e-18)  # a channel that never varies keeps its weights
     gain = ((wanted + least) / (now + least)).sqrt().clamp(1 / MAX_GAIN, MAX_GAIN)
     weights = weights * gain
-    _set_(last, weights, seen.mean - mean @ weights)
+    _set_(last, weights, moments.mean - mean @ weights)
 
 
-def _fit_least_squares_(last: _Factor, seen: _Seen) -> None:
+def _fit_least_squares_(last: _Factor, moments: _Moments) -> None:
     """`min ||rows x - wanted||^2 + held ||x - now||^2` over the weight and any bias."""
     now = _weights(last)
-    gram, cross = seen.gram, seen.cross
+    gram, cross = moments.gram, moments.cross
     if last.bias is None:
         gram, cross = gram[:-1, :-1], cross[:-1]
     else:

@@ -22,7 +22,7 @@ WORTHWHILE = 0.02
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Trial:
     """A finished trial: the total single-layer damage that was allowed, and the outcome.
 
     An `inherited` trial was made under another budget and does not count as one here.
@@ -71,7 +71,7 @@ class BudgetController:
             raise BudgetError(f"the budget must be 0 or more; got {budget}")
         self.layers, self.cost, self.budget = tuple(layers), cost, budget
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
-        self._told: list[_Told] = []
+        self._finished: list[_Trial] = []
         self._asked: tuple[float, RankPlan] | None = None
         self.learn(table)
         # Layers lose more together than alone, and recovery regains some of it. The sum of the
@@ -81,7 +81,7 @@ class BudgetController:
             allowed = self._summed_damage(measurement.plan)
             if allowed is not None:
                 known_cost = self._cost_of(measurement.plan)
-                self._told.append(_Told(allowed, measurement, known_cost, inherited=True))
+                self._finished.append(_Trial(allowed, measurement, known_cost, inherited=True))
 
     def learn(self, table: SensitivityTable) -> None:
         """Replace the table by a better one, and update the allowances of finished trials."""
@@ -92,10 +92,10 @@ class BudgetController:
         self._options = [undominated(options) for options in every]
         self._largest = sum(options[-1].damage for options in self._options)
         self._asked = None
-        for i, told in enumerate(self._told):
-            allowed = self._summed_damage(told.measurement.plan)
+        for i, trial in enumerate(self._finished):
+            allowed = self._summed_damage(trial.measurement.plan)
             if allowed is not None:
-                self._told[i] = replace(told, allowed=allowed)
+                self._finished[i] = replace(trial, allowed=allowed)
 
     def plan_for(self, allowed: float) -> RankPlan:
         """The cheapest plan whose single-layer damages add up to at most `allowed`."""
@@ -118,7 +118,7 @@ class BudgetController:
             if plan == DENSE:  # a trial of the dense generator would be wasted
                 allowed = self._smallest_step()
                 plan = self.plan_for(allowed)
-            known = next((t for t in self._told if t.measurement.plan == plan), None)
+            known = next((t for t in self._finished if t.measurement.plan == plan), None)
             if known is None:
                 self._asked = (allowed, plan)
                 return plan
@@ -129,15 +129,15 @@ class BudgetController:
     def tell(self, measurement: Measurement) -> None:
         """Record the score of the plan that was asked for, after recovery."""
         if self._asked is None or self._asked[1] != measurement.plan:
-            raise ValueError(f"asked for {self._asked}, told about {measurement.plan}")
-        self._told.append(_Told(self._asked[0], measurement, self._cost_of(measurement.plan)))
+            raise ValueError(f"asked for {self._asked}, but was told about {measurement.plan}")
+        self._finished.append(_Trial(self._asked[0], measurement, self._cost_of(measurement.plan)))
         self._asked = None
 
     def reject(self, measurement: Measurement) -> None:
         """Replace the score of a plan by a later one, measured on held-out latents."""
-        self._told = [
+        self._finished = [
             replace(t, measurement=measurement) if t.measurement.plan == measurement.plan else t
-            for t in self._told
+            for t in self._finished
         ]
         # Allow one more trial for each rejected plan, up to twice the original number.
         self.max_trials = min(self.max_trials + 1, self._most_trials)
@@ -145,30 +145,30 @@ class BudgetController:
     @property
     def trials(self) -> tuple[Measurement, ...]:
         """The plans that were asked for and measured in this search, in order."""
-        return tuple(t.measurement for t in self._told if not t.inherited)
+        return tuple(t.measurement for t in self._finished if not t.inherited)
 
     def best(self) -> Measurement | None:
         """The cheapest measured plan within the budget, or None."""
-        met = [t for t in self._told if self.meets(t.measurement)]
+        met = [t for t in self._finished if self.meets(t.measurement)]
         return min(met, key=lambda t: t.cost).measurement if met else None
 
     def closest(self) -> Measurement | None:
         """The measured plan with the lowest upper end of its interval, or None."""
-        measured = [t.measurement for t in self._told]
+        measured = [t.measurement for t in self._finished]
         return min(measured, key=lambda m: m.score.ci_high) if measured else None
 
     def meets(self, measurement: Measurement) -> bool:
         """Whether the upper end of the interval is within the budget."""
         return measurement.score.ci_high <= self.budget
 
-    def _within(self) -> _Told | None:
-        met = [t for t in self._told if self.meets(t.measurement)]
+    def _within(self) -> _Trial | None:
+        met = [t for t in self._finished if self.meets(t.measurement)]
         return max(met, key=lambda t: t.allowed) if met else None
 
-    def _beyond(self) -> _Told | None:
+    def _beyond(self) -> _Trial | None:
         within = self._within()
         floor = within.allowed if within else -math.inf
-        missed = [t for t in self._told if not self.meets(t.measurement) and t.allowed > floor]
+        missed = [t for t in self._finished if not self.meets(t.measurement) and t.allowed > floor]
         return min(missed, key=lambda t: t.allowed) if missed else None
 
     def _proposal(self) -> float | None:
@@ -188,14 +188,14 @@ class BudgetController:
             return None
         return self._between(within, beyond)
 
-    def _milder(self, beyond: _Told) -> float:
+    def _milder(self, beyond: _Trial) -> float:
         """A smaller allowance, if no plan has met the budget yet: on the line through two outcomes.
 
         With one outcome, the line goes through the origin. The step is bounded on both sides: the
         line is only a guess, and too small a step would give the same plan again.
         """
         allowed, upper = beyond.allowed, beyond.measurement.score.ci_high
-        harsher = [t for t in self._told if t.allowed > allowed]
+        harsher = [t for t in self._finished if t.allowed > allowed]
         slope = upper / allowed
         if harsher:
             other = min(harsher, key=lambda t: t.allowed)
@@ -203,11 +203,11 @@ class BudgetController:
         wanted = allowed - (upper - AIM * self.budget) / slope if slope > 0 else 0.0
         return min(max(wanted, 0.1 * allowed), 0.8 * allowed)
 
-    def _growth(self, within: _Told) -> float:
+    def _growth(self, within: _Trial) -> float:
         upper = within.measurement.score.ci_high
         return 4.0 if upper <= 0 else min(max(0.95 * self.budget / upper, 1.2), 4.0)
 
-    def _between(self, within: _Told, beyond: _Told) -> float:
+    def _between(self, within: _Trial, beyond: _Trial) -> float:
         """Where the line between two outcomes meets the budget, kept away from both ends."""
         low, high = within.allowed, beyond.allowed
         u_low = within.measurement.score.ci_high
@@ -215,7 +215,7 @@ class BudgetController:
         share = (self.budget - u_low) / max(u_high - u_low, 1e-12)
         return low + min(max(0.95 * share, 0.15), 0.85) * (high - low)
 
-    def _widen(self, known: _Told, allowed: float) -> bool:
+    def _widen(self, known: _Trial, allowed: float) -> bool:
         """Move a measured plan to the new allowance; returns False if that ends the search.
 
         There are finitely many plans. If an allowance on either side of the bracket gives a plan
@@ -230,7 +230,7 @@ class BudgetController:
             moved = min(allowed, known.allowed)
             if beyond is None or moved >= known.allowed:
                 return False
-        self._told[self._told.index(known)] = replace(known, allowed=moved)
+        self._finished[self._finished.index(known)] = replace(known, allowed=moved)
         within, beyond = self._within(), self._beyond()
         if within is None or beyond is None:
             return moved > self._smallest_step()
@@ -262,7 +262,7 @@ def layer_options(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> 
 def layer_damages(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
     """The dense option and one option per row of a layer, with their damages.
 
-    Scores are noisy, and the best of many noisy scores is better than it deserves. So each method's
+    Scores are noisy, and the best of many noisy scores tends to be too good. So each method's
     damages are made monotone in cost, and a damage is at least half the upper end of its interval,
     which is never zero for a plan that changes an image.
     """
