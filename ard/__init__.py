@@ -1,4 +1,4 @@
-"""Adaptive rank decomposition: everything about ranks."""
+"""Adaptive rank decomposition: factorize a generator's layers at ranks that a budget allows."""
 
 import lazy_loader
 

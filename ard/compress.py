@@ -3,8 +3,8 @@
     python -m ard.compress ckpt.pt --fid-budget 5%
 
 The run directory holds the plan, the compressed checkpoint, the report and a bundle for the
-device. Run the same command again to resume. Exit code 3: the best plan found is saved, but it does
-not meet the budget.
+device. Run the same command again to resume. Exit code 3 means that the best plan found is saved
+but does not meet the budget.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from nas_gan.zoo import display_name
 
 @dataclass(frozen=True)
 class CompressConfig(SearchConfig):
-    """What to compress, how much quality it may cost, and how to measure that."""
+    """What to compress, and how much quality it may cost."""
 
     fid_budget: str | None = None
-    """Allowed rise in FID: 0.5 is absolute, 5% is relative to the dense generator."""
+    """Allowed rise in FID: 0.5 is absolute, 5% is relative to the dense generator's."""
     quality_budget: str | None = None
-    """Allowed rise in the metric of --metric, written the same way."""
+    """Allowed rise in the chosen metric, in the same format; use it for metrics other than FID."""
     bundle: bool = True
     """Export an ONNX bundle and time it against the dense generator."""
 
 
 def compress(config: CompressConfig, console: Console) -> tuple[CompressionReport, Path]:
-    """Run the whole command and write the run directory; returns the report and that directory."""
+    """Run the whole command; returns the report and the run directory, with its files written."""
     budget, option = budget_of(config.metric, config.fid_budget, config.quality_budget)
     session = open_session(config)
     setting, run_dir = session.setting, session.run_dir
@@ -79,7 +79,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         environment={**environment(), "seed": str(config.seed)},
     )
     write_report(report, setting.generator, result.generator, session.pictured, run_dir)
-    session.store.clear()  # only now: a command that stopped while exporting need not recover again
+    session.store.clear()  # only now: a run that stops during export need not recover again
     return report, run_dir
 
 

@@ -1,6 +1,6 @@
-"""Cells of a CSV table with a header, read strictly: what a column needs, or why it is not.
+"""Strict reading of CSV tables with a header.
 
-The readers of single cells raise a plain `ValueError`; `at_line` says in which line it was.
+The readers of single cells raise a plain `ValueError`, to which `at_line` adds the line number.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 from ard.errors import TableError
 
 Cells = Mapping[str, str | None]
-# More digits than any size that is counted here has; int() of thousands of them takes long.
+# More digits than any size here can have; int() of thousands of digits is slow.
 MAX_DIGITS = 18
 
 
 def read_table_text(path: Path, needs: Sequence[str]) -> str:
-    """The text of a table, without a byte order mark; `needs` are named when there is none.
+    """The text of a table, without a byte order mark; an error names the columns it `needs`.
 
     Raises:
-        TableError: the file is not text, or holds nothing.
+        TableError: the file is empty or not text in UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -38,7 +38,7 @@ def header(text: str) -> tuple[str, ...]:
     """The names of the columns.
 
     Raises:
-        TableError: the first line is not that of a CSV table.
+        TableError: the first line is not the header of a CSV table.
     """
     try:
         return tuple(csv.DictReader(io.StringIO(text)).fieldnames or ())
@@ -47,10 +47,10 @@ def header(text: str) -> tuple[str, ...]:
 
 
 def require_columns(text: str, needs: Sequence[str]) -> None:
-    """Do nothing if the header has every name of `needs`.
+    """Check that the table has every column that it `needs`.
 
     Raises:
-        TableError: it lacks one.
+        TableError: a column is missing.
     """
     names = header(text)
     if missing := [name for name in needs if name not in names]:
@@ -73,7 +73,7 @@ def numbered_rows(text: str) -> Iterator[tuple[int, Cells]]:
 
 @contextmanager
 def at_line(line: int) -> Iterator[None]:
-    """What is wrong inside of the block is wrong in this line of the table.
+    """Attribute errors inside the block to this line of the table.
 
     Raises:
         TableError: the block raised a `ValueError`.
@@ -85,7 +85,7 @@ def at_line(line: int) -> Iterator[None]:
 
 
 def text_cell(cells: Cells, name: str) -> str:
-    """A cell that is not empty, without the spaces around it."""
+    """The text of a cell that must not be empty, stripped."""
     text = (cells.get(name) or "").strip()
     if not text:
         raise ValueError(f"{name} is empty")
@@ -101,7 +101,7 @@ def whole_cell(cells: Cells, name: str) -> int:
 
 
 def whole_cells(cells: Cells, name: str, separator: str = "x") -> tuple[int, ...]:
-    """Whole numbers of 1 or more in one cell, as the ranks `64x32`."""
+    """Whole numbers of 1 or more in one cell, such as the ranks `64x32`."""
     text = text_cell(cells, name)
     parts = text.split(separator)
     if not all(map(_is_whole, parts)):

@@ -12,11 +12,11 @@ class RankError(ArdError, ValueError):
 
 
 class PlanError(ArdError, ValueError):
-    """A plan is not a plan, or does not fit the generator that it should change."""
+    """A plan cannot be read, or does not fit the generator."""
 
 
 class BudgetError(ArdError, ValueError):
-    """A budget is negative, not a number, or cannot be read."""
+    """A budget is negative or not a number."""
 
 
 class JournalError(ArdError, RuntimeError):
@@ -24,7 +24,7 @@ class JournalError(ArdError, RuntimeError):
 
 
 class NothingToFactorizeError(ArdError, ValueError):
-    """A generator has no layer that a factorization could make smaller."""
+    """No layer of the generator can be made smaller by a factorization."""
 
 
 class NonFiniteError(ArdError, ArithmeticError):
@@ -40,4 +40,4 @@ class DeliveryError(ArdError, RuntimeError):
 
 
 class LatencyError(ArdError, ValueError):
-    """A latency table does not hold what is asked of it, or a layer that it names is none."""
+    """A latency table lacks a requested time, or names a layer that does not exist."""

@@ -1,4 +1,4 @@
-"""Rank candidates: which factorizations of a layer are tried, and at which sizes."""
+"""Rank candidates: which factorizations of a layer are tried, at which sizes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FRACTIONS = (0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05)
 
 @dataclass(frozen=True)
 class RankGrid:
-    """The factorizations that are on offer for every layer.
+    """The rank candidates of every layer.
 
     Attributes:
-        methods: those that compete.
-        fractions: shares of a layer's weights that its factorizations aim at.
-        multiple_of: ranks are rounded to it where a layer is wide enough.
+        methods: names of the factorization methods that compete.
+        fractions: target sizes of a factorized layer, as fractions of its dense weights.
+        multiple_of: every rank is rounded to a multiple of this if the layer is wide enough.
     """
 
     methods: tuple[str, ...] = COMPETITORS
@@ -27,7 +27,7 @@ class RankGrid:
     multiple_of: int = 1
 
     def choices(self, layer: LayerProfile) -> Iterator[Factorization]:
-        """Every factorization of one layer that has fewer parameters than the layer."""
+        """Every candidate for one layer; each has fewer parameters than the dense layer."""
         for method in self.methods:
             yield from layer.rank_grid(method, self.fractions, self.multiple_of)
 

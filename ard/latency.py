@@ -2,11 +2,11 @@
 
     python -m ard.latency ckpt.pt --out layers/
 
-Writes a folder of single layers and, unless --no-measure, times them with ONNX Runtime (or with
-TensorRT, where it is installed) into `layers/latency.csv`. For a table of another device copy the
-folder there and run `python -m edge_bench.layers layers/`; it needs neither torch nor this package.
-Give the table to other commands by --latency-table. One table serves every net: with --table, what
-it holds already is not measured again.
+Writes a folder of single layers and, unless --no-measure is given, times them with ONNX Runtime, or
+with TensorRT if it is installed, into `layers/latency.csv`. To measure another device, copy the
+folder there and run `python -m edge_bench.layers layers/`, which needs neither torch nor this
+package. Pass the table to other commands as --latency-table. One table can serve many networks:
+with --table, times that the table already holds are not measured again.
 """
 
 from __future__ import annotations
@@ -38,53 +38,56 @@ from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
+from nas_gan.panels import CANDIDATES, FILES
 
 
 @dataclass(frozen=True)
 class LatencyConfig:
-    """Which layers under which choices, and where and how they are timed."""
+    """Which layers and factorizations are timed, and how."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
-    """A .pt or .safetensors file, native or of the published code; zoo:NAME for a shipped one."""
+    """Checkpoint whose layers are timed: a .pt or .safetensors file of this toolkit or of the
+    published code, or zoo:NAME for a shipped one."""
     out: Path = tyro.MISSING
-    """Folder of the layers."""
-    methods: tuple[MethodName, ...] = COMPETITORS
-    """Factorizations to time on every layer."""
-    fractions: tuple[float, ...] = FRACTIONS
-    """Shares of a layer's weights to time; what lies between two of them is interpolated."""
-    rank_multiple: str = AUTO
-    """Ranks are multiples of this; auto is 1 for fp32 and 8 for fp16."""
+    """Folder to write the layers to."""
+    methods: Annotated[tuple[MethodName, ...], CANDIDATES] = COMPETITORS
+    """Factorization methods to time on every layer."""
+    fractions: Annotated[tuple[float, ...], CANDIDATES] = FRACTIONS
+    """Sizes to time, as fractions of a layer's dense weights; sizes in between are interpolated."""
+    rank_multiple: Annotated[str, CANDIDATES] = AUTO
+    """Number that every rank is a multiple of; auto is 1 for fp32 and 8 for fp16."""
     precision: Precision = "fp32"
-    """Type of the weights and of what flows between them."""
+    """Precision of weights and activations."""
     batch: tuple[int, ...] = (1,)
-    """Batch sizes."""
+    """Batch sizes to time."""
     threads: int = 1
     """CPU threads of ONNX Runtime."""
     runner: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
-    """auto takes TensorRT where its package is installed."""
+    """Runtime that times the layers; auto is TensorRT if its package is installed."""
     measure: bool = True
-    """Time the layers here, after writing them."""
+    """Time the layers on this machine after writing them."""
     table: Path | None = None
-    """The table to write or to extend; latency.csv in the folder if not given."""
-    model: str | None = None
-    """package.module:build for a state dict of another network."""
+    """Table to write or extend; latency.csv in the folder of the layers if not given."""
+    model: Annotated[str | None, FILES] = None
+    """Function package.module:build that builds the network of a bare state dict."""
 
 
 def check(config: LatencyConfig) -> RankGrid:
-    """The rank candidates to time, after everything else was found sensible.
+    """Check the settings; returns the rank candidates to time.
 
     Raises:
-        InvalidValueError: a setting is out of its range.
+        InvalidValueError: a setting is out of range.
     """
     if not config.fractions or not all(0 < fraction < 1 for fraction in config.fractions):
         raise InvalidValueError(
-            f"must lie between 0 and 1; got {config.fractions}", setting="fractions"
+            f"must lie between 0 and 1; got {config.fractions}",
+            setting="fractions",
         )
     if not config.methods:
         raise InvalidValueError("needs at least one", setting="methods")
     if not config.batch or min(config.batch) < 1 or len(set(config.batch)) < len(config.batch):
         raise InvalidValueError(
-            f"takes sizes from 1 on, each once; got {config.batch}", setting="batch"
+            f"must be distinct sizes of at least 1; got {config.batch}", setting="batch"
         )
     if config.threads < 1:
         raise InvalidValueError(f"must be at least 1; got {config.threads}", setting="threads")

@@ -1,7 +1,7 @@
-"""What a generator is made of: its layers, their cost, and the ranks worth trying on each.
+"""The layers of a generator, what they cost, and the ranks worth trying on each.
 
-Parameters are counted with bias. MACs count one multiply-add of a convolution or a linear map, for
-one image; bias additions, activations and normalisation are not counted.
+Parameters include the bias. A MAC is one multiply-add of a convolution or a linear map. MACs are
+counted per image; bias additions, activations and normalisation are not counted.
 """
 
 from __future__ import annotations
@@ -29,24 +29,31 @@ from nas_gan.networks.layer_types import (
 )
 from nas_gan.networks.structure import weight_sharers
 
-# Fewer channels than this on either side leave no rank between "nothing" and "all of it". The
-# image convolution with its three colours is the usual case.
+# With fewer channels than this on either side, no rank lies usefully between 0 and full rank. The
+# usual case is the last convolution, which has three output channels.
 MIN_CHANNELS = 4
 
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer that can be factorized, as sizes only.
+    """The sizes of one layer that can be factorized.
 
-    `weight_shape` is the shape of the weight as torch stores it. Positions are counted for one
-    image, all calls of the layer together: `positions` of the output, `input_positions` of the
-    input, and `middle_positions` of what lies between a vertical and a horizontal factor (output
-    rows, input columns). The last two default to `positions`, which is right whenever a layer keeps
-    its height and width. `aliases` are other layers with the same weight: they are replaced
-    together with this one, their calls are counted here, and their bias, if they have their own, is
-    not. `signatures` say for each call what decides its speed, see `ard.signature`.
+    The rank of a grouped layer is counted over all groups, and is a multiple of their number.
 
-    Ranks of a layer with groups are counted over all groups and are multiples of their number.
+    Attributes:
+        name: the layer's name in the generator.
+        kind: the kind of layer, such as `conv2d`.
+        weight_shape: the shape of the weight as torch stores it.
+        bias: whether the layer has a bias.
+        groups: the groups of a convolution.
+        positions: output positions per image, summed over all calls of the layer.
+        input_positions: input positions per image, likewise; `positions` if None, which is right
+            for a layer that keeps height and width.
+        middle_positions: positions between a vertical and a horizontal factor (output rows times
+            input columns), likewise; `positions` if None.
+        aliases: other layers with the same weight. They are replaced together with this one; their
+            calls are counted here, but not the biases that they have of their own.
+        signatures: for each call, what determines its speed; see `ard.signature`.
     """
 
     name: str
@@ -62,20 +69,20 @@ class LayerProfile:
 
     @property
     def layer_type(self) -> LayerType:
-        """Which of torch's layers it is."""
+        """The torch layer that it is."""
         return LAYER_TYPES[self.kind]
 
     @property
     def transposed(self) -> bool:
-        """Whether the layer is a transposed convolution, which has its inputs first."""
+        """Whether it is a transposed convolution, which stores its input channels first."""
         return self.layer_type.transposed
 
     @property
     def shape(self) -> Shape:
-        """`(c_out, c_in, k_h, k_w)`, whatever order and dimension torch stores.
+        """`(c_out, c_in, k_h, k_w)`, whatever the order and number of axes that torch stores.
 
-        All channels of all groups. A kernel along one axis has `k_w = 1`; one along three has its
-        depth and height in `k_h`.
+        Channels are counted over all groups. A 1D kernel has `k_w = 1`; a 3D kernel has its depth
+        and height merged into `k_h`.
         """
         first, second, *kernel = self.weight_shape
         c_out, c_in = (second, first) if self.transposed else (first, second)
@@ -87,7 +94,7 @@ class LayerProfile:
         return (c_out, c_in, math.prod(kernel[:rows]), math.prod(kernel[rows:]))
 
     def methods(self) -> tuple[str, ...]:
-        """The methods that can replace this layer; none for a depthwise one."""
+        """The methods that can factorize this layer; none for a depthwise convolution."""
         shape, n_axes = group_shape(self.shape, self.groups), self.layer_type.n_axes
         if self.groups > 1 and 1 in shape[:2]:
             return ()
@@ -98,10 +105,10 @@ class LayerProfile:
         return METHODS[method].max_rank(self.shape, self.groups)
 
     def check(self, choice: Factorization) -> None:
-        """Do nothing if `choice` can replace this layer.
+        """Check that `choice` can replace this layer.
 
         Raises:
-            RankError: the method does not fit the kind of layer, or its rank is too large.
+            RankError: the method does not fit this kind of layer, or the rank is too large.
         """
         if choice.method not in self.methods():
             fitting = ", ".join(self.methods()) or "none"
@@ -112,7 +119,7 @@ class LayerProfile:
         METHODS[choice.method].check_rank(choice.rank, self.shape, self.groups)
 
     def params(self, choice: Factorization | None = None) -> int:
-        """Weights and biases, dense for `None`."""
+        """The number of weights and biases under a choice; None is the dense layer."""
         c_out = self.shape[0]
         if choice is None:
             return math.prod(self.weight_shape) + self.bias * c_out
@@ -123,10 +130,10 @@ class LayerProfile:
         return METHODS[choice.method].factor_sizes(choice.rank, self.shape, self.groups)
 
     def macs(self, choice: Factorization | None = None) -> int:
-        """Multiply-adds for one image, dense for `None`.
+        """Multiply-adds per image under a choice; None is the dense layer.
 
-        A convolution uses each weight once at every output position, a transposed convolution once
-        at every input position. So do its factors: whichever does the moving costs what it reads.
+        A convolution uses each weight once per output position, a transposed convolution once per
+        input position. The same holds for each of its factors.
         """
         before = self.positions if self.input_positions is None else self.input_positions
         middle = self.positions if self.middle_positions is None else self.middle_positions
@@ -145,10 +152,10 @@ class LayerProfile:
     def rank_grid(
         self, method: str, fractions: Sequence[float], multiple_of: int = 1
     ) -> list[Factorization]:
-        """Choices that hold about the given fractions of the dense weights, without duplicates.
+        """Choices with about the given fractions of the dense weights, without duplicates.
 
-        Ranks are rounded to `multiple_of` where the layer is wide enough. What would not have
-        fewer parameters than the dense layer is left out.
+        Ranks are rounded to `multiple_of` if the layer is wide enough. Choices that do not have
+        fewer parameters than the dense layer are left out.
         """
         if method not in self.methods():
             return []
@@ -161,9 +168,9 @@ class LayerProfile:
 
 
 def row_axes(n_axes: int) -> int:
-    """How many of a kernel's axes are its rows: all but the last, and the only one of a line.
+    """The number of a kernel's axes that count as rows: all but the last one, but at least one.
 
-    Two-part factorizations move along the rows first, then along the rest.
+    A linear layer has none. Factorizations with two spatial factors move along the rows first.
 
     >>> [row_axes(n) for n in (0, 1, 2, 3)]
     [0, 1, 1, 2]
@@ -173,7 +180,14 @@ def row_axes(n_axes: int) -> int:
 
 @dataclass(frozen=True)
 class Profile:
-    """The layers of a generator in execution order, what was left out and why, and the totals."""
+    """The layers of a generator and its totals.
+
+    Attributes:
+        layers: the layers that can be factorized, in execution order.
+        skipped: the other convolutions and linear layers, each with the reason.
+        total_params: parameters of the whole generator.
+        total_macs: MACs per image of all convolutions and linear layers.
+    """
 
     layers: tuple[LayerProfile, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -182,12 +196,12 @@ class Profile:
 
     @property
     def fixed_params(self) -> int:
-        """Parameters outside of `layers`."""
+        """Parameters outside `layers`."""
         return self.total_params - sum(layer.params() for layer in self.layers)
 
     @property
     def fixed_macs(self) -> int:
-        """MACs outside of `layers`."""
+        """MACs outside `layers`."""
         return self.total_macs - sum(layer.macs() for layer in self.layers)
 
     def __getitem__(self, name: str) -> LayerProfile:
@@ -200,10 +214,10 @@ class Profile:
 def describe_layer(
     name: str, module: Layer, before: Sequence[int] = (1, 1), after: Sequence[int] = (1, 1)
 ) -> LayerProfile:
-    """The profile of one layer from the shapes of its input and output for one image.
+    """The profile of one layer, given the shapes of its input and output without the batch.
 
-    Only their last entries matter: the axes along which a convolution moves, and everything but the
-    features of a linear layer.
+    Only some entries matter: of a convolution the last ones, the axes along which it moves, and of
+    a linear layer everything except the features.
     """
     kind = cast(LayerType, layer_type_of(module)).kind
     shape, bias = tuple(module.weight.shape), module.bias is not None
@@ -229,16 +243,20 @@ def describe_layer(
 def profile_layers(
     generator: nn.Module, latents: Tensor, min_channels: int = MIN_CHANNELS
 ) -> Profile:
-    """Run `generator(latents)` once and report what can be factorized.
+    """Run `generator(latents)` once and find the layers that can be factorized.
 
-    Layers that share their weight are one layer, under the name of the one that runs first; its
-    multiply-adds are those of every call. Left dense, with the reason in `skipped`: layers that are
-    depthwise, too thin or never called, that share a parameter with something of another kind, or
-    whose class overrides the plain one. On the meta device nothing is computed and the values are
-    not checked.
+    Layers that share a weight are profiled as one layer, under the name of the one that runs first,
+    with the multiply-adds of all calls. A layer is skipped if it is depthwise, too thin or never
+    called, if it shares a parameter with a layer of another kind, or if its class is a subclass of
+    torch's. On the meta device nothing is computed and values are not checked.
+
+    Args:
+        generator: maps latents to images; it is not changed.
+        latents: `(n, latent_dim)` latents; one or two are enough.
+        min_channels: layers with fewer input or output channels per group are skipped.
 
     Raises:
-        NothingToFactorizeError: no layer is left.
+        NothingToFactorizeError: every layer was skipped.
         NonFiniteError: an image or an activation is NaN or infinite.
     """
     calls = _record_calls(generator, latents)
@@ -246,7 +264,7 @@ def profile_layers(
     layers: list[LayerProfile] = []
     skipped: list[tuple[str, str]] = []
     done: set[str] = set()
-    for name in dict.fromkeys([*calls, *modules]):  # in execution order, the unused ones last
+    for name in dict.fromkeys([*calls, *modules]):  # in execution order, unused layers last
         if name in done:
             continue
         aliases = [other for other in weight_sharers(generator, name) if other != name]
@@ -269,7 +287,7 @@ def profile_layers(
 
 
 def _all_calls(called: Sequence[LayerProfile], aliases: tuple[str, ...]) -> LayerProfile:
-    """One profile for all calls of one weight."""
+    """The profile that sums up all calls of one weight."""
 
     def total(counts: Sequence[int | None]) -> int | None:
         known = [count for count in counts if count is not None]
@@ -334,7 +352,7 @@ def _reason_to_skip(
 
 
 def _shares_with(generator: nn.Module, name: str) -> str | None:
-    """Another module that would be left with a parameter that a factorization takes away."""
+    """Another module that shares a parameter with this layer but would not be replaced with it."""
     partners = weight_sharers(generator, name)
     own = {id(p) for member in partners for p in generator.get_submodule(member).parameters()}
     for other, module in generator.named_modules():

@@ -1,11 +1,11 @@
-"""One sweep, many budgets: what each of them buys.
+"""Compress a generator under several budgets that share one sweep.
 
     python -m ard.pareto ckpt.pt --budgets 2% 5% 10% 20%
 
-For each budget the cheapest plan whose recovered generator meets it. Writes pareto.csv,
-pareto.png and one folder for each budget with its plan and its compressed checkpoint. Run the same
-command again to resume, or with more budgets to extend it. Exit code 3: everything is saved, but at
-least one budget was not met.
+Finds, for each budget, the cheapest plan whose recovered generator meets it. Writes pareto.csv,
+pareto.png and one folder per budget with its plan and its compressed checkpoint. Run the same
+command again to resume, or with more budgets to extend the results. Exit code 3 means that
+everything is saved but at least one budget was not met.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from nas_gan.files import write_text
 
 @dataclass(frozen=True)
 class ParetoConfig(SearchConfig):
-    """Which budgets, and how quality is measured."""
+    """Which budgets to search under, and how quality is measured."""
 
     budgets: tuple[str, ...] = ("2%", "5%", "10%", "20%")
-    """Allowed rises: 0.5 is absolute, 5% is relative to the dense generator."""
+    """Allowed rises in the metric: 0.5 is absolute, 5% is relative to the dense generator's."""
 
 
 def find_points(
     config: ParetoConfig, budgets: list[Budget], session: Session, console: Console
 ) -> list[Point]:
-    """A search under each budget, saved as soon as it is over."""
+    """Search under each budget and save what was found."""
     run_dir = session.run_dir
     ascending = sorted(budgets, key=lambda budget: budget.absolute(session.dense))
     for budget in ascending:
@@ -59,7 +59,7 @@ def find_points(
 def main(config: ParetoConfig) -> int:
     from nas_gan.pictures.plot_style import save_figure
 
-    budgets = parse_budgets(config.budgets)  # refuses before anything is measured
+    budgets = parse_budgets(config.budgets)  # fails before anything is measured
     session = open_session(config)
     run_dir, distance = session.run_dir, session.setting.distance
     points = find_points(config, budgets, session, Console(stderr=True))

@@ -1,4 +1,4 @@
-"""The story of a compression, top to bottom."""
+"""A compression from start to finish: profile, rank candidates, sweep, search, recover, verify."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from ard.search.controller import BudgetController
 from ard.search.proxy import choose_anchors, estimate
 from nas_gan.progress import Progress, no_progress
 
-# A layer below this share of the objective is left dense: measuring it costs more than it holds.
+# A layer with a smaller share of the cost stays dense: it is not worth its measurements.
 MIN_SHARE = 0.004
-# How often a plan is chosen again, because measuring its layers one by one changed what is known,
-# before it is taken as it is.
+# How often a plan that relies on estimates is measured layer by layer and chosen again, before it
+# is accepted as it is.
 MAX_CONFIRMATIONS = 2
 
 Choice = tuple[str, Factorization]  # a layer and what replaces it
@@ -43,15 +43,15 @@ Choice = tuple[str, Factorization]  # a layer and what replaces it
 
 @dataclass(frozen=True)
 class Evaluators:
-    """The looks at quality, each on its own latents.
+    """The evaluators of a search, each on latents of its own.
 
     Attributes:
-        single: scores single-layer plans, many and cheap.
-        joint: decides between whole plans.
-        final: scores what is reported, on held-out latents that no choice was made by.
-        factorized: scores the chosen plan before recovery, for the record; `final` if not given.
-        proxy: with one (see `ard.search.proxy`) only some single-layer plans are scored, and it
-            fills in the others.
+        single: scores single-layer plans; there are many, so it should be cheap.
+        joint: scores whole plans, to choose among them.
+        final: scores the result that is reported, on held-out latents.
+        factorized: scores the chosen plan before recovery, for the report; `final` if None.
+        proxy: a cheap stand-in for `single` (see `ard.search.proxy`). With one, only some
+            single-layer plans are scored, and the others are estimated from it.
     """
 
     single: Evaluator
@@ -62,7 +62,7 @@ class Evaluators:
 
     @staticmethod
     def all_alike(evaluate: Evaluator) -> Evaluators:
-        """One evaluator for every look, which is fine where samples are plenty."""
+        """The same evaluator for every purpose, which is fine if it uses many samples."""
         return Evaluators(evaluate, evaluate, evaluate)
 
 
@@ -71,8 +71,8 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        anchors: single-layer plans that are scored where there is a proxy; 0 scores all of them.
-        max_trials: whole plans that are recovered and scored.
+        anchors: single-layer plans to score if there is a proxy; 0 scores all of them.
+        max_trials: whole plans to recover and score at most.
     """
 
     anchors: int = 0
@@ -84,13 +84,13 @@ DEFAULT_EFFORT = Effort()
 
 @dataclass(frozen=True)
 class Run:
-    """Where a search happens, and who hears of it.
+    """The environment of a search: where it runs and where it reports to.
 
     Attributes:
-        journal: remembers every score, so that a second search with the same one resumes.
-        executor: runs measurements of single layers.
-        progress: shows how far it is, given a description and a total.
-        clock: seconds, for the timings of the result.
+        journal: records every score; another search with the same journal resumes from it.
+        executor: runs the measurements.
+        progress: makes a progress bar from a description and a total.
+        clock: the time in seconds, for the timings of the result.
     """
 
     journal: Journal = field(default_factory=MemoryJournal)
@@ -101,19 +101,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Search:
-    """A search for ranks: what is compressed, how it is scored, and what is to become small.
+    """A search for ranks: what is compressed, how it is scored, and which cost is minimised.
 
     Attributes:
         generator: maps `(n, latent_dim)` latents to images; it is not changed.
-        latents: `(n, latent_dim)` latents behind activation statistics.
+        latents: `(n, latent_dim)` latents for activation statistics.
         evaluators: how quality is scored.
-        cost: of a layer under a choice; the sum over layers is to become small.
+        cost: the cost of a layer under a choice; the sum over the layers is minimised.
         recover: `recover(build, plan)` calls `build()` for the factorized generator and returns
             the recovered one.
         grid: the rank candidates.
-        fit: closed-form repair of replaced layers.
+        fit: closed-form correction of factorized layers.
         effort: how much is measured.
-        run: where that happens.
+        run: the environment of the search.
     """
 
     generator: nn.Module
@@ -129,9 +129,14 @@ class Search:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A generator taken apart: what can be replaced, by what, and how to build it.
+    """A profiled generator: which layers can be replaced, by what, and how to build the result.
 
-    `choices` are the (layer, factorization) pairs that deserve a measurement.
+    Attributes:
+        profile: the sizes and costs of all layers.
+        layers: the layers worth factorizing.
+        skipped: the other layers, each with the reason.
+        choices: the (layer, factorization) pairs worth measuring.
+        assemble: builds the factorized generator of a plan.
     """
 
     profile: Profile
@@ -147,13 +152,14 @@ class Found:
 
     Attributes:
         budget: the allowed rise.
-        budget_met: whether the upper end of the interval of the recovered plan's rise is within it.
-        plan: the cheapest plan within the budget, or the closest to it where there is none.
-        generator: the recovered net with that plan.
+        budget_met: whether the upper end of the 95 % interval of the recovered generator's rise is
+            within the budget.
+        plan: the cheapest plan within the budget, or the closest to it if there is none.
+        generator: the recovered generator with that plan.
         factorized: its score before recovery.
         recovered: its score on held-out latents.
         trials: the whole plans that this search recovered and scored, in order.
-        table: what was known of single layers in the end.
+        table: the single-layer scores at the end of the search.
     """
 
     budget: float
@@ -168,7 +174,13 @@ class Found:
 
 @dataclass(frozen=True)
 class CompressionResult(Found):
-    """What the pipeline found; `timings` are seconds of this session."""
+    """The outcome of a compression.
+
+    Attributes:
+        profile: the sizes and costs of all layers.
+        skipped: layers that stayed dense, each with the reason.
+        timings: seconds per stage, of this process only.
+    """
 
     profile: Profile
     skipped: tuple[tuple[str, str], ...]
@@ -192,19 +204,19 @@ def compress_generator(
 
     Args:
         generator: maps `(n, latent_dim)` latents to images; it is not changed.
-        latents: `(n, latent_dim)` latents behind activation statistics.
-        budget: the allowed rise in the evaluators' metric. A plan meets it when the upper end of
-            the interval of its recovered rise does.
-        evaluators: how quality is scored; one for everything is fine where samples are plenty.
-        cost: what is to become small, per layer and choice.
-        recover: trains a factorized generator; nothing is trained by default.
+        latents: `(n, latent_dim)` latents for activation statistics.
+        budget: the allowed rise in the evaluators' metric. A plan meets it if the upper end of the
+            95 % interval of its rise after recovery does.
+        evaluators: how quality is scored; a single evaluator is fine if it uses many samples.
+        cost: the cost to minimise, per layer and choice.
+        recover: trains a factorized generator; the default trains nothing.
         grid: the rank candidates.
-        fit: closed-form repair of replaced layers.
+        fit: closed-form correction of factorized layers.
         effort: how much is measured.
-        run: where that happens; in this process and in memory by default.
+        run: the environment of the search; by default this process, with a journal in memory.
 
     Returns:
-        The plan, its generator, and everything that was scored on the way.
+        The plan, its recovered generator, and every score that was measured.
 
     Raises:
         NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
@@ -223,15 +235,18 @@ def compress_within(
     *,
     on_table: Callable[[Prepared, SensitivityTable], None] = lambda prepared, table: None,
 ) -> Iterator[CompressionResult]:
-    """One sweep of single layers, then a search under each budget, the smallest first.
+    """Sweep the single layers once, then search under each budget, the smallest first.
 
-    All searches share what is measured, and a plan within a budget is within every larger one: a
-    result is the smaller budget's where the larger one's search found nothing cheaper.
+    All searches share their measurements. A plan within a budget is within every larger one, so if
+    the search under a larger budget finds nothing cheaper, the smaller budget's result stands.
 
     Args:
         search: what is compressed, and how.
-        budgets: allowed rises, in any order; results come in ascending order.
-        on_table: is told of the single-layer scores before anything is spent on whole plans.
+        budgets: allowed rises, in any order.
+        on_table: called with the single-layer scores before any whole plan is recovered.
+
+    Yields:
+        One result per budget, in ascending order of budgets.
 
     Raises:
         NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
@@ -261,7 +276,7 @@ def compress_within(
 
 
 def prepare(search: Search) -> Prepared:
-    """What is there to factorize, and which ways to do it deserve a measurement?
+    """Profile the generator and rank the candidates: which layers and choices to measure?
 
     Raises:
         NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
@@ -282,7 +297,7 @@ def prepare(search: Search) -> Prepared:
         )
     if not choices:
         raise NothingToFactorizeError(
-            f"none of the methods ({', '.join(methods) or 'none given'}) makes a layer cheaper; "
+            f"none of the methods ({', '.join(methods) or 'none given'}) makes any layer cheaper; "
             f"try {', '.join(COMPETITORS)}"
         )
     return Prepared(profile, layers, (*profile.skipped, *left), tuple(choices), assemble)
@@ -291,11 +306,11 @@ def prepare(search: Search) -> Prepared:
 def measure_sensitivities(
     search: Search, prepared: Prepared, also: Sequence[Choice] = ()
 ) -> SensitivityTable:
-    """How much does each layer hurt, alone?
+    """Measure the sensitivities: how much does factorizing each layer alone hurt?
 
-    With a proxy every choice moves the images of a few latents, as many choices as the effort has
-    anchors and those of `also` are scored, and these tell what a movement means. Without a proxy,
-    or with 0 anchors, every choice is scored.
+    With a proxy, every choice is rated by how far it moves the images of a few latents. Only the
+    anchors, as many as `search.effort` says, and the choices in `also` are scored; they calibrate
+    the proxy, which estimates the rest. Without a proxy, or with 0 anchors, every choice is scored.
     """
     choices, evaluators, run = list(prepared.choices), search.evaluators, search.run
     movements: dict[Choice, float] = {}
@@ -313,7 +328,7 @@ def measure_sensitivities(
 
     if evaluators.proxy is not None and search.effort.anchors:
         moved = scores(single_layer_plans(choices), evaluators.proxy, "proxy", "movement of images")
-        # A choice that makes images of NaN is none.
+        # A choice whose images are NaN is no candidate.
         movements = {
             choice: score.value
             for choice, score in zip(choices, moved, strict=True)
@@ -340,11 +355,22 @@ def find_plan(
     known: Sequence[Measurement] = (),
     timings: Stopwatch | None = None,
 ) -> Found:
-    """Which plan is the cheapest that the budget allows, measured as a whole and after recovery?
+    """Find the cheapest plan within the budget, measured as a whole after recovery.
 
-    `known` are trials of an earlier search with the same table, evaluators and recovery, under
-    another budget; they are not made again. A plan made of estimates is made of those that were too
-    low, so its choices are measured, and it is chosen again, before a recovery is spent on it.
+    A plan chosen from estimates tends to be made of those that are too low. So its choices are
+    measured, and a plan is chosen again, before time is spent on a recovery.
+
+    Args:
+        search: what is compressed, and how.
+        prepared: the result of `prepare`.
+        table: the single-layer scores.
+        budget: the allowed rise.
+        known: trials of an earlier search with the same evaluators and recovery under another
+            budget; they are not repeated.
+        timings: adds up the seconds of each stage; a new stopwatch by default.
+
+    Raises:
+        BudgetError: the budget is negative or not a number.
     """
     timings = timings or Stopwatch(search.run.clock)
     evaluators, run, assemble = search.evaluators, search.run, prepared.assemble
@@ -355,14 +381,14 @@ def find_plan(
 
         return search.recover(build, plan)
 
-    looks: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
+    stages: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
         "recovered": (recovered, evaluators.joint),
         "final": (recovered, evaluators.final),
         "factorized": (assemble, evaluators.factorized or evaluators.final),
     }
 
     def measure(plan: RankPlan, stage: Stage, advance: Callable[[int], None]) -> Measurement:
-        build, evaluate = looks[stage]
+        build, evaluate = stages[stage]
         [measured] = sweep(
             [plan],
             Measure(build, evaluate),
@@ -400,7 +426,7 @@ def find_plan(
         while True:
             while (plan := next_plan()) is not None:
                 controller.tell(measure(plan, "recovered", advance))
-            # The winner was picked for its score. Does it hold on latents that picked nothing?
+            # The winner was picked for its score, so check that score on held-out latents.
             chosen = controller.best() or controller.closest()
             assert chosen is not None, "the controller always asks for at least one plan"
             final = measure(chosen.plan, "final", lambda n: None)
@@ -424,9 +450,9 @@ def find_plan(
 
 
 def cheaper_within(smaller: Found, larger: Found, price: Callable[[RankPlan], float]) -> Found:
-    """What a larger budget buys: what it found, or what the smaller one found if that costs less.
+    """The result under the larger budget: its own, or that of the smaller one if it is cheaper.
 
-    A plan within a budget is within every larger one. Few trials may miss it a second time.
+    A plan within a budget is within every larger one, but a search with few trials may miss it.
     """
     if smaller.budget_met and (not larger.budget_met or price(smaller.plan) < price(larger.plan)):
         return replace(smaller, budget=larger.budget, trials=larger.trials, table=larger.table)
@@ -436,9 +462,9 @@ def cheaper_within(smaller: Found, larger: Found, price: Callable[[RankPlan], fl
 def worthwhile_layers(
     profile: Profile, cost: LayerCost, min_share: float = MIN_SHARE
 ) -> tuple[tuple[LayerProfile, ...], tuple[tuple[str, str], ...]]:
-    """The layers that hold a noticeable share of the cost, and why the others are left out.
+    """The layers with a share of the cost of at least `min_share`, and the others with the reason.
 
-    The largest layer always stays, so that there is something to measure.
+    The most expensive layer is always kept, so that there is something to measure.
     """
     costs = {layer.name: cost(layer, None) for layer in profile.layers}
     total, largest = sum(costs.values()), max(costs.values())

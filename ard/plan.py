@@ -1,4 +1,4 @@
-"""Which layer is replaced by which factorization, as a value."""
+"""Rank plans: which layer is replaced by which factorization."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, order=True)
 class Factorization:
-    """The name of a method and its rank: `(r_out, r_in)` for `tucker2`, `(r,)` for `svd`.
+    """A factorization method and its rank: `(r_out, r_in)` for `tucker2`, `(r,)` for `svd`.
 
     >>> print(Factorization("tucker2", (64, 32)))
     tucker2(64, 32)
@@ -24,7 +24,7 @@ class Factorization:
     (8,)
 
     Raises:
-        PlanError: the method is not known, or the rank is not that many positive integers.
+        PlanError: the method is unknown, or the rank is not as many positive integers as it takes.
     """
 
     method: str
@@ -35,7 +35,7 @@ class Factorization:
             raise PlanError(f"method {self.method!r} is not known; use one of {', '.join(METHODS)}")
         object.__setattr__(self, "rank", tuple(self.rank))
         if not all(type(r) is int and r > 0 for r in self.rank):
-            raise PlanError(f"a rank is made of positive integers; got {self.method}{self.rank}")
+            raise PlanError(f"a rank consists of positive integers; got {self.method}{self.rank}")
         if len(self.rank) != (n_ranks := len(METHODS[self.method].ranks)):
             raise PlanError(f"{self.method} takes {n_ranks} rank(s); got {self}")
 
@@ -44,7 +44,11 @@ class Factorization:
 
     @staticmethod
     def parse(text: str) -> Factorization:
-        """Read what `str` writes; spaces do not matter."""
+        """Parse the output of `str`; spaces do not matter.
+
+        Raises:
+            PlanError: the text is not a factorization.
+        """
         match = re.fullmatch(r"\s*(\w+)\s*\(\s*(\d+(?:\s*,\s*\d+)*)\s*\)\s*", text, re.ASCII)
         if match is None:
             raise PlanError(f"not a factorization: {text!r}; write for example tucker2(64, 64)")
@@ -54,11 +58,11 @@ class Factorization:
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class RankPlan(Mapping[str, Factorization]):
-    """Layer name -> `Factorization`; a layer that is absent stays dense.
+    """A mapping from layer names to factorizations; layers that are absent stay dense.
 
-    Immutable and hashable. Layers are kept sorted by name, so that equal plans have equal JSON. A
-    plan may carry the shapes of the weights that it was made for, so that it can be refused by
-    another net; they are not part of what makes two plans equal.
+    Plans are immutable and hashable. Layers are sorted by name, so that equal plans have equal
+    JSON. A plan may carry the shapes of the weights that it was made for, so that it can be
+    refused for another network; they do not count when plans are compared.
 
     >>> plan = RankPlan({"l1": Factorization("svd", (8,))})
     >>> print(plan.with_layer("cell1", Factorization.parse("tucker2(4, 4)")))
@@ -106,11 +110,11 @@ class RankPlan(Mapping[str, Factorization]):
         return f"RankPlan({self})"
 
     def with_layer(self, name: str, choice: Factorization) -> RankPlan:
-        """This plan with `name` factorized by `choice`, whatever was there before."""
+        """This plan with `name` factorized by `choice`, replacing any earlier choice."""
         return RankPlan({**self, name: choice}, dict(self.shapes))
 
     def with_shapes(self, shapes: Mapping[str, Sequence[int]]) -> RankPlan:
-        """This plan for weights of these shapes, as torch stores them; other names are ignored."""
+        """This plan with the shapes of its layers' weights, as torch stores them."""
         return RankPlan(self, shapes)
 
     def without_layer(self, name: str) -> RankPlan:
@@ -127,9 +131,9 @@ class RankPlan(Mapping[str, Factorization]):
         return RankPlan(kept, dict(self.shapes))
 
     def to_json(self) -> str:
-        """A readable object `{"format": 1, "layers": {"l1": "svd(8)"}}`.
+        """JSON of the form `{"format": 1, "layers": {"l1": "svd(8)"}}`.
 
-        With `"shapes": {"l1": [512, 40]}` where the plan carries them.
+        If the plan carries shapes, `"shapes": {"l1": [512, 40]}` is added.
         """
         layers = {name: str(choice) for name, choice in self.layers}
         shapes = {"shapes": {name: list(s) for name, s in self.shapes}} if self.shapes else {}
@@ -137,7 +141,7 @@ class RankPlan(Mapping[str, Factorization]):
 
     @staticmethod
     def from_json(text: str) -> RankPlan:
-        """Read what `to_json` wrote.
+        """Parse the output of `to_json`.
 
         Raises:
             PlanError: the text is not JSON, has another format number, or holds a bad layer.
@@ -156,7 +160,7 @@ class RankPlan(Mapping[str, Factorization]):
             )
         shapes = data.get("shapes", {})
         if not isinstance(shapes, dict) or not all(map(_is_shape, shapes.values())):
-            raise PlanError('not a plan: "shapes" holds a list of sizes for each layer')
+            raise PlanError('not a plan: "shapes" must hold a list of sizes for each layer')
         return RankPlan(
             {name: _parse_named(name, choice) for name, choice in layers.items()}, shapes
         )

@@ -2,10 +2,10 @@
 
     python -m ard.select table.csv --fid-budget 0.5
 
-Reads the `sensitivity.csv` of a sweep, or a plain table `layer,rank,fid,reduction_pct`. Prints
-`layer,choice` as CSV. With --penalty each layer is chosen by the published rule; with a budget the
-cheapest choices whose single-layer rises add up to no more than the budget. Cheap means few
-parameters, few multiply-adds, or little time by a table that `python -m ard.latency` measured.
+Reads the `sensitivity.csv` of a sweep, or a plain table `layer,rank,fid,reduction_pct`, and prints
+`layer,choice` as CSV. With --penalty, the published rule chooses for each layer. With a budget, the
+choices are the cheapest whose single-layer rises add up to no more than the budget. Cost is the
+number of parameters or multiply-adds, or the time in a table measured by `python -m ard.latency`.
 """
 
 from __future__ import annotations
@@ -24,37 +24,40 @@ from ard.selection import Priced, Rule, parse_penalty, select
 from nas_gan.cli import DONE, run
 from nas_gan.errors import InvalidValueError, UsageError
 from nas_gan.files import write_text
+from nas_gan.panels import OBJECTIVE
 
 
 @dataclass(frozen=True)
 class SelectConfig:
-    """The table, and the rule by which to choose: exactly one of --penalty and a budget."""
+    """The table, and the rule to choose by: either --penalty or a budget."""
 
     table: Annotated[Path, tyro.conf.Positional]
-    """A sensitivity.csv, or a CSV file with the columns layer, rank, fid, reduction_pct."""
+    """Sensitivities: a sensitivity.csv, or a CSV file with the columns layer, rank, fid and
+    reduction_pct."""
     penalty: str | None = None
-    """Weight of size against FID in the published rule, as 0.2 or 1/5; more makes smaller."""
+    """Weight of size against FID in the published rule, such as 0.2 or 1/5; a larger one makes the
+    network smaller."""
     fid_budget: str | None = None
-    """Allowed sum of rises: 0.5 is absolute, 5% is relative to the dense generator."""
+    """Allowed sum of rises in FID: 0.5 is absolute, 5% is relative to the dense generator's."""
     quality_budget: str | None = None
-    """The same for a table of another metric."""
+    """Allowed sum of rises for a table of another metric, in the same format."""
     dense_fid: float | None = None
-    """Score of the dense generator; needed for a plain table, which does not hold it."""
+    """Score of the dense generator; required for a plain table, which does not hold it."""
     objective: str = "params"
-    """What to make small: params, macs or latency; reduction_pct of a plain table is of it."""
-    latency_table: Path | None = None
-    """Times of layers, as `python -m ard.latency` measures them; for --objective latency."""
-    latency_batch: int | None = None
-    """Which batch size of that table counts, if it has several."""
+    """Cost to minimise: params, macs or latency; a plain table's reduction_pct refers to it."""
+    latency_table: Annotated[Path | None, OBJECTIVE] = None
+    """Table of layer times from python -m ard.latency; required to minimise latency."""
+    latency_batch: Annotated[int | None, OBJECTIVE] = None
+    """Batch size to read from that table, if it has several."""
     out: Path | None = None
-    """Also write the choices here: a plan if the name ends in .json, else the printed CSV."""
+    """File to write the choices to as well: a plan if the name ends in .json, else CSV."""
 
 
 def rule_of(config: SelectConfig) -> Rule:
     """The one rule that was given.
 
     Raises:
-        UsageError: none was given, or several.
+        UsageError: no rule was given, or several were.
     """
     given = {
         "--penalty": config.penalty,

@@ -1,4 +1,4 @@
-"""Choosing ranks from a recorded table alone, by a budget or by the published penalty rule."""
+"""Choosing ranks from a recorded table, under a budget or by the published penalty rule."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Choices = Mapping[str, int | Factorization | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """How to choose: by the weight of size against quality, or by an allowed rise; one of them."""
+    """How to choose: by the weight of size against quality, or by an allowed rise. One is None."""
 
     penalty: float | None
     budget: Budget | None
@@ -46,7 +46,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Priced:
-    """What is to become small, and the times of layers where that takes them."""
+    """The objective to minimise, and the layer times if it needs them."""
 
     objective: str
     times: LatencyTable | None
@@ -54,7 +54,7 @@ class Priced:
     def __post_init__(self) -> None:
         if not objective_named(self.objective).timed and self.objective not in DENSE_COLUMNS:
             raise InvalidValueError(
-                f"{self.objective}: a recorded table holds {' and '.join(DENSE_COLUMNS)} alone",
+                f"{self.objective} is not recorded in tables; use {' or '.join(DENSE_COLUMNS)}",
                 setting="objective",
             )
         if objective_named(self.objective).timed != (self.times is not None):
@@ -67,14 +67,14 @@ class Priced:
 
 @dataclass(frozen=True)
 class Selection:
-    """What to take for each layer, the word for a dense one in that table, and remarks."""
+    """The choice for each layer (None is dense), the table's word for dense, and remarks."""
 
     choices: Choices
     dense: str
     remarks: tuple[str, ...]
 
     def to_csv(self) -> str:
-        """A row for each layer."""
+        """CSV with the columns `layer` and `choice`."""
         rows = [
             (name, self.dense if choice is None else str(choice))
             for name, choice in self.choices.items()
@@ -85,18 +85,18 @@ class Selection:
         """The choices as a plan.
 
         Raises:
-            TableError: the table did not say how its layers were factorized.
+            TableError: the table does not say how its layers were factorized.
         """
         if any(isinstance(choice, int) for choice in self.choices.values()):
             raise TableError(
-                "a table of bare ranks makes no plan; write to a file whose name ends in .csv"
+                "a table of bare ranks cannot become a plan; write to a file that ends in .csv"
             )
         plan = {n: c for n, c in self.choices.items() if isinstance(c, Factorization)}
         return RankPlan(plan)
 
 
 def parse_penalty(text: str) -> float:
-    """A number or a fraction of two.
+    """Parse a penalty: a number, or a fraction such as 1/5.
 
     Raises:
         BudgetError: it is negative or not a number.
@@ -107,7 +107,8 @@ def parse_penalty(text: str) -> float:
         penalty = math.nan
     if not penalty >= 0:
         raise BudgetError(
-            f"{text!r} is not a penalty; give 0 or more, as 0.2 or 1/5", setting="penalty"
+            f"{text!r} is not a penalty; give 0 or more, such as 0.2 or 1/5",
+            setting="penalty",
         )
     return penalty
 
@@ -117,14 +118,14 @@ def select(path: Path, rule: Rule, priced: Priced, dense_score: float | None) ->
 
     Args:
         path: a `sensitivity.csv`, or a plain table with `layer, rank, fid, reduction_pct`.
-        rule: by which to choose.
-        priced: what is to become small.
-        dense_score: the dense generator's own score; a plain table does not hold it.
+        rule: how to choose.
+        priced: the objective to minimise.
+        dense_score: the dense generator's score, which a plain table does not hold.
 
     Raises:
-        TableError: the table cannot be read, or does not hold what the objective takes.
+        TableError: the table cannot be read, or lacks what the objective needs.
         BudgetError: the dense score is missing or not a number.
-        LatencyError: a layer was not timed.
+        LatencyError: the time of a layer is missing.
     """
     if dense_score is not None and not (math.isfinite(dense_score) and dense_score >= 0):
         raise BudgetError(f"must be 0 or more; got {dense_score}", setting="dense_fid")
@@ -133,8 +134,8 @@ def select(path: Path, rule: Rule, priced: Priced, dense_score: float | None) ->
         return _from_sensitivity(text, rule, priced, dense_score)
     if priced.times is not None:
         raise TableError(
-            f"{path}: a table of bare ranks does not say which layers and factorizations they are "
-            "of, so no time can be looked up; choose by params or macs"
+            f"{path}: a table of bare ranks does not name layer shapes and methods, so times "
+            "cannot be looked up; minimise params or macs instead"
         )
     if dense_score is None:
         raise BudgetError(
@@ -144,7 +145,7 @@ def select(path: Path, rule: Rule, priced: Priced, dense_score: float | None) ->
 
 
 def _from_plain(text: str, rule: Rule, priced: Priced, dense: float) -> Selection:
-    """From a table of bare ranks."""
+    """Choose from a table of bare ranks."""
     rows = read_plain(text)
     if rule.penalty is not None:
         chosen = penalty_rule(rows, rule.penalty, dense)
@@ -156,11 +157,11 @@ def _from_plain(text: str, rule: Rule, priced: Priced, dense: float) -> Selectio
     sizes = recorded_sizes(text, priced.objective)
     remarks = []
     if missing := [name for name in dict.fromkeys(r.layer for r in rows) if name not in sizes]:
-        # Sizes of some layers and shares of others do not add up.
+        # Absolute sizes of some layers cannot be added to relative sizes of others.
         sizes = {}
         remarks.append(
             f"no {DENSE_COLUMNS[priced.objective]} for {_some(missing)}: "
-            "a percent of any layer counts as much as of any other"
+            "one percent of any layer counts the same"
         )
     picked = ranks_within(rows, dense, allowed, sizes)
     rise = sum(max(row.value - dense, 0) for row in picked.values() if row)
@@ -171,16 +172,16 @@ def _from_plain(text: str, rule: Rule, priced: Priced, dense: float) -> Selectio
 def _from_sensitivity(
     text: str, rule: Rule, priced: Priced, dense_score: float | None
 ) -> Selection:
-    """From the table of a sweep."""
+    """Choose from the table of a sweep."""
     table = read_sensitivity(text)
     dense = table.dense.value if dense_score is None else dense_score
     costs = _costs(text, table, priced)
     remarks = []
     if costs.assumed and priced.times is None:
         remarks.append(
-            f"the dense size of {_some(costs.assumed)} is not in the table and was taken for "
-            f"{ASSUMED_RATIO} times its largest row; a column {DENSE_COLUMNS[priced.objective]} "
-            "would settle it"
+            f"the dense size of {_some(costs.assumed)} is not in the table and was assumed to be "
+            f"{ASSUMED_RATIO} times its largest row; add a column "
+            f"{DENSE_COLUMNS[priced.objective]} to set it"
         )
     if rule.penalty is not None:
         picked = penalty_rule(scored_choices(table, costs), rule.penalty, dense)
@@ -208,6 +209,6 @@ def _some(names: list[str] | tuple[str, ...]) -> str:
 
 def _estimate(rise: float, allowed: float) -> str:
     return (
-        f"single-layer rises add up to {rise:.4g} of {allowed:.4g} allowed; what the layers do "
-        "together is only estimated by that sum, so measure the plan before using it"
+        f"single-layer rises add up to {rise:.4g} of {allowed:.4g} allowed; the sum only estimates "
+        "the rise of the whole plan, so measure the plan before using it"
     )

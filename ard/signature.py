@@ -1,13 +1,13 @@
-"""What decides how fast a layer runs, as text that is the same in every net and on every machine.
+"""What determines the speed of a layer, as text that is the same in every network and machine.
 
     conv2d 64x32x3x3 in=16x16 padding=1x1 bias
     conv_transpose2d 64x32x4x4 in=8x8 stride=2x2 padding=1x1 bias
     linear 4096x40 bias
 
-The kind of the layer and the shape of its weight as torch stores it come first, then the size of
-its input, then what differs from torch's defaults. The layer's name is no part of it, nor are the
-values of its weights. Nor is the activation in front of it: that runs before the layer whatever
-becomes of the layer, so it takes the same time under every choice.
+A signature begins with the kind of the layer and the shape of its weight as torch stores it. The
+size of the input follows, then the options that differ from torch's defaults. The layer's name and
+the values of its weights are not part of it. Neither is the activation in front of the layer, which
+takes the same time under every choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn.modules.conv import _ConvNd
 from ard.errors import LatencyError
 from nas_gan.networks.layer_types import LAYER_TYPES, Kind, LayerType, layer_type_of
 
-# What a convolution has beside its weight, and the value at which it goes without saying.
+# The options of a convolution and their defaults, which signatures omit.
 NEUTRAL: dict[str, int | str] = {
     "stride": 1,
     "padding": 0,
@@ -34,24 +34,24 @@ NEUTRAL: dict[str, int | str] = {
     "padding_mode": "zeros",
 }
 Value = tuple[int, ...] | str
-# Between the signatures of a layer that runs several times in one pass, in one cell of a table.
+# Separates the signatures of a layer that runs several times per pass, in one cell of a table.
 AND = " + "
 
 
 @dataclass(frozen=True)
 class LayerSignature:
-    """A layer as a runtime sees it; `str` and `parse` are each other's inverse.
+    """A layer as a runtime sees it; `parse` is the inverse of `str`.
 
-    `input_size` is height and width of a convolution's input, and for a linear layer the number of
-    positions that it is applied to, empty for one. `options` are the settings of `NEUTRAL` that
-    differ from it.
+    `input_size` is the height and width of a convolution's input. For a linear layer it is the
+    number of positions that the layer is applied to, or empty if there is only one. `options` are
+    the options that differ from `NEUTRAL`.
 
     >>> text = "conv2d 64x32x3x3 in=16x16 padding=1x1 bias"
     >>> str(LayerSignature.parse(text)) == text
     True
 
     Raises:
-        LatencyError: from `parse`, where the text is none of these.
+        LatencyError: from `parse`, if the text is not a signature.
     """
 
     kind: Kind
@@ -107,12 +107,12 @@ class LayerSignature:
 
     @property
     def layer_type(self) -> LayerType:
-        """Which of torch's layers it is."""
+        """The torch layer that it is."""
         return LAYER_TYPES[self.kind]
 
     @property
     def transposed(self) -> bool:
-        """Whether it is a transposed convolution, which has its inputs first."""
+        """Whether it is a transposed convolution, which stores its input channels first."""
         return self.layer_type.transposed
 
     @property
@@ -121,7 +121,7 @@ class LayerSignature:
         return int(dict(self.options).get("groups", (1,))[0])
 
     def build(self, seed: int = 0) -> nn.Module:
-        """A layer with this signature and random weights, which have no influence on its speed.
+        """A layer with this signature. Its weights are random, which does not affect its speed.
 
         Raises:
             LatencyError: torch has no such layer.
@@ -149,7 +149,7 @@ class LayerSignature:
 
 
 def signature_of(module: nn.Module, input_shape: Sequence[int]) -> LayerSignature:
-    """The signature of a layer from the shape of its input for one image, without the batch.
+    """The signature of a layer, given the shape of its input without the batch.
 
     Raises:
         LatencyError: it is neither a convolution nor a linear layer.

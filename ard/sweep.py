@@ -1,10 +1,11 @@
-"""Measure how much each layer of a generator hurts when it is factorized alone.
+"""Measure the sensitivity of each layer: how much factorizing it alone hurts image quality.
 
     python -m ard.sweep ckpt.pt
 
-Writes sensitivity.csv and sensitivity.png into the run directory, and prints what is reachable.
-`ard.select` chooses ranks from that table without measuring, and `ard.compress` with the same run
-directory continues from here. Run the same command again to resume.
+Writes sensitivity.csv and sensitivity.png into the run directory, and prints which compressions are
+within reach. `ard.select` chooses ranks from that table without further measurements, and
+`ard.compress` reuses the measurements if it is given the same run directory. Run the same command
+again to resume.
 """
 
 from __future__ import annotations

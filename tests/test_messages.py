@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Commands and their skin; build_engine.py is a script that is run on the device.
 COMMANDS = {
+    "ard/compress.py", "ard/sweep.py", "ard/pareto.py", "ard/select.py", "ard/latency.py",
     "export/__main__.py", "export/build_engine.py",
     "edge_bench/__main__.py", "edge_bench/layers.py", "edge_bench/command.py",
     "nas_gan/train.py", "nas_gan/search.py", "nas_gan/sample.py", "nas_gan/evaluate.py",
@@ -28,7 +29,7 @@ def texts_raised(path: Path) -> Iterator[str]:
                     yield part.value
 
 
-@pytest.mark.parametrize("package", ["nas_gan", "export", "edge_bench"])
+@pytest.mark.parametrize("package", ["ard", "nas_gan", "export", "edge_bench"])
 def test_no_error_of_a_library_module_names_an_option(package: str) -> None:
     files = set((ROOT / package).rglob("*.py")) - {ROOT / name for name in COMMANDS}
     assert files

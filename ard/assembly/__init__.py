@@ -1,1 +1,1 @@
-"""From a plan to its generator: layers replaced by factors, repaired in closed form."""
+"""Building the generator of a plan: layers are replaced by factors and corrected in closed form."""

@@ -1,4 +1,4 @@
-"""From a plan to its factorized generator, repaired in closed form."""
+"""Building the factorized generator of a plan, corrected in closed form."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from ard.assembly.surgery import apply_plan
 from ard.layers import LayerProfile
 from ard.plan import DENSE, RankPlan
 
-# Random directions of the image, and latents, behind the worth of each output. The matrix averages
-# over positions as well, so a few of each are enough.
+# Random directions per image, and latents, to measure how much each output matters to the image.
+# The estimate also averages over positions, so a few of each are enough.
 N_PROBES, N_PROBED = 2, 64
-# Latents behind batch statistics. What counts is the difference from the dense net on the same
-# latents, for which a few are enough, and every plan that is built has to run them.
+# Latents for batch statistics. Only the difference from the dense network on the same latents
+# counts, for which a few are enough, and every plan that is built has to run them.
 N_MOMENTS = 32
-# The matrix of a linear layer that fills a feature map has a row for every value of that map: of
-# 65,536 outputs it would take 34 GB. Such a layer is weighted by its inputs alone.
+# A linear layer that fills a feature map has one output per value of the map. With 65,536 outputs,
+# the matrix would take 34 GB, so such a layer is weighted by its inputs only.
 MAX_OUTPUTS = 1024
 
 
 @dataclass(frozen=True)
 class Assembler:
-    """Everything about a dense generator that building any plan of it needs, measured once.
+    """Builds the factorized generator of any plan, from statistics that are measured once.
 
     Attributes:
         generator: the dense generator; it is never changed.
-        latents: `(n, latent_dim)` latents behind all the statistics.
-        statistics: second moments of what enters the layers that a plan may replace, in execution
-            order, and of what leaves them by what it is worth to the image.
-        moments: of what enters the batch normalisations, on the first `N_MOMENTS` latents.
-        outputs: what the layers put out, those that run once in a pass.
-        fit: how each replaced layer is fitted to those.
+        latents: `(n, latent_dim)` latents for all statistics.
+        statistics: second moments of the inputs of the layers that a plan may replace, in execution
+            order, and of the gradients of the image at their outputs.
+        moments: moments of the inputs of batch normalisations, on the first `N_MOMENTS` latents.
+        outputs: outputs of the layers that run once per pass.
+        fit: how each factorized layer is fitted to those outputs.
     """
 
     generator: nn.Module
@@ -63,7 +63,7 @@ class Assembler:
         names = [layer.name for layer in layers]
         weighed = [layer.name for layer in layers if layer.shape[0] <= MAX_OUTPUTS]
         worth = output_covariances(generator, latents[:N_PROBED], weighed, n_probes=N_PROBES)
-        # Factors that several layers share would be fitted to one of them only.
+        # Factors shared by several layers could be fitted to only one of them.
         alone = [layer.name for layer in layers if not layer.aliases] if fit != "none" else []
         return Assembler(
             generator,
@@ -75,10 +75,10 @@ class Assembler:
         )
 
     def __call__(self, plan: RankPlan, base: nn.Module | None = None) -> nn.Module:
-        """The generator under a plan, repaired; the dense one itself for an empty plan.
+        """The corrected generator of a plan; for an empty plan, the dense generator itself.
 
-        With `base`, a generator of which other layers are already replaced, the plan's layers are
-        replaced in that one, weighted by what enters them there.
+        With `base`, a generator with other layers replaced already, the layers of the plan are
+        replaced in `base` and weighted by their inputs there.
         """
         if plan == DENSE:
             return self.generator if base is None else base
@@ -91,9 +91,9 @@ class Assembler:
             moments, source = batch_moments(base, few), base
         factorized = apply_plan(source, plan, statistics)
         replaced = [name for name in self.statistics if name in plan]
-        repaired = (
+        corrected = (
             factorized
             if self.fit == "none"
             else calibrate(factorized, self.latents, self.outputs, replaced, fit=self.fit)
         )
-        return correct_batchnorm(repaired, source, few, dense_moments=moments)
+        return correct_batchnorm(corrected, source, few, dense_moments=moments)

@@ -1,4 +1,4 @@
-"""Batch statistics of a factorized generator, without training."""
+"""Batch-norm correction of a factorized generator, without training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas_gan.networks.hooks import OnInput, observing, run_batches
 
-# Mean and variance `(c,)` of what enters each batch normalisation, by name, in execution order.
+# Mean and variance `(c,)` of the input of each batch normalisation, by name, in execution order.
 BatchMoments = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -23,13 +23,21 @@ def correct_batchnorm(
     *,
     dense_moments: BatchMoments | None = None,
 ) -> nn.Module:
-    """A copy of `factorized` whose batch statistics follow what factorizing did to its activations.
+    """A copy of `factorized` whose batch statistics account for the change in its activations.
 
-    Both nets run on the same latents. A mean moves by the difference that is found, a variance is
-    scaled by the ratio. Statistics measured afresh would also change a net that was not factorized
-    at all: a trained net's are those of its training, often of other weights than the averaged
-    ones, and the dense net that it is compared with keeps them. To correct many plans, pass the
-    dense net's `batch_moments` on the same latents, so that it runs only once.
+    Both networks run on the same latents. Running means are shifted by the difference between them,
+    and running variances are scaled by the ratio. Statistics measured from scratch would also
+    change a network that was not factorized at all: those of a trained network come from its
+    training, often with other weights than the averaged ones, and the dense network that it is
+    compared with keeps them.
+
+    Args:
+        factorized: the network to correct; it is not changed.
+        dense: the network before factorizing.
+        latents: `(n, latent_dim)`.
+        batch_size: latents per batch.
+        dense_moments: `batch_moments` of `dense` on the same latents. Pass them to correct many
+            plans, so that the dense network runs only once.
     """
     corrected = copy.deepcopy(factorized).eval()
     before = dense_moments
@@ -49,7 +57,7 @@ def correct_batchnorm(
 def batch_moments(
     generator: nn.Module, latents: Tensor, batch_size: int = 64, only: str | None = None
 ) -> BatchMoments:
-    """The `BatchMoments` of a generator over all of `latents`; `only` names the one to look at."""
+    """The `BatchMoments` of a generator on all `latents`, or of the normalisation `only`."""
     sums: dict[str, Tensor] = {}
 
     def collect(name: str) -> OnInput:

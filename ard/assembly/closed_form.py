@@ -1,10 +1,10 @@
-"""Closed-form repair, front to back: each replaced layer is fitted to the outputs of the dense one.
+"""Closed-form correction: each factorized layer is fitted to the outputs of the dense layer.
 
-A factorization is computed for the inputs that its layer has in the dense net, and it loses energy:
-whatever it drops was variance of the output. Over several factorized layers the losses add up. So
-the layers are visited in execution order, each on the activations of the compressed net so far, and
-the last factor of each, a linear map, is changed in closed form. This needs no gradients and no
-data.
+A factorization is computed for the inputs of its layer in the dense network, and it loses energy:
+whatever it drops was part of the variance of the output. The losses of several factorized layers
+add up. So the layers are visited in execution order, on the activations of the network corrected so
+far, and the last factor of each, a linear map, is refitted in closed form. No gradients and no data
+are needed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ard.assembly.statistics import MAX_POSITIONS, odd_step
 from nas_gan.networks.hooks import OnOutput, observing, run_batches
 
 Fit = Literal["none", "moments", "least_squares"]
-# How strongly a least-squares fit is held to the factor that it replaces, as a share of the mean
-# square of what enters it. Directions that the sample never showed keep their weights.
+# How strongly a least-squares fit is pulled towards the factor that it replaces, as a fraction of
+# the mean square of its inputs. Directions that are absent from the sample keep their weights.
 RIDGE = 1e-4
-# A channel that the factors almost lost would otherwise be blown up out of noise.
+# A channel that the factors almost lost would otherwise be amplified from noise.
 MAX_GAIN = 2.0
-# A variance below this share of the mean square is rounding, not signal.
+# A variance below this fraction of the mean square is a rounding error, not signal.
 ROUNDING = 1e-12
 
 _Factor = nn.Conv2d | nn.Linear
@@ -44,37 +44,42 @@ def calibrate(
     fit: Fit = "moments",
     batch_size: int = 64,
 ) -> nn.Module:
-    """A copy of `factorized` whose named layers follow the dense net's outputs.
+    """A copy of `factorized` whose named layers are fitted to the outputs of the dense ones.
 
-    `names` are replaced layers in execution order and `targets` is the dense net's
-    `layer_outputs` on the same `latents (n, latent_dim)`.
+    `moments` restores the mean and the variance of every output channel. This undoes the loss of
+    energy, which a Fréchet distance penalises. `least_squares` minimises the error of the outputs
+    instead (He, Zhang, Sun: Channel Pruning, 2017). The images are then closest to the dense ones
+    but smoother, since a least-squares estimate has less variance than its target. Use it if the
+    score is an image error. Layers that are not in `targets`, or whose last factor is a transposed
+    or grouped convolution, are left unchanged.
 
-    `moments` gives every output channel the mean and the variance that it had: it undoes the loss
-    of energy, which a Fréchet distance punishes. `least_squares` minimises the error of the output
-    instead (He, Zhang, Sun: Channel Pruning, 2017); the images are then closest, but smoother than
-    the dense net's, since a best guess has less variance than what it guesses. Use it if the score
-    is an image error. A layer that is not in `targets`, or whose last factor is not a plain
-    convolution or linear map (a transposed or grouped one), is left unchanged.
+    Args:
+        factorized: the generator to correct; it is not changed.
+        latents: `(n, latent_dim)`.
+        targets: `layer_outputs` of the dense generator on the same latents.
+        names: the factorized layers, in execution order.
+        fit: what to fit.
+        batch_size: latents per batch.
     """
     calibrated = copy.deepcopy(factorized).eval()
     for name in names if fit != "none" else ():
         last = _last_factor(calibrated.get_submodule(name))
         if last is None or name not in targets:
             continue
-        seen = _look(last, calibrated, latents, targets[name], batch_size)
+        moments = _collect(last, calibrated, latents, targets[name], batch_size)
         if fit == "moments":
-            _match_moments_(last, seen)
+            _match_moments_(last, moments)
         else:
-            _fit_least_squares_(last, seen)
+            _fit_least_squares_(last, moments)
     return calibrated
 
 
 def layer_outputs(
     generator: nn.Module, latents: Tensor, names: Sequence[str], batch_size: int = 64
 ) -> LayerOutputs:
-    """What the named layers put out on `latents`, at the grid of positions that a fit looks at.
+    """The outputs of the named layers on `latents`, at the grid of positions that a fit uses.
 
-    A layer that runs several times in a pass is left out: one fit cannot serve all of them.
+    A layer that runs several times per pass is left out, since one fit cannot serve all calls.
     """
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
 
@@ -89,8 +94,8 @@ def layer_outputs(
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Second moments of what enters a factor, a constant 1 last, and of what should come out."""
+class _Moments:
+    """Second moments of a factor's inputs, with a constant 1 last, and of its target outputs."""
 
     gram: Tensor  # (d + 1, d + 1)
     cross: Tensor  # (d + 1, c_out)
@@ -99,25 +104,25 @@ class _Seen:
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the layer that was to be looked at."""
+    """Ends a forward pass at the layer under observation."""
 
 
 def _last_factor(factors: nn.Module) -> _Factor | None:
-    """The linear map at the end of a factorization, where it is one that can be fitted."""
+    """The last factor of a factorization if it can be fitted, else None."""
     last = list(factors.children())[-1] if isinstance(factors, nn.Sequential) else None
     if isinstance(last, nn.Linear) or (isinstance(last, nn.Conv2d) and last.groups == 1):
         return last
     return None
 
 
-def _look(
+def _collect(
     last: _Factor, network: nn.Module, latents: Tensor, target: Tensor, batch_size: int
-) -> _Seen:
-    """Run the network up to `last` and collect what a fit needs, in float64."""
+) -> _Moments:
+    """Run the network up to `last` and collect the moments for a fit, in float64."""
     sums: list[Tensor] = []
     count = 0
 
-    def look(x: Tensor) -> None:
+    def add(x: Tensor) -> None:
         nonlocal count
         rows = _patches(last, x)  # (m, d)
         rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
@@ -127,16 +132,16 @@ def _look(
         sums[:] = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
         raise _Reached
 
-    with observing(network, entering=[(last, look)]):
+    with observing(network, entering=[(last, add)]):
         for batch in latents.split(batch_size):
             with suppress(_Reached):
                 network(batch)
     gram, cross, total, squares = (part / count for part in sums)
-    return _Seen(gram, cross, total, (squares - total.square()).clamp(min=0))
+    return _Moments(gram, cross, total, (squares - total.square()).clamp(min=0))
 
 
 def _weights(last: _Factor) -> Tensor:
-    """`(d, c_out)` in float64."""
+    """The weights `(d, c_out)` in float64."""
     return last.weight.detach().double().flatten(1).T
 
 
@@ -149,29 +154,29 @@ def _set_(last: _Factor, weights: Tensor, bias: Tensor) -> None:
             last.bias.copy_(bias)
 
 
-def _match_moments_(last: _Factor, seen: _Seen) -> None:
-    """Scale and shift every output channel to the mean and variance of the dense one.
+def _match_moments_(last: _Factor, moments: _Moments) -> None:
+    """Scale and shift every output channel to the mean and variance of the dense layer.
 
-    Without a bias there is nothing to shift, and the mean square is matched instead.
+    Without a bias the mean cannot be shifted, and the mean square is matched instead.
     """
     weights = _weights(last)
-    mean = seen.gram[-1, :-1]  # of the inputs
+    mean = moments.gram[-1, :-1]  # of the inputs
     centre = mean if last.bias is not None else torch.zeros_like(mean)
-    spread = seen.gram[:-1, :-1] - centre[:, None] * centre
+    spread = moments.gram[:-1, :-1] - centre[:, None] * centre
     now = (weights * (spread @ weights)).sum(dim=0)
-    wanted, energy = seen.variance, seen.variance + seen.mean.square()
+    wanted, energy = moments.variance, moments.variance + moments.mean.square()
     if last.bias is None:
         wanted = energy
     least = ROUNDING * energy.clamp(min=1e-18)  # a channel that never varies keeps its weights
     gain = ((wanted + least) / (now + least)).sqrt().clamp(1 / MAX_GAIN, MAX_GAIN)
     weights = weights * gain
-    _set_(last, weights, seen.mean - mean @ weights)
+    _set_(last, weights, moments.mean - mean @ weights)
 
 
-def _fit_least_squares_(last: _Factor, seen: _Seen) -> None:
+def _fit_least_squares_(last: _Factor, moments: _Moments) -> None:
     """`min ||rows x - wanted||^2 + held ||x - now||^2` over the weight and any bias."""
     now = _weights(last)
-    gram, cross = seen.gram, seen.cross
+    gram, cross = moments.gram, moments.cross
     if last.bias is None:
         gram, cross = gram[:-1, :-1], cross[:-1]
     else:
@@ -183,7 +188,7 @@ def _fit_least_squares_(last: _Factor, seen: _Seen) -> None:
 
 
 def _rows(layer: nn.Module, output: Tensor) -> Tensor:
-    """Outputs at a grid of positions, `(n, c, h, w)` or those of a linear map to `(m, c)`."""
+    """Outputs at a grid of positions: `(n, c, h, w)`, or those of a linear layer, to `(m, c)`."""
     if isinstance(layer, nn.Linear) or output.ndim != 4:
         return output.detach().reshape(-1, output.shape[-1])
     step = odd_step(output.shape[-2], output.shape[-1], MAX_POSITIONS)
@@ -191,7 +196,7 @@ def _rows(layer: nn.Module, output: Tensor) -> Tensor:
 
 
 def _patches(layer: _Factor, x: Tensor) -> Tensor:
-    """What the layer sees at those positions, `(m, d)` in float64, ordered as its weight."""
+    """The inputs of the layer at those positions, `(m, d)` in float64, ordered like its weight."""
     if isinstance(layer, nn.Linear):
         return x.detach().reshape(-1, x.shape[-1]).double()
     reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]

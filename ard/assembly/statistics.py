@@ -1,8 +1,8 @@
-"""Second moments of what enters each layer and of what its outputs are worth, over latents.
+"""Second moments of each layer's inputs and of the gradients of the image at its outputs.
 
-A factorization that knows its inputs spends its rank where the signal is; one that knows the
-gradients of the image at its outputs spends it where it is visible. Latents are free, so the
-moments can be measured on any number of them, without data.
+A factorization that knows its inputs spends its rank where the signal is. One that knows the
+gradients at its outputs spends it where the error is visible. Latents are free, so the moments can
+be measured on any number of them, without data.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ from nas_gan.networks.hooks import OnInput, OnOutput, observing, run_batches
 from nas_gan.networks.layer_types import Conv, Layer, layer_type_of
 from nas_gan.networks.structure import weight_sharers
 
-# Neighbouring positions of a feature map say nearly the same; about a hundred of an image do.
+# Neighbouring positions of a feature map are nearly redundant; about a hundred per image suffice.
 MAX_POSITIONS = 128
-# Patches are cut out of this many images at once: 16 x 128 patches of 256 channels and 5 rows are
-# 21 MB in float64.
+# Patches are extracted from this many images at once: 16 x 128 patches of 256 channels and 5 rows
+# take 21 MB in float64.
 IMAGES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
 class LayerStatistics:
-    """Uncentred second moments of what enters and leaves one layer, in float64.
+    """Uncentred second moments of the inputs and outputs of one layer, in float64.
 
-    `channel (c_in, c_in)` is `E[x x^T]` over the channels at one position. `vertical (c_in k_h,
-    c_in k_h)` is over the patches that a `k_h x 1` kernel with the layer's dilation, vertical
-    padding and vertical stride sees, channel-major; None where the kernel is one pixel high, for
-    kernels with three axes and for linear layers. `output (c_out, c_out)` is `E[g g^T]` over the
-    gradients of the image, see `output_covariances`; None where it was not measured.
+    Attributes:
+        channel: `E[x x^T]` `(c_in, c_in)` of the input channels `x` at one position.
+        vertical: the same `(c_in k_h, c_in k_h)` of the patches under a `k_h x 1` kernel with the
+            layer's dilation, vertical padding and vertical stride, channel-major. None for kernels
+            that are one pixel high or have three axes, and for linear layers.
+        n_images: the number of images that were measured.
+        output: `E[g g^T]` `(c_out, c_out)` of the gradients of the image (see
+            `output_covariances`), or None if not measured.
     """
 
     channel: Tensor
@@ -55,17 +58,24 @@ def input_covariances(
     *,
     shrink: bool = False,
 ) -> dict[str, LayerStatistics]:
-    """Measure the named convolutions and linear layers on `latents (n, latent_dim)`.
+    """Measure second moments of the inputs of the named convolutions and linear layers.
 
     A layer that is called several times, or shares its weight with others, is measured over all
-    calls: it will be factorized once. Sums are kept in float64 and every image counts the same, so
-    the result does not depend on the batch size beyond rounding. A feature map of more than
-    `max_positions` positions is read on a regular grid. Its step is odd: with an even one, a map
-    that was upsampled by two would always be read at the same phase. With `shrink` they are the
-    best guess at the moments of all latents (see `shrunk`), else those of these latents.
+    calls, since it is factorized once. Sums are in float64 and every image has the same weight, so
+    the result does not depend on the batch size, apart from rounding. A feature map with more than
+    `max_positions` positions is sampled on a regular grid. The step of the grid is odd, because an
+    even one would always hit the same phase of a map that was upsampled by two.
+
+    Args:
+        generator: maps latents to images; it is not changed.
+        latents: `(n, latent_dim)`.
+        layer_names: the layers to measure.
+        batch_size: latents per batch.
+        max_positions: positions per feature map at most.
+        shrink: estimate the moments of all latents (see `shrunk`), instead of those of `latents`.
 
     Raises:
-        PlanError: the generator has no layer of that name, it is of another type or never called.
+        PlanError: a layer does not exist, is of another type, or is never called.
         NonFiniteError: an input of a layer is NaN or infinite.
     """
     channel = {name: _SecondMoment() for name in layer_names}
@@ -107,25 +117,35 @@ def output_covariances(
     batch_size: int = 16,
     max_positions: int = MAX_POSITIONS,
 ) -> dict[str, Tensor]:
-    """What each output of the named layers is worth to the image: `E[g g^T]`, `(c_out, c_out)`.
+    """How much each output of the named layers matters to the image: `E[g g^T]`, `(c_out, c_out)`.
 
-    `J` being the derivative of the image with respect to a layer's output, `g = J^T v` is the
-    gradient of the image seen through a random direction `v` with entries `+1` and `-1`. Over these
-    directions `E[g g^T] = J^T J` (Hutchinson), so that a small change `d` of the output changes the
-    image by about `d^T E[g g^T] d`, summed over the positions. Averaged over `n_probes` directions
-    for each image, over images and over a grid of positions; in float64.
+    Let `J` be the derivative of the image with respect to a layer's output. Then `g = J^T v` is the
+    gradient of the image along a random direction `v` with entries `+1` and `-1`. Over these
+    directions `E[g g^T] = J^T J` (Hutchinson), so a small change `d` of the output changes the
+    image by about `d^T E[g g^T] d`, summed over positions. The result is averaged over `n_probes`
+    directions per image, over images and over a grid of positions, in float64.
 
-    Image `i` draws its directions from `seed` and `i`, so the result does not depend on the batch
-    size beyond rounding, and more latents continue the same sequence. No parameter needs, or gets,
-    a gradient. A layer that the image does not depend on gets zeros, which weigh all outputs alike.
+    The directions of image `i` are drawn from `seed` and `i`, so the result does not depend on the
+    batch size, apart from rounding, and more latents continue the same sequence. Parameters neither
+    need nor get gradients. A layer that the image does not depend on gets zeros, which give equal
+    weight to all outputs.
+
+    Args:
+        generator: maps latents to images; it is not changed.
+        latents: `(n, latent_dim)`.
+        layer_names: the layers to measure.
+        n_probes: random directions per image.
+        seed: seed of the directions.
+        batch_size: latents per batch.
+        max_positions: positions per feature map at most.
 
     Raises:
-        PlanError: the generator has no layer of that name, it is of another type or never called.
+        PlanError: a layer does not exist, is of another type, or is never called.
         InvalidValueError: `n_probes` is below 1, or the generator does not return one tensor.
         NonFiniteError: a gradient is NaN or infinite.
     """
     if n_probes < 1:
-        raise InvalidValueError(f"n_probes is 1 or more; got {n_probes}")
+        raise InvalidValueError(f"n_probes must be at least 1; got {n_probes}")
     moments = {name: _SecondMoment() for name in layer_names}
     captured: list[tuple[str, nn.Module, Tensor]] = []
 
@@ -133,7 +153,7 @@ def output_covariances(
         def on_output(inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             tracked = output if output.requires_grad else output.requires_grad_()
             captured.append((name, module, tracked))
-            return tracked.clone()  # the next layer may work in place
+            return tracked.clone()  # the next layer may modify it in place
 
         return on_output
 
@@ -147,15 +167,15 @@ def output_covariances(
             images = generator(batch)
             if not isinstance(images, Tensor):
                 raise InvalidValueError(
-                    "the worth of an output is measured on one tensor of images; the generator "
-                    f"returns a {type(images).__name__}"
+                    "output covariances need a generator that returns one tensor of images; this "
+                    f"one returns a {type(images).__name__}"
                 )
             called = {name for name, _, _ in captured}
             if missing := [name for name in layer_names if name not in called]:
                 raise PlanError(f"{missing[0]}: the generator never calls this layer")
             directions = _directions(images, n_probes, seed, start)
             start += len(batch)
-            if not images.requires_grad:  # nothing that was captured reaches the image
+            if not images.requires_grad:  # the image depends on none of the layers
                 images = images + sum(0 * output.sum() for _, _, output in captured)
             for i, direction in enumerate(directions):
                 gradients = torch.autograd.grad(
@@ -183,7 +203,7 @@ def output_covariances(
 def with_outputs(
     statistics: Mapping[str, LayerStatistics], covariances: Mapping[str, Tensor]
 ) -> dict[str, LayerStatistics]:
-    """The same statistics with the result of `output_covariances` beside them."""
+    """The statistics, with the results of `output_covariances` added."""
     return {
         name: replace(known, output=covariances.get(name, known.output))
         for name, known in statistics.items()
@@ -191,7 +211,7 @@ def with_outputs(
 
 
 def _directions(images: Tensor, n_probes: int, seed: int, start: int) -> Tensor:
-    """Entries +1 and -1 like the images, `(n_probes, n, ...)`; image `i` is number `start + i`."""
+    """Random signs `(n_probes, n, ...)` shaped like the images; image `i` is number `start + i`."""
     shape = (n_probes, *images.shape[1:])
     signs = [
         np.random.default_rng([seed, start + i]).integers(0, 2, size=shape, dtype=np.int8)
@@ -201,7 +221,7 @@ def _directions(images: Tensor, n_probes: int, seed: int, start: int) -> Tensor:
 
 
 class _SecondMoment:
-    """A running `sum x x^T` and how many `x` went into it."""
+    """A running sum of `x x^T` and the number of vectors `x` in it."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -221,14 +241,14 @@ class _SecondMoment:
 
 
 def shrunk(covariance: Tensor, n: int) -> Tensor:
-    """A sample covariance `(d, d)` of `n` vectors, drawn towards a multiple of the identity.
+    """A sample covariance `(d, d)` of `n` vectors, shrunk towards a multiple of the identity.
 
-    The eigenvalues of a sample scatter more than those of what it was drawn from. With few vectors
-    for each dimension that scatter is most of what there is: of 128 normal vectors of length 40,
-    whose covariance is the identity, some directions seem to weigh five times as much as others.
-    The share that is replaced is that of the oracle approximating shrinkage, which tends to 0 as
-    `n` grows (Chen, Wiesel, Eldar and Hero, "Shrinkage algorithms for MMSE covariance estimation",
-    IEEE Transactions on Signal Processing, 2010).
+    The eigenvalues of a sample covariance scatter more than those of the true covariance. With few
+    vectors per dimension, that scatter dominates: for 128 normal vectors of length 40 whose
+    covariance is the identity, some directions seem to weigh five times as much as others. The
+    shrinkage is the oracle approximating one, which tends to 0 as `n` grows (Chen, Wiesel, Eldar
+    and Hero, "Shrinkage algorithms for MMSE covariance estimation", IEEE Transactions on Signal
+    Processing, 2010).
     """
     d = len(covariance)
     trace = covariance.trace()
@@ -256,7 +276,7 @@ def _find(generator: nn.Module, name: str) -> list[nn.Module]:
 def _pixels(module: nn.Module, x: Tensor, max_positions: int) -> Tensor:
     """Input channels at a grid of positions, `(m, c_in)`."""
     if isinstance(module, Conv) and set(module.kernel_size) == {1}:
-        # What lies between is never read.
+        # Pixels between the strides are never read.
         read: tuple[Any, ...] = (..., *(slice(None, None, step) for step in module.stride))
         x = x[read]
     return _grid_rows(module, x, max_positions)
@@ -267,15 +287,15 @@ def _grid_rows(module: nn.Module, x: Tensor, max_positions: int) -> Tensor:
     if isinstance(module, nn.Linear):
         return x.reshape(-1, x.shape[-1])
     if x.ndim == 3:
-        x = x.unsqueeze(-1)  # a line is a map of width one
+        x = x.unsqueeze(-1)  # a sequence is a map of width one
     step = odd_step(x.shape[-2], x.shape[-1], max_positions)
     return x[..., ::step, ::step].movedim(1, -1).reshape(-1, x.shape[1])
 
 
 def _vertical_patches(module: nn.Module, x: Tensor, max_positions: int) -> Tensor | None:
-    """What a `k_h x 1` kernel sees at a grid of its output positions, `(m, c_in k_h)`.
+    """The patches under a `k_h x 1` kernel at a grid of its output positions, `(m, c_in k_h)`.
 
-    None where there is nothing to see beyond single pixels, or where the kernel has three axes.
+    None if the kernel is one pixel high or has three axes, and for a linear layer.
     """
     known = layer_type_of(module)
     if known is None or known.n_axes not in (1, 2):
@@ -288,7 +308,7 @@ def _vertical_patches(module: nn.Module, x: Tensor, max_positions: int) -> Tenso
         x = x.unsqueeze(-1)
     reach = dilation * (k_h - 1)
     if known.transposed:
-        # It is a convolution by the flipped kernel of the rows pulled apart by the stride.
+        # It is a convolution with the flipped kernel, of rows spread apart by the stride.
         apart = x.new_zeros(*x.shape[:2], (x.shape[2] - 1) * stride + 1, x.shape[3])
         apart[:, :, ::stride] = x
         top = reach - int(conv.padding[0])
@@ -310,7 +330,7 @@ def _vertical_patches(module: nn.Module, x: Tensor, max_positions: int) -> Tenso
 
 
 def odd_step(height: int, width: int, max_positions: int) -> int:
-    """The smallest odd step that leaves at most `max_positions` of a map, at least one."""
+    """The smallest odd step that samples at most `max_positions` positions of a map."""
     step = 1
     while -(-height // step) * -(-width // step) > max_positions and step < max(height, width):
         step += 2

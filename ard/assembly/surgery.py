@@ -1,13 +1,12 @@
-"""Layers replaced by their factors: a new generator, the old one left alone.
+"""Replacing layers by their factors in a copy of a generator.
 
 The factors of a layer are an `nn.Sequential` of plain convolutions or linear maps, in the order in
-which they are applied, with the bias on the last. Nothing in a compressed generator is of a class
-of ours, so it exports, trains and loads like any other net.
+which they are applied, with the bias on the last one. A compressed generator contains no classes of
+ours, so it exports, trains and loads like any other network.
 
-Every kind of layer goes the same way. Its weight is read as one kernel `(c_out, c_in, k_h, k_w)`
-for each group; a method gives the kernels of the factors; these become layers of the kind of the
-old one, each with that part of its stride, padding and dilation that belongs to the axes along
-which the factor moves.
+All kinds of layers are treated alike. The weight is viewed as one kernel `(c_out, c_in, k_h, k_w)`
+per group, and the method computes the kernels of the factors. These become layers of the same kind
+as the old one, each with the stride, padding and dilation of the axes along which it moves.
 """
 
 from __future__ import annotations
@@ -33,13 +32,18 @@ from nas_gan.networks.structure import layer_spec, replace_modules, weight_share
 def factorize_layer(
     module: nn.Module, choice: Factorization, statistics: LayerStatistics | None = None
 ) -> nn.Sequential:
-    """The factors of one layer; at the method's largest rank they compute what the layer does.
+    """The factors of one layer; at the largest rank they compute the same as the layer.
 
-    Computed in float64, returned in the type and on the device of the layer's weight. With
-    `statistics` of the layer's inputs the error of its outputs is made small, with statistics of
-    its outputs as well that of the image, else that of its weight. Groups stay: each is factorized
-    for itself, at its share of the rank. The same layer gives the same factors: nothing here draws
-    a random number.
+    The factors are computed in float64, and returned with the type and the device of the layer's
+    weight. The result is deterministic. Each group is factorized separately, at its share of the
+    rank.
+
+    Args:
+        module: a convolution or a linear layer; it is not changed.
+        choice: the method and its rank.
+        statistics: with statistics of the layer's inputs, the error of its outputs is minimised;
+            with those of its outputs too, the error of the image; without any, the error of the
+            weight.
 
     Raises:
         RankError: the method or its rank does not fit the layer, or the method broke down.
@@ -51,10 +55,10 @@ def factorize_layer(
 
 
 def assemble(module: Layer, method: str, kernels: Sequence[Sequence[Tensor]]) -> nn.Sequential:
-    """Layers that do together what `module` does, from the kernels of its factors.
+    """The layers that replace `module`, from the kernels of its factors.
 
-    `kernels` holds for each group of `module` the kernels `(out, in, k_h, k_w)` of the method's
-    factors, in their order; `in` is 1 for a depthwise one.
+    `kernels` holds, per group of `module`, the kernels `(out, in, k_h, k_w)` of the factors in
+    order; `in` is 1 for a depthwise factor.
     """
     factors = METHODS[method].of_layer(transposed=isinstance(module, Transposed))
     layers = [
@@ -74,27 +78,30 @@ def apply_plan(
     plan: RankPlan,
     statistics: Mapping[str, LayerStatistics] | None = None,
 ) -> nn.Module:
-    """A new generator whose layers named in the plan are replaced by their factors.
+    """A copy of a generator in which the layers of a plan are replaced by their factors.
 
-    `statistics` may hold statistics for some of the layers. A layer that is called several times
-    is replaced once; layers that share a weight are replaced together when the plan names one of
-    them, and share its factors. The old generator is not changed and shares no weight with the new
-    one.
+    Layers that share a weight are replaced together if the plan names one of them, and share its
+    factors.
+
+    Args:
+        generator: the dense generator; it is not changed, and shares no weight with the result.
+        plan: the factorization of each layer.
+        statistics: statistics of some or all of the layers, which weight the factorizations.
 
     Raises:
-        PlanError: a layer is not in the generator, the plan was made for one of another shape, a
-            choice does not fit it, or two layers that share a weight have different choices.
+        PlanError: a layer is not in the generator, its shape is not the one that the plan was made
+            for, a choice does not fit, or layers that share a weight have different choices.
         NonFiniteError: a weight is NaN or infinite.
     """
     factors: dict[str, nn.Module] = {}
-    decided: dict[int, str] = {}  # layers that have their factors, and whose choice they follow
+    decided: dict[int, str] = {}  # replaced layers, and the layer in the plan that decided
     for name, choice in plan.items():
         module = _find(generator, name)
         if (first := decided.get(id(module))) is not None:
             if choice != plan[first]:
                 raise PlanError(
-                    f"{name}: {choice} is asked for, and {plan[first]} for {first}, which has the "
-                    "same weight; leave one of them out or give both the same choice"
+                    f"{name}: the plan has {choice} here and {plan[first]} for {first}, which has "
+                    "the same weight; leave one of them out or give both the same choice"
                 )
             continue
         if not isinstance(module, Layer):
@@ -104,8 +111,8 @@ def apply_plan(
         shape, made_for = tuple(module.weight.shape), dict(plan.shapes).get(name)
         if made_for not in (None, shape):
             raise PlanError(
-                f"{name}: the plan was made for a weight of shape {made_for}, and this generator's "
-                f"is {shape}; use the plan with the net that it was made for"
+                f"{name}: the plan was made for a weight of shape {made_for}, but this generator's "
+                f"is {shape}; use the plan with the network that it was made for"
             )
         try:
             kernels = _factorize(module, choice, (statistics or {}).get(name))
@@ -123,9 +130,9 @@ def apply_plan(
 
 
 def describe_structure(generator: nn.Module, plan: RankPlan) -> dict[str, list[dict[str, Any]]]:
-    """The factors of each layer of the plan as plain values; `apply_structure` builds them again.
+    """The factors of each layer of a plan as plain values, which `apply_structure` rebuilds.
 
-    Layers that share their factors with one of the plan's are described as well.
+    Layers that share their factors with a layer of the plan are described too.
 
     Raises:
         PlanError: a layer of the plan is missing or dense in this generator.
@@ -157,7 +164,7 @@ def _find(generator: nn.Module, name: str) -> nn.Module:
         ) from error
 
 
-# -- a layer as one kernel for each group, and the factors of those
+# -- a layer as one kernel per group, and its factors
 
 
 Kernels = list[Tensor]
@@ -166,7 +173,7 @@ Kernels = list[Tensor]
 def _factorize(
     module: Layer, choice: Factorization, statistics: LayerStatistics | None
 ) -> list[Kernels]:
-    """For each group of the layer the kernels of its factors, in the order of `assemble`."""
+    """The kernels of the factors of each group of the layer, as `assemble` takes them."""
     describe_layer("", module).check(choice)
     if not all(parameter.isfinite().all() for parameter in module.parameters()):
         raise NonFiniteError("a weight is NaN or infinite and cannot be factorized")
@@ -192,7 +199,7 @@ def _kernels(module: Layer) -> Kernels:
 
 
 def _of_groups(statistics: LayerStatistics | None, groups: int) -> list[Covariances]:
-    """The blocks of each group on the diagonals of a layer's covariances."""
+    """The diagonal blocks of a layer's covariances, one per group."""
     if statistics is None:
         return [Covariances()] * groups
 
@@ -217,7 +224,7 @@ def _of_groups(statistics: LayerStatistics | None, groups: int) -> list[Covarian
 
 
 def _layer(source: Layer, factor: Factor, kernels: Kernels, *, last: bool) -> nn.Module:
-    """One factor of `source` as a layer, from its kernel `(out, in, k_h, k_w)` in each group."""
+    """One factor of `source` as a layer, from its kernels `(out, in, k_h, k_w)` per group."""
     kernel = torch.cat(kernels)  # (groups out, in, k_h, k_w)
     options: dict[str, Any] = {
         "bias": last and source.bias is not None,
@@ -256,7 +263,7 @@ def _geometry(source: Conv | Transposed, moves: Sequence[bool]) -> dict[str, Any
     padding = source.padding
     geometry: dict[str, Any] = {
         "stride": along(source.stride, 1),
-        # "same" and "valid" mean the right thing along each axis by themselves.
+        # "same" and "valid" are right along each axis as they are.
         "padding": padding if isinstance(padding, str) else along(padding, 0),
         "dilation": along(source.dilation, 1),
         "padding_mode": source.padding_mode,
@@ -267,7 +274,7 @@ def _geometry(source: Conv | Transposed, moves: Sequence[bool]) -> dict[str, Any
 
 
 def _fill(layer: nn.Module, weight: Tensor, source: Layer) -> nn.Module:
-    """Copy a factor, and the bias of `source` if there is room for it, into an empty layer."""
+    """Copy a factor, and the bias of `source` if the layer has one, into an empty layer."""
     values = {"weight": weight, "bias": source.bias}
     for name, parameter in layer.named_parameters():
         with torch.no_grad():

@@ -1,1 +1,1 @@
-"""How others choose ranks, to compare with."""
+"""Baselines: how others choose ranks, for comparison."""

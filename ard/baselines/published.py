@@ -1,8 +1,8 @@
-"""The published recipe, faults and all, as something to compare with and nothing else.
+"""The published recipe including its faults, for comparison only.
 
-CP from a random start for convolutions, and a CP of the matrix for linear layers whose two factors
-are scaled like four. The replacement layers are those of `ard.assembly.surgery`, with right strides
-and paddings; what differs is how the factors are found.
+Convolutions get a CP decomposition from a random start. Linear layers get a CP of the matrix, whose
+two factors are scaled as if there were four. The replacement layers are those of
+`ard.assembly.surgery`, with correct strides and paddings; only the way to find the factors differs.
 
 Reference: the adaptive rank decomposition of MMD-PMish-NAS, re-implemented from its description.
 """
@@ -35,9 +35,10 @@ TOL = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class PublishedFactors:
-    """The layers that replace those of a plan, and the plan that the recipe ended up with.
+    """The replacement layers by name, and the plan that the recipe ended up with.
 
-    The two plans differ where a decomposition broke down and the recipe halved its rank.
+    The latter differs from the requested plan if a decomposition broke down and its rank was
+    halved.
     """
 
     modules: Mapping[str, nn.Module]
@@ -55,14 +56,16 @@ def published_generator(
 def published_factors(
     generator: nn.Module, plan: RankPlan, *, seed: int, linear_fault: bool
 ) -> PublishedFactors:
-    """What the published recipe makes of the layers in the plan: `cp(r)` or, for Linear, `svd(r)`.
+    """Factorize the layers of a plan by the published recipe: `cp(r)`, or `svd(r)` for Linear.
 
-    Every layer has its own random start, drawn from `seed` and the layer's place in the plan. With
-    `linear_fault` the factors of linear layers are scaled as they were published, else as they
-    should have been.
+    Args:
+        generator: the dense generator; it is not changed.
+        plan: the factorization of each layer.
+        seed: with the layer's place in the plan, the seed of its random start.
+        linear_fault: scale the factors of linear layers as published, instead of correctly.
 
     Raises:
-        PlanError: a layer is not in the generator, or its choice is not the recipe's.
+        PlanError: a layer is not in the generator, or the recipe has no such choice for it.
         NonFiniteError: a weight is NaN or infinite.
     """
     modules: dict[str, nn.Module] = {}
@@ -75,7 +78,7 @@ def published_factors(
         method = (SVD if isinstance(module, nn.Linear) else CP).name
         if not isinstance(module, nn.Linear | nn.Conv2d) or choice.method != method:
             raise PlanError(
-                f"{name}: the published recipe is cp for a Conv2d and svd for a Linear; "
+                f"{name}: the published recipe uses cp for a Conv2d and svd for a Linear; "
                 f"got {choice} for a {type(module).__name__}"
             )
         if not module.weight.isfinite().all():
@@ -97,7 +100,7 @@ def _factorize(
         kernels = [right[:, :, None, None], left[:, :, None, None]]
         return assemble(module, SVD.name, [kernels]), choice
     if module.groups > 1:
-        raise RankError("the published recipe has no groups")
+        raise RankError("the published recipe does not support groups")
     start = int(np.random.default_rng(seed).integers(2**31))
     factors = published_cp(module.weight, rank, start)
     replacement = assemble(module, CP.name, [cp_kernels((None, factors))])
@@ -105,12 +108,13 @@ def _factorize(
 
 
 def published_cp(weight: Tensor, rank: int, seed: int) -> list[Tensor]:
-    """CP factors of a kernel `(c_out, c_in, k_h, k_w)` as published, in the weight's own precision.
+    """CP factors of a kernel `(c_out, c_in, k_h, k_w)` as published, in the weight's precision.
 
-    `tensorly`'s alternating least squares: random start, 100 sweeps, tolerance 1e-8, columns of
-    unit length with weights `lambda` and orthogonalised before every sweep; then `lambda^(1/4)` on
-    each of the four factors. When a factor is not finite or a system cannot be solved the rank is
-    halved, with the same seed; how many columns the factors have says where that ended.
+    They are computed by `tensorly`'s alternating least squares: random start, 100 sweeps, tolerance
+    1e-8, columns of unit length with weights `lambda`, orthogonalised before every sweep. Then each
+    of the four factors is multiplied by `lambda^(1/4)`. If a factor is not finite or a system
+    cannot be solved, the rank is halved, with the same seed. The number of columns of the factors
+    is the final rank.
 
     Raises:
         RankError: the rank does not fit, or even rank 1 broke down.
@@ -133,7 +137,7 @@ def published_cp(weight: Tensor, rank: int, seed: int) -> list[Tensor]:
 def _parafac(array: np.ndarray, rank: int, seed: int) -> list[np.ndarray] | None:
     """One attempt; None if it broke down."""
     with tl.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
-        # It divides by columns of zero length and overflows where it diverges: that is the recipe.
+        # It divides by columns of zero length and overflows if it diverges, as published.
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
             weights, factors = parafac(
@@ -154,16 +158,16 @@ def _parafac(array: np.ndarray, rank: int, seed: int) -> list[np.ndarray] | None
 
 
 def published_matrix_factors(matrix: Tensor, rank: int, *, fault: bool) -> tuple[Tensor, Tensor]:
-    """`left (c_out, r)` and `right (r, c_in)` of a linear layer's weight `(c_out, c_in)`.
+    """The factors `(c_out, r)` and `(r, c_in)` of a linear layer's weight `(c_out, c_in)`.
 
-    The recipe runs CP on the matrix and multiplies both factors by `lambda^(1/4)`, a formula for
-    four factors: each component keeps only `lambda^(1/2)` of its size. Without the fault it is
-    `lambda^(1/2)` on both.
+    The recipe runs CP on the matrix and multiplies both factors by `lambda^(1/4)`, which is the
+    formula for four factors: the size of each component becomes `lambda^(1/2)` instead of `lambda`.
+    Without the fault, both factors are multiplied by `lambda^(1/2)`.
 
-    The alternating least squares of a matrix with normalised columns diverges in some versions of
-    `tensorly` (0.10 gives NaN or a singular system), and where it converges its best result is the
-    truncated SVD. So that is what the components are here: unit columns with `lambda` the singular
-    values. The fault is then the same on every machine, and nothing else is wrong with them.
+    Alternating least squares on a matrix with normalised columns diverges in some versions of
+    `tensorly` (0.10 gives NaN or a singular system), and if it converges, the best result is the
+    truncated SVD. So the components here are those of the SVD: unit columns, with the singular
+    values as `lambda`. The fault is then the same on every machine, and the only one.
 
     Raises:
         RankError: the rank is below 1 or above the smaller side of the matrix.

@@ -1,7 +1,7 @@
-"""Plans that others would choose: the published rule, uniform, energy, EVBMF, random, greedy.
+"""Baseline rules for plans: the published rule, uniform, energy, EVBMF, random and greedy.
 
-Each is a function from values to a `RankPlan` or to a list of them, so that every baseline goes
-through the same `sweep` as our own plans. A layer that a plan would not make smaller stays dense.
+Each rule is a function that returns a `RankPlan` or a list of them, so that baselines are measured
+by the same `sweep` as our own plans. A layer stays dense if its choice would not make it smaller.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ard.plan import DENSE, Factorization, RankPlan
 from ard.search.allocation import Option, monotone
 from ard.search.recorded import ScoredChoice
 
-# The factors by which the published tables weigh size against quality.
+# The weights of size against quality in the published tables.
 PUBLISHED_PENALTIES = (1.0, 1 / 5, 1 / 10, 1 / 15, 1 / 20)
 Matrix = NDArray[np.float64]
 
@@ -36,12 +36,13 @@ Matrix = NDArray[np.float64]
 def penalty_rule(
     rows: Sequence[ScoredChoice], penalty: float, fid_dense: float
 ) -> dict[str, ScoredChoice | None]:
-    """For each layer the row of least `(1 + penalty (1 - CR / 100)) FID`, or `None` for dense.
+    """The row of each layer with the least `(1 + penalty (1 - CR / 100)) FID`, or None for dense.
 
-    The rule of the published adaptive rank decomposition: each layer for itself, no budget, and no
-    look at the joint plan. A large penalty favours small layers, a small one the best score. As
-    published, FID and CR (the reduction in percent) are rounded to two decimals, CR is at least 0,
-    ranks compete in ascending order, the first minimum wins, and dense comes last.
+    This is the rule of the published adaptive rank decomposition. It treats each layer separately,
+    with no budget and no score of the whole plan. A large penalty favours small layers, a small one
+    the best score. As published, FID and CR (the reduction in percent) are rounded to two decimals,
+    CR is at least 0, ranks are compared in ascending order, the first minimum wins, and dense comes
+    last.
 
     Raises:
         BudgetError: the penalty is negative or not finite.
@@ -62,7 +63,7 @@ def penalty_rule(
 
 
 def reduction_pct(layer: LayerProfile, choice: Factorization) -> float:
-    """By how many percent `choice` makes the layer smaller, counted with bias, to two decimals."""
+    """The reduction of a layer's parameters, with bias, in percent to two decimals."""
     return round(100 * (1 - layer.params(choice) / layer.params()), 2)
 
 
@@ -71,7 +72,7 @@ def penalty_plans(
     layers: Sequence[LayerProfile],
     penalties: Sequence[float] = PUBLISHED_PENALTIES,
 ) -> list[RankPlan]:
-    """What the published rule makes of a measured table, one plan for each penalty."""
+    """The plans of the published rule for a measured table, one per penalty."""
     profiles = {layer.name: layer for layer in layers}
     rows = [
         ScoredChoice(
@@ -94,19 +95,19 @@ def penalty_plans(
     ]
 
 
-# -- rules that look at shapes alone
+# -- rules based on shapes
 
 
 def uniform_rank(layers: Sequence[LayerProfile], rank: int, method: str) -> RankPlan:
-    """The same rank everywhere, at most the largest that a layer has.
+    """The same rank everywhere, limited to the largest rank of each layer.
 
-    A layer that `method` does not fit (a matrix, a 1 x 1 convolution) takes the one that does.
+    A layer that `method` does not fit, such as a linear layer, uses the first method that fits.
 
     Raises:
         PlanError: the rank is below 1.
     """
     if rank < 1:
-        raise PlanError(f"a rank is 1 or more; got {rank}")
+        raise PlanError(f"a rank must be at least 1; got {rank}")
     choices = {}
     for layer in layers:
         if (fitting := _fitting(layer, method)) is not None:
@@ -122,7 +123,7 @@ def uniform_ratio(layers: Sequence[LayerProfile], fraction: float, method: str) 
         PlanError: the fraction is not between 0 and 1.
     """
     if not 0 < fraction < 1:
-        raise PlanError(f"a fraction lies between 0 and 1; got {fraction}")
+        raise PlanError(f"a fraction must be between 0 and 1; got {fraction}")
     choices = {}
     for layer in layers:
         if (fitting := _fitting(layer, method)) is not None:
@@ -137,10 +138,10 @@ def random_plans(
     n: int,
     rng: torch.Generator,
 ) -> list[RankPlan]:
-    """`n` different plans; every layer draws evenly among dense and its `choices`.
+    """`n` different plans; every layer draws uniformly from dense and its `choices`.
 
     Raises:
-        PlanError: there are not that many different plans besides the dense one.
+        PlanError: there are fewer than `n` different plans besides the dense one.
     """
     options = {layer.name: tuple(dict.fromkeys(choices.get(layer.name, ()))) for layer in layers}
     possible = math.prod(len(of_layer) + 1 for of_layer in options.values()) - 1
@@ -158,23 +159,29 @@ def random_plans(
     return list(drawn)
 
 
-# -- rules that look at weights
+# -- rules based on weights
 
 
 def energy_threshold(
     layers: Sequence[LayerProfile], weights: Mapping[str, Tensor], energy: float, method: str
 ) -> RankPlan:
-    """The smallest ranks whose singular values hold that share of the squared sum.
+    """The smallest ranks that keep a fraction `energy` of the sum of squared singular values.
 
-    `weights` are as torch stores them, by layer name. Tucker-2 takes the unfoldings along the
-    output and the input channels, spatial SVD its own matrix.
+    Tucker-2 uses the unfoldings along the output and the input channels, spatial SVD its own
+    matrix.
+
+    Args:
+        layers: the layers to factorize.
+        weights: their weights as torch stores them, by name.
+        energy: the fraction to keep, in (0, 1].
+        method: the factorization method.
 
     Raises:
-        PlanError: the energy is not in (0, 1], or the method is `cp`, whose rank no unfolding has.
+        PlanError: the energy is not in (0, 1], or the method has no unfolding, as `cp` has none.
         NonFiniteError: a weight is NaN or infinite.
     """
     if not 0 < energy <= 1:
-        raise PlanError(f"an energy is a share in (0, 1]; got {energy}")
+        raise PlanError(f"an energy must be in (0, 1]; got {energy}")
     choices = {}
     for layer in layers:
         if (fitting := _fitting(layer, method)) is not None:
@@ -186,13 +193,13 @@ def energy_threshold(
 
 
 def energy_rank(matrix: Matrix, energy: float) -> int:
-    """The smallest rank that holds the share `energy` of the squared singular values, 1 or more.
+    """The smallest rank, at least 1, that keeps a fraction `energy` of the squared singular values.
 
     >>> energy_rank(np.diag([3.0, 4.0]), 16 / 25)
     1
     """
     held = np.cumsum(np.linalg.svd(matrix, compute_uv=False) ** 2)
-    # A share that is met exactly must not miss by a rounding error.
+    # A fraction that is met exactly must not be missed by a rounding error.
     return int(np.searchsorted(held, (energy - 1e-12) * held[-1])) + 1 if held[-1] > 0 else 1
 
 
@@ -202,9 +209,9 @@ def evbmf(
     method: str,
     weakening: float = 1.0,
 ) -> RankPlan:
-    """Ranks by `evbmf_rank`, on the matrices that `energy_threshold` looks at.
+    """Ranks by `evbmf_rank`, on the same matrices as in `energy_threshold`.
 
-    `weakening` below 1 keeps more than that: `r + (1 - weakening) (largest - r)`, as in MUSCO
+    A `weakening` below 1 keeps a larger rank, `r + (1 - weakening) (largest - r)`, as in MUSCO
     (Gusak et al., 2019).
 
     Raises:
@@ -212,7 +219,7 @@ def evbmf(
         NonFiniteError: a weight is NaN or infinite.
     """
     if not 0 < weakening <= 1:
-        raise PlanError(f"a weakening factor lies in (0, 1]; got {weakening}")
+        raise PlanError(f"a weakening factor must be in (0, 1]; got {weakening}")
     choices = {}
     for layer in layers:
         if (fitting := _fitting(layer, method)) is not None:
@@ -227,9 +234,9 @@ def evbmf(
 def evbmf_rank(matrix: Matrix, noise_variance: float | None = None) -> int:
     """The rank of a noisy matrix by empirical variational Bayes matrix factorization.
 
-    The global solution in closed form: a singular value survives if it exceeds
-    `sigma sqrt(M (1 + tau) (1 + alpha / tau))`. Without a noise variance `sigma^2`, the one of
-    least free energy is found. May be 0, for noise alone.
+    The global solution has a closed form: a singular value is kept if it exceeds
+    `sigma sqrt(M (1 + tau) (1 + alpha / tau))`. If no noise variance `sigma^2` is given, it is the
+    one with the least free energy. The rank may be 0, for pure noise.
 
     References: Nakajima, Sugiyama, Babacan and Tomioka, "Global analytic solution of fully-observed
     variational Bayesian matrix factorization", JMLR 14 (2013), theorem 2 and section 5.
@@ -238,7 +245,7 @@ def evbmf_rank(matrix: Matrix, noise_variance: float | None = None) -> int:
         PlanError: a given noise variance is not positive.
     """
     if noise_variance is not None and not noise_variance > 0:
-        raise PlanError(f"a noise variance is positive; got {noise_variance}")
+        raise PlanError(f"a noise variance must be positive; got {noise_variance}")
     n_rows, n_columns = sorted(matrix.shape)  # L <= M
     alpha = n_rows / n_columns
     values = np.linalg.svd(matrix, compute_uv=False) ** 2 / n_columns  # (L,), gamma^2 / M
@@ -248,13 +255,13 @@ def evbmf_rank(matrix: Matrix, noise_variance: float | None = None) -> int:
     threshold = (1 + tau) * (1 + alpha / tau)
     if noise_variance is None:
         noise_variance = _noise_variance(values, alpha, threshold)
-    # A singular value that is a rounding error of the largest is none.
+    # Singular values at the level of rounding errors of the largest do not count.
     rounding = max(matrix.shape) * float(np.finfo(np.float64).eps)
     return int(np.sum((values > threshold * noise_variance) & (values > rounding**2 * values[0])))
 
 
 def _smallest_tau(alpha: float) -> float:
-    """Where `Phi(tau) + Phi(tau / alpha)` is zero, `Phi(z) = log(1 + z) / z - 1/2`."""
+    """The root of `Phi(tau) + Phi(tau / alpha)`, with `Phi(z) = log(1 + z) / z - 1/2`."""
 
     def phi(z: float) -> float:
         return math.log1p(z) / z - 0.5
@@ -263,9 +270,9 @@ def _smallest_tau(alpha: float) -> float:
 
 
 def _noise_variance(values: Matrix, alpha: float, threshold: float) -> float:
-    """The noise variance of least free energy, for `values = gamma^2 / M` in descending order."""
+    """The noise variance with the least free energy; `values` are descending `gamma^2 / M`."""
     n_rows = len(values)
-    most = min(math.ceil(n_rows / (1 + alpha)) - 1, n_rows)  # a rank above this cannot be optimal
+    most = min(math.ceil(n_rows / (1 + alpha)) - 1, n_rows)  # no higher rank can be optimal
     upper = values.mean()
     lower = max(values[most] / threshold, values[most:].mean()) if most < n_rows else 0.0
     lower = min(max(lower, 1e-14 * upper), upper)
@@ -278,8 +285,8 @@ def _noise_variance(values: Matrix, alpha: float, threshold: float) -> float:
         tau = (b + np.sqrt(b**2 - 4 * alpha)) / 2
         return energy + float(np.sum(np.log1p(tau) + alpha * np.log1p(tau / alpha) - tau))
 
-    # The free energy has a dip for each rank, so the bounded search starts around the lowest point
-    # of a grid.
+    # The free energy has a local minimum per rank, so the bounded search starts around the lowest
+    # point of a grid.
     grid: list[float] = np.linspace(math.log(lower), math.log(upper), 256).tolist()
     best = min(range(len(grid)), key=lambda i: free_energy(grid[i]))
     bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
@@ -289,17 +296,17 @@ def _noise_variance(values: Matrix, alpha: float, threshold: float) -> float:
     return math.exp(found.x if found.fun < free_energy(grid[best]) else grid[best])
 
 
-# -- a rule that looks at single-layer scores
+# -- a rule based on single-layer scores
 
 
 def greedy(
     table: SensitivityTable, layers: Sequence[LayerProfile], cost: LayerCost, target: float
 ) -> RankPlan:
-    """The plan of least common damage with which `layers` together cost at most `target`.
+    """The plan with a total cost of at most `target` and the lowest common limit on damage.
 
-    Every layer takes its cheapest row whose rise in FID, made monotone in cost, is within one
-    threshold common to all layers, and that threshold is found by bisection: in the end all layers
-    are equally bad, whatever they save. This is the greedy compression-ratio selection of AIMET.
+    Every layer takes its cheapest row whose rise, made monotone in cost, is within a threshold that
+    all layers share. The threshold is found by bisection: in the end all layers do about the same
+    damage, whatever they save. This is the greedy compression-ratio selection of AIMET.
 
     Raises:
         BudgetError: not even the cheapest rows reach the target.
@@ -307,7 +314,7 @@ def greedy(
     curves = [_options(layer, table, cost) for layer in layers]
 
     def within(threshold: float) -> list[Option]:
-        """Of each layer the cheapest option, and of those the least harmful one."""
+        """The cheapest option of each layer within the threshold; ties go to the least damage."""
         return [
             min((o for o in curve if o.damage <= threshold), key=lambda o: (o.cost, o.damage))
             for curve in curves
@@ -334,7 +341,7 @@ def greedy(
 
 
 def _options(layer: LayerProfile, table: SensitivityTable, cost: LayerCost) -> list[Option]:
-    """Dense and every row of the layer, rises in FID made monotone in cost and not negative."""
+    """The dense option and one per row of the layer, with rises made monotone and not negative."""
     rows = sorted(table.of_layer(layer.name), key=lambda row: -cost(layer, row.choice))
     damages = monotone([row.score.rise for row in rows])
     return [
@@ -350,8 +357,8 @@ def _options(layer: LayerProfile, table: SensitivityTable, cost: LayerCost) -> l
 
 
 def _fitting(layer: LayerProfile, method: str) -> str | None:
-    """`method` where it fits, else the layer's first one; None for a grouped or depthwise layer."""
-    if layer.groups > 1:  # the published rules know one matrix a layer
+    """`method` if it fits, else the first method that does; None for a grouped layer."""
+    if layer.groups > 1:  # the published rules assume one matrix per layer
         return None
     methods = layer.methods()
     return method if method in methods else next(iter(methods), None)
@@ -369,7 +376,7 @@ def _only_smaller(layers: Sequence[LayerProfile], choices: dict[str, Factorizati
 
 
 def _unfoldings(layer: LayerProfile, weight: Tensor, method: str) -> list[Matrix]:
-    """The matrices whose ranks are the ranks of `method`, float64."""
+    """The matrices whose ranks are the ranks of `method`, in float64."""
     array = weight.detach().cpu().double().numpy()
     if not np.isfinite(array).all():
         raise NonFiniteError(f"{layer.name}: the weight holds NaN or infinite values")

@@ -1,1 +1,1 @@
-"""What a plan costs: parameters, multiply-adds, or milliseconds measured per layer."""
+"""The cost of a plan: parameters, multiply-adds, or milliseconds measured per layer."""

@@ -1,13 +1,13 @@
-"""The multiple that a rank should be of, so that a runtime's kernels fit it without padding.
+"""The number that ranks should be multiples of, so that a runtime does not need to pad them.
 
 TensorRT keeps FP16 activations of tensor-core convolutions in vectors of 8 channels (the format
 "channel % 8 == 0" in the layer listing of github.com/NVIDIA/TensorRT/issues/3876), and its INT8
 tensor-core convolutions in vectors of 32 (a maintainer in github.com/NVIDIA/TensorRT/issues/1310:
-"the algorithm expect the C%32 == 0", with padding up to it otherwise). A rank is a channel count of
-the layers between the factors: rank 33 computes as much as 40 in FP16 and as much as 64 in INT8.
-FP32 has no such vector there. ONNX Runtime on a CPU does have one in FP32, of 8 or 16 channels by
-the width of its registers, and rank 16 is faster there than 15: where that is the target, say
-`--rank-multiple 16`, and measure both.
+"the algorithm expect the C%32 == 0", and other counts are padded). A rank is the number of
+channels between two factors, so rank 33 takes as much computation as 40 in FP16 and as 64 in INT8.
+TensorRT has no such vectors in FP32. ONNX Runtime on a CPU has them in FP32, of 8 or 16 channels
+depending on the width of the registers, and rank 16 is faster there than 15. If that is the target,
+try a rank multiple of 16 and measure both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AUTO = "auto"
 
 
 def rank_multiple(precision: str) -> int:
-    """The multiple for a precision of the deployed model.
+    """The rank multiple for a precision of the deployed model.
 
     >>> [rank_multiple(precision) for precision in ("fp32", "fp16", "int8")]
     [1, 8, 32]
@@ -33,7 +33,7 @@ def rank_multiple(precision: str) -> int:
 
 
 def parse_rank_multiple(text: str, precision: str) -> int:
-    """The multiple of ranks as written: a number, or `auto` for what the precision asks for.
+    """Parse a rank multiple: a number, or `auto` for that of the precision.
 
     >>> parse_rank_multiple("auto", "fp16"), parse_rank_multiple("16", "fp16")
     (8, 16)

@@ -1,7 +1,7 @@
-"""What a plan costs, as a number to make small.
+"""The cost of a plan, as a number to minimise.
 
-A cost of the whole net is the sum of its layers' costs plus that of everything no plan changes.
-Parameters and MACs add up exactly; a latency measured layer by layer does so approximately.
+The cost of a network is the sum of the costs of its layers plus that of everything no plan changes.
+Parameters and MACs add up exactly; latencies measured layer by layer add up approximately.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nas_gan.errors import InvalidValueError
 
 
 class LayerCost(Protocol):
-    """The cost of one layer under a choice, `None` being the dense layer."""
+    """A function that returns the cost of a layer under a choice; None is the dense layer."""
 
     def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float: ...
 
@@ -30,20 +30,20 @@ def params_cost(layer: LayerProfile, choice: Factorization | None) -> int:
 
 
 def macs_cost(layer: LayerProfile, choice: Factorization | None) -> int:
-    """Multiply-adds of the layer for one image."""
+    """Multiply-adds of the layer, per image."""
     return layer.macs(choice)
 
 
 @dataclass(frozen=True)
 class LatencyCost:
-    """Milliseconds of all calls of the layer, for the batch size that the table was measured at."""
+    """Milliseconds of all calls of a layer, at the batch size of the table."""
 
     table: LatencyTable
 
     def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float:
         if not layer.signatures:
             raise LatencyError(
-                f"{layer.name}: nothing says what decides its speed; profile the generator by "
+                f"{layer.name}: its signature is not known; profile the generator with "
                 "profile_layers, which runs it once"
             )
         try:
@@ -54,9 +54,9 @@ class LatencyCost:
 
 @dataclass(frozen=True)
 class MixedCost:
-    """A weighted mean of costs, each as a share of its total over the dense layers.
+    """A weighted mean of costs, each relative to its total over the dense layers.
 
-    `parts` are `(weight, cost, dense total)`. The dense layers together cost 1.
+    `parts` are `(weight, cost, dense total)`. All dense layers together cost 1.
     """
 
     parts: tuple[tuple[float, LayerCost, float], ...]
@@ -70,19 +70,22 @@ class MixedCost:
 def mixed_cost(
     weighted: Sequence[tuple[str, float, LayerCost]], layers: Sequence[LayerProfile]
 ) -> MixedCost:
-    """The mean of several costs of `layers`, weighted; only the ratios of the weights matter.
+    """The weighted mean of several costs; only the ratios of the weights matter.
 
-    `weighted` are names, weights and costs. Parameters count in millions and milliseconds in units,
-    so each part is first divided by what the dense layers cost together: with equal weights, a
-    percent of either is worth the same.
+    Costs differ in scale, with millions of parameters but few milliseconds. So each one is divided
+    by its total over the dense layers: with equal weights, one percent of either counts the same.
+
+    Args:
+        weighted: names, weights and costs.
+        layers: the layers whose dense costs are added up.
 
     Raises:
-        InvalidValueError: there is no weight, or one is not a positive number.
-        LatencyError: latency has a weight, and its table does not hold the dense layers.
+        InvalidValueError: there are no weights, or one is not a positive number.
+        LatencyError: latency has a weight, and its table lacks a dense layer.
     """
     if not weighted or not layers:
         raise InvalidValueError(
-            "a mixed objective needs weights, as in params=1 latency=2, and the layers to weigh"
+            "a mixed objective needs weights, such as params=1 latency=2, and layers"
         )
     parts = []
     for name, weight, cost in weighted:
@@ -93,5 +96,5 @@ def mixed_cost(
 
 
 def cost_of(cost: LayerCost, layers: Sequence[LayerProfile], plan: RankPlan) -> float:
-    """What `layers` cost together as a plan leaves them."""
+    """The total cost of `layers` under a plan."""
     return sum(cost(layer, plan.get(layer.name)) for layer in layers)

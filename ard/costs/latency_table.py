@@ -1,9 +1,10 @@
-"""Measured milliseconds of layers, dense and factorized: a table that any net may be priced by.
+"""Measured times of layers, dense and factorized, from which plans are priced.
 
-`python -m edge_bench.layers` writes it on the machine that counts; it is read wherever ranks are
-chosen. A layer is known by its signature (`ard.signature`), so a table serves every layer of that
-shape in every net. Times of layers add up to that of a net approximately: a layer alone finds its
-weights in the cache, and pays for a call that a whole net pays once.
+`python -m edge_bench.layers` writes the table on the target machine; it can be read anywhere.
+Layers are identified by their signatures (`ard.signature`), so a table serves all layers of the
+same shape in all networks. The times of layers add up to that of a network only approximately: a
+single layer finds its weights in the cache, and pays the overhead of a call that a whole network
+pays once.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ COLUMNS = (
     "runtime", "device", "threads", "precision",
 )  # fmt: skip
 DENSE = "dense"
-REMEDY = "measure it: python -m ard.latency CHECKPOINT --out DIR"
+REMEDY = "measure it with python -m ard.latency"
 
 
 @dataclass(frozen=True, order=True)
 class Conditions:
-    """Under what a time was measured; times under different ones do not compare."""
+    """The conditions of a measurement; times under different conditions are not comparable."""
 
     batch: int
     runtime: str
@@ -56,7 +57,7 @@ class Conditions:
 class LatencyRow:
     """The median time of one batch through one layer, with the interval of that median.
 
-    `choice` is None for the layer as it is.
+    `choice` is None for the dense layer.
     """
 
     signature: str
@@ -69,7 +70,7 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Times by signature and choice.
+    """Times by signature and choice, in milliseconds.
 
     >>> under = Conditions(1, "onnxruntime", "a board", 1, "fp32")
     >>> halves = [
@@ -97,11 +98,11 @@ class LatencyTable:
 
     @staticmethod
     def from_csv(text: str) -> LatencyTable:
-        """Read what `to_csv` or `python -m edge_bench.layers` wrote.
+        """Parse the output of `to_csv` or of `python -m edge_bench.layers`.
 
         Raises:
-            TableError: a column is missing, a time is not a positive number, a layer under one
-                choice and the same conditions comes twice, or there is no row.
+            TableError: a column is missing, a time is not a positive number, a measurement is
+                duplicated, or there are no rows.
         """
         require_columns(text, COLUMNS)
         rows: dict[tuple[str, Factorization | None, Conditions], LatencyRow] = {}
@@ -115,7 +116,7 @@ class LatencyTable:
         return LatencyTable(tuple(rows.values()))
 
     def to_csv(self) -> str:
-        """The columns of `COLUMNS`."""
+        """CSV with the columns `COLUMNS`."""
         rows = []
         for row in self.rows:
             c = row.conditions
@@ -125,21 +126,21 @@ class LatencyTable:
         return csv_text(COLUMNS, rows)
 
     def save(self, path: Path) -> None:
-        """Write `to_csv`, whole or not at all."""
+        """Write `to_csv` atomically."""
         write_text(path, self.to_csv())
 
     @property
     def conditions(self) -> tuple[Conditions, ...]:
-        """Every set of conditions that occurs, sorted."""
+        """All conditions in the table, sorted."""
         return tuple(sorted({row.conditions for row in self.rows}))
 
     def at(self, batch: int | None = None) -> LatencyTable:
-        """The rows of one batch size, which were all measured under the same conditions.
+        """The rows of one batch size, which must all have the same conditions.
 
-        `batch` may be left out where the table has only one.
+        `batch` may be None if the table has only one batch size.
 
         Raises:
-            LatencyError: no row has that batch size, or the rows do not compare.
+            LatencyError: there are no rows of that batch size, or their conditions differ.
         """
         rows = tuple(r for r in self.rows if batch is None or r.conditions.batch == batch)
         chosen = LatencyTable(rows)
@@ -147,31 +148,31 @@ class LatencyTable:
             found = sorted({str(c.batch) for c in self.conditions}, key=int)
             raise LatencyError(
                 f"the latency table has no times at batch {batch}, only at {', '.join(found)}; "
-                "measure with --batch, or ask for one of these"
+                "measure that size too, or choose one of these"
             )
         if len(chosen.conditions) > 1:
             listed = "; ".join(map(str, chosen.conditions))
             remedy = (
                 "choose one by its batch size"
                 if len({c.batch for c in chosen.conditions}) == len(chosen.conditions)
-                else "keep the rows of one of them in a file of their own"
+                else "keep only the rows of one of them"
             )
             raise LatencyError(
-                f"the latency table was measured under several conditions, whose times do not "
-                f"compare ({listed}); {remedy}"
+                "the latency table was measured under several conditions, whose times are not "
+                f"comparable ({listed}); {remedy}"
             )
         return chosen
 
     def milliseconds(self, signature: str, choice: Factorization | None) -> float:
-        """The time of a layer with that signature under a choice.
+        """The time of a layer with this signature under a choice, in milliseconds.
 
-        What was measured is returned as it was. Between two measured ranks of the same method the
-        time lies on the straight line through its two neighbours, over the number of weights; so it
-        never leaves the range between them, and never falls as the rank grows where they do not.
-        Outside of the measured ranks there is no answer: kernels have a floor that no line knows.
+        A measured time is returned as it is. Between two measured ranks of the same method, times
+        are interpolated linearly in the number of weights, so they stay between their neighbours
+        and are monotone in the rank if those are. Times are not extrapolated: a kernel has a
+        minimum time that a line does not show.
 
         Raises:
-            LatencyError: it was not measured, nor were a smaller and a larger rank.
+            LatencyError: neither this rank was measured, nor both a smaller and a larger one.
         """
         exact = self._times.get((signature, choice))
         if exact is not None:
@@ -188,7 +189,7 @@ class LatencyTable:
             (_, _, smallest), (_, _, largest) = points[0], points[-1]
             raise LatencyError(
                 f"the latency table has no {choice} of {signature}, only {smallest} to {largest}, "
-                f"and nothing is guessed beyond; {REMEDY} with more --fractions"
+                f"and times are not extrapolated; {REMEDY} and more fractions"
             )
         (x0, y0, _), (x1, y1, _) = below[-1], above[0]
         return y0 if x1 == x0 else y0 + (y1 - y0) * (weights - x0) / (x1 - x0)
@@ -198,7 +199,7 @@ class LatencyTable:
         return {(row.signature, row.choice): row.milliseconds for row in self.rows}
 
     def _curve(self, signature: str, method: str) -> list[tuple[int, float, Factorization]]:
-        """`(weights, milliseconds, choice)` of one layer by one method, the smallest first."""
+        """`(weights, milliseconds, choice)` of a layer with one method, the smallest first."""
         return sorted(
             (_weights(signature, choice), milliseconds, choice)
             for (of, choice), milliseconds in self._times.items()

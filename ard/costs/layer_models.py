@@ -1,9 +1,8 @@
 """Single layers, dense and factorized, as a folder of small ONNX files for `edge_bench` to time.
 
-The files are written node by node and not by torch's exporter, which `export` uses for generators:
-it takes seconds for each file and there are hundreds, while a layer is one operator and its factors
-are up to four, all of them convolutions or linear maps. The tests compare what they compute with
-what torch computes.
+The files are written node by node. Torch's exporter, which `export` uses for generators, takes
+seconds per file, and there are hundreds of files. A layer is only one operator and its factors are
+at most four, all of them convolutions or linear maps. The tests compare their outputs with torch's.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ Wanted = tuple[LayerSignature, Factorization | None]
 
 FILE, FORMAT = "layers.json", 1
 INPUT, OUTPUT, BATCH = "x", "y", "batch"
-# As `export` writes generators. IR 9 is the newest that the oldest runtime of a Jetson reads.
+# The same as in `export`. IR 9 is the newest version that the oldest runtime of a Jetson reads.
 OPSET, IR_VERSION = 18, 9
-WRAP_OPSET = 19  # the first whose Pad goes round
+WRAP_OPSET = 19  # the first with a Pad that wraps around
 PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -46,10 +45,10 @@ def write_layers(
     *,
     on_layer: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Write a file for each (signature, choice), and `layers.json`, which says what they are.
+    """Write one file per (signature, choice), and `layers.json`, which lists them.
 
-    Files are named by their content, so what is there already is not written again. The weights
-    are random: no kernel is faster for some values than for others.
+    Files are named by their content, so existing ones are not written again. The weights are
+    random, since the speed of a kernel does not depend on their values.
 
     Raises:
         DeliveryError: onnx is not installed.
@@ -173,7 +172,7 @@ class _Graph:
 def _pads(layer: _ConvNd) -> list[int]:
     """Amounts before each axis, then after each; torch keeps them in pairs, the last axis first.
 
-    That list also knows what the words "same" and "valid" come to.
+    That list also resolves the paddings "same" and "valid".
     """
     pairs = list(layer._reversed_padding_repeated_twice)
     before, after = pairs[-2::-2], pairs[::-2]

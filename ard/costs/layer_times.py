@@ -1,4 +1,4 @@
-"""Times of single layers: which are wanted, how they are measured, and what they come to."""
+"""Times of single layers: choosing, measuring and summarising them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ard.signature import LayerSignature
 from nas_gan.progress import Progress
 from nas_gan.tables import text_table
 
-# Wider than what a search tries, because no time is guessed beyond the measured ranks.
+# A wider range than that of a search, because times are not extrapolated.
 FRACTIONS = (0.75, 0.5, 0.25, 0.12, 0.06, 0.03)
 TABLE = "latency.csv"
 
 
 @dataclass(frozen=True)
 class LayerTiming:
-    """How layers are timed: batch sizes, CPU threads, the runtime, and the type of the weights."""
+    """How layers are timed: batch sizes, CPU threads, runtime and precision."""
 
     batches: tuple[int, ...] = (1,)
     threads: int = 1
@@ -35,7 +35,7 @@ class LayerTiming:
 
 
 def wanted_choices(layers: Sequence[LayerProfile], grid: RankGrid) -> list[Wanted]:
-    """Each signature of the layers once, dense and under every choice of the grid."""
+    """Every distinct signature of the layers, dense and under every choice of the grid."""
     wanted: dict[Wanted, None] = {}
     for layer in layers:
         choices = (None, *grid.choices(layer))
@@ -67,14 +67,14 @@ def measure_layers(
     timing: LayerTiming,
     progress: Progress,
 ) -> None:
-    """Write the layers into `folder` and time them into `table`, which keeps what it holds."""
+    """Write the layers into `folder`, and add their times to `table`."""
     write_wanted(layers, grid, folder, timing.precision, progress)
     with progress("timing layers, percent", 100) as advance:
         time_layers(folder, table, timing, on_percent=advance)
 
 
 def to_text(table: LatencyTable, layers: Sequence[LayerProfile]) -> str:
-    """For each signature and batch size: how often it occurs, its dense time and its fastest."""
+    """A table of calls, dense times and fastest times, per signature and batch size."""
     calls = Counter(signature for layer in layers for signature in layer.signatures)
     columns = ("layer", "calls", "batch", "dense ms", "fastest ms", "choice", "not faster")
     cells: list[tuple[str, ...]] = []
@@ -100,12 +100,12 @@ def time_layers(
     *,
     on_percent: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Time a folder of single layers into `table`, with `python -m edge_bench.layers`.
+    """Time a folder of single layers with `python -m edge_bench.layers`, which extends `table`.
 
-    `on_percent(n)` is told of each n percent that were finished since.
+    `on_percent(n)` is called whenever another `n` percent are finished.
 
     Raises:
-        DeliveryError: the command failed; the message is its own.
+        DeliveryError: the command failed; the message is that of the command.
     """
     arguments = [
         *("edge_bench.layers", str(folder), "--table", str(table), "--runner", timing.runner),

@@ -1,4 +1,4 @@
-"""Every objective by its name: what is to become small, and how reports speak of it."""
+"""The registry of objectives: the cost that each one minimises, and its wording in reports."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nas_gan.errors import InvalidValueError, unknown_name
 
 @dataclass(frozen=True)
 class Objective:
-    """One quantity that a search can make small.
+    """A quantity that a search can minimise.
 
     Attributes:
-        name: as in `--objective`, in weights of a mix and in reports.
-        noun: what there is to be little of, as in "with as few parameters as that allows".
-        axis: what a picture of dense over compressed shows.
-        cost: the cost of one layer, given the times of layers where there are any.
-        timed: whether it needs those times.
+        name: its name on command lines, in weights of a mix and in reports.
+        noun: the noun in sentences such as "with as few parameters as that allows".
+        axis: the quantity on the axis of a figure of dense over compressed.
+        cost: makes the cost of a layer from a table of layer times, which may be None.
+        timed: whether it needs that table.
     """
 
     name: str
@@ -35,8 +35,7 @@ class Objective:
 def _latency(table: LatencyTable | None) -> LayerCost:
     if table is None:
         raise InvalidValueError(
-            "latency as an objective needs a table of layer times; measure one by "
-            "python -m ard.latency CHECKPOINT --out DIR",
+            "must be given to minimise latency; measure a table with python -m ard.latency",
             setting="latency_table",
         )
     return LatencyCost(table.at())
@@ -50,9 +49,9 @@ OBJECTIVES: dict[str, Objective] = {
         Objective("latency", "little latency", "latency of its layers", _latency, timed=True),
     )
 }
-# A weighted mean of the others.
+# The name of a weighted mean of the others.
 MIXED = "mixed"
-# Command lines offer the names as choices.
+# A type of its own, so that command lines offer the names as choices.
 if TYPE_CHECKING:
     ObjectiveName = str
 else:
@@ -60,7 +59,7 @@ else:
 
 
 def register(objective: Objective) -> None:
-    """Make an objective known by its name, to configurations, reports and pictures.
+    """Register an objective, for configurations, reports and figures.
 
     Raises:
         ValueError: another objective has that name.
@@ -70,10 +69,10 @@ def register(objective: Objective) -> None:
 
 
 def objective_named(name: str) -> Objective:
-    """The objective of this name, which is not a mix.
+    """The objective of this name, other than `mixed`.
 
     Raises:
-        InvalidValueError: there is none; the message offers the nearest.
+        InvalidValueError: there is none; the message suggests the closest name.
     """
     if name not in OBJECTIVES:
         raise unknown_name("objective", name, OBJECTIVES)
@@ -81,17 +80,17 @@ def objective_named(name: str) -> Objective:
 
 
 def objective_noun(name: str) -> str:
-    """What a report says there is little of."""
+    """The noun of an objective in reports, such as "few parameters"."""
     return OBJECTIVES[name].noun if name in OBJECTIVES else f"little {name} cost"
 
 
 def objective_axis(name: str) -> str:
-    """What a picture of dense over compressed shows."""
+    """The quantity on the axis of a figure of dense over compressed."""
     return OBJECTIVES[name].axis if name in OBJECTIVES else f"{name} cost"
 
 
 def is_timed(name: str, weights: Mapping[str, float]) -> bool:
-    """Whether an objective, or a part of a mix, needs the times of layers."""
+    """Whether an objective, or a part of a mix, needs layer times."""
     return any(objective_named(part).timed for part in (weights if name == MIXED else (name,)))
 
 
@@ -106,13 +105,13 @@ def make_cost(
 
     Args:
         name: one of `OBJECTIVES`, or `mixed`.
-        table: times of layers for one batch size and one runtime.
-        weights: of a mix, by the names of its parts.
-        layers: those among which a mix compares.
+        table: layer times, for one batch size and one runtime; required if the objective is timed.
+        weights: the weights of a mix, by the names of its parts.
+        layers: the layers over which a mix normalises its parts.
 
     Raises:
-        InvalidValueError: the name is not known, or what it needs was not given.
-        LatencyError: the times of the table do not compare with one another.
+        InvalidValueError: the name is unknown, or an argument that it needs is missing.
+        LatencyError: the times of the table are not comparable with one another.
     """
     if name != MIXED:
         if name not in OBJECTIVES:
@@ -125,13 +124,13 @@ def make_cost(
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float]:
-    """Weights of a mix as a user writes them.
+    """Parse the weights of a mix.
 
     >>> parse_weights(["params=1", "latency=2.5"])
     {'params': 1.0, 'latency': 2.5}
 
     Raises:
-        InvalidValueError: one is not NAME=NUMBER, its name is not known or comes twice.
+        InvalidValueError: a text is not NAME=NUMBER, or its name is unknown or duplicated.
     """
     weights: dict[str, float] = {}
     for text in texts:
@@ -142,7 +141,9 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             weight = math.nan
         if not (math.isfinite(weight) and weight > 0):
-            raise InvalidValueError(f"weight {text!r} is none; write {objective}=2 with 2 above 0")
+            raise InvalidValueError(
+                f"{text!r} is not a weight; write {objective}=NUMBER, with a number above 0"
+            )
         if objective in weights:
             raise InvalidValueError(f"{objective} has two weights; give it one")
         weights[objective] = weight

@@ -1,1 +1,1 @@
-"""Kernels in, factors out: the factorization methods, one a file."""
+"""Factorization methods, one per file: kernels in, factors out."""

@@ -1,4 +1,4 @@
-"""`tensorly` on torch tensors, whichever backend the rest of the program has chosen."""
+"""Using `tensorly` with torch tensors, whatever backend the rest of the program uses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import tensorly as tl
 
 @contextmanager
 def torch_backend() -> Iterator[None]:
-    """Have `tensorly` take torch tensors within a block, or within a function that this decorates.
+    """A context manager and decorator within which `tensorly` works on torch tensors.
 
-    Its own `backend_context` sets the backend of every thread when it ends; this one touches
-    nothing but the thread that it runs in.
+    `tensorly.backend_context` sets the backend of every thread when it ends; this one affects only
+    its own thread.
     """
     previous = tl.get_backend()
     tl.set_backend("pytorch", local_threadsafe=True)

@@ -1,11 +1,11 @@
-"""CP (PARAFAC): a kernel as a sum of rank-one terms, none of which may grow without bound.
+"""CP (PARAFAC): a kernel as a sum of rank-one terms whose size is bounded.
 
-Of two CP fits with the same error, the one whose terms are large and cancel each other is useless:
-a small change of a factor, by rounding or by training, changes the kernel a lot. Such fits are not
-rare. Some kernels have no best approximation at all, and the terms grow without bound (de Silva and
-Lim, "Tensor rank and the ill-posedness of the best low-rank approximation problem", 2008). Here the
+A CP fit whose terms are large and cancel each other is useless, even if its error is small: a small
+change of a factor, by rounding or by training, changes the kernel a lot. Such fits are not rare.
+Some kernels have no best approximation at all, and the terms grow without bound (de Silva and Lim,
+"Tensor rank and the ill-posedness of the best low-rank approximation problem", 2008). Here the
 power of the terms is compared with that of the kernel, and the fit is repeated with a rising
-penalty on it until it is within a bound.
+penalty on the power until it is within a bound.
 
 References: Phan, Sobolev, Sozykin, Ermilov, Gusak, Tichavsky, Glukhov, Oseledets and Cichocki,
 "Stable low-rank tensor decomposition for compression of convolutional neural network", ECCV 2020.
@@ -33,14 +33,14 @@ TOL = 1e-6
 # Ridge on the normal equations of a kernel scaled to unit norm. It keeps them solvable when terms
 # are zero or parallel.
 RIDGE = 1e-7
-# The most that the squared norms of all terms may add up to, as a multiple of the kernel's own
-# squared norm. Orthogonal terms have 1; plain fits of trained kernels had 0.3 to 4, kernels without
-# a best fit pass any bound.
+# The largest sum of the squared norms of all terms, as a multiple of the squared norm of the
+# kernel. For orthogonal terms it is 1. Plain fits of trained kernels had 0.3 to 4; kernels without
+# a best fit exceed any bound.
 MAX_DEGENERACY = 10.0
-# Prices per unit of that sum, tried in this order before the one that is sure to meet the bound.
+# Prices per unit of that sum, tried in this order before the one that always meets the bound.
 PRICES = (0.0, 1e-4, 1e-3, 1e-2)
-# The sweeps take seconds a rank on a CPU for a kernel of this many weights, and with twice the
-# channels eight times as long: 128 x 128 x 5 x 5 competes, 256 x 256 x 3 x 3 does not.
+# For a kernel of this many weights the sweeps take seconds per rank on a CPU, and eight times as
+# long with twice the channels: 128 x 128 x 5 x 5 competes, 256 x 256 x 3 x 3 does not.
 MAX_WEIGHTS = 2**19
 
 
@@ -55,17 +55,19 @@ def cp(
 ) -> CPTensor:
     """`weight (c_out, c_in, k_h, k_w)` as `sum_r a_r x b_r x u_r x v_r`.
 
-    Returns the factors `[(c_out, r), (c_in, r), (k_h, r), (k_w, r)]` with weights of one; in each
-    term the four columns are equally long. Found by alternating least squares in float64 from a
-    start without random numbers: the spatial SVD of the kernel, whose terms are each split into
-    rank-one ones. At the largest rank the factors are written down exactly instead.
-    `input_covariance (c_in, c_in)` is the second moment of the input channels and
-    `output_covariance (c_out, c_out)` that of the image's gradients with respect to the output
-    channels; the fit is then made on the kernel whitened on that side.
+    Computed by alternating least squares in float64 from a deterministic start: the spatial SVD of
+    the kernel, each of whose terms is split into rank-one terms. At the largest rank, exact factors
+    are constructed instead. `input_covariance (c_in, c_in)` is the second moment of the input
+    channels and `output_covariance (c_out, c_out)` that of the image's gradients with respect to
+    the output channels; with them, the fit is made on the kernel whitened on that side.
 
     The squared norms of the terms add up to at most `max_degeneracy` times that of the (whitened)
-    kernel, at some cost in error where a closer fit would have needed more. The rank is never
+    kernel, at some cost in error if a closer fit would need larger terms. The rank is never
     changed.
+
+    Returns:
+        The factors `[(c_out, r), (c_in, r), (k_h, r), (k_w, r)]` with weights of one; in each term
+        the four columns are equally long.
 
     Raises:
         RankError: the rank is below 1 or above the largest one, the bound is below 1, or the
@@ -75,7 +77,7 @@ def cp(
     CP.check_rank((rank,), (c_out, c_in, k_h, k_w))
     if not max_degeneracy >= 1:
         raise RankError(
-            f"max_degeneracy is 1 or more, which orthogonal terms have; got {max_degeneracy}"
+            f"max_degeneracy must be at least 1, as for orthogonal terms; got {max_degeneracy}"
         )
     weight = weight.detach().double()
     if (rank,) == CP.max_rank((c_out, c_in, k_h, k_w)):
@@ -101,9 +103,12 @@ def cp(
 def degeneracy(cp_tensor: CPTensor, norm: float | None = None) -> float:
     """How much the terms cancel each other: `sum_r ||term_r||^2 / norm^2`.
 
-    `cp_tensor` is `(weights, factors)` with factors `(length, r)`, and `norm` is that of the tensor
-    that it was fitted to, by default its own. It is 1 for orthogonal terms and at least `1 / r`;
-    far above 1 the tensor is a small difference of large terms.
+    The result is 1 for orthogonal terms and at least `1 / r`. If it is far above 1, the tensor is a
+    small difference of large terms.
+
+    Args:
+        cp_tensor: `(weights, factors)`, with factors `(length, r)`.
+        norm: the norm of the tensor that was fitted; by default that of `cp_tensor` itself.
     """
     weights, factors = cp_tensor
     cp_tensor = (weights, [factor.double() for factor in factors])
@@ -123,7 +128,7 @@ def spread_norms(cp_tensor: CPTensor) -> CPTensor:
 
 
 def _one_term_per_fibre(weight: Tensor) -> list[Tensor]:
-    """The weight's fibres along its longest mode, one a term, times unit vectors."""
+    """Terms made of the weight's fibres along its longest mode, one per term, and unit vectors."""
     mode = weight.shape.index(max(weight.shape))
     others = [n for i, n in enumerate(weight.shape) if i != mode]
     index = torch.cartesian_prod(*(torch.arange(n) for n in others)).T  # (3, r)
@@ -136,10 +141,10 @@ def _one_term_per_fibre(weight: Tensor) -> list[Tensor]:
 
 
 def _bounded_als(weight: Tensor, rank: int, n_iter_max: int, max_degeneracy: float) -> list[Tensor]:
-    """Fit a kernel of unit norm, and again at rising prices while its terms are too large.
+    """Fit a kernel of unit norm, and refit it at rising prices while its terms are too large.
 
     With a price `p` the iteration minimises `||W - W'||^2 + p sum_r ||term_r||^2`, one factor at a
-    time. At zero for that factor this is 1, so the sum is at most `1 / p` after every step.
+    time. With that factor zero, the objective is 1, so the sum is at most `1 / p` after every step.
     """
     factors = alternating_least_squares(weight, spatial_svd_terms(weight, rank), n_iter_max)
     for price in (*(p for p in PRICES if p < 1 / max_degeneracy), 1 / max_degeneracy):
@@ -154,10 +159,10 @@ def _bounded_als(weight: Tensor, rank: int, n_iter_max: int, max_degeneracy: flo
 def alternating_least_squares(
     weight: Tensor, factors: list[Tensor], n_iter_max: int, price: float = 0.0
 ) -> list[Tensor]:
-    """Alternating least squares on a kernel of unit norm; the sweeps of `tensorly`'s `parafac`.
+    """Alternating least squares on a kernel of unit norm: the sweeps of `tensorly`'s `parafac`.
 
-    That one has no price on terms, and forms the Khatri-Rao product of three modes, up to
-    `(c_out c_in k, r)`, for each mode of each sweep. Contracting the long channel mode first and
+    `parafac` has no price on terms, and forms the Khatri-Rao product of three modes, up to
+    `(c_out c_in k, r)`, for each mode of each sweep. By contracting the long channel mode first and
     sharing the result, the same sweeps take 23 to 36 times less processor time (`engines` in
     benchmarks/factorization.py).
     """
@@ -184,10 +189,10 @@ def alternating_least_squares(
 
 
 def _least_squares(projection: Tensor, price: float, *others: Tensor) -> Tensor:
-    """The factor that fits best while the three others stay; `projection (n, r)` is the MTTKRP.
+    """The best factor while the three others are fixed; `projection (n, r)` is the MTTKRP.
 
-    The diagonal of the Gram matrix of the others' terms holds what a term weighs per unit of this
-    factor's column, so the price of a term's power is a share of that diagonal.
+    The diagonal of the Gram matrix of the others holds the power of each term per unit of this
+    factor's column, so the price of a term's power is a multiple of that diagonal.
     """
     gram = torch.stack([factor.T @ factor for factor in others]).prod(dim=0)
     gram.diagonal().mul_(1 + price).add_(RIDGE)
@@ -196,7 +201,7 @@ def _least_squares(projection: Tensor, price: float, *others: Tensor) -> Tensor:
 
 @torch_backend()
 def spatial_svd_terms(weight: Tensor, rank: int) -> list[Tensor]:
-    """Rank-one terms of the spatial SVD, the `rank` largest first.
+    """The `rank` largest rank-one terms of the spatial SVD, the largest first.
 
     A term of the spatial SVD is a `(c_out, k_w)` matrix times a `(c_in, k_h)` matrix; the SVDs of
     the two give up to `k_w k_h` rank-one terms.
@@ -240,8 +245,8 @@ CP = Method(
         Factor("r", "r", "columns", depthwise=True),
         Factor("r", C_OUT),
     ),
-    # With that many terms every weight can be written down exactly, one term for each vector along
-    # the largest dimension.
+    # With this many terms every kernel is represented exactly, by one term per fibre along its
+    # largest dimension.
     max_rank_of=lambda shape: (math.prod(shape) // max(shape),),
     factorize=_kernels,
     fits=lambda shape, n_axes: n_axes == 2 and not is_pointwise(shape),

@@ -1,8 +1,8 @@
-"""A factorization method as one value: its ranks, its factors as layers, and how they are found.
+"""A factorization method as one value: its ranks, its factors, and how they are computed.
 
-Everything that depends on the method derives from this value: the numbers of weights and
-multiply-adds, the layers that replace the dense one, which ranks are worth trying, who competes on
-a layer, and the mark in the pictures. `ard.factorization.methods` holds the values by name.
+Everything that depends on the method is derived from this value: the numbers of weights and
+multiply-adds, the layers that replace the dense one, the ranks worth trying, the methods that
+compete on a layer, and the mark in figures. `ard.factorization.methods` registers the values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Factor:
         along: the axes along which it moves. It is `k_h x 1` along the rows, `1 x k_w` along the
             columns, `k_h x k_w` along both and `1 x 1` along none, and it carries the stride,
             padding and dilation of the layer along these axes.
-        depthwise: whether each channel is filtered for itself, so that inputs and outputs are one.
+        depthwise: whether each channel is filtered separately; inputs and outputs are then equal.
     """
 
     inputs: str
@@ -57,7 +57,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Mark:
-    """How a method looks in pictures: its colour, and its marker for matplotlib and for plotly."""
+    """How a method looks in figures: its colour, and its markers for matplotlib and plotly."""
 
     colour: str
     marker: str
@@ -87,28 +87,28 @@ class Method:
     """A factorization method.
 
     Attributes:
-        name: what plans, tables and options call it.
-        ranks: the names of its ranks, in the order in which plans write them.
+        name: its name in plans, tables and options.
+        ranks: the names of its ranks, in the order in which plans list them.
         factors: the factors in the order in which they are applied. Together they lead from `c_in`
             to `c_out` and move once along the rows, then once along the columns, or along both.
-        max_rank_of: the ranks of a kernel `(c_out, c_in, k_h, k_w)` at which nothing is lost.
-        factorize: `(kernel, rank, covariances)` to one kernel `(out, in, k_h, k_w)` a factor, in
-            float64, the error weighted by the covariances where these are known. `in` is 1 for a
-            depthwise factor.
-        fits: whether it can replace a kernel of a shape, of a layer that moves along a number of
-            axes (0 for a linear one).
-        mark: how it looks in pictures.
-        transposed_factors: the factors in a transposed convolution, if they differ: it spreads its
-            values last, so that everything before works on the small map.
-        proportions: ranks in the ratio in which they share the weights of a kernel; by default that
-            of the largest ones.
-        unfoldings: the matrices whose ranks are those of the method, for rules that read a rank off
-            singular values; None for a method whose rank no matrix has.
-        max_weights: a kernel with more is expensive to factorize, and is left to other methods
-            where there are any.
+        max_rank_of: the ranks of a kernel `(c_out, c_in, k_h, k_w)` at which it is exact.
+        factorize: maps `(kernel, rank, covariances)` to one kernel `(out, in, k_h, k_w)` per
+            factor, in float64. The error is weighted by the covariances that are known. `in` is 1
+            for a depthwise factor.
+        fits: whether it can replace a kernel of a given shape, in a layer that moves along a given
+            number of axes (0 for a linear layer).
+        mark: how it looks in figures.
+        transposed_factors: the factors in a transposed convolution, if they differ: it upsamples
+            last, so that all other factors work on the small map.
+        proportions: the ratio of its ranks when they are chosen by the number of weights; by
+            default that of the largest ranks.
+        unfoldings: the matrices whose ranks are those of the method, for rules based on singular
+            values; None if there are none.
+        max_weights: a kernel with more weights is expensive to factorize, and is left to other
+            methods if any fits.
 
     Raises:
-        RankError: the factors do not make a layer.
+        RankError: the factors do not form a layer.
     """
 
     name: str
@@ -133,11 +133,11 @@ class Method:
         return (self.transposed_factors if transposed else None) or self.factors
 
     def max_rank(self, shape: Shape, groups: int = 1) -> Rank:
-        """The largest rank that makes sense, at which the factorization is exact."""
+        """The largest useful rank, at which the factorization is exact."""
         return tuple(groups * rank for rank in self.max_rank_of(group_shape(shape, groups)))
 
     def check_rank(self, rank: Rank, shape: Shape, groups: int = 1) -> None:
-        """Do nothing if `rank` can be used on a weight of `shape`.
+        """Check that `rank` can be used on a weight of `shape`.
 
         Raises:
             RankError: the rank is below 1, above `max_rank`, not a multiple of `groups`, or has the
@@ -150,13 +150,13 @@ class Method:
         if not fits:
             raise RankError(
                 f"rank {rank} does not fit a weight of shape {shape}; "
-                f"{self.name} ranks there go up to {largest}"
+                f"the largest {self.name} rank there is {largest}"
             )
         if any(r % groups for r in rank):
             nearest = tuple(groups * max(1, round(r / groups)) for r in rank)
             raise RankError(
                 f"rank {rank} is not a multiple of the {groups} groups of a weight of shape "
-                f"{shape}; each group gets the same share, {nearest} would do"
+                f"{shape}; every group gets the same share, so use {nearest}"
             )
 
     def factor_sizes(self, rank: Rank, shape: Shape, groups: int = 1) -> tuple[int, ...]:
@@ -168,10 +168,10 @@ class Method:
     def rank_for_fraction(
         self, shape: Shape, fraction: float, multiple_of: int = 1, groups: int = 1
     ) -> Rank:
-        """The rank whose factors hold about `fraction` of the weights.
+        """The rank whose factors have about `fraction` of the dense weights.
 
-        Several ranks keep to their `proportions`. A rank is a multiple of the groups too, which
-        comes first where `multiple_of` cannot be had as well.
+        If there are several ranks, they keep their `proportions`. A rank is also a multiple of
+        `groups`, which takes precedence if both are not possible.
         """
         if groups > 1:
             step = multiple_of // math.gcd(multiple_of, groups)  # of one group's rank
@@ -184,7 +184,7 @@ class Method:
         ratio, found = dict(zip(self.ranks, parts, strict=True)), dict[str, float]()
         while free := {name: part for name, part in ratio.items() if name not in found}:
             share = self._share(free, found, shape, fraction * math.prod(shape))
-            # A rank that comes to its largest stays there, and the others take what is left.
+            # A rank that reaches its maximum stays there, and the others share the rest.
             capped = {name for name, most in largest.items() if share * ratio[name] > most}
             found |= {name: float(largest[name]) for name in free if name in capped} or {
                 name: share * part for name, part in free.items()
@@ -194,9 +194,9 @@ class Method:
     def _share(
         self, free: Mapping[str, float], fixed: Mapping[str, float], shape: Shape, wanted: float
     ) -> float:
-        """By what to multiply the free ranks so that the factors hold `wanted` weights.
+        """The number by which to multiply the free ranks to get `wanted` weights.
 
-        A factor between two free ranks grows with both, one with a single free end with that one.
+        The size of a factor is quadratic in it between two free ranks, and linear next to one.
         """
         constant = linear = quadratic = 0.0
         for factor, size in zip(self.factors, self._sizes({**free, **fixed}, shape), strict=True):
@@ -217,7 +217,7 @@ class Method:
 
 
 def _problem(factors: Sequence[Factor], ranks: Sequence[str]) -> str | None:
-    """What keeps a list of factors from being a layer, if anything does."""
+    """Why a list of factors does not form a layer, or None if it does."""
     reached = C_IN
     for factor in factors:
         if factor.inputs != reached:

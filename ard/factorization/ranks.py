@@ -1,8 +1,8 @@
-"""Shapes of kernels, and ranks rounded to what a device likes.
+"""Shapes of kernels, and rounding ranks to multiples that suit a device.
 
-A weight is described by `shape = (c_out, c_in, k_h, k_w)` with all channels of all groups; a
-matrix has `k_h = k_w = 1`. A convolution with groups is factorized group by group. Its rank is
-counted over all groups, each of which gets the same share: a rank is a multiple of their number.
+A weight is described by `shape = (c_out, c_in, k_h, k_w)`, with channels counted over all groups; a
+matrix has `k_h = k_w = 1`. A grouped convolution is factorized group by group. Its rank is counted
+over all groups and shared equally, so it is a multiple of the number of groups.
 """
 
 from __future__ import annotations

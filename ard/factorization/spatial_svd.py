@@ -22,9 +22,9 @@ def spatial_svd(
     Returns `horizontal (c_out, r, 1, k_w)` and `vertical (r, c_in, k_h, 1)`; the vertical one is
     applied first. They are the SVD of the `(c_out k_w, c_in k_h)` matrix (Jaderberg et al., 2014).
     `input_covariance (c_in k_h, c_in k_h)` is the second moment of vertical patches, channel-major
-    as `torch.nn.functional.unfold` orders them; each of the `k_w` columns of an output is then
-    weighted by the patches it really sees, while correlations between columns are left out.
-    `output_covariance (c_out, c_out)` weights the outputs of every column alike.
+    in the order of `torch.nn.functional.unfold`; each of the `k_w` columns of an output is then
+    weighted by the patches that it sees, while correlations between columns are ignored.
+    `output_covariance (c_out, c_out)` weights the outputs of all columns alike.
 
     Raises:
         RankError: the rank is below 1 or above `min(c_out k_w, c_in k_h)`.
@@ -44,14 +44,14 @@ def spatial_svd(
 
 
 def _unfolding(kernel: Tensor) -> Tensor:
-    """`(c_out k_w, c_in k_h)`."""
+    """The matrix `(c_out k_w, c_in k_h)`."""
     return kernel.permute(0, 3, 1, 2).flatten(2).flatten(0, 1)
 
 
 def _kernels(kernel: Tensor, rank: Rank, known: Covariances) -> list[Tensor]:
     patches = known.vertical
     if patches is None and known.channel is not None:
-        # Without patches, the rows of a kernel are taken to see pixels that have nothing in common.
+        # Without patches, the pixels under the rows of a kernel are assumed to be uncorrelated.
         patches = torch.kron(known.channel, torch.eye(kernel.shape[2]).to(known.channel))
     horizontal, vertical = spatial_svd(kernel, rank[0], patches, known.output)
     return [vertical, horizontal]

@@ -1,7 +1,7 @@
-"""Truncated SVD of a matrix, which is what a linear layer and a pointwise convolution hold.
+"""Truncated SVD of a matrix, the weight of a linear layer or of a pointwise convolution.
 
-The error can be weighted on both sides, see `ard.factorization.whitening`; either way the best
-product of a given rank is a truncated SVD, of the matrix between the roots.
+The error can be weighted on both sides; see `ard.factorization.whitening`. In either case the best
+product of a given rank is a truncated SVD, of the matrix multiplied by the roots.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ard.factorization.whitening import Whitening, covariance_factor
 def leading_left_vectors(matrix: Tensor, rank: int) -> Tensor:
     """An orthonormal `(m, rank)` basis of the leading left singular vectors of `(m, n)`.
 
-    Through the eigenvectors of the smaller Gram matrix, which never forms the `n x n` right factor
-    of a full SVD and is several times faster than an economy SVD. Squaring makes directions below
-    1e-8 of the largest singular value unreliable, but leaves the basis orthonormal, so that a full
-    rank stays exact.
+    They are computed from the eigenvectors of the smaller Gram matrix. This avoids the `n x n`
+    right factor of a full SVD and is several times faster than an economy SVD. Squaring makes
+    directions below 1e-8 of the largest singular value unreliable, but the basis stays orthonormal,
+    so that full rank is exact.
     """
     m, n = matrix.shape
     if m <= n:
@@ -34,7 +34,7 @@ def leading_left_vectors(matrix: Tensor, rank: int) -> Tensor:
 def economy_svd(
     matrix: Tensor, n_eigenvecs: int | None = None, **ignored: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`U (m, r)`, `S (r,)` and `V (r, n)` by `leading_left_vectors`, as `tensorly` takes an SVD."""
+    """`U (m, r)`, `S (r,)` and `V (r, n)` by `leading_left_vectors`, for use in `tensorly`."""
     rank = min(matrix.shape) if n_eigenvecs is None else min(n_eigenvecs, *matrix.shape)
     left = leading_left_vectors(matrix, rank)
     right = left.T @ matrix
@@ -43,15 +43,15 @@ def economy_svd(
 
 
 def _leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
-    """Those of the largest eigenvalues of a symmetric `(n, n)` matrix, the largest first."""
+    """Eigenvectors of the `rank` largest eigenvalues of a symmetric `(n, n)` matrix, descending."""
     n = len(gram)
     if gram.device.type == "cpu" and 2 * rank < n and gram.isfinite().all():
-        # LAPACK can leave the others out: 2.5 times as fast at a quarter of 2560. torch cannot.
+        # LAPACK can skip the others, unlike torch: 2.5 times as fast for a quarter of 2560.
         try:
             vectors = scipy.linalg.eigh(gram.numpy(), subset_by_index=[n - rank, n - 1])[1]
             return torch.from_numpy(vectors).flip(1)
         except scipy.linalg.LinAlgError:
-            pass  # its iteration did not converge; torch takes another one
+            pass  # its iteration did not converge; torch uses another one
     return torch.linalg.eigh(gram)[1][:, n - rank :].flip(1)
 
 
@@ -63,11 +63,11 @@ def svd(
 ) -> tuple[Tensor, Tensor]:
     """The best `left (c_out, r) @ right (r, c_in)` approximation of `matrix (c_out, c_in)`.
 
-    Without a covariance best means the Frobenius norm (Eckart and Young); with
-    `input_covariance (c_in, c_in)` it means the expected squared error of the layer's outputs, and
-    with `output_covariance (c_out, c_out)` that error is weighted by what each output is worth. The
-    singular values are shared evenly: column `i` of `left` is as long as row `i` of `right`.
-    Computed and returned in float64.
+    Without a covariance, the error is the Frobenius norm (Eckart and Young). With
+    `input_covariance (c_in, c_in)` it is the expected squared error of the layer's outputs, which
+    `output_covariance (c_out, c_out)` weights by how much each output matters. The singular
+    values are shared evenly: column `i` of `left` is as long as row `i` of `right`. The
+    result is in float64.
 
     Raises:
         RankError: the rank is below 1 or above the smaller side of the matrix.
@@ -75,7 +75,7 @@ def svd(
     c_out, c_in = matrix.shape
     SVD.check_rank((rank,), (c_out, c_in, 1, 1))
     matrix = matrix.detach().double()
-    # At full rank the product is exact whatever the weighting, best without one.
+    # At full rank the product is exact with any weighting, and most accurate without one.
     if rank == min(c_out, c_in):
         input_covariance = output_covariance = None
     sides = Whitening.of(matrix, None, output_covariance)
@@ -86,7 +86,7 @@ def svd(
 def leading_product(
     matrix: Tensor, rank: int, input_covariance: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """`U (m, r)` with orthonormal columns and `U^T W`, best under the input covariance."""
+    """`U (m, r)` with orthonormal columns and `U^T W`, optimal under the input covariance."""
     weighted = matrix
     if input_covariance is not None:
         weighted = matrix @ covariance_factor(input_covariance).to(matrix)

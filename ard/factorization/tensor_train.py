@@ -1,4 +1,4 @@
-"""Tensor train: a kernel as a chain of four small factors, one a mode."""
+"""Tensor train: a kernel as a chain of four small factors, one per mode."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ard.factorization.ranks import Rank, Shape
 from ard.factorization.svd import economy_svd
 from ard.factorization.whitening import Whitening
 
-# The rank in the middle, as a multiple of the smaller one at the ends. Of those from 0.75 to 2 it
-# leaves the least error for the same number of weights, give or take a few in a thousand; the ratio
-# of the largest ranks, 3 or 5, leaves up to 1.7 times as much (`tensor_train_middle` in
+# The middle rank, as a multiple of the smaller of the outer ones. Among values from 0.75 to 2 it
+# has the lowest error for the same number of weights, within a few in a thousand; the ratio of the
+# largest ranks, 3 or 5, has up to 1.7 times the error (`tensor_train_middle` in
 # benchmarks/factorization.py).
 MIDDLE = 1.25
 
@@ -29,11 +29,13 @@ def tensor_train(
 ) -> TTTensor:
     """`weight (c_out, c_in, k_h, k_w)` as a train through `c_in`, `k_h`, `k_w` and `c_out`.
 
-    Returns the factors `(1, c_in, r_1)`, `(r_1, k_h, r_2)`, `(r_2, k_w, r_3)`, `(r_3, c_out, 1)`,
-    found by one truncated SVD after another (Oseledets, "Tensor-train decomposition", SIAM J. Sci.
-    Comput., 2011), in float64. With `input_covariance (c_in, c_in)`, the second moment of the input
+    Computed by successive truncated SVDs (Oseledets, "Tensor-train decomposition", SIAM J. Sci.
+    Comput., 2011) in float64. With `input_covariance (c_in, c_in)`, the second moment of the input
     channels, or `output_covariance (c_out, c_out)`, that of the image's gradients with respect to
-    the output channels, that is done on the kernel whitened on that side.
+    the output channels, they are computed on the kernel whitened on that side.
+
+    Returns:
+        The factors `(1, c_in, r_1)`, `(r_1, k_h, r_2)`, `(r_2, k_w, r_3)` and `(r_3, c_out, 1)`.
 
     Raises:
         RankError: a rank is below 1 or above that of its unfolding.
@@ -42,7 +44,7 @@ def tensor_train(
     TENSOR_TRAIN.check_rank(rank, (c_out, c_in, k_h, k_w))
     weight = weight.detach().double()
     if rank == TENSOR_TRAIN.max_rank((c_out, c_in, k_h, k_w)):
-        input_covariance = output_covariance = None  # exact anyway, and best without
+        input_covariance = output_covariance = None  # exact anyway, and most accurate without
     sides = Whitening.of(weight, input_covariance, output_covariance)
     modes = sides.whiten(weight).permute(1, 2, 3, 0)  # (c_in, k_h, k_w, c_out)
     first, second, third, last = tt_svd(modes, [1, *rank, 1], svd=economy_svd)
@@ -59,7 +61,7 @@ def tensor_train(
 
 
 def _fill(factor: Tensor, before: int, after: int) -> Tensor:
-    """Zeros up to the ranks that were asked for: a train has none above those of its neighbours."""
+    """Pad a factor with zeros to the requested ranks, which its neighbours may not reach."""
     return F.pad(factor, (0, after - factor.shape[2], 0, 0, 0, before - factor.shape[0]))
 
 
@@ -101,7 +103,7 @@ TENSOR_TRAIN = Method(
     max_rank_of=_largest,
     proportions=_proportions,
     factorize=_kernels,
-    # With a kernel of one row or column two of the factors would be one.
+    # With a kernel of a single row or column, one factor would be redundant.
     fits=lambda shape, n_axes: n_axes > 1 and min(shape[2:]) > 1,
     mark=Mark("#e69f00", "v", "triangle-down"),
     unfoldings=lambda kernel: tuple(

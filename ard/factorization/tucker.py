@@ -31,13 +31,15 @@ def tucker2(
 ) -> TuckerTensor:
     """`weight (c_out, c_in, k_h, k_w)` as a small core between two channel factors.
 
-    Returns `core (r_out, r_in, k_h, k_w)` and the factors `(c_out, r_out)`, `(c_in, r_in)`, `(k_h,
-    k_h)`, `(k_w, k_w)`, of which the first two have orthonormal columns and the last two are
-    identities, computed by higher-order orthogonal iteration (De Lathauwer et al., 2000). With
+    Computed by higher-order orthogonal iteration (De Lathauwer et al., 2000) in float64. With
     `input_covariance (c_in, c_in)`, the second moment of the input channels, or
     `output_covariance (c_out, c_out)`, that of the image's gradients with respect to the output
-    channels, the iteration runs on the kernel whitened on that side. Computed and returned in
-    float64.
+    channels, the iteration runs on the kernel whitened on that side.
+
+    Returns:
+        The core `(r_out, r_in, k_h, k_w)` and the factors `(c_out, r_out)`, `(c_in, r_in)`,
+        `(k_h, k_h)` and `(k_w, k_w)`. The first two have orthonormal columns, and the last two are
+        identities.
 
     Raises:
         RankError: a rank is below 1 or above its number of channels.
@@ -47,11 +49,11 @@ def tucker2(
     weight = weight.detach().double()
     sides = Whitening.of(weight, input_covariance, output_covariance)
 
-    # An unfolding of the projected kernel has no more than r_other k_h k_w independent vectors. A
-    # larger rank is filled up with zeros, which is exact and keeps the shape that was asked for.
+    # An unfolding of the projected kernel has at most r_other k_h k_w independent vectors. A larger
+    # rank is padded with zeros, which is exact and keeps the requested shape.
     r_out, r_in = min(rank[0], rank[1] * k_h * k_w), min(rank[1], rank[0] * k_h * k_w)
     core, (out_factor, in_factor) = _hooi(sides.whiten(weight), (r_out, r_in), n_iter_max)
-    # (W C^1/2) V V^T C^-1/2: the inverse goes into the factor, and QR takes its condition out.
+    # (W C^1/2) V V^T C^-1/2: the inverse goes into the factor, and QR restores its condition.
     if sides.inputs is not None:
         in_factor, triangle = torch.linalg.qr(sides.unwhiten_inputs(in_factor))
         core = mode_dot(core, triangle, 1)
@@ -70,14 +72,14 @@ def tucker2(
 def _hooi(weight: Tensor, rank: Rank, n_iter_max: int) -> tuple[Tensor, list[Tensor]]:
     """Core and bases of the two channel modes by alternating projections, from the HOSVD.
 
-    The sweeps of `tensorly`'s `partial_tucker`, which takes the SVD that it is given for the start
-    alone and an economy SVD of every projected unfolding after that. With the eigenvectors of the
-    small Gram matrices the same sweeps take 2 to 5 times less processor time, the more the larger
-    the rank (`engines` in benchmarks/factorization.py).
+    These are the sweeps of `tensorly`'s `partial_tucker`. It uses a given SVD only for the start,
+    and an economy SVD for every projected unfolding afterwards. With the eigenvectors of the small
+    Gram matrices, the same sweeps take 2 to 5 times less processor time, with the larger gains at
+    larger ranks (`engines` in benchmarks/factorization.py).
     """
     bases = [leading_left_vectors(unfold(weight, mode), r) for mode, r in enumerate(rank)]
     core = multi_mode_dot(weight, bases, modes=[0, 1], transpose=True)
-    if rank == tuple(weight.shape[:2]):  # the bases are complete and nothing is lost
+    if rank == tuple(weight.shape[:2]):  # the bases are complete, so this is exact
         return core, bases
     for _ in range(n_iter_max):
         previous = core.norm()
@@ -85,7 +87,7 @@ def _hooi(weight: Tensor, rank: Rank, n_iter_max: int) -> tuple[Tensor, list[Ten
             core = mode_dot(weight, bases[1 - mode].T, 1 - mode)
             bases[mode] = leading_left_vectors(unfold(core, mode), rank[mode])
         core = mode_dot(core, bases[1].T, 1)
-        # The bases are orthonormal: what the core gains in norm, the error loses.
+        # The bases are orthonormal, so the error falls as the norm of the core grows.
         if core.norm() - previous <= TOL * weight.norm():
             break
     return core, bases

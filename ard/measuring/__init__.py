@@ -1,1 +1,1 @@
-"""Measurements: what is measured, where it runs, and the record it is replayed from."""
+"""Measuring plans: metrics, evaluators, executors and the journal."""

@@ -1,4 +1,4 @@
-"""The dense generator on one bank of latents, which every candidate is compared with."""
+"""The dense generator on one bank of latents, against which candidates are compared."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nas_gan.metrics.sampling import extract_features
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What generators are compared with beside the dense one.
+    """Reference images, in the form that the metric needs.
 
     Attributes:
-        source: where it came from, in words that reports show.
-        content: statistics, features or nothing, as the metric that found it wants them.
-        dense: whether it is made of the dense generator's own images, so that no value compares
-            with a published one.
+        source: where the reference came from, as reports show it.
+        content: statistics, features or None, depending on the metric.
+        dense: whether the images are the dense generator's own, in which case no value is
+            comparable with published ones.
     """
 
     source: str
@@ -32,16 +32,16 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class DenseBank:
-    """A dense generator, the latents that it shares with candidates, and how their images are seen.
+    """A dense generator, latents that it shares with the candidates, and a feature extractor.
 
     Attributes:
         generator: the dense generator, on `device`.
         latents: `(n, latent_dim)`, labels included.
-        extractor: images to features.
-        reference: what the metric compares with.
-        seed: of everything that a metric draws by itself, such as resampled rows.
-        batch_size: images that are generated at once.
-        device: where generators run.
+        extractor: maps images to features.
+        reference: what the metric compares images with.
+        seed: seed of everything random in a metric, such as resampled rows.
+        batch_size: images per batch.
+        device: the device that generators run on.
     """
 
     generator: nn.Module
@@ -53,7 +53,7 @@ class DenseBank:
     device: str = "cpu"
 
     def features_of(self, generator: nn.Module) -> npt.NDArray[np.float32]:
-        """Features `(n, d)` of a generator's images on the bank, row by row."""
+        """Features `(n, d)` of a generator's images, one row per latent of the bank."""
         return extract_features(
             generator,
             self.latents,
@@ -64,5 +64,5 @@ class DenseBank:
 
     @cached_property
     def features(self) -> npt.NDArray[np.float32]:
-        """Those of the dense generator."""
+        """Features `(n, d)` of the dense generator's images."""
         return self.features_of(self.generator)

@@ -1,4 +1,4 @@
-"""How good is a generator under a plan? The seam between measuring and deciding."""
+"""Evaluators score candidate generators; the search only sees their scores."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ ScoreFunction = Callable[[nn.Module], Tensor | float]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generator to be scored, built only when someone looks at it.
+    """A generator to be scored, built when it is first used.
 
-    `plan` is the one that it was built by, or None for a net that came from elsewhere.
+    Attributes:
+        build: makes the generator.
+        plan: the plan that it was built from, or None if it did not come from a plan.
     """
 
     build: Callable[[], nn.Module]
@@ -30,12 +32,12 @@ class Candidate:
 
     @staticmethod
     def finished(generator: nn.Module) -> Candidate:
-        """A net that is scored as it is."""
+        """A candidate for a generator that exists already."""
         return Candidate(lambda: generator, None)
 
     @cached_property
     def generator(self) -> nn.Module:
-        """The generator itself."""
+        """The generator, built on first use."""
         return self.build()
 
     def __str__(self) -> str:
@@ -43,19 +45,23 @@ class Candidate:
 
 
 class Evaluator(Protocol):
-    """Scores a candidate against the dense generator."""
+    """A function that scores a candidate against the dense generator."""
 
     def __call__(self, candidate: Candidate) -> Score: ...
 
 
 class ScoreEvaluator:
-    """Any number that should not rise: an image error, a loss, one minus an accuracy.
+    """An evaluator for any score where lower is better, such as an image error or a loss.
 
-    `score(generator)` is one number, or one per sample `(n,)`, of which the mean counts; it is
-    called in evaluation mode and without gradients. The samples must be the same for every
-    generator: the interval of the rise is that of paired differences, 1.96 standard errors to
-    either side. One number alone gives no idea of its noise, and its interval has no width.
-    `name` is what journals, tables and reports call the metric.
+    The interval of a rise is that of paired differences, 1.96 standard errors to either side. A
+    score of one number says nothing about its noise, so its interval has no width.
+
+    Args:
+        score: `score(generator)` returns one number, or one per sample `(n,)`, whose mean counts.
+            The samples must be the same for every generator. It is called in evaluation mode and
+            without gradients.
+        dense: the dense generator.
+        name: the name of the metric in journals, tables and reports.
 
     >>> class Constant(nn.Module):
     ...     def __init__(self, value: float) -> None:
@@ -68,7 +74,7 @@ class ScoreEvaluator:
 
     Raises:
         NonFiniteError: a score is NaN or infinite.
-        ValueError: the name has characters that a column of a table must not have.
+        ValueError: the name cannot be the name of a column.
     """
 
     def __init__(self, score: ScoreFunction, dense: nn.Module, name: str = "score") -> None:
@@ -98,7 +104,7 @@ class ScoreEvaluator:
         return self.dense.mean().item()
 
     def _values(self, generator: nn.Module, whose: str) -> Tensor:
-        """`(n,)` in float64 on the CPU."""
+        """Scores `(n,)` in float64 on the CPU."""
         with evaluating(generator):
             values = torch.as_tensor(self.score(generator)).detach().double().cpu().flatten()
         if not values.isfinite().all():
@@ -107,7 +113,7 @@ class ScoreEvaluator:
 
 
 class TableEvaluator:
-    """Replays recorded scores and never builds a generator."""
+    """Replays recorded scores, without building any generator."""
 
     def __init__(self, recorded: Mapping[RankPlan, Score]) -> None:
         self.recorded = dict(recorded)

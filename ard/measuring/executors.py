@@ -1,4 +1,4 @@
-"""Where measurements run: in this process, or on every machine of a Ray cluster."""
+"""Executors run measurements: in this process, or on the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Runs one function over items and hands back each result as soon as it is there."""
+    """Applies one function to many items, and yields each result as soon as it is available."""
 
     def run(
         self, function: Callable[[Item], Result], items: Sequence[Item]
@@ -22,7 +22,7 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """One after another, in this process."""
+    """Runs one item after another, in this process."""
 
     def run(
         self, function: Callable[[Item], Result], items: Iterable[Item]
@@ -33,7 +33,15 @@ class SerialExecutor:
 
 
 class RayExecutor:
-    """On the workers of a Ray cluster; the function travels to them once."""
+    """Runs items on the workers of a Ray cluster, to which the function is sent once.
+
+    Args:
+        num_cpus_per_task: CPUs reserved per item.
+        num_gpus_per_task: GPUs reserved per item; fractions are possible.
+
+    Raises:
+        ArdError: Ray is not installed.
+    """
 
     def __init__(self, num_cpus_per_task: float = 1, num_gpus_per_task: float = 0) -> None:
         try:

@@ -20,9 +20,15 @@ from nas_gan.metrics.sampling import extract_features
 class FidEvaluator:
     """Paired ΔFID against the dense generator on one bank of latents.
 
-    `paired` holds the dense generator's features on `latents` `(n, latent_dim)`. With `bootstrap`
-    the interval is resampled, otherwise it comes from the influence function, which costs a
-    fraction of that and agrees where the candidate is close to the dense net.
+    Attributes:
+        paired: the reference statistics, and the dense generator's features on `latents`.
+        latents: `(n, latent_dim)`.
+        extractor: maps images to features.
+        bootstrap: compute the interval by resampling. Otherwise it comes from the influence
+            function, which is much cheaper and agrees if the candidate is close to the dense
+            generator.
+        batch_size: images per batch.
+        device: the device that generators run on.
     """
 
     paired: PairedFid
@@ -79,7 +85,7 @@ def _reference(request: ReferenceRequest) -> Reference:
         dense=request.dense,
         cache=request.cache,
     )
-    # Prepared once for all banks of latents.
+    # FrechetReference is computed once for all banks of latents.
     return Reference(source, FrechetReference(statistics), dense=request.wanted == "dense")
 
 

@@ -1,4 +1,4 @@
-"""The append-only record of measurements. The state of a search is whatever it replays to."""
+"""The append-only record of measurements, from which a search restores its state."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ard.measuring.measurement import Measurement
 from ard.measuring.score import from_record, to_record
 from ard.plan import Factorization, RankPlan
 
-# What is measured with one layer replaced and nothing trained.
+# Stages in which a single layer is replaced and nothing is trained.
 SINGLE_STAGES = ("proxy", "single")
-# What fingerprints of earlier versions did not say, because there was no choice.
+# Settings that fingerprints of earlier versions lack, because there was only one choice.
 UNSAID = {"metric": "fid"}
 
 
 class Journal(Protocol):
-    """Remembers measurements in the order in which they were made."""
+    """Records measurements in the order in which they were made."""
 
     def append(self, measurement: Measurement) -> None: ...
 
@@ -28,7 +28,7 @@ class Journal(Protocol):
 
 
 class MemoryJournal:
-    """Forgets everything when the process ends."""
+    """A journal in memory, which is lost when the process ends."""
 
     def __init__(self) -> None:
         self._lines: list[Measurement] = []
@@ -41,17 +41,21 @@ class MemoryJournal:
 
 
 class FileJournal:
-    """JSON lines in a file; the first line is the fingerprint of checkpoint and settings.
+    """A journal in a file of JSON lines, which begins with a fingerprint.
 
-    A sweep of single layers depends on fewer settings than a search. What it wrote can be gone on
-    with by a search that agrees on those; the fuller fingerprint is then appended. The other way
-    round the shared settings must agree too.
+    A sweep of single layers depends on fewer settings than a search. A search can resume from the
+    journal of a sweep if the settings that both have agree; its longer fingerprint is then
+    appended. A sweep can likewise resume from the journal of a search.
 
-    A line is flushed and synced before `append` returns. A last line that a crash cut short is
-    dropped when the file is opened again.
+    Each line is flushed and synced before `append` returns. An incomplete last line, left by a
+    crash, is dropped when the file is opened again.
+
+    Args:
+        path: the file; it is created if it does not exist.
+        fingerprint: the checkpoint and the settings that the measurements depend on.
 
     Raises:
-        JournalError: the file was begun with another fingerprint, or is damaged in the middle.
+        JournalError: the file has another fingerprint, or is damaged before its last line.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -75,14 +79,14 @@ class FileJournal:
         found = prints[-1] if prints and "fingerprint" in records[0] else None
         if found is None or not _agree(found, wanted, self._lines):
             raise JournalError(_difference(path.parent, found, wanted))
-        # Cut off what is not a whole line, so that the next append starts on a fresh one.
+        # Drop an incomplete last line, so that the next append starts on a new line.
         with path.open("rb+") as file:
             file.truncate(sum(len(line) + 1 for line in lines))
         if set(wanted) - set(found):
             self._write({"fingerprint": wanted})
 
     def append(self, measurement: Measurement) -> None:
-        """Record one measurement durably."""
+        """Record one measurement; it is on disk when this returns."""
         self._write(
             {
                 "stage": measurement.stage,
@@ -129,7 +133,7 @@ def _measurement(path: Path, number: int, value: Mapping[str, Any]) -> Measureme
 
 
 def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any], lines: list[Measurement]) -> bool:
-    """Whether what was measured under one fingerprint holds under another."""
+    """Whether measurements under one fingerprint are valid under another."""
     if any(found[name] != wanted[name] for name in found.keys() & wanted.keys()):
         return False
     more = wanted.keys() - found.keys()
@@ -144,6 +148,6 @@ def _difference(run_dir: Path, found: Any, wanted: Mapping[str, Any]) -> str:
     shared = [n for n in wanted if n in found and found[n] != wanted[n]]
     name = next(iter(shared or [n for n in wanted if n not in found]))
     return (
-        f"{run_dir} belongs to another run: {name} is {found.get(name)} there, "
+        f"{run_dir} belongs to another run: {name} is {found.get(name)} there and "
         f"{wanted.get(name)} here; use another run directory"
     )

@@ -1,4 +1,4 @@
-"""Kernel distances as metrics: KID, and an MMD with a Gaussian kernel, on the features of FID."""
+"""Kernel distances as metrics, on the features of FID: KID, and an MMD with a Gaussian kernel."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from nas_gan.metrics.paired_kernel import (
 )
 
 Features = npt.NDArray[np.float32]
-# Images of a data set behind a reference. Every candidate is compared with all of them, and the
-# reference's own noise is the same on both sides of a rise.
+# Images of a data set in a reference. Every candidate is compared with all of them, so the noise of
+# the reference is the same on both sides of a rise.
 N_REFERENCE = 10_000
 
 
@@ -62,14 +62,14 @@ class KernelEvaluator:
 
 
 def find_features(request: ReferenceRequest) -> Reference:
-    """Features `(m, d)` of reference images; statistics alone do not do for a kernel.
+    """Features `(m, d)` of reference images; a kernel distance cannot use statistics.
 
     `auto` takes the data set that the checkpoint names, if available, else images of the dense
-    generator; a file is an `.npz` that holds an array `features`.
+    generator. A file must be an `.npz` with an array `features`.
 
     Raises:
-        MissingDataError: the file is not there.
-        InvalidValueError: the file holds no such array, or one of another extractor.
+        MissingDataError: the file does not exist.
+        InvalidValueError: the file has no such array, or the array is from another extractor.
     """
     if request.wanted not in ("auto", "dense"):
         path = Path(request.wanted)
@@ -85,7 +85,7 @@ def find_features(request: ReferenceRequest) -> Reference:
 
 
 def _features(images: Images, n: int, extractor: FeatureExtractor) -> Features:
-    """Of the first `n` images, `(n, d)`."""
+    """Features `(n, d)` of the first `n` images."""
     found: list[npt.NDArray[np.float32]] = []
     done = 0
     for batch in iterate_uint8(images):
@@ -106,7 +106,7 @@ def _read_features(path: Path, extractor: FeatureExtractor) -> Features:
     except (KeyError, ValueError, OSError, EOFError) as error:
         raise InvalidValueError(
             f"{path}: a kernel distance needs an .npz with an array 'features', one row per image; "
-            f"statistics do not do ({error})"
+            f"statistics are not enough ({error})"
         ) from error
     if features.ndim != 2 or features.shape[1] != extractor.dim:
         raise InvalidValueError(
@@ -125,7 +125,7 @@ def _evaluator(
 
 
 def _enough(extractor: FeatureExtractor) -> int:
-    """An unbiased distance needs images for its interval only, not for every feature."""
+    """The estimator is unbiased, so images are needed for the interval only, not per feature."""
     return 100
 
 

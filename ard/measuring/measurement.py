@@ -1,4 +1,4 @@
-"""One line of a journal: a plan, how it was prepared, and what it scored."""
+"""A measurement: what one line of a journal holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ Stage = Literal["proxy", "single", "factorized", "recovered", "final"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One journal line: a plan, how it was prepared, and what it scored."""
+    """The score of a plan at one stage.
+
+    Attributes:
+        stage: how the plan was scored. `proxy` and `single` are plans of a single layer,
+            `factorized` is a whole plan before recovery, and `recovered` and `final` are whole
+            plans after recovery, `final` on held-out latents.
+        plan: the plan.
+        score: its score.
+    """
 
     stage: Stage
     plan: RankPlan

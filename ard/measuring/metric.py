@@ -1,4 +1,4 @@
-"""What a metric is: a name, what it compares with, and how it scores a generator on a bank."""
+"""What defines a metric: its name, its reference, and its evaluator on a bank of latents."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class MetricEvaluator(Evaluator, Protocol):
 
     @property
     def dense_value(self) -> float:
-        """What the metric says of the dense generator."""
+        """The dense generator's score."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceRequest:
-    """What there is to find a reference with.
+    """Everything that a metric may use to find its reference.
 
     Attributes:
         wanted: `auto`, `dense`, or the path of a file.
-        extractor: whose features will be compared.
-        dataset: the data set that the checkpoint names, if it names one.
-        resolution: side of the generator's images in pixels.
-        data: loads that data set.
+        extractor: the network whose features will be compared.
+        dataset: the data set that the checkpoint names, or None.
+        resolution: height and width of the generator's images in pixels.
+        data: loads that data set; None if there is none.
         dense: draws images of the dense generator, on latents that no candidate is scored on.
-        cache: folder in which statistics of data sets are kept.
+        cache: the folder that caches statistics of data sets.
     """
 
     wanted: str
@@ -49,17 +49,18 @@ class ReferenceRequest:
 class Metric:
     """One way to score a generator; a budget bounds its rise over the dense generator.
 
-    Less is better. A metric that grows with quality is negated by its evaluator.
+    Lower is better. A metric that grows with quality must be negated by its evaluator.
 
     Attributes:
-        name: as in `--metric`, in journals and in the columns of tables.
-        symbol: what tables call it where it compares with published values.
-        symbol_elsewhere: what they call it in another feature space or against another reference.
-        description: the distance in words, as in "Fréchet distance".
-        enough_images: fewer than this many make its interval doubtful.
+        name: its name on command lines, in journals and in the columns of tables.
+        symbol: its name in tables if values are comparable with published ones.
+        symbol_elsewhere: its name with other features or another reference.
+        description: the metric in words, such as "Fréchet distance".
+        enough_images: the number of images, given the extractor, below which intervals are
+            doubtful.
         find_reference: finds what the dense generator and every candidate are compared with.
-        evaluator: scores candidates on a bank of latents. Its second argument asks for a resampled
-            interval, which is slower and used for the score that is reported.
+        evaluator: makes the evaluator on a bank of latents. The second argument asks for resampled
+            intervals, which are slower and used for the reported score.
     """
 
     name: str
@@ -71,5 +72,5 @@ class Metric:
     evaluator: Callable[[DenseBank, bool], MetricEvaluator]
 
     def label(self, comparable: bool) -> str:
-        """The symbol to print; `comparable` says that values compare with published ones."""
+        """The symbol to print; `comparable` means that values compare with published ones."""
         return self.symbol if comparable else self.symbol_elsewhere

@@ -1,4 +1,4 @@
-"""Every metric by its name."""
+"""The registry of metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ard.measuring.score import check_metric_name
 from nas_gan.errors import unknown_name
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (FID, KID, MMD)}
-# Command lines offer the names as choices.
+# A type of its own, so that command lines offer the names as choices.
 if TYPE_CHECKING:
     MetricName = str
 else:
@@ -19,10 +19,10 @@ else:
 
 
 def register(metric: Metric) -> None:
-    """Make a metric known by its name, to configurations, reports and pictures.
+    """Register a metric, for configurations, reports and figures.
 
     Raises:
-        ValueError: another metric has that name, or it cannot be the name of a column.
+        ValueError: another metric has that name, or the name cannot be the name of a column.
     """
     check_metric_name(metric.name)
     if METRICS.setdefault(metric.name, metric) is not metric:
@@ -33,7 +33,7 @@ def metric_named(name: str) -> Metric:
     """The metric of this name.
 
     Raises:
-        InvalidValueError: there is none; the message offers the nearest.
+        InvalidValueError: there is none; the message suggests the closest name.
     """
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
@@ -41,7 +41,7 @@ def metric_named(name: str) -> Metric:
 
 
 def metric_label(name: str, comparable: bool) -> str:
-    """What tables call a metric; a score of the user's own goes by its name."""
+    """The label of a metric in tables; an unregistered score is labelled by its name."""
     return METRICS[name].label(comparable) if name in METRICS else name
 
 

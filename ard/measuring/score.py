@@ -1,4 +1,4 @@
-"""A quality score: by which metric, how large, how far above the dense generator's, how certain."""
+"""A quality score: its metric, its value, its rise over the dense generator, and an interval."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# In a record and in the columns of a table the rise over the dense generator is `delta_METRIC`.
+# The rise over the dense generator is called `delta_METRIC` in records and columns of tables.
 _RISE = "delta_"
-# The share of movement that a proxy measures; see `ard.search.proxy`.
+# The metric of a proxy; see `ard.search.proxy`.
 MOVEMENT = "movement"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """How good one generator is by one metric, of which less is better.
+    """The score of one generator by one metric; lower is better.
 
     Attributes:
-        metric: its name, as in `--metric`, in journals and in the columns of tables.
-        value: what the metric says of the generator.
+        metric: the name of the metric.
+        value: the value of the metric for this generator.
         rise: `value` minus the dense generator's, on the same latents.
         ci_low: lower end of the 95 % interval of `rise`.
-        ci_high: its upper end; a budget is met when this is within it.
-        n_images: images behind the score, or behind the estimate.
-        features: whose features were compared; empty where the metric looks at images.
-        measured: whether the generator was scored; an estimate comes from other scores.
+        ci_high: its upper end; a budget is met if this is within the budget.
+        n_images: the number of images that were scored.
+        features: the network whose features were compared; empty if the metric uses none.
+        measured: whether the generator was scored; otherwise this is an estimate.
     """
 
     metric: str
@@ -42,19 +42,19 @@ class Score:
 
 
 def check_metric_name(name: str) -> None:
-    """Do nothing if a metric may have this name, which becomes a column and a key of JSON.
+    """Check the name of a metric, which becomes a column and a key of JSON.
 
     Raises:
         ValueError: it is not made of lower-case letters, digits and underscores.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
-            f"{name!r} is not the name of a metric; use lower-case letters, digits and underscores"
+            f"{name!r} is not a name for a metric; use lower-case letters, digits and underscores"
         )
 
 
 def score_columns(metric: str) -> tuple[str, str, str, str]:
-    """The columns of a metric in tables: its value, its rise, and the interval of that.
+    """The columns of a metric in tables: its value, its rise, and the interval of the rise.
 
     >>> score_columns("fid")
     ('fid', 'delta_fid', 'ci_low', 'ci_high')
@@ -72,7 +72,7 @@ def metric_of_rise(columns: Iterable[str]) -> str | None:
 
 
 def to_record(score: Score) -> dict[str, Any]:
-    """Plain values, as journals and reports hold them; 0 samples stand for an estimate.
+    """Plain values for journals and reports; 0 samples mark an estimate.
 
     >>> to_record(Score(metric="fid", value=41.0, rise=1.0, ci_low=0.5, ci_high=1.5, n_images=1000,
     ...                 features="inception", measured=True))  # doctest: +NORMALIZE_WHITESPACE
@@ -88,11 +88,11 @@ def to_record(score: Score) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Score:
-    """Read what `to_record` wrote.
+    """The inverse of `to_record`.
 
     Raises:
         KeyError: the record names no metric, or lacks a value.
-        ValueError: it holds something else.
+        ValueError: the record has an unknown key.
     """
     metric = metric_of_rise(record)
     if metric is None:
@@ -101,7 +101,7 @@ def from_record(record: Mapping[str, Any]) -> Score:
     value, rise, low, high = (record[name] for name in columns)
     if unknown := record.keys() - {*columns, "n_samples", "extractor"}:
         raise ValueError(f"a score has no {min(unknown)!r}")
-    # Journals of earlier versions store the movement of images under the name of a distance.
+    # Journals of earlier versions store the movement of images as an FID.
     if metric == "fid" and features.startswith("movement of "):
         metric, features = MOVEMENT, features.removeprefix("movement of ")
     return Score(

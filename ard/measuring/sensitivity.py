@@ -1,4 +1,4 @@
-"""Measuring plans one after another, and the table of what each layer costs in quality."""
+"""The sensitivity table: how much factorizing each layer alone costs in quality."""
 
 from __future__ import annotations
 
@@ -25,23 +25,31 @@ from ard.signature import join_signatures
 from nas_gan.files import write_text
 from nas_gan.tables import csv_text
 
-# Before the columns of the score, see `ard.measuring.score.score_columns`.
+# The columns before those of the score; see `ard.measuring.score.score_columns`.
 CHOICE_COLUMNS = ("layer", "kind", "method", "rank", "params", "macs")
-# Samples behind the score (0: estimated), what the layer cost before, and what decides its speed.
+# The images of the score (0: estimated), the cost of the dense layer, and its signature.
 MORE = ("samples", "dense_params", "dense_macs", "signature")
 
 
 def columns_of(metric: str) -> tuple[str, ...]:
-    """The columns that a table of this metric must have."""
+    """The columns that a table for this metric must have."""
     return (*CHOICE_COLUMNS, *score_columns(metric))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer under one choice, all other layers dense.
+    """The score with one layer factorized and all others dense.
 
-    `dense_params` and `dense_macs` are those of the layer before, 0 where nobody wrote them down.
-    `signature` says what decides its speed (see `ard.signature`); it may be empty.
+    Attributes:
+        layer: the name of the layer.
+        kind: its kind, such as `conv2d`.
+        choice: its factorization.
+        params: parameters of the factorized layer.
+        macs: MACs of the factorized layer, per image.
+        score: the score of the whole generator.
+        dense_params: parameters of the dense layer; 0 if not recorded.
+        dense_macs: MACs of the dense layer; 0 if not recorded.
+        signature: what determines its speed (see `ard.signature`); may be empty.
     """
 
     layer: str
@@ -57,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SensitivityTable:
-    """Dense score and single-layer scores: all that a controller reads."""
+    """The score of the dense generator and the single-layer scores."""
 
     dense: Score
     rows: tuple[Row, ...]
@@ -68,7 +76,7 @@ class SensitivityTable:
         scores: Mapping[tuple[str, Factorization], Score],
         layers: Sequence[LayerProfile],
     ) -> SensitivityTable:
-        """A table from the dense score and those of single layers under single choices."""
+        """The table of a dense score and of single-layer scores by (layer, choice)."""
         profiles = {layer.name: layer for layer in layers}
         rows = []
         for (name, choice), score in scores.items():
@@ -94,15 +102,15 @@ class SensitivityTable:
 
     @property
     def metric(self) -> str:
-        """The metric of its scores."""
+        """The metric of the scores."""
         return self.dense.metric
 
     def measured(self) -> dict[tuple[str, Factorization], Score]:
-        """What was measured, not estimated."""
+        """The scores that were measured, not estimated."""
         return {(r.layer, r.choice): r.score for r in self.rows if r.score.measured}
 
     def to_csv(self) -> str:
-        """`columns_of(metric)` and `MORE`; the dense generator is the row without a layer."""
+        """CSV of `columns_of(metric)` and `MORE`; the dense row has no layer."""
         rows: list[list[object]] = [
             ["", "", "dense", "", "", "", *_scores(self.dense), _samples(self.dense), "", "", ""]
         ]
@@ -117,15 +125,15 @@ class SensitivityTable:
         return csv_text((*columns_of(self.metric), *MORE), rows)
 
     def save(self, path: Path) -> None:
-        """Write `to_csv`, whole or not at all."""
+        """Write `to_csv` atomically."""
         write_text(path, self.to_csv())
 
     @staticmethod
     def from_csv(text: str) -> SensitivityTable:
-        """Read what `to_csv` wrote; the columns of `MORE` may be missing.
+        """Parse the output of `to_csv`; the columns of `MORE` may be missing.
 
         Raises:
-            TableError: a column is missing, a number is not finite, or a row comes twice.
+            TableError: a column is missing, a number is not finite, or a row is duplicated.
         """
         metric = metric_of_rise(header(text)) or "fid"
         require_columns(text, columns_of(metric))
@@ -152,7 +160,7 @@ def _scores(score: Score) -> list[float]:
 
 
 def _samples(score: Score) -> int:
-    """Images behind a score as the table has them, 0 for an estimate."""
+    """The images of a score, 0 for an estimate."""
     return score.n_images if score.measured else 0
 
 

@@ -1,4 +1,4 @@
-"""Measuring plans one after another; what a journal knows is not measured again."""
+"""Measuring many plans, except for those that the journal already holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ard.plan import Factorization, RankPlan
 
 @dataclass(frozen=True)
 class Measure:
-    """Plan to score: build the candidate, then score it."""
+    """A function from a plan to its score: build the candidate, then evaluate it."""
 
     build: Callable[[RankPlan], nn.Module]
     evaluate: Evaluator
@@ -36,10 +36,21 @@ def sweep(
     stage: Stage = "single",
     on_measured: Callable[[int], None] = lambda n: None,
 ) -> list[Measurement]:
-    """Measure every plan, in order, reading from the journal what it already holds.
+    """Measure every plan that the journal does not hold yet.
 
-    Each new measurement is in the journal before the next one starts, so an interrupted sweep
-    resumes without measuring anything twice. `on_measured(n)` is told of finished plans.
+    Each new measurement is recorded before the next one starts, so an interrupted sweep resumes
+    without measuring anything twice.
+
+    Args:
+        plans: the plans to measure.
+        measure: maps a plan to its score.
+        executor: runs the measurements.
+        journal: holds earlier measurements and records new ones.
+        stage: how the plans are scored; only measurements of the same stage are reused.
+        on_measured: called with the number of plans that were finished since the last call.
+
+    Returns:
+        One measurement per plan, in the order of `plans`.
     """
     known = {m.plan: m for m in journal.measurements() if m.stage == stage}
     pending = [plan for plan in dict.fromkeys(plans) if plan not in known]
@@ -52,5 +63,5 @@ def sweep(
 
 
 def single_layer_plans(choices: Iterable[tuple[str, Factorization]]) -> list[RankPlan]:
-    """One plan for each (layer, choice)."""
+    """One plan per (layer, choice)."""
     return [RankPlan({name: choice}) for name, choice in choices]

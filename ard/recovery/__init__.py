@@ -1,1 +1,1 @@
-"""Quality regained by training: distillation, then adversarial fine-tuning."""
+"""Recovering quality by training: distillation, then adversarial fine-tuning."""

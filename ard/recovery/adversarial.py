@@ -21,22 +21,27 @@ from nas_gan.training.schedule import Schedule
 from nas_gan.training.steps import AdversarialStep, Batches
 from nas_gan.training.upper_bound import UpperBoundSchedule
 
-# An average over about twenty updates: those at the end of the decay, which scatter least.
+# An average over about twenty updates; the last ones, at low rates, scatter least.
 AVERAGE_DECAY = 0.95
-# Where the bound of the repulsive loss ends up in training; early training is over.
+# The upper bound of the repulsive loss that late training reaches.
 UPPER_BOUND = 16.0
-# Kernels and matrices learn at this share of the rate of biases, norms and activations: with all
-# weights at one rate the generator gets worse, and frozen, as the published recipe nearly does with
-# its factors, they mend less: benchmarks/recovery.py.
+# Kernels and matrices learn at this fraction of the rate of biases, norms and activations. At the
+# same rate the generator gets worse, and if they are frozen, as the factors nearly are in the
+# published recipe, less is recovered; see benchmarks/recovery.py.
 KERNEL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Adversarial updates after distillation; `n_steps` 0 leaves them out.
+    """Settings of adversarial fine-tuning.
 
-    `loss` is the name of the one that the discriminator was trained by, and `batch_size` is that of
-    the real images and of the latents.
+    Attributes:
+        n_steps: updates of both networks; 0 skips the fine-tuning.
+        batch_size: real images, and latents, per update.
+        lr: the peak learning rate.
+        n_checks: how often the generator is scored.
+        seed: seed of the latents.
+        loss: name of the loss that the discriminator was trained with.
     """
 
     n_steps: int = 0
@@ -58,21 +63,22 @@ def fine_tune(
     device: str = "cpu",
     on_update: Callable[[int], None] = lambda n: None,
 ) -> nn.Module:
-    """Train a student further against a discriminator and keep its best state.
+    """Train a student against a discriminator and keep its best state.
 
-    Rates rise for the first updates, in which Adam knows nothing yet, and decay along a cosine.
-    What is scored and returned is an average over the last few updates.
+    Learning rates warm up while Adam has no statistics yet, and then decay along a cosine. The
+    generator that is scored and returned is an average over the last few updates.
 
     Args:
         student: the generator; it is not changed.
-        discriminator: the one it is trained against; it is not changed.
-        settings: how long, at which rate, by which loss.
-        real: `real(index)` are `(batch_size, c, h, w)` images in [-1, 1], of the data set or of the
-            dense generator; for a conditional one a pair with their one-hot labels.
-        latents: `latents(index)` are those of an update, `(batch_size, latent_dim)`.
-        score: of a generator; the state with the least wins, the student itself included.
-        device: where both networks train.
-        on_update: is told of each update.
+        discriminator: the discriminator; it is not changed.
+        settings: steps, learning rate, loss and so on.
+        real: `real(index)` returns the real images of an update, `(batch_size, c, h, w)` in
+            [-1, 1]; for a conditional generator, a pair of images and one-hot labels.
+        latents: `latents(index)` returns the latents of an update, `(batch_size, latent_dim)`.
+        score: the score of a generator, lower being better. The best state is returned, which may
+            be the initial one.
+        device: the device that both networks are trained on.
+        on_update: called with 1 after every update.
 
     Returns:
         A new generator in evaluation mode.
@@ -110,10 +116,14 @@ def fine_tune(
 def batches_of(
     generator: nn.Module, draw: Sampler, interface: GeneratorInterface, device: str = "cpu"
 ) -> Callable[[int], Batch]:
-    """Images of a generator in the place of real ones.
+    """Batches of a generator's images, to be used in place of real ones.
 
-    `draw(index)` are latents; of a conditional generator one-hot labels are their last columns and
-    come with the images.
+    Args:
+        generator: the generator, on `device`.
+        draw: `draw(index)` returns latents `(batch_size, latent_dim)`. For a conditional generator,
+            their last columns are one-hot labels, which are returned beside the images.
+        interface: the interface of the generator.
+        device: the device of the generator.
     """
 
     def images_of(index: int) -> Batch:
@@ -128,7 +138,7 @@ def batches_of(
 
 
 def _by_rate(student: nn.Module, lr: float) -> list[dict[str, Any]]:
-    """Vectors and scalars at the rate itself, everything larger at its share."""
+    """Two groups: vectors and scalars at the full rate, all others at `KERNEL_SHARE` of it."""
     vectors = [parameter for parameter in student.parameters() if parameter.ndim < 2]
     kernels = [parameter for parameter in student.parameters() if parameter.ndim >= 2]
     return [{"params": vectors, "lr": lr}, {"params": kernels, "lr": KERNEL_SHARE * lr}]

@@ -1,4 +1,4 @@
-"""Quality back by training: distillation from the dense net, on latents alone."""
+"""Recovering quality by distillation from the dense generator, which needs latents only."""
 
 from __future__ import annotations
 
@@ -22,20 +22,26 @@ from nas_gan.training.loop import Every, run_training
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
-# Share of the updates in which the rate rises. A factorized net is nearly right, and the first
-# steps of Adam are as long as any: at the full rate they undo more than they mend.
+# Fraction of the updates in which the rate warms up. A factorized network is nearly right, and the
+# first steps of Adam are as long as any others: at the full rate they would do more harm than good.
 WARM_UP = 0.3
-# What is scored and kept is an average over about ten updates: each alone scatters by more than
-# the last ones improve.
+# The network that is scored and kept is an average over about ten updates: single updates scatter
+# by more than the last ones improve.
 DECAY = 0.9
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How to recover; `n_steps` 0 leaves the student as it is.
+    """Settings of the distillation.
 
-    All factors and all other weights share the one rate `lr`. The published recipe gives its
-    factors a rate of 1e-8, which amounts to freezing them; `factor_lr` is for comparing with it.
+    Attributes:
+        n_steps: updates of the student; 0 skips the distillation.
+        batch_size: latents per update.
+        lr: the peak learning rate.
+        n_checks: how often the student is scored.
+        seed: seed of the latents.
+        factor_lr: a separate rate for the factors, for comparisons. The published recipe uses 1e-8,
+            which amounts to freezing them. All weights share `lr` if None.
     """
 
     n_steps: int = 300
@@ -60,22 +66,23 @@ def recover(
 ) -> nn.Module:
     """Distil a student from its teacher on fresh latents and keep its best state.
 
-    Both see the same latents, so no data is needed. The state with the least score wins, the
-    untouched student included: tuning can also hurt. The rate rises for the first `WARM_UP` of the
-    updates and decays along a cosine; what is scored is an average over the last few.
+    Both see the same latents, so no data is needed. The rate warms up during the first `WARM_UP` of
+    the updates and then decays along a cosine. The student that is scored is an average over the
+    last few updates.
 
     Args:
         student: the generator to recover; it is not changed.
-        teacher: the dense generator.
-        settings: how long and at which rate.
-        latents: `latents(index)` is the batch of an update, as `StepLatents` draws it; for a net
-            that takes anything else, such as images `(n, c, h, w)`, rows of a bank: see `rows_of`.
-        selection: `(n, ...)` latents on which the image error is watched.
-        score: of a network, less being better. Without one it is the image error on `selection`,
-            which favours smoother images than the teacher's, as an FID does not.
-        distance: of the student's images to the teacher's, a scalar that training makes small.
-        device: where both networks run.
-        on_update: is told of each update.
+        teacher: the dense generator; it is not changed.
+        settings: steps, learning rate and so on.
+        latents: `latents(index)` returns the batch of an update, as `StepLatents` does. For a
+            network with other inputs, such as images `(n, c, h, w)`, see `rows_of`.
+        selection: `(n, ...)` latents on which the image error is monitored.
+        score: the score of a network, lower being better. The best state is returned, which may be
+            the initial one, since training can also hurt. The default is the image error on
+            `selection`; unlike an FID, it favours smoother images than the teacher's.
+        distance: the loss, a scalar distance between the student's and the teacher's images.
+        device: the device that both networks run on.
+        on_update: called with 1 after every update.
 
     Returns:
         A new generator in evaluation mode.
@@ -103,7 +110,7 @@ def recover(
     best = KeepBest(average.average, error_of)
     student.requires_grad_(True)
     optimizer = torch.optim.Adam(parameter_groups(student, teacher, settings), settings.lr)
-    run_training(  # one that diverges just ends early: the best state is from before
+    run_training(  # divergence ends it early; the best state is from before
         DistillationStep(
             student,
             teacher,
@@ -125,9 +132,14 @@ def recover(
 
 
 def rows_of(bank: Tensor, batch_size: int, seed: int = 0) -> Sampler:
-    """Batches of random rows of `bank`, for recovering a net on inputs that cannot be drawn.
+    """A sampler of random rows of `bank`, for networks whose inputs cannot be drawn at random.
 
-    A batch `(batch_size, ...)` depends on nothing but the seed and the index.
+    A batch `(batch_size, ...)` depends on the seed and on its index only.
+
+    Args:
+        bank: `(n, ...)` inputs.
+        batch_size: rows per batch.
+        seed: seed of the choice of rows.
     """
 
     def rows(index: int) -> Tensor:
@@ -137,7 +149,7 @@ def rows_of(bank: Tensor, batch_size: int, seed: int = 0) -> Sampler:
 
 
 class KeepBest:
-    """Remembers the state of `network` with the smallest `score`, the present one to begin with."""
+    """Keeps the state of `network` with the lowest `score`, beginning with the current one."""
 
     def __init__(self, network: nn.Module, score: Callable[[nn.Module], float]) -> None:
         self.network, self.score = network, score
@@ -151,11 +163,11 @@ class KeepBest:
 
 
 def feature_distance(discriminator: nn.Module, weight: float = 1.0) -> Distance:
-    """Image distance plus `weight` times that of the discriminator's feature maps.
+    """Image distance plus `weight` times the distance of the discriminator's feature maps.
 
-    The maps are what the direct parts of the discriminator put out, where that is a batch of maps;
-    each difference is taken as a share of the target's mean magnitude. The discriminator learned
-    what tells real images from generated ones, and needs no weights from elsewhere.
+    The feature maps are the outputs of the discriminator's direct children, if these are batches of
+    maps; each difference is relative to the mean magnitude of the target. The discriminator has
+    learned to tell real images from generated ones, and no pretrained weights are needed.
     """
     judge = copy.deepcopy(discriminator).eval().requires_grad_(False)
     maps: list[Tensor] = []
@@ -185,11 +197,11 @@ def feature_distance(discriminator: nn.Module, weight: float = 1.0) -> Distance:
 
 
 def warm_up_and_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> OneCycleLR:
-    """Every rate rises from a small one to its own, and decays along a cosine to the end."""
+    """A schedule that warms every rate up to its own value and then decays it along a cosine."""
     return OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
-        # Two more than there are: the last ones would have no rate, and a run may be short.
+        # Two more than there are: the last ones would have a rate near 0, and a run may be short.
         total_steps=n_steps + 2,
         pct_start=WARM_UP,
         cycle_momentum=False,
@@ -199,7 +211,7 @@ def warm_up_and_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> OneCycl
 def parameter_groups(
     student: nn.Module, teacher: nn.Module, settings: Recovery
 ) -> list[dict[str, Any]]:
-    """All parameters together, or those that the teacher does not have at a rate of their own."""
+    """One group of all parameters, or a second one at `factor_lr` for those the teacher lacks."""
     if settings.factor_lr is None:
         return [{"params": list(student.parameters())}]
     shapes = {name: p.shape for name, p in teacher.named_parameters()}

@@ -1,4 +1,4 @@
-"""What recovers a plan, as a function of the plan and of what builds it."""
+"""The interface of a recovery: a function of a plan and of what builds it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ard.plan import RankPlan
 
 
 class Build(Protocol):
-    """Builds the factorized generator of the plan in question, repaired in closed form."""
+    """Builds the factorized generator of the plan at hand, corrected in closed form."""
 
     def __call__(self, part: RankPlan | None = None, base: nn.Module | None = None, /) -> nn.Module:
-        """With arguments: a part of the plan, on a generator that has the other parts already."""
+        """Build `part` of the plan on `base`, which has the earlier parts; all of it by default."""
         ...
 
 
@@ -22,5 +22,5 @@ Recover = Callable[[Build, RankPlan], nn.Module]
 
 
 def closed_form_only(build: Build, plan: RankPlan) -> nn.Module:
-    """The recovery that trains nothing."""
+    """The recovery without training."""
     return build()

@@ -1,4 +1,4 @@
-"""Compressing far in several steps, each of which stays near a net that works."""
+"""Recovering a far compression in stages, each of which stays close to a working network."""
 
 from __future__ import annotations
 
@@ -24,12 +24,21 @@ def in_stages(
     settings: Recovery,
     distilled: Callable[[nn.Module, Recovery], nn.Module],
 ) -> nn.Module:
-    """Factorize and distil: at once, or front to back where the net shrinks by more than `ratio`.
+    """Factorize and distil a plan, in stages if it shrinks the network by more than `ratio`.
 
-    In stages the layers of each part are factorized in the net that the parts before it left, so
-    they are fitted to what really enters them, and never far from a net that works. The updates
-    are shared out between the stages. Front and back are told by a pass of `dense` on `latents`, of
-    which one or two rows will do, on its device.
+    The stages go from the front of the network to its back. The layers of each stage are factorized
+    in the network that the stages before it produced, so they are fitted to their actual inputs and
+    the network never moves far from one that works. The updates are divided among the stages.
+
+    Args:
+        build: builds the factorized generator of the plan, or of a part of it.
+        plan: the plan.
+        dense: the dense generator.
+        latents: one or two latents `(n, latent_dim)` on its device, which show the order in which
+            layers run.
+        ratio: the largest ratio of parameters per stage.
+        settings: the settings of the whole distillation.
+        distilled: distils a network with the settings of one stage.
     """
     small = build()
     n_dense = sum(p.numel() for p in dense.parameters())
@@ -51,9 +60,9 @@ def in_stages(
 
 
 def execution_order(network: nn.Module, names: Iterable[str], latents: Tensor) -> list[str]:
-    """`names` of layers in the order in which they first run; those that do not run come last.
+    """The layers `names` in the order in which they first run; those that do not run come last.
 
-    Where a class makes its layers says nothing about when it calls them.
+    The order in which a class defines its layers may be different.
     """
     names = list(names)
     ran = capture_inputs(network, latents, names)  # keeps the order of first calls
@@ -61,7 +70,7 @@ def execution_order(network: nn.Module, names: Iterable[str], latents: Tensor) -
 
 
 def stages(plan: RankPlan, order: Sequence[str], n: int) -> list[RankPlan]:
-    """A plan in `n` parts of about as many layers each, front to back along `order`."""
+    """A plan split into `n` parts of about equally many layers, following `order`."""
     names = [name for name in order if name in plan]
     n = max(1, min(n, len(names)))
     bounds = [round(i * len(names) / n) for i in range(n + 1)]

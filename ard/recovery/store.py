@@ -1,4 +1,4 @@
-"""Recovered generators on disk: each plan is recovered once, also across restarts."""
+"""Recovered generators on disk: each plan is recovered only once, even across restarts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, sav
 
 
 def compressed_checkpoint(dense: Checkpoint, generator: nn.Module, plan: RankPlan) -> Checkpoint:
-    """The checkpoint of a compressed generator: structure as data, weights, where it came from."""
+    """The checkpoint of a compressed generator.
+
+    Args:
+        dense: the checkpoint of the dense generator, whose provenance is kept.
+        generator: the compressed generator.
+        plan: its plan.
+
+    Returns:
+        A checkpoint with the weights and with the structure as data.
+    """
     state = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
     return Checkpoint(
         architecture=dense.architecture,
@@ -26,9 +35,13 @@ def compressed_checkpoint(dense: Checkpoint, generator: nn.Module, plan: RankPla
 
 
 class RecoveredStore:
-    """Calls `recover` for a plan that it has not seen, and keeps the result in `folder`.
+    """A recovery that calls `recover` once per plan and keeps the results in a folder.
 
-    `dense` is the checkpoint that the plans were made for, `generator` its network.
+    Args:
+        folder: the folder of the recovered checkpoints.
+        dense: the checkpoint that the plans are made for.
+        generator: its network.
+        recover: the recovery of a plan that is not in the folder.
     """
 
     def __init__(
@@ -39,11 +52,11 @@ class RecoveredStore:
         recover: Recover,
     ) -> None:
         self.folder, self.dense, self.generator, self.recover = folder, dense, generator, recover
-        # Measuring on two banks of latents in a row asks for the same plan twice.
+        # The same plan is requested twice in a row, to be measured on two banks of latents.
         self._last: tuple[RankPlan, nn.Module] | None = None
 
     def __call__(self, build: Build, plan: RankPlan) -> nn.Module:
-        """The recovered generator of a plan; `build()` makes what is to be recovered."""
+        """The recovered generator of a plan; `build()` makes the factorized one."""
         if self._last is None or self._last[0] != plan:
             self._last = (plan, self._load_or_recover(build, plan))
         return self._last[1]
@@ -59,7 +72,7 @@ class RecoveredStore:
         return recovered
 
     def clear(self) -> None:
-        """Remove the folder, once the chosen generator is saved elsewhere."""
+        """Remove the folder; call this once the chosen generator is saved elsewhere."""
         for path in self.folder.glob("*.pt"):
             path.unlink()
         if self.folder.exists():

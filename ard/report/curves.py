@@ -1,4 +1,4 @@
-"""Compression against rise in distance, several ways of choosing ranks in one picture."""
+"""A figure of compression against rise, with several ways of choosing ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "^", "D", "v", "X")
 
 @dataclass(frozen=True)
 class Curve:
-    """Points `(dense over compressed, score)` under one name."""
+    """Named points `(dense over compressed, score)`."""
 
     name: str
     points: tuple[tuple[float, Score], ...]
@@ -29,10 +29,10 @@ class Curve:
 def curves_figure(
     curves: Sequence[Curve], *, distance: str = "FD", axis: str = "parameters", title: str = ""
 ) -> Figure:
-    """One line a curve, the 95 % interval of each point as a bar.
+    """One line per curve, with the 95 % interval of each point as an error bar.
 
     Raises:
-        InvalidValueError: no curve has a point that can be drawn.
+        InvalidValueError: no curve has a finite point.
     """
     shown = [
         (curve, sorted((p for p in curve.points if is_drawable(p[1])), key=lambda p: p[0]))
@@ -51,7 +51,7 @@ def curves_figure(
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         x = [ratio for ratio, _ in points]
         y = [e.rise for _, e in points]
-        # An interval need not hold the point it belongs to: a bootstrap may be skewed.
+        # An interval need not contain its point: a bootstrap may be skewed.
         below = [max(0.0, e.rise - e.ci_low) for _, e in points]
         above = [max(0.0, e.ci_high - e.rise) for _, e in points]
         axes.errorbar(

@@ -1,6 +1,6 @@
-"""Handing a finished run to the packages above: their commands are run, their files are read.
+"""Exporting and timing a finished run, by running commands of `export` and `edge_bench`.
 
-`export` and `edge_bench` build on this package, so nothing of them is imported here.
+`export` builds on this package and `edge_bench` is independent, so neither is imported here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def deliver(
     """Export the bundle of a run and time it against the dense generator.
 
     Raises:
-        DeliveryError: a command failed; the message is its own.
+        DeliveryError: a command failed; the message is that of the command.
     """
     with progress("exporting and timing", 2) as advance:
         export_bundle(run_dir, run_dir / "bundle", model)
@@ -37,12 +37,12 @@ def deliver(
 
 
 def export_bundle(run_dir: Path, bundle: Path, model: str | None = None) -> None:
-    """Run `python -m export` on a run directory: the compressed model, and the dense one beside it.
+    """Run `python -m export` on a run directory, for the compressed and the dense model.
 
-    `model` names the builder of a network that the checkpoint does not describe.
+    `model` names the function that builds a network that the checkpoint does not describe.
 
     Raises:
-        DeliveryError: the command failed; the message is its own.
+        DeliveryError: the command failed; the message is that of the command.
     """
     builder = ["--model", model] if model else []
     _run(["export", str(run_dir), "--out", str(bundle), *builder])
@@ -51,10 +51,10 @@ def export_bundle(run_dir: Path, bundle: Path, model: str | None = None) -> None
 def compare_latency(
     bundle: Path, out: Path, *, batches: Sequence[int], threads: int
 ) -> tuple[TimedRow, ...]:
-    """Time the dense and the compressed model of a bundle in turns, with `python -m edge_bench`.
+    """Time the dense and the compressed model of a bundle alternately by `python -m edge_bench`.
 
     Raises:
-        DeliveryError: the command failed; the message is its own.
+        DeliveryError: the command failed; the message is that of the command.
     """
     _run(
         [
@@ -82,7 +82,7 @@ def compare_latency(
 
 
 def _run(arguments: list[str]) -> None:
-    """Run one of our modules; what it prints for people is dropped, its files are the result."""
+    """Run one of our commands; its output is discarded, its files are the result."""
     command = [sys.executable, "-m", *arguments]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
     if done.returncode != 0:

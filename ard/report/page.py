@@ -1,8 +1,8 @@
-"""A compression as one HTML file that needs no network and can be mailed to a colleague.
+"""The report of a compression as a single HTML file, which works offline and can be mailed.
 
-Everything but the two interactive charts is there without JavaScript. Strings that come from files
-(names of checkpoints, layers, data sets) are escaped, also inside the charts, where plotly reads a
-subset of HTML; and a content security policy forbids the page to load or send anything.
+Only the two interactive charts need JavaScript. Strings from files (names of checkpoints, layers
+and data sets) are escaped, also inside the charts, where plotly interprets a subset of HTML. A
+content security policy keeps the page from loading or sending anything.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ard.report.values import (
 )
 from nas_gan.pictures.plot_style import BLUE, GREEN, VERMILION
 
-# Visible on the light and on the dark page; text and grid get their colours from the style sheet.
+# Visible on a light and on a dark page; text and grid get their colours from the style sheet.
 NEUTRAL = "#7a8699"
 POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -45,7 +45,7 @@ POLICY = (
 
 
 def to_html(report: CompressionReport, *, samples_png: bytes | None) -> str:
-    """The whole page; `samples_png` is the picture of dense and compressed samples.
+    """The whole page; `samples_png` is the figure of dense and compressed samples.
 
     Raises:
         ArdError: plotly is not installed.
@@ -56,13 +56,13 @@ def to_html(report: CompressionReport, *, samples_png: bytes | None) -> str:
             _header(report),
             _cards(report),
             _section("Before and after", _before_after(report)),
-            _section("Samples", _samples(samples_png), "Each pair comes from one latent."),
-            _section("What was tried as a whole", _chart(*_pareto(report)), _PARETO_NOTE),
+            _section("Samples", _samples(samples_png), "Each pair is made from the same latent."),
+            _section("Whole plans that were tried", _chart(*_pareto(report)), _PARETO_NOTE),
             _section("One layer at a time", _chart(*_sensitivity(report)), _SENSITIVITY_NOTE),
             _section("Layers", _layers(report.layers)),
             _section("Layers left out", _skipped(report.skipped)),
             _section("How it was measured", _measured(report)),
-            _section("Where the time went", _timings(report.timings)),
+            _section("Time spent", _timings(report.timings)),
         )
         if part
     )
@@ -73,8 +73,8 @@ def to_html(report: CompressionReport, *, samples_png: bytes | None) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n"
         f"<script>{_plotly_js()}</script>\n</head>\n<body>\n<main>\n{body}\n"
-        "<footer>Written by <code>python -m ard.compress</code>. This file is complete: it loads "
-        "nothing and sends nothing.</footer>\n</main>\n</body>\n</html>\n"
+        "<footer>Written by <code>python -m ard.compress</code>. This file is self-contained: it "
+        "loads nothing and sends nothing.</footer>\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -100,7 +100,7 @@ def _header(report: CompressionReport) -> str:
     return (
         f'<header>\n<h1>{escape(report.checkpoint)} <span class="badge {state[0]}">{state[1]}'
         f"</span></h1>\n<p>A generator of {escape(report.dataset)} images, factorized layer by "
-        f"layer and recovered. Asked for: a Δ{escape(report.distance)} of at most "
+        f"layer and recovered. The budget: a Δ{escape(report.distance)} of at most "
         f"{escape(report.budget_text)}, with as {escape(objective_noun(report.objective))} as "
         "that allows.</p>\n"
         "</header>"
@@ -146,7 +146,7 @@ def _card(value: str, label: str, note: str, extra: str = "", mood: str = "") ->
 
 
 def _meter(score: Score, budget: float) -> str:
-    """The interval on a line from 0 to a little past the budget."""
+    """The interval on a line from 0 to just beyond the budget."""
     if not is_drawable(score):
         return ""
     low, high = min(0.0, score.ci_low), 1.05 * max(budget, score.ci_high)
@@ -164,7 +164,7 @@ def _meter(score: Score, budget: float) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int, kind: str = "") -> str:
-    """A table of cells that are HTML already; all columns from `numbers` on align right."""
+    """A table of cells that are already HTML; columns from `numbers` on are right-aligned."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(
@@ -180,7 +180,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int, kin
 
 
 def _before_after(report: CompressionReport) -> str:
-    # A unit stays on the line of its number.
+    # Keep a unit on the same line as its number.
     rows = [
         [re.sub(r"(?<=\d) (?=[A-Za-z])", "&nbsp;", escape(cell)) for cell in row]
         for row in before_after(report)
@@ -239,10 +239,10 @@ def _measured(report: CompressionReport) -> str:
         "features": features_note(report),
         "reference": report.reference,
         "the saved model": f"{report.recovered.n_images:,} images of held-out latents",
-        "while searching": ", ".join(f"{n:,} images" for n in sorted(searched)),
+        "during the search": ", ".join(f"{n:,} images" for n in sorted(searched)),
         f"Δ{escape(report.distance)} before recovery": delta_text(report, report.factorized),
         f"Δ{escape(report.distance)} after recovery": delta_text(report, report.recovered),
-        "counting": "parameters with bias; one MAC is one multiply-add, per image",
+        "counting": "parameters include biases; MACs are multiply-adds per image",
         **report.environment,
     }
     rows = [(escape(name), escape(value)) for name, value in facts.items() if value]
@@ -275,16 +275,16 @@ def _duration(seconds: float) -> str:
 
 _PARETO_NOTE = (
     "Every plan that was recovered and measured. The bars are 95 % intervals; a plan is within the "
-    "budget when the upper end of its interval is. Point at a mark to read its plan."
+    "budget if the upper end of its interval is. Hover over a mark to see its plan."
 )
 _SENSITIVITY_NOTE = (
     "The rise with one layer factorized and all others dense, before any recovery. Larger marks "
-    "keep more of the layer's parameters; chosen ones are ringed."
+    "keep more of the layer's parameters; chosen ones are circled."
 )
 
 
 def _label(text: str) -> str:
-    """`text` for plotly, which reads tags and most entities but shows `&quot;` as it is."""
+    """`text` escaped for plotly, which interprets tags and most entities but not `&quot;`."""
     return escape(text, quote=False)
 
 
@@ -297,7 +297,7 @@ def _chart(figure: Any, name: str) -> str:
     )
     return (
         f'<div class="chart">{chart}</div>\n<noscript><p class="note">This chart needs JavaScript; '
-        f"{name}.png beside this file shows the same.</p></noscript>"
+        f"{name}.png in the same folder shows the same.</p></noscript>"
     )
 
 
@@ -357,8 +357,8 @@ def _pareto(report: CompressionReport) -> tuple[Any, str]:
         )
     saved = report.dense.cost / report.compressed.cost
     for score, name, symbol, size in (
-        (report.factorized, "before recovery, fresh latents", "triangle-down-open", 12),
-        (report.recovered, "the saved model, fresh latents", "star", 16),
+        (report.factorized, "before recovery, held-out latents", "triangle-down-open", 12),
+        (report.recovered, "the saved model, held-out latents", "star", 16),
     ):
         if is_drawable(score):
             add(name, [saved], [score], [""], color=GREEN, symbol=symbol, size=size)
@@ -383,7 +383,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
     names = list(dict.fromkeys(row.layer for row in report.table.rows))
     dense = {layer.name: layer.params_dense for layer in report.layers}
     scale = delta_scale([row.score.rise for row in rows], report.budget)
-    # Methods that share a layer get lanes of their own, so that marks do not hide one another.
+    # Each method of a layer gets a lane of its own, so that marks do not hide one another.
     methods = {n: [m for m in METHODS if _of(rows, n, m)] for n in names}
 
     def lane(row: Row) -> float:
@@ -457,7 +457,7 @@ def _plan_text(plan: Mapping[str, object]) -> str:
 
 
 def _error_bars(scale: DeltaScale, scores: Sequence[Score], colour: str) -> dict[str, Any]:
-    """Distances from each point to the ends of its interval, as laid out on the axis."""
+    """Distances from each point to the ends of its interval, in axis coordinates."""
     low, mid, high = (
         scale.forward([getattr(e, name) for e in scores]) for name in ("ci_low", "rise", "ci_high")
     )

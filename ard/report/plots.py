@@ -1,7 +1,7 @@
-"""Pictures of a compression: what was tried, what each layer costs, and what the images look like.
+"""Figures of a compression: the plans that were tried, the sensitivities, and sample images.
 
-Figures are made without pyplot, so that nothing global changes and no window can open. Colours are
-those of Okabe and Ito, which colour-blind readers can tell apart; markers differ as well.
+Figures are made without pyplot, so no global state changes and no window opens. Colours are those
+of Okabe and Ito, which colour-blind readers can tell apart; markers differ as well.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Images = npt.NDArray[Any] | Tensor
 
 
 class DeltaScale(NamedTuple):
-    """How rises in distance are laid out on an axis: `asinh(value / width)`, or linear for 0.
+    """The scale of an axis of rises: `asinh(value / width)`, or linear if the width is 0.
 
-    Near 0 the axis is linear, so that gains and harmless losses keep their shape, and beyond
-    `width` it is logarithmic, so that a ruined layer does not squeeze all others into a line.
+    The axis is linear near 0, so that small rises keep their proportions, and logarithmic beyond
+    `width`, so that one ruined layer does not squeeze all others together.
     """
 
     width: float
@@ -53,7 +53,7 @@ class DeltaScale(NamedTuple):
 
 
 def delta_scale(values: Iterable[float], budget: float | None = None) -> DeltaScale:
-    """A scale for `values`: linear if they are of one magnitude, else with the budget as width."""
+    """A scale for `values`: linear if they are of similar size, else with the budget as width."""
     sizes = [abs(v) for v in values if math.isfinite(v) and v]
     if not sizes:
         return DeltaScale(0, ())
@@ -74,17 +74,17 @@ def tick_text(value: float) -> str:
 
 
 def is_drawable(score: Score) -> bool:
-    """Whether a score can be drawn; a plan that ruins the generator may have no finite one."""
+    """Whether a score is finite; that of a plan that ruins the generator may not be."""
     return all(map(math.isfinite, (score.rise, score.ci_low, score.ci_high)))
 
 
 def pareto_axis(report: CompressionReport) -> str:
-    """What the x axis shows: what was made small, dense over compressed."""
+    """The label of the x axis: the objective, dense over compressed."""
     return f"{objective_axis(report.objective)}, dense / compressed"
 
 
 def pareto_figure(report: CompressionReport) -> Figure:
-    """Every measured plan as compression against rise in distance, with the budget as a line."""
+    """Compression against rise for every measured plan, with the budget as a line."""
     figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     trials = [t for t in report.trials if is_drawable(t.score)]
@@ -122,8 +122,8 @@ def pareto_figure(report: CompressionReport) -> Figure:
             zorder=5,
         )
     for score, marker, face, size, label in (
-        (report.factorized, "v", "white", 9, "the same before recovery, fresh latents"),
-        (report.recovered, "*", GREEN, 17, "the saved model, fresh latents"),
+        (report.factorized, "v", "white", 9, "the same before recovery, held-out latents"),
+        (report.recovered, "*", GREEN, 17, "the saved model, held-out latents"),
     ):
         if is_drawable(score):
             _points(axes, [saved], [score], GREEN, marker, label, face=face, size=size)
@@ -144,7 +144,7 @@ def pareto_figure(report: CompressionReport) -> Figure:
     )
     axes.set_xlabel(pareto_axis(report), color=INK, fontsize=11)
     axes.set_ylabel(f"Δ{report.distance_in_features} against dense", color=INK, fontsize=11)
-    axes.set_title("What was tried as a whole", loc="left", color=INK, fontsize=13, pad=10)
+    axes.set_title("Whole plans that were tried", loc="left", color=INK, fontsize=13, pad=10)
     axes.margins(x=0.08)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     apply_style(axes)
@@ -160,15 +160,25 @@ def sensitivity_figure(
     plan: RankPlan | None = None,
     distance: str = "FD",
 ) -> Figure:
-    """One small panel a layer: rise in distance against what is kept of the layer's parameters.
+    """One small panel per layer: rise against the share of the layer's parameters that is kept.
 
-    All panels share both axes, so heights compare across layers. A hollow marker is an estimate
-    (see `ard.search.proxy`). `layers` gives the dense sizes;
-    without them the panels show parameters, each on its own axis. The choices of `plan` are ringed.
+    All panels share both axes, so heights are comparable across layers. Hollow markers are
+    estimates (see `ard.search.proxy`).
+
+    Args:
+        table: the sensitivities.
+        layers: the dense sizes of the layers. Without them, panels show parameters instead of
+            shares, each on an x axis of its own.
+        budget: the allowed rise, drawn as a line.
+        plan: a plan whose choices are circled.
+        distance: the label of the metric.
+
+    Raises:
+        InvalidValueError: the table has no rows.
     """
     names = list(dict.fromkeys(row.layer for row in table.rows))
     if not names:
-        raise InvalidValueError("the sensitivity table has no row; there is nothing to draw")
+        raise InvalidValueError("the sensitivity table has no rows; there is nothing to draw")
     dense = {layer.name: layer.params_dense for layer in layers}
     shares = all(name in dense for name in names)
     columns = min(len(names), 5 if len(names) > 12 else 4)
@@ -221,12 +231,14 @@ def sensitivity_figure(
 def samples_figure(
     dense: Images, compressed: Images, *, columns: int = 8, difference: bool = True
 ) -> Figure:
-    """Pairs of `(n, c, h, w)` images in [-1, 1] on the same latents, one above the other.
+    """Pairs of images on the same latents, one above the other.
 
-    They have three colours, or one if they are grey.
-
-    With `difference` a third row shows the absolute difference, averaged over the colours; black
-    is half of the range from black to white.
+    Args:
+        dense: images `(n, c, h, w)` in [-1, 1] of the dense generator, with 3 channels or 1.
+        compressed: those of the compressed generator.
+        columns: pairs per row.
+        difference: add a row with the absolute difference, averaged over the channels; black is
+            half the range from black to white.
 
     Raises:
         InvalidValueError: the shapes differ or are not those of images.
@@ -275,7 +287,7 @@ def samples_figure(
 
 
 def apply_scale(axes: Axes, scale: DeltaScale, values: Sequence[float]) -> None:
-    """Set the y axis so that all `values` have some air around them."""
+    """Set the scale and the limits of the y axis, with a margin around all `values`."""
     if scale.width:
         axes.set_yscale("function", functions=(scale.forward, scale.inverse))
         axes.yaxis.set_major_locator(FixedLocator(scale.ticks))
@@ -300,7 +312,7 @@ def _points(
 ) -> None:
     """Markers with the interval of each score as an error bar."""
     y = [e.rise for e in scores]
-    # An interval need not hold the point it belongs to: a bootstrap may be skewed.
+    # An interval need not contain its point: a bootstrap may be skewed.
     below = [max(0.0, e.rise - e.ci_low) for e in scores]
     above = [max(0.0, e.ci_high - e.rise) for e in scores]
     axes.errorbar(
@@ -327,7 +339,7 @@ def _curve(
     mark: Mark,
     plan: RankPlan | None,
 ) -> None:
-    """One method in one panel, its choices joined in the order of their size."""
+    """One method in one panel, with its choices connected in order of size."""
     if not rows:
         return
     rows = sorted(rows, key=lambda row: row.params)
@@ -396,12 +408,12 @@ def _sensitivity_legend(
 
 
 def _fit(name: str, length: int = 25) -> str:
-    """The end of a module path, which tells layers apart better than its start."""
+    """The end of a module path, which distinguishes layers better than its start."""
     return name if len(name) <= length else "…" + name[1 - length :]
 
 
 def _to_pixels(images: Images) -> npt.NDArray[np.float64]:
-    """`(n, 3 or 1, h, w)` in [-1, 1] to `(n, h, w, 3)` in [0, 1]; nothing of any other shape."""
+    """`(n, 3 or 1, h, w)` in [-1, 1] to `(n, h, w, 3)` in [0, 1]; empty for any other shape."""
     if isinstance(images, Tensor):
         images = images.detach().cpu().numpy()
     pixels = np.clip((np.asarray(images, dtype=np.float64) + 1) / 2, 0, 1)
@@ -413,7 +425,7 @@ def _to_pixels(images: Images) -> npt.NDArray[np.float64]:
 def _mosaic(
     pictures: Sequence[npt.NDArray[np.float64]], columns: int
 ) -> tuple[npt.NDArray[np.float64], list[float]]:
-    """Rows of all pictures in turns, in blocks of `columns`; and the middle of each row."""
+    """Rows of all pictures in turn, in blocks of `columns` images, and the middle of each row."""
     n, height, width, _ = pictures[0].shape
     gap, block_gap = max(1, height // 16), max(3, height // 4)
     blocks = math.ceil(n / columns)

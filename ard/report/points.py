@@ -1,4 +1,4 @@
-"""What each of many budgets buys: a point, the table of points, and their picture."""
+"""The result of each of several budgets, as a point, a table and a figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """What one budget buys, in costs of the whole generator; ratios are dense over compressed."""
+    """The result of one budget; costs are of the whole generator, ratios dense over compressed."""
 
     budget: Budget
     result: CompressionResult
@@ -48,14 +48,14 @@ def budget_folder(budget: Budget) -> str:
 
 
 def columns_of(metric: str) -> tuple[str, ...]:
-    """The columns of `pareto.csv` for one metric."""
+    """The columns of `pareto.csv` for a metric."""
     sizes = ("params", "macs", "compression", "macs_ratio")
     _, rise, *_ = columns = score_columns(metric)
     return ("budget", "met", *sizes, *columns, f"factorized_{rise}", "plan")
 
 
 def to_csv(points: Sequence[Point]) -> str:
-    """One row a budget."""
+    """CSV with one row per budget."""
     metric = points[0].result.recovered.metric
     rows = []
     for point in points:
@@ -72,7 +72,7 @@ def to_csv(points: Sequence[Point]) -> str:
 
 
 def to_text(points: Sequence[Point], distance: str) -> str:
-    """The points as a table for people."""
+    """The points as a printed table."""
     columns = (
         *("budget", "met", "params", "ratio", "MACs", "ratio"),
         *(f"Δ{distance}", "95 % interval", "before recovery"),
@@ -94,7 +94,7 @@ def to_text(points: Sequence[Point], distance: str) -> str:
 
 
 def points_figure(points: Sequence[Point], distance: str) -> Figure:
-    """Compression against rise, recovered and before recovery."""
+    """A figure of compression against rise, before and after recovery."""
     from ard.report.curves import Curve, curves_figure
 
     recovered = tuple((point.compression, point.result.recovered) for point in points)

@@ -1,4 +1,4 @@
-"""From what the pipeline found to the report."""
+"""Making a report from the result of the pipeline."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def make_report(
     timings: Mapping[str, float],
     environment: Mapping[str, str],
 ) -> CompressionReport:
-    """Everything that was found, as one value."""
+    """The report of a compression, from its result, its session and its settings."""
     profile, setting = result.profile, session.setting
 
     def cost(plan: RankPlan) -> float:

@@ -1,4 +1,4 @@
-"""What a compression did, as a value; JSON and the table that the command prints."""
+"""The report of a compression as a value, as JSON and as printed text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = "ard-gan report 1"
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One factorizable layer, before and after. Costs are per image, parameters with bias."""
+    """One factorizable layer before and after. Parameters include the bias; MACs are per image."""
 
     name: str
     kind: str
@@ -34,10 +34,14 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Totals:
-    """Cost of a whole generator: parameters, multiply-adds per image, bytes of its weights.
+    """The cost of a whole generator.
 
-    `cost` is that of the objective: of the whole generator for parameters and multiply-adds, else
-    of the layers that can be factorized.
+    Attributes:
+        params: parameters.
+        macs: multiply-adds per image.
+        cost: the cost by the objective. For parameters and multiply-adds it is that of the whole
+            generator, otherwise that of the factorizable layers.
+        size_bytes: size of the weights in bytes.
     """
 
     params: int
@@ -48,7 +52,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Trial:
-    """One joint plan that was recovered and scored as a whole; `cost` is that of the objective."""
+    """A whole plan that was recovered and scored; `cost` is the cost by the objective."""
 
     plan: RankPlan
     params: int
@@ -60,7 +64,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TimedRow:
-    """Dense and compressed timed in turns in one run; median milliseconds per batch."""
+    """Median milliseconds per batch, dense and compressed, timed alternately in one run."""
 
     runtime: str
     batch: int
@@ -73,18 +77,18 @@ class TimedRow:
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """Everything `report.json` and `report.html` show.
+    """Everything that `report.json` and `report.html` show.
 
     Attributes:
-        metric: what the budget bounds the rise of.
+        metric: the metric whose rise the budget bounds.
         budget: the allowed rise, absolute.
         budget_text: the budget as the user wrote it.
-        comparable: whether the features are Inception's and the reference is of real images, so
-            that numbers compare with published ones.
+        comparable: whether scores are comparable with published ones, because the features are
+            Inception's and the reference consists of real images.
         reference: where the reference came from.
-        dense_score: the dense generator's own score on the held-out latents.
-        factorized: the chosen plan before recovery, on the held-out latents.
-        recovered: the saved model, on the held-out latents.
+        dense_score: the dense generator's score on the held-out latents.
+        factorized: the score of the chosen plan before recovery, on the held-out latents.
+        recovered: the score of the saved model, on the held-out latents.
         skipped: layers that stay dense, each with the reason.
         timings: seconds per stage.
     """
@@ -125,17 +129,17 @@ class CompressionReport:
 
     @property
     def distance(self) -> str:
-        """What the metric is called: `FID` only where it compares with published ones."""
+        """The label of the metric: `FID` only if values are comparable with published ones."""
         return metric_label(self.metric, self.comparable)
 
     @property
     def distance_in_features(self) -> str:
-        """That name with the feature space, which a reader must see where it is not Inception's."""
+        """That label, with the feature space added if values are not comparable."""
         of_features = self.recovered.features and not self.comparable
         return f"{self.distance} ({self.extractor})" if of_features else self.distance
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as written to `report.json`; the sensitivity table is its own CSV."""
+        """Plain values for `report.json`; the sensitivity table has a CSV file of its own."""
         data = asdict(self)
         data.pop("table")
         data["plan"] = _plain_plan(self.plan)
@@ -171,7 +175,7 @@ def to_json(report: CompressionReport) -> str:
 
 
 def engineering(value: float, unit: str = "") -> str:
-    """Three significant digits and a decimal prefix.
+    """A number with three significant digits and a metric prefix.
 
     >>> engineering(1_234_567), engineering(2_900_000, "B"), engineering(12)
     ('1.23 M', '2.90 MB', '12')
@@ -184,7 +188,7 @@ def engineering(value: float, unit: str = "") -> str:
 
 
 def plain_number(value: float) -> str:
-    """Four significant digits without an exponent: a budget may be 0.0005 as well as 446.
+    """Four significant digits without an exponent, for numbers from 0.0005 to 446 and beyond.
 
     >>> plain_number(0.0005), plain_number(446.04), plain_number(12345.6)
     ('0.0005', '446', '12346')
@@ -197,7 +201,7 @@ def plain_number(value: float) -> str:
 
 
 def distance_digits(report: CompressionReport) -> int:
-    """Decimals that the interval supports: two digits of its width."""
+    """The number of decimals that the interval justifies: two digits of its width."""
     width = report.recovered.ci_high - report.recovered.ci_low
     return min(6, max(1, 1 - math.floor(math.log10(width)))) if 0 < width < math.inf else 2
 
@@ -210,7 +214,7 @@ def delta_text(report: CompressionReport, score: Score) -> str:
 
 
 def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
-    """The rows (what, dense, compressed, dense over compressed) of the before/after table."""
+    """The rows of the before/after table: what, dense, compressed, dense over compressed."""
     dense, small, digits = report.dense, report.compressed, distance_digits(report)
     rows = [
         (name, engineering(before, unit), engineering(after, unit), f"{before / after:.2f}×")
@@ -233,7 +237,7 @@ def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
 
 
 def budget_note(report: CompressionReport) -> str:
-    """The budget, absolute and as a share of the dense distance, and whether it was met."""
+    """The budget, absolute and relative to the dense score, and whether it was met."""
     name = report.distance
     share = ""
     if report.dense_score > 0:
@@ -246,7 +250,7 @@ def budget_note(report: CompressionReport) -> str:
 
 
 def features_note(report: CompressionReport) -> str:
-    """What the distance was measured in, and whether papers' numbers compare."""
+    """The metric and its features, and whether it is comparable with published values."""
     what = metric_description(report.metric)
     if not report.recovered.features:
         return what
@@ -257,7 +261,7 @@ def features_note(report: CompressionReport) -> str:
 
 
 def notes(report: CompressionReport) -> list[tuple[str, str]]:
-    """What one must know to read the table: budget, features, reference."""
+    """The notes needed to read the table: budget, features, reference."""
     return [
         ("budget", budget_note(report)),
         ("features", features_note(report)),
@@ -277,7 +281,7 @@ def to_text(report: CompressionReport, width: int = 80) -> str:
     for heading in ("dense", "compressed", "ratio"):
         table.add_column(heading, justify="right", overflow="fold")
     for row in before_after(report):
-        # As Text: a name from a file may hold what rich would read as markup.
+        # As Text, because a name from a file may contain what rich takes for markup.
         table.add_row(*(Text(cell) for cell in row))
     text = io.StringIO()
     Console(file=text, width=width, color_system=None, legacy_windows=False).print(table)

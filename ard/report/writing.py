@@ -1,4 +1,4 @@
-"""A report as files: JSON, one page of HTML, and three pictures."""
+"""Writing a report to files: JSON, a page of HTML and three figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ def write_report(
 ) -> None:
     """Write report.json, report.html, pareto.png, sensitivity.png and samples.png.
 
-    `latents` are those whose images are shown, as both generators draw them.
+    Args:
+        report: the report.
+        dense: the dense generator.
+        small: the compressed generator.
+        latents: `(n, latent_dim)` latents whose images are shown for both generators.
+        folder: the folder to write to.
     """
     from ard.report.page import to_html
     from ard.report.plots import pareto_figure, samples_figure, sensitivity_figure

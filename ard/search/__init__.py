@@ -1,1 +1,1 @@
-"""Which plan to try next: candidates of each layer, the knapsack, the controller."""
+"""Choosing the next plan to try: rank candidates, allocation and the controller."""

@@ -1,4 +1,4 @@
-"""The cheapest choice for every layer whose damages add up to no more than allowed."""
+"""Allocation: one choice per layer, at the lowest total cost within an allowed total damage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N_BINS = 2000
 
 @dataclass(frozen=True)
 class Option:
-    """One choice for a layer: what it costs, and the damage that it is expected to do."""
+    """A choice for a layer (None is dense), its cost, and the expected rise in the score."""
 
     choice: Factorization | None
     cost: float
@@ -23,7 +23,7 @@ class Option:
 
 
 def monotone(damages: Sequence[float]) -> list[float]:
-    """The non-decreasing sequence nearest to `damages` in squares (pool adjacent violators).
+    """The least-squares non-decreasing fit to `damages` (pool adjacent violators).
 
     >>> monotone([0.0, 3.0, 1.0, 5.0])
     [0.0, 2.0, 2.0, 5.0]
@@ -39,7 +39,7 @@ def monotone(damages: Sequence[float]) -> list[float]:
 
 
 def undominated(options: Sequence[Option]) -> list[Option]:
-    """The options that no other beats in both cost and damage, cheapest last."""
+    """The Pareto-optimal options in cost and damage, the cheapest last."""
     kept: list[Option] = []
     for option in sorted(options, key=lambda o: (o.damage, o.cost)):
         if not kept or option.cost < kept[-1].cost:
@@ -48,16 +48,20 @@ def undominated(options: Sequence[Option]) -> list[Option]:
 
 
 def allocate(layers: Sequence[Sequence[Option]], allowed: float) -> list[Option]:
-    """One option for each layer: least total cost with total damage of at most `allowed`.
+    """One option per layer: the lowest total cost with a total damage of at most `allowed`.
 
-    A multiple-choice knapsack, solved by dynamic programming over the damage in `N_BINS` bins.
-    Damages are rounded up to whole bins, so the result is always within `allowed`; it is the
-    exact optimum for the rounded damages. Every layer needs an option with damage 0. Costs may be
-    counts or milliseconds: they are only added and compared, never rounded.
+    This is a multiple-choice knapsack problem, solved by dynamic programming over the damage in
+    `N_BINS` bins. Damages are rounded up to whole bins, so the result is always within `allowed`,
+    and it is the exact optimum for the rounded damages. Costs may be counts or milliseconds: they
+    are added and compared, never rounded.
+
+    Args:
+        layers: the options of each layer, one of them with damage 0.
+        allowed: the largest total damage.
 
     Raises:
-        ValueError: `allowed` is negative, a cost or a damage is not a finite number or a damage is
-            negative, or a layer has no option without damage.
+        ValueError: `allowed` is negative, a cost or a damage is not finite, a damage is negative,
+            or a layer has no option with damage 0.
     """
     if not allowed >= 0:
         raise ValueError(f"allowed damage must not be negative; got {allowed}")
@@ -67,16 +71,16 @@ def allocate(layers: Sequence[Sequence[Option]], allowed: float) -> list[Option]
                 f"cost and damage must be finite and the damage not negative; got {option}"
             )
     cheapest = [min(options, key=lambda o: (o.cost, o.damage)) for options in layers]
-    if sum(option.damage for option in cheapest) <= allowed:  # rounding up could miss it
+    if sum(option.damage for option in cheapest) <= allowed:  # rounding damages up could miss it
         return cheapest
-    width = allowed / N_BINS or 1.0  # 0 where nothing is allowed, or too little to divide
-    best = np.zeros(N_BINS + 1)  # least cost so far, by damage spent
+    width = allowed / N_BINS or 1.0  # 1 if nothing is allowed, or too little to divide
+    best = np.zeros(N_BINS + 1)  # lowest cost so far, by damage spent
     picks: list[np.ndarray] = []
     for options in layers:
         costs = np.full((len(options), N_BINS + 1), np.inf)
         for i, option in enumerate(options):
-            # The tolerance keeps a damage that is exactly a number of bins from taking one more.
-            # Too much is one bin too many: with next to nothing allowed the quotient is infinite.
+            # The tolerance keeps a damage of exactly a whole number of bins from taking one more.
+            # The share is capped, because it is infinite if next to nothing is allowed.
             share = min(option.damage / width, N_BINS + 1)
             bins = int(np.ceil(share - 1e-9)) if option.damage > 0 else 0
             if bins <= N_BINS and option.damage <= allowed:

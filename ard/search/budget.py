@@ -1,4 +1,4 @@
-"""The budget as the user writes it: `0.5` is a rise, `5%` one relative to the dense generator."""
+"""Budgets as users write them: `0.5` is an absolute rise, `5%` is relative to the dense score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ard.errors import BudgetError
 
 @dataclass(frozen=True)
 class Budget:
-    """An allowed rise in a score.
+    """An allowed rise in a score, absolute or relative to the dense generator's score.
 
     >>> Budget.parse("5%").absolute(dense=40.0)
     2.0
@@ -24,11 +24,11 @@ class Budget:
 
     @staticmethod
     def parse(text: str, setting: str | None = None) -> Budget:
-        """Read a budget.
+        """Parse a budget.
 
         Args:
             text: a number, with or without a percent sign.
-            setting: the name of the setting that it came from, for the error.
+            setting: the name of the setting that it came from, for the error message.
 
         Raises:
             BudgetError: it is negative, not finite, or not a number.
@@ -41,7 +41,7 @@ class Budget:
             value = math.nan
         if not math.isfinite(value) or value < 0:
             raise BudgetError(
-                f"{text!r} is not a budget; give a rise such as 0.5, or a share of the dense "
+                f"{text!r} is not a budget; give a rise such as 0.5, or a percentage of the dense "
                 "generator's score such as 5%",
                 setting=setting,
             )
@@ -51,19 +51,19 @@ class Budget:
         """The allowed rise for a dense generator that scores `dense`.
 
         Raises:
-            BudgetError: it is a share of a score that is not above 0.
+            BudgetError: the budget is relative to a score that is not above 0.
         """
         if not self.relative:
             return self.value
         if not dense > 0:
             raise BudgetError(
-                f"{self.text} of the dense generator's score is no rise, for that score is "
-                f"{dense:.4g}; give an absolute budget"
+                f"a budget of {self.text} needs a dense score above 0; the dense generator scores "
+                f"{dense:.4g}, so give an absolute budget"
             )
         return self.value * dense
 
     def explain(self, dense: float, what: str) -> str:
-        """Both readings of the budget in one line; `what` names the metric and its features."""
+        """The budget in absolute and relative terms; `what` names the metric and its features."""
         absolute = self.absolute(dense)
         share = f"{100 * absolute / dense:.3g} % of the dense generator's " if dense > 0 else ""
         return f"budget {self.text}: a rise of {absolute:.4g} over {dense:.4g}, {share}{what}"

@@ -1,4 +1,4 @@
-"""Which choices of a layer are worth a full measurement: methods compete on the layer's output."""
+"""Ranking candidates: methods compete on the error of a layer's output before any scoring."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ard.layers import LayerProfile
 from ard.plan import Factorization
 from nas_gan.networks.hooks import OnInput, observing
 
-# A choice must be cheaper than the next more accurate one by this share to be worth a measurement.
+# To be worth measuring, a choice must cost less than every more accurate one by this fraction.
 MIN_SAVING = 0.1
 
 
 def capture_inputs(
     generator: nn.Module, latents: Tensor, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """What enters each named layer when the generator runs on `latents`, first argument only."""
+    """The input of each named layer, its first argument, when the generator runs on `latents`."""
     captured: dict[str, Tensor] = {}
 
     def capture(name: str) -> OnInput:
@@ -43,7 +43,8 @@ def output_error(
 ) -> float:
     """Relative error of the factors' outputs, `||(y - y') root|| / ||y root||` over `inputs`.
 
-    `root (c_out, c_out)` weights the channels: the second dimension of maps, the last of vectors.
+    `root (c_out, c_out)` weights the channels, which are the second axis of feature maps and the
+    last axis of vectors.
     """
     with torch.no_grad():
         dense, found = module(inputs), factors(inputs)
@@ -54,9 +55,9 @@ def output_error(
 
 
 def competitors(layer: LayerProfile, methods: Sequence[str]) -> tuple[str, ...]:
-    """Those of `methods` that compete on a layer.
+    """The `methods` that compete on a layer.
 
-    A method for which the kernel is expensive takes part only if there is no other.
+    A method that is too expensive for a kernel of this size competes only if no other method fits.
     """
     fitting = tuple(name for name in layer.methods() if name in methods)
     size = math.prod(layer.shape)
@@ -76,12 +77,24 @@ def competing_choices(
     cost: LayerCost = params_cost,
     on_layer: Callable[[int], None] = lambda n: None,
 ) -> list[tuple[str, Factorization]]:
-    """For every layer, the choices that no other of that layer beats in both cost and error.
+    """The Pareto-optimal choices of every layer, in cost and in error of the layer's output.
 
-    The error is that of the layer's output, each direction weighted by what it is worth to the
-    image where the statistics say so. It ranks the ways to factorize the same layer, at a
-    thousandth of the cost of scoring images. A method that breaks down at some rank (CP can) drops
-    out of the competition there.
+    If the statistics include the outputs, each direction of the output is weighted by how much it
+    matters to the image. The error ranks the ways to factorize one layer, at a thousandth of the
+    cost of scoring images. A method that breaks down at some rank, as CP can, loses that choice
+    only.
+
+    Args:
+        generator: the dense generator.
+        layers: the layers to rank candidates for.
+        latents: `(n, latent_dim)` latents; the layers' inputs are captured on them.
+        statistics: statistics by layer name, for the factorizations and the weights of the error.
+        grid: the rank candidates.
+        cost: the cost of a layer under a choice.
+        on_layer: called with the number of layers that were finished since the last call.
+
+    Returns:
+        Pairs of layer name and factorization, per layer from the most accurate to the cheapest.
     """
     inputs = capture_inputs(generator, latents, [layer.name for layer in layers])
     chosen: list[tuple[str, Factorization]] = []
@@ -98,7 +111,7 @@ def competing_choices(
                     continue
                 error = output_error(module, factors, inputs[layer.name], root)
                 entries.append((cost(layer, choice), error, choice))
-        # From the most accurate down: keep what is clearly smaller than everything more accurate.
+        # From the most accurate one on, keep what is clearly cheaper than everything before it.
         smallest = cost(layer, None)
         for price, _, choice in sorted(entries, key=lambda entry: (entry[1], entry[0])):
             if price < (1 - MIN_SAVING) * smallest:

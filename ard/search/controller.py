@@ -1,4 +1,4 @@
-"""The search for the cheapest plan within a budget: ask for a plan, tell how it scored."""
+"""The search for the cheapest plan within a budget, with an ask-and-tell interface."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import DENSE, RankPlan
 from ard.search.allocation import Option, allocate, monotone, undominated
 
-# A plan that must get milder aims at this share of the budget: each trial costs a recovery, and one
-# that misses by a hair has bought nothing.
+# After a plan over the budget, the next one aims at this fraction of the budget: each trial costs a
+# recovery, and a narrow miss gains nothing.
 AIM = 0.85
-# The search ends when nothing it could still find would be cheaper by more than this.
+# The search ends when no plan that it could still find would be cheaper by more than this fraction.
 WORTHWHILE = 0.02
 
 
 @dataclass(frozen=True)
-class _Told:
-    """A finished trial: the summed single-layer damage that was allowed, and the outcome.
+class _Trial:
+    """A finished trial: the total single-layer damage that was allowed, and the outcome.
 
-    An `inherited` one was made under another budget, and costs nothing here.
+    An `inherited` trial was made under another budget and does not count as one here.
     """
 
     allowed: float
@@ -35,12 +35,13 @@ class _Told:
 
 
 class BudgetController:
-    """Chooses plans from single-layer damages, and corrects itself by measured joint plans.
+    """Chooses whole plans from single-layer damages, and corrects itself by measured plans.
 
-    The damages of single layers nearly add up, but recovery undoes part of them and layers
-    interact. So the controller searches over one number, the summed damage that it allows: each
-    allowance gives one plan by `allocate`, each measured plan says whether the allowance was too
-    large, and the bracket closes around the largest one whose recovered plan is within budget.
+    The damages of single layers nearly add up, but layers interact and recovery undoes part of the
+    damage. So the controller searches over one number, the total damage that it allows. Each
+    allowance gives one plan, by `allocate`, and each measured plan tells whether its allowance was
+    too large. The bracket closes around the largest allowance whose recovered plan is within the
+    budget.
     """
 
     def __init__(
@@ -53,34 +54,37 @@ class BudgetController:
         max_trials: int = 6,
         known: Sequence[Measurement] = (),
     ) -> None:
-        """Start with single-layer scores alone.
+        """Start from the single-layer scores.
 
         Args:
-            table: scores of single layers under single choices.
-            layers: those that a plan may factorize.
-            cost: what is to become small.
+            table: single-layer scores.
+            layers: the layers that a plan may factorize.
+            cost: the cost to minimise.
             budget: the allowed rise in the table's metric.
-            max_trials: whole plans to ask for.
-            known: trials of an earlier search with the same table, under another budget.
+            max_trials: whole plans to ask for at most.
+            known: trials of an earlier search under another budget.
+
+        Raises:
+            BudgetError: the budget is negative or not a number.
         """
         if not (math.isfinite(budget) and budget >= 0):
             raise BudgetError(f"the budget must be 0 or more; got {budget}")
         self.layers, self.cost, self.budget = tuple(layers), cost, budget
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
-        self._told: list[_Told] = []
+        self._finished: list[_Trial] = []
         self._asked: tuple[float, RankPlan] | None = None
         self.learn(table)
-        # Layers together lose more than they lose alone, and recovery takes some of it back: the
-        # sum is as good a first guess as any, and every outcome corrects it.
+        # Layers lose more together than alone, and recovery regains some of it. The sum of the
+        # damages is as good a first guess as any, and every outcome corrects it.
         self._next = min(budget, self._largest)
         for measurement in known:
             allowed = self._summed_damage(measurement.plan)
             if allowed is not None:
                 known_cost = self._cost_of(measurement.plan)
-                self._told.append(_Told(allowed, measurement, known_cost, inherited=True))
+                self._finished.append(_Trial(allowed, measurement, known_cost, inherited=True))
 
     def learn(self, table: SensitivityTable) -> None:
-        """Go on with a table that knows better; finished trials are placed anew."""
+        """Replace the table by a better one, and update the allowances of finished trials."""
         every = [
             layer_damages(layer, table.of_layer(layer.name), self.cost) for layer in self.layers
         ]
@@ -88,10 +92,10 @@ class BudgetController:
         self._options = [undominated(options) for options in every]
         self._largest = sum(options[-1].damage for options in self._options)
         self._asked = None
-        for i, told in enumerate(self._told):
-            allowed = self._summed_damage(told.measurement.plan)
+        for i, trial in enumerate(self._finished):
+            allowed = self._summed_damage(trial.measurement.plan)
             if allowed is not None:
-                self._told[i] = replace(told, allowed=allowed)
+                self._finished[i] = replace(trial, allowed=allowed)
 
     def plan_for(self, allowed: float) -> RankPlan:
         """The cheapest plan whose single-layer damages add up to at most `allowed`."""
@@ -111,10 +115,10 @@ class BudgetController:
             if allowed is None:
                 return None
             plan = self.plan_for(allowed)
-            if plan == DENSE:  # a trial that changes nothing would teach nothing
+            if plan == DENSE:  # a trial of the dense generator would be wasted
                 allowed = self._smallest_step()
                 plan = self.plan_for(allowed)
-            known = next((t for t in self._told if t.measurement.plan == plan), None)
+            known = next((t for t in self._finished if t.measurement.plan == plan), None)
             if known is None:
                 self._asked = (allowed, plan)
                 return plan
@@ -123,48 +127,48 @@ class BudgetController:
         return None
 
     def tell(self, measurement: Measurement) -> None:
-        """Take the score of the asked plan, recovered, into account."""
+        """Record the score of the plan that was asked for, after recovery."""
         if self._asked is None or self._asked[1] != measurement.plan:
-            raise ValueError(f"asked for {self._asked}, told about {measurement.plan}")
-        self._told.append(_Told(self._asked[0], measurement, self._cost_of(measurement.plan)))
+            raise ValueError(f"asked for {self._asked}, but was told about {measurement.plan}")
+        self._finished.append(_Trial(self._asked[0], measurement, self._cost_of(measurement.plan)))
         self._asked = None
 
     def reject(self, measurement: Measurement) -> None:
-        """Replace the score of a told plan by a later one, made on other latents."""
-        self._told = [
+        """Replace the score of a plan by a later one, measured on held-out latents."""
+        self._finished = [
             replace(t, measurement=measurement) if t.measurement.plan == measurement.plan else t
-            for t in self._told
+            for t in self._finished
         ]
-        # One more trial for each plan that did not hold, up to twice what was asked for.
+        # Allow one more trial for each rejected plan, up to twice the original number.
         self.max_trials = min(self.max_trials + 1, self._most_trials)
 
     @property
     def trials(self) -> tuple[Measurement, ...]:
-        """The measured joint plans in the order in which they were asked for here."""
-        return tuple(t.measurement for t in self._told if not t.inherited)
+        """The plans that were asked for and measured in this search, in order."""
+        return tuple(t.measurement for t in self._finished if not t.inherited)
 
     def best(self) -> Measurement | None:
         """The cheapest measured plan within the budget, or None."""
-        met = [t for t in self._told if self.meets(t.measurement)]
+        met = [t for t in self._finished if self.meets(t.measurement)]
         return min(met, key=lambda t: t.cost).measurement if met else None
 
     def closest(self) -> Measurement | None:
-        """The measured plan whose interval ends lowest, whether or not within the budget."""
-        measured = [t.measurement for t in self._told]
+        """The measured plan with the lowest upper end of its interval, or None."""
+        measured = [t.measurement for t in self._finished]
         return min(measured, key=lambda m: m.score.ci_high) if measured else None
 
     def meets(self, measurement: Measurement) -> bool:
         """Whether the upper end of the interval is within the budget."""
         return measurement.score.ci_high <= self.budget
 
-    def _within(self) -> _Told | None:
-        met = [t for t in self._told if self.meets(t.measurement)]
+    def _within(self) -> _Trial | None:
+        met = [t for t in self._finished if self.meets(t.measurement)]
         return max(met, key=lambda t: t.allowed) if met else None
 
-    def _beyond(self) -> _Told | None:
+    def _beyond(self) -> _Trial | None:
         within = self._within()
         floor = within.allowed if within else -math.inf
-        missed = [t for t in self._told if not self.meets(t.measurement) and t.allowed > floor]
+        missed = [t for t in self._finished if not self.meets(t.measurement) and t.allowed > floor]
         return min(missed, key=lambda t: t.allowed) if missed else None
 
     def _proposal(self) -> float | None:
@@ -184,14 +188,14 @@ class BudgetController:
             return None
         return self._between(within, beyond)
 
-    def _milder(self, beyond: _Told) -> float:
-        """A smaller allowance where no plan has met the budget: on the line through two outcomes.
+    def _milder(self, beyond: _Trial) -> float:
+        """A smaller allowance, if no plan has met the budget yet: on the line through two outcomes.
 
-        With one outcome the line goes through the origin. The step is bounded both ways: the line
-        is a guess, and a step that is too small measures the same plan again.
+        With one outcome, the line goes through the origin. The step is bounded on both sides: the
+        line is only a guess, and too small a step would give the same plan again.
         """
         allowed, upper = beyond.allowed, beyond.measurement.score.ci_high
-        harsher = [t for t in self._told if t.allowed > allowed]
+        harsher = [t for t in self._finished if t.allowed > allowed]
         slope = upper / allowed
         if harsher:
             other = min(harsher, key=lambda t: t.allowed)
@@ -199,23 +203,23 @@ class BudgetController:
         wanted = allowed - (upper - AIM * self.budget) / slope if slope > 0 else 0.0
         return min(max(wanted, 0.1 * allowed), 0.8 * allowed)
 
-    def _growth(self, within: _Told) -> float:
+    def _growth(self, within: _Trial) -> float:
         upper = within.measurement.score.ci_high
         return 4.0 if upper <= 0 else min(max(0.95 * self.budget / upper, 1.2), 4.0)
 
-    def _between(self, within: _Told, beyond: _Told) -> float:
-        """Where a straight line between the two outcomes meets the budget, kept off both ends."""
+    def _between(self, within: _Trial, beyond: _Trial) -> float:
+        """Where the line between two outcomes meets the budget, kept away from both ends."""
         low, high = within.allowed, beyond.allowed
         u_low = within.measurement.score.ci_high
         u_high = beyond.measurement.score.ci_high
         share = (self.budget - u_low) / max(u_high - u_low, 1e-12)
         return low + min(max(0.95 * share, 0.15), 0.85) * (high - low)
 
-    def _widen(self, known: _Told, allowed: float) -> bool:
-        """Give an already measured plan the new allowance; False if that settles the search.
+    def _widen(self, known: _Trial, allowed: float) -> bool:
+        """Move a measured plan to the new allowance; returns False if that ends the search.
 
-        The steps between plans are finite: when an allowance on either side of the bracket gives
-        a plan that is known, the bracket has no plan left inside.
+        There are finitely many plans. If an allowance on either side of the bracket gives a plan
+        that is known, the bracket may have no plan left inside.
         """
         within, beyond = self._within(), self._beyond()
         if self.meets(known.measurement):
@@ -226,18 +230,18 @@ class BudgetController:
             moved = min(allowed, known.allowed)
             if beyond is None or moved >= known.allowed:
                 return False
-        self._told[self._told.index(known)] = replace(known, allowed=moved)
+        self._finished[self._finished.index(known)] = replace(known, allowed=moved)
         within, beyond = self._within(), self._beyond()
         if within is None or beyond is None:
             return moved > self._smallest_step()
         return beyond.allowed - within.allowed > 1e-3 * beyond.allowed
 
     def _smallest_step(self) -> float:
-        """The least damage that buys anything at all."""
+        """The smallest damage that reduces the cost at all."""
         return min((options[1].damage for options in self._options if len(options) > 1), default=0)
 
     def _summed_damage(self, plan: RankPlan) -> float | None:
-        """What the layers of the plan lose alone, added up; None if one is not on offer here."""
+        """The sum of the single-layer damages of a plan; None if one of its choices is unknown."""
         total = 0.0
         for layer, damages in zip(self.layers, self._damages, strict=True):
             choice = plan.get(layer.name)
@@ -251,16 +255,16 @@ class BudgetController:
 
 
 def layer_options(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
-    """What a controller may choose for one layer: dense, and every row that is worth its damage."""
+    """The options of one layer: dense, and every row that is Pareto-optimal."""
     return undominated(layer_damages(layer, rows, cost))
 
 
 def layer_damages(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
-    """Dense and every row of a layer with its damage.
+    """The dense option and one option per row of a layer, with their damages.
 
-    Scores are noisy, and the best of many noisy ones looks better than it is. So each method's
-    damages are first made monotone in cost, and a damage is at least half of the upper end of its
-    interval, which is never zero for a plan that changes an image.
+    Scores are noisy, and the best of many noisy scores tends to be too good. So each method's
+    damages are made monotone in cost, and a damage is at least half the upper end of its interval,
+    which is never zero for a plan that changes an image.
     """
     options = [Option(None, cost(layer, None), 0.0)]
     for method in dict.fromkeys(row.choice.method for row in rows):

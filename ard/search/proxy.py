@@ -1,8 +1,8 @@
-"""What a choice does to the images of a few latents, and what rise in the score that stands for.
+"""A cheap proxy for scores: how far a choice moves the images of a few latents.
 
-A distance of features needs thousands of images before it says anything; how far each image
-moves shows on a hundred. The movement is measured for every choice of every layer, the rise for a
-handful of them, and a straight line through those, in logarithms, gives the rest.
+A distance between distributions of features needs thousands of images. How far each image moves
+can be measured on a hundred or fewer. So the movement is measured for every choice of every layer
+and the score for a few of them; a line through those, in logarithms, estimates the others.
 """
 
 from __future__ import annotations
@@ -23,20 +23,24 @@ from nas_gan.metrics.sampling import extract_features
 Proxy = Callable[[nn.Module], float]
 Choice = tuple[str, Factorization]  # a layer and its choice
 
-# A rise that drowns in noise can come out at zero or below; no logarithm takes that.
+# The smallest rise, as a fraction of the largest one: noise can make a rise zero or negative, which
+# has no logarithm.
 MIN_SHARE = 1e-3
-# How strongly a layer's own offset is pulled towards that of all layers, in measurements.
+# How strongly a layer's own offset is shrunk towards the common one, in numbers of measurements.
 SHRINKAGE = 1.0
-# The slope of rise against movement before anything is measured, and what that guess weighs, in
-# measurements: features that move twice as far have a Fréchet distance about twice as large.
+# The prior slope of rise against movement, and its weight in numbers of measurements: features that
+# move twice as far have a Fréchet distance about twice as large.
 PRIOR_SLOPE, PRIOR_WEIGHT = 1.0, 3.0
 
 
 @dataclass(frozen=True)
 class MovementEvaluator:
-    """A proxy as an evaluator, whose scores are movements without an interval.
+    """An evaluator whose scores are movements, without an interval.
 
-    `features` says whose features move; it is empty where the images themselves do.
+    Attributes:
+        measure: maps a generator to how far its images have moved.
+        n_images: the number of images.
+        features: the network whose features are compared; empty if images are compared directly.
     """
 
     measure: Proxy
@@ -60,9 +64,9 @@ class MovementEvaluator:
 def image_error(
     dense: nn.Module, latents: Tensor, batch_size: int = 64, device: str = "cpu"
 ) -> Proxy:
-    """Relative mean square error of images, `||x' - x||^2 / ||x||^2`, on `(n, latent_dim)` latents.
+    """Relative mean square error of images, `||x' - x||^2 / ||x||^2`, on latents `(n, latent_dim)`.
 
-    Needs nothing but the two generators.
+    Needs no feature extractor.
     """
     with torch.no_grad():
         target = torch.cat([dense(z.to(device)) for z in latents.split(batch_size)])
@@ -86,7 +90,7 @@ def feature_error(
 ) -> Proxy:
     """Mean squared distance between the features of an image and of its dense counterpart.
 
-    As a share of the features' total variance, on `(n, latent_dim)` latents.
+    It is relative to the total variance of the features, on `(n, latent_dim)` latents.
     """
 
     def features_of(generator: nn.Module) -> np.ndarray:
@@ -107,10 +111,15 @@ def feature_error(
 def choose_anchors(
     movements: Mapping[Choice, float], costs: Mapping[str, float], n: int
 ) -> list[Choice]:
-    """The `n` choices worth a real measurement: every layer's middle one, costly layers first.
+    """The `n` choices to score: the middle one of each layer, expensive layers first.
 
-    When every layer has one, the next are the extremes, again of costly layers first: the far end
-    decides how much a layer can give, and the near end anchors the slope.
+    Once every layer has one, the extremes follow, again of expensive layers first: the far end
+    decides how far a layer can be compressed, and the near end anchors the slope.
+
+    Args:
+        movements: how far each choice moves the images.
+        costs: the cost of each dense layer, by name.
+        n: the number of choices.
     """
     by_layer: dict[str, list[Choice]] = {}
     for choice in sorted(movements, key=lambda choice: movements[choice]):
@@ -126,9 +135,10 @@ def choose_anchors(
 
 @dataclass(frozen=True)
 class Calibration:
-    """`log rise = offset of the layer + slope * log movement`, fitted to measured choices.
+    """`log rise = offset + offset of the layer + slope * log movement`, fitted to measured choices.
 
-    `spread` is the standard deviation of the residuals, a factor of `exp(spread)` either way.
+    `of_layer` holds the offsets of the layers. `spread` is the standard deviation of the residuals:
+    estimates are off by a factor of about `exp(spread)` either way.
     """
 
     slope: float
@@ -137,7 +147,7 @@ class Calibration:
     spread: float
 
     def rise(self, choice: Choice, movement: float) -> float:
-        """The expected rise for a choice that moves the images this far."""
+        """The expected rise of a choice that moves the images this far."""
         offset = self.offset + self.of_layer.get(choice[0], 0.0)
         return float(np.exp(offset + self.slope * np.log(max(movement, 1e-12))))
 
@@ -145,9 +155,12 @@ class Calibration:
 def calibrate_proxy(
     movements: Mapping[Choice, float], measured: Mapping[Choice, Score]
 ) -> Calibration:
-    """Fit the line to the choices that were measured, at least one.
+    """Fit the line to the measured choices.
 
     Each layer has its own offset, shrunk towards the common one; the slope is shared.
+
+    Raises:
+        ValueError: no measured choice moves an image.
     """
     choices = [choice for choice in measured if movements.get(choice, 0) > 0]
     if not choices:
@@ -156,8 +169,8 @@ def calibrate_proxy(
     floor = max(MIN_SHARE * largest, 1e-12)
     x = np.log([movements[choice] for choice in choices])
     y = np.log([max(measured[c].rise, measured[c].ci_high / 2, floor) for c in choices])
-    # Least squares on centred values, with the prior slope as PRIOR_WEIGHT more measurements at
-    # unit distance from the centre.
+    # Least squares on centred values, with the prior slope as PRIOR_WEIGHT additional measurements
+    # at unit distance from the centre.
     dx, dy = x - x.mean(), y - y.mean()
     slope = float((dx @ dy + PRIOR_WEIGHT * PRIOR_SLOPE) / (dx @ dx + PRIOR_WEIGHT))
     slope = max(slope, 0.1)
@@ -175,9 +188,9 @@ def calibrate_proxy(
 def estimate(
     movements: Mapping[Choice, float], measured: Mapping[Choice, Score]
 ) -> dict[Choice, Score]:
-    """A score for every choice: the measured ones as they are, the others from the line.
+    """A score for every choice: measured if available, otherwise estimated from the line.
 
-    The interval of an estimate is one of two spreads.
+    The interval of an estimate extends two spreads to either side, in logarithms.
     """
     line = calibrate_proxy(movements, measured)
     known = next(iter(measured.values()))

@@ -1,4 +1,4 @@
-"""How far a generator can shrink on its grid of choices, before whole plans are measured."""
+"""How far a generator can be compressed, estimated before any whole plan is measured."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from ard.search.allocation import allocate
 from ard.search.controller import layer_options
 from nas_gan.tables import text_table
 
-# Shares of the damage that the cheapest plan does, from mild to all of it.
+# Fractions of the damage of the cheapest plan.
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Reachable:
-    """A plan that nobody measured: its cost and the rise that the single layers suggest.
+    """A plan that was not measured: its cost, and the rise to expect.
 
-    `cost` is that of the layers in the objective's unit, `cost_ratio` the dense one over it.
-    `expected` adds up what single layers lose, which recovered plans are guessed to lose.
+    Attributes:
+        plan: the plan.
+        params: parameters of the whole generator.
+        macs: MACs of the whole generator, per image.
+        cost: the cost of the factorizable layers, in the unit of the objective.
+        cost_ratio: the dense cost divided by `cost`.
+        expected: the sum of the single-layer damages, a guess at the rise after recovery.
     """
 
     plan: RankPlan
@@ -36,9 +41,9 @@ class Reachable:
 def reachable_plans(
     table: SensitivityTable, profile: Profile, layers: Sequence[LayerProfile], cost: LayerCost
 ) -> tuple[Reachable, ...]:
-    """The cheapest plans at a few damages, the last one being the smallest on this grid.
+    """The cheapest plans at several total damages, the last one being the cheapest of all.
 
-    Equal plans come once. `layers` are those that the table scores.
+    Duplicate plans are removed. `layers` are the layers in the table.
     """
     options = [layer_options(layer, table.of_layer(layer.name), cost) for layer in layers]
     most = sum(of_layer[-1].damage for of_layer in options)
@@ -61,9 +66,9 @@ def reachable_plans(
 
 
 def to_text(rows: Sequence[Reachable], profile: Profile, dense: float, distance: str) -> str:
-    """The plans as a table, mildest first.
+    """The plans as a table, the mildest first.
 
-    `dense` is the dense generator's score, and `distance` what the metric is called.
+    `dense` is the dense generator's score, and `distance` the label of the metric.
     """
     columns = ("reachable", "params", "ratio", "MACs", "ratio", f"Δ{distance} expected", "of dense")
     cells = (

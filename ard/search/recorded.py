@@ -1,9 +1,10 @@
-"""Recorded scores of single-layer choices, and what can be chosen from them alone.
+"""Recorded single-layer scores, and choosing a plan from them without measuring.
 
-Two kinds of table are read. A plain one has a row for each layer and rank, `layer, rank, fid,
-reduction_pct`, and does not say how a layer was factorized. The other is our `sensitivity.csv`.
-Both may have the columns `dense_params` and `dense_macs`, the cost of the row's layer when dense;
-ours may have `signature`, by which the layer's times are found in a latency table.
+There are two kinds of table. A plain table has one row per layer and rank, with the columns `layer,
+rank, fid, reduction_pct`; it does not say how layers were factorized. The other kind is the
+`sensitivity.csv` of a sweep. Both may have the columns `dense_params` and `dense_macs`, the cost of
+the dense layer. A `sensitivity.csv` may have `signature`, which identifies the layer in a latency
+table.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from ard.signature import split_signatures
 from nas_gan.networks.layer_types import Kind
 
 PLAIN_COLUMNS = ("layer", "rank", "fid", "reduction_pct")
-# Columns that only a sensitivity table has: one is enough to tell the two kinds apart.
+# Columns that only a sensitivity table has; any of them tells the two kinds apart.
 SENSITIVITY_ONLY = ("kind", "method", "ci_low", "ci_high")
 Value = TypeVar("Value")
 DENSE_COLUMNS: dict[str, str] = {"params": "dense_params", "macs": "dense_macs"}
 SIGNATURE = "signature"
-# A layer whose dense size cannot be told is taken for this many times its largest row, because the
+# A layer of unknown dense size is assumed to be this many times its largest row, because the
 # largest choice of a sweep keeps about half of the weights.
 ASSUMED_RATIO = 2
 MAX_SIDE, MAX_KERNEL = 1024, 11
@@ -57,9 +58,9 @@ class ScoredChoice:
 
     Attributes:
         layer: the layer's name.
-        choice: what replaces it; a bare rank where the table does not name the method.
+        choice: what replaces it; a bare rank if the table does not name the method.
         value: the score of the whole generator.
-        reduction_pct: by how many percent the layer became smaller; negative if it grew.
+        reduction_pct: the reduction in size of the layer in percent; negative if it grew.
     """
 
     layer: str
@@ -69,7 +70,7 @@ class ScoredChoice:
 
     @property
     def order(self) -> float:
-        """What sorts the choices of a layer from the smallest to the largest."""
+        """A sort key, from the smallest to the largest choice of a layer."""
         return self.choice if isinstance(self.choice, int) else -self.reduction_pct
 
 
@@ -77,13 +78,13 @@ def read_text(path: Path) -> str:
     """The text of a table, without a byte order mark.
 
     Raises:
-        TableError: the file is not text, or holds nothing.
+        TableError: the file is empty or not text.
     """
     return read_table_text(path, PLAIN_COLUMNS)
 
 
 def is_sensitivity(text: str) -> bool:
-    """Whether the header is that of a sensitivity table, complete or not."""
+    """Whether this is a sensitivity table, even one that lacks columns."""
     columns = header(text)
     return metric_of_rise(columns) is not None or any(name in columns for name in SENSITIVITY_ONLY)
 
@@ -92,11 +93,11 @@ def is_sensitivity(text: str) -> bool:
 
 
 def read_plain(text: str) -> tuple[ScoredChoice, ...]:
-    """The rows of a plain table, in their order.
+    """The rows of a plain table, in order.
 
     Raises:
-        TableError: a column is missing, there is no row, a (layer, rank) comes twice, or a value
-            is not what its column needs.
+        TableError: a column is missing, there are no rows, a (layer, rank) is duplicated, or a
+            value is invalid.
     """
     require_columns(text, PLAIN_COLUMNS)
     rows: dict[tuple[str, int | Factorization], ScoredChoice] = {}
@@ -120,11 +121,16 @@ def read_plain(text: str) -> tuple[ScoredChoice, ...]:
 def ranks_within(
     rows: Sequence[ScoredChoice], dense: float, allowed: float, sizes: Mapping[str, float]
 ) -> dict[str, ScoredChoice | None]:
-    """For each layer a row or `None` for dense: least total size, summed rises within `allowed`.
+    """A row per layer, None for dense: the smallest total size with total rise within `allowed`.
 
-    A multiple-choice knapsack. A score below the dense one counts as no rise at all: it is noise,
-    and must not pay for another layer's damage. `sizes` are the dense layers' and default to 1,
-    which gives every layer the same weight.
+    A multiple-choice knapsack. A score below the dense one counts as no rise: it is noise, and must
+    not pay for another layer's damage.
+
+    Args:
+        rows: the rows of a plain table.
+        dense: the dense generator's score.
+        allowed: the largest sum of rises.
+        sizes: sizes of the dense layers by name; a layer without one has size 1.
     """
     names = list(dict.fromkeys(row.layer for row in rows))
     candidates: list[list[ScoredChoice | None]] = []
@@ -151,14 +157,14 @@ def ranks_within(
 
 
 def _allocate(options: Sequence[Sequence[Option]], allowed: float) -> list[Option]:
-    """`allocate`, without what its rounding of damages to whole bins could lose.
+    """`allocate`, without the loss from rounding damages to whole bins.
 
-    With a little more allowed than asked, every plan within `allowed` is within its bins too, so a
-    result that keeps to `allowed` is the optimum for the damages as they are.
+    With a slightly larger allowance, every plan within `allowed` also fits after rounding, so a
+    result that is within `allowed` is the optimum for the exact damages.
     """
     for bins in (len(options), len(options) / 4, 0):
         chosen = allocate(options, allowed * (1 + bins / N_BINS))
-        # Decimal scores add up to a decimal budget only to a rounding error.
+        # Sums of decimal scores equal a decimal budget only up to rounding errors.
         if math.fsum(option.damage for option in chosen) <= allowed * (1 + 1e-9):
             break
     return chosen
@@ -168,10 +174,10 @@ def _allocate(options: Sequence[Sequence[Option]], allowed: float) -> list[Optio
 
 
 def read_sensitivity(text: str) -> SensitivityTable:
-    """The table, which has at least one row beside the dense one.
+    """Parse a sensitivity table with at least one layer.
 
     Raises:
-        TableError: as `SensitivityTable.from_csv`, or there is nothing to choose from.
+        TableError: as `SensitivityTable.from_csv`, or the table scores no layer.
     """
     try:
         table = SensitivityTable.from_csv(text)
@@ -184,11 +190,11 @@ def read_sensitivity(text: str) -> SensitivityTable:
 
 @dataclass(frozen=True)
 class RecordedCosts:
-    """What the layers of a table cost, dense and under each recorded choice.
+    """The costs of a table's layers, dense and under each recorded choice.
 
     Attributes:
-        dense: by layer.
-        factorized: by layer and choice.
+        dense: costs by layer.
+        factorized: costs by layer and choice.
         assumed: the layers whose dense cost is only assumed.
     """
 
@@ -197,12 +203,12 @@ class RecordedCosts:
     assumed: tuple[str, ...] = ()
 
     def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float:
-        """The cost as `ard.costs.cost.LayerCost` has it; only the name of the layer matters."""
+        """The cost as an `ard.costs.cost.LayerCost`; only the name of the layer matters."""
         return self.dense[layer.name] if choice is None else self.factorized[layer.name, choice]
 
 
 def scored_choices(table: SensitivityTable, costs: RecordedCosts) -> tuple[ScoredChoice, ...]:
-    """The rows with their reduction in cost."""
+    """The rows of a table with their reductions in cost."""
     return tuple(
         ScoredChoice(
             row.layer,
@@ -215,10 +221,10 @@ def scored_choices(table: SensitivityTable, costs: RecordedCosts) -> tuple[Score
 
 
 def plan_within(table: SensitivityTable, allowed: float, costs: RecordedCosts) -> dict[str, Option]:
-    """For each layer the option of a plan of least cost, summed damages within `allowed`.
+    """The options, by layer, of the cheapest plan with a total damage within `allowed`.
 
-    Damages are those of the controller: monotone in cost for each method, and no less than half of
-    the upper end of their interval.
+    Damages are those of the controller: monotone in cost per method, and at least half the upper
+    end of their interval.
     """
     names = list(dict.fromkeys(row.layer for row in table.rows))
     options = [
@@ -232,10 +238,10 @@ def plan_within(table: SensitivityTable, allowed: float, costs: RecordedCosts) -
 
 
 def counted_costs(text: str, table: SensitivityTable, quantity: str) -> RecordedCosts:
-    """Parameters or multiply-adds: as the rows say, and dense as `dense_sizes`.
+    """Parameters or multiply-adds from the rows, and from `dense_sizes` for the dense layers.
 
     Raises:
-        TableError: the column of the dense sizes contradicts itself.
+        TableError: a layer has two different dense sizes.
     """
     dense, assumed = dense_sizes(text, table, quantity)
     recorded = {(row.layer, row.choice): float(getattr(row, quantity)) for row in table.rows}
@@ -243,18 +249,17 @@ def counted_costs(text: str, table: SensitivityTable, quantity: str) -> Recorded
 
 
 def latency_costs(text: str, table: SensitivityTable, times: LatencyTable) -> RecordedCosts:
-    """Milliseconds of the layers, found by the column `signature`.
+    """Milliseconds of the layers, looked up by the column `signature`.
 
     Raises:
-        TableError: the table has no such column, an empty cell in it, or one that contradicts
-            another.
-        LatencyError: a layer or a choice was not timed.
+        TableError: a layer has no signature, or two different ones.
+        LatencyError: the time of a layer or a choice is missing.
     """
     names = dict.fromkeys(row.layer for row in table.rows)
     signatures = recorded_signatures(text)
     if missing := [name for name in names if name not in signatures]:
         raise TableError(
-            f"the table has no {SIGNATURE} for {missing[0]}, by which a time could be looked up; "
+            f"the table has no {SIGNATURE} for {missing[0]}, so its times cannot be looked up; "
             "sweep again with this version, or choose another objective"
         )
     cost = LatencyCost(times)
@@ -268,10 +273,10 @@ def latency_costs(text: str, table: SensitivityTable, times: LatencyTable) -> Re
 
 
 def recorded_signatures(text: str) -> dict[str, tuple[str, ...]]:
-    """The signatures of each layer from their column; empty without that column.
+    """The signatures of each layer; empty if the table has no such column.
 
     Raises:
-        TableError: a layer has two.
+        TableError: a layer has two different ones.
     """
     found = _by_layer(text, SIGNATURE, text_cell)
     return {layer: split_signatures(joined) for layer, joined in found.items()}
@@ -280,13 +285,13 @@ def recorded_signatures(text: str) -> dict[str, tuple[str, ...]]:
 def dense_sizes(
     text: str, table: SensitivityTable, quantity: str
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The dense cost of every layer, and the names of those for which it is only assumed.
+    """The dense cost of every layer, and the names of the layers whose cost is only assumed.
 
-    Read from the table's own column, else worked out from what the rows cost, else assumed to be
-    `ASSUMED_RATIO` times the largest row.
+    The cost is read from its column if there is one, else inferred from the costs of the rows, else
+    assumed to be `ASSUMED_RATIO` times the largest row.
 
     Raises:
-        TableError: the column contradicts itself.
+        TableError: a layer has two different dense sizes.
     """
     sizes: dict[str, float] = dict(recorded_sizes(text, quantity))
     assumed = []
@@ -303,7 +308,7 @@ def dense_sizes(
 
 
 def recorded_sizes(text: str, quantity: str) -> dict[str, int]:
-    """The dense cost of each layer from the column for it; empty without that column.
+    """The recorded dense cost of each layer; empty if the table has no such column.
 
     Raises:
         TableError: a cell is not a whole number, or a layer has two different sizes.
@@ -312,7 +317,7 @@ def recorded_sizes(text: str, quantity: str) -> dict[str, int]:
 
 
 def _by_layer(text: str, column: str, read: Callable[[Cells, str], Value]) -> dict[str, Value]:
-    """What a column says of each layer; the cells of one layer agree, or are empty."""
+    """The value of a column for each layer; cells of one layer must agree or be empty."""
     values: dict[str, Value] = {}
     if column not in header(text):
         return values
@@ -328,12 +333,13 @@ def _by_layer(text: str, column: str, read: Callable[[Cells, str], Value]) -> di
 
 
 def infer_layer(rows: Sequence[Row]) -> LayerProfile | None:
-    """The one layer whose factorizations cost exactly what the rows of a table say, if any.
+    """The only layer whose factorizations cost exactly what the rows say, or None.
 
-    Parameters count the bias and MACs do not, so at `p` output positions `params - macs / p` is
-    the bias, and with it the output channels; one row then gives the input channels for each
-    kernel size, and the others confirm or rule out. Looks among layers with bias, a square kernel
-    and as many positions before as after. None if no such layer fits, or several that differ.
+    Parameters include the bias and MACs do not, so at `p` output positions `params - macs / p` is
+    the number of biases, which is the number of output channels. One row then gives the number of
+    input channels for each kernel size, and the other rows confirm it or rule it out. The search
+    covers layers with a bias, a square kernel, and as many input as output positions. The result is
+    None if no layer fits, or if several with different costs do.
     """
     fitting: dict[tuple[int, int], LayerProfile] = {}
     for side in range(1, MAX_SIDE + 1):
@@ -348,11 +354,11 @@ def infer_layer(rows: Sequence[Row]) -> LayerProfile | None:
 
 
 def _layers_like(row: Row, c_out: int, positions: int) -> Iterator[LayerProfile]:
-    """Layers with `c_out` outputs, one for each kernel size, on which the row costs its params."""
+    """Layers with `c_out` outputs, one per kernel size, for which the row's `params` are right."""
     kernels = (1,) if row.kind == "linear" else range(1, MAX_KERNEL + 1)
     kind: Kind = "linear" if row.kind == "linear" else "conv2d"
     for k in kernels:
-        # Every factorization's weights are linear in the input channels: offset + slope c_in.
+        # The weights of every factorization are linear in c_in: offset + slope c_in.
         offset, one = (_weights(row.choice, c_out, c_in, k) for c_in in (0, 1))
         c_in, rest = divmod(row.params - c_out - offset, one - offset)
         if c_in > 0 and rest == 0:

@@ -1,1 +1,1 @@
-"""What compress, sweep and pareto share: settings, the run directory, the wiring of a search."""
+"""What compress, sweep and pareto share: settings, run directory and the wiring of a search."""

@@ -1,4 +1,4 @@
-"""Settings of sweep, compress and pareto, checked before anything is done."""
+"""Settings of sweep, compress and pareto, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ard.pipeline import Effort
 from ard.search.budget import Budget
 from ard.session.setting import MeasuringConfig
 from nas_gan.errors import InvalidValueError, UsageError
+from nas_gan.panels import CANDIDATES, OBJECTIVE, RECOVERY
 
-# What is added to --seed for each bank of latents and each stream of a run. No two may be equal:
-# a bank that chose something must not judge it.
+# Offsets from the seed of a run, one for each bank of latents and each random stream. They must all
+# differ: latents that decided something must not also judge it.
 SEEDS = {
     "single": 1, "joint": 2, "final": 3, "recovery": 4, "selection": 5, "statistics": 6,
     "proxy": 7, "fine_tuning": 8, "real": 9,
@@ -30,59 +31,66 @@ SEEDS = {
 
 @dataclass(frozen=True)
 class SweepConfig(MeasuringConfig):
-    """Which choices are looked at, and what is to become small."""
+    """Which factorizations are tried, and which cost is minimised."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
-    """A .pt or .safetensors file, native or of the published code; zoo:NAME for a shipped one."""
+    """Checkpoint to compress: a .pt or .safetensors file of this toolkit or of the published code,
+    or zoo:NAME for a shipped one."""
     objective: ObjectiveName = "params"
-    """What to make small."""
-    weights: tuple[str, ...] = ()
-    """Of a mixed objective, as in params=1 latency=2."""
-    latency_table: Path | None = None
-    """Times of single layers (python -m ard.latency); measured here if not given."""
-    latency_batch: int = 1
-    """Batch size at which latency counts."""
-    methods: tuple[MethodName, ...] = COMPETITORS
-    """Factorizations that compete on every layer."""
-    fractions: tuple[float, ...] = FRACTIONS
-    """Shares of a layer's weights that its factorizations aim at."""
+    """Cost to minimise: params, macs, latency, or mixed for a weighted mean of them."""
+    weights: Annotated[tuple[str, ...], OBJECTIVE] = ()
+    """Weights of a mixed objective, such as params=1 latency=2."""
+    latency_table: Annotated[Path | None, OBJECTIVE] = None
+    """Table of layer times from python -m ard.latency; measured on this machine if not given."""
+    latency_batch: Annotated[int, OBJECTIVE] = 1
+    """Batch size whose latency is minimised."""
+    methods: Annotated[tuple[MethodName, ...], CANDIDATES] = COMPETITORS
+    """Factorization methods that compete on every layer."""
+    fractions: Annotated[tuple[float, ...], CANDIDATES] = FRACTIONS
+    """Target sizes of a factorized layer, as fractions of its dense weights."""
     precision: str = "fp32"
-    """Of the deployed model: fp32, fp16 or int8; decides what ranks are multiples of."""
-    rank_multiple: str = AUTO
-    """Ranks are multiples of this; auto is 1 for fp32, 8 for fp16, 32 for int8."""
-    closed_form: Fit = "none"
-    """Repair of replaced layers without training: none, moments or least_squares."""
-    anchors: int = 16
+    """Precision of the deployed model (fp32, fp16 or int8), which sets the rank multiple."""
+    rank_multiple: Annotated[str, CANDIDATES] = AUTO
+    """Number that every rank is a multiple of; auto is 1 for fp32, 8 for fp16 and 32 for int8."""
+    closed_form: Annotated[Fit, RECOVERY] = "none"
+    """Closed-form correction of factorized layers, without training: none, moments or
+    least_squares."""
+    anchors: Annotated[int, CANDIDATES] = 16
     """Single-layer choices that are scored; the others are estimated. 0 scores all of them."""
     run_dir: Path | None = None
-    """Where the run is kept; runs/NAME of the checkpoint if not given."""
+    """Directory of the run, runs/NAME of the checkpoint by default; an unfinished run there is
+    resumed."""
 
 
 @dataclass(frozen=True)
 class SearchConfig(SweepConfig):
-    """How whole plans are recovered and how many are tried."""
+    """How whole plans are recovered, and how many are tried."""
 
-    recover_steps: int = 200
-    """Distillation updates after factorizing; 0 leaves them out."""
-    recover_batch: int = 32
-    recover_lr: float = 5e-4
-    feature_weight: float | None = None
-    """Weight of the discriminator's features beside the image in the distillation; if not given 1,
-    or 0 where the checkpoint holds no discriminator or a conditional one."""
-    stage_ratio: float = 4.0
-    """A plan that shrinks the net by more is recovered in stages of this ratio each."""
-    polish_steps: int | None = None
-    """Adversarial updates against the checkpoint's discriminator, after distillation; if not given
-    as many as of those, or 0 where the checkpoint holds no discriminator."""
-    max_trials: int = 6
-    """Whole plans to recover and measure."""
+    recover_steps: Annotated[int, RECOVERY] = 200
+    """Distillation updates after factorizing; 0 skips distillation."""
+    recover_batch: Annotated[int, RECOVERY] = 32
+    """Images per update of the recovery."""
+    recover_lr: Annotated[float, RECOVERY] = 5e-4
+    """Learning rate of the distillation."""
+    feature_weight: Annotated[float | None, RECOVERY] = None
+    """Weight of the discriminator's features relative to the image in the distillation loss; 1 by
+    default, or 0 if the checkpoint holds no discriminator or is conditional."""
+    stage_ratio: Annotated[float, RECOVERY] = 4.0
+    """Compression ratio per stage: a plan that shrinks the network by more is recovered in several
+    stages."""
+    polish_steps: Annotated[int | None, RECOVERY] = None
+    """Updates of adversarial fine-tuning against the checkpoint's discriminator, after the
+    distillation; as many as recover_steps by default, or 0 if the checkpoint holds no
+    discriminator."""
+    max_trials: Annotated[int, RECOVERY] = 6
+    """Whole plans to recover and measure at most."""
 
 
 def check(config: SweepConfig) -> None:
-    """Do nothing if every setting is within its range.
+    """Check that every setting is within its range.
 
     Raises:
-        InvalidValueError: naming the first that is not.
+        InvalidValueError: a setting is out of range; the error names the first one.
     """
     least = {
         **{"samples": 2, "sweep_samples": 2, "batch_size": 1, "threads": 1, "latency_batch": 1},
@@ -103,7 +111,8 @@ def check(config: SweepConfig) -> None:
             raise InvalidValueError(f"must be {word} {bound:g}; got {value}", setting=name)
     if not config.fractions or not all(0 < fraction < 1 for fraction in config.fractions):
         raise InvalidValueError(
-            f"must lie between 0 and 1; got {config.fractions}", setting="fractions"
+            f"must lie between 0 and 1; got {config.fractions}",
+            setting="fractions",
         )
     if not config.methods:
         raise InvalidValueError(f"needs at least one of {', '.join(METHODS)}", setting="methods")
@@ -115,8 +124,7 @@ def check(config: SweepConfig) -> None:
     parse_weights(config.weights)
     if config.latency_table is not None and not config.latency_table.is_file():
         raise InvalidValueError(
-            f"{config.latency_table}: no such file; measure one by "
-            "python -m ard.latency CHECKPOINT --out DIR",
+            f"{config.latency_table}: no such file; measure a table with python -m ard.latency",
             setting="latency_table",
         )
 
@@ -128,7 +136,7 @@ def grid_of(config: SweepConfig) -> RankGrid:
 
 
 def effort_of(config: SweepConfig) -> Effort:
-    """How much is measured; a sweep tries no whole plan."""
+    """How much is measured; a sweep tries no whole plans."""
     trials = config.max_trials if isinstance(config, SearchConfig) else 0
     return Effort(config.anchors, trials)
 
@@ -139,28 +147,29 @@ def budget_of(
     """The one budget that was given, and how the command line spells it.
 
     Raises:
-        UsageError: none was given, or both were, or one in FID for another metric.
-        BudgetError: it cannot be read.
+        UsageError: neither or both were given, or an FID budget was given for another metric.
+        BudgetError: the budget cannot be parsed.
     """
     if (fid_budget is None) == (quality_budget is None):
         found = "neither" if fid_budget is None else "both"
-        raise UsageError(f"give one of --fid-budget and --quality-budget; got {found}")
+        raise UsageError(f"give either fid_budget or quality_budget; got {found}")
     if fid_budget is None:
         assert quality_budget is not None
         return Budget.parse(quality_budget, "quality_budget"), "--quality-budget"
     if metric != "fid":
         raise UsageError(
-            f"--fid-budget is a rise in FID, and the metric is {metric}; give --quality-budget"
+            f"is a rise in FID, but the metric is {metric}; give quality_budget instead",
+            setting="fid_budget",
         )
     return Budget.parse(fid_budget, "fid_budget"), "--fid-budget"
 
 
 def parse_budgets(texts: tuple[str, ...]) -> list[Budget]:
-    """The budgets as they were asked for, each once.
+    """The budgets in the order given, without duplicates.
 
     Raises:
-        BudgetError: there is none, or one cannot be read.
+        BudgetError: there is no budget, or one cannot be parsed.
     """
     if not texts:
-        raise BudgetError("needs at least one, as in 2% 5% 10%", setting="budgets")
+        raise BudgetError("needs at least one, such as 2% 5% 10%", setting="budgets")
     return [Budget.parse(text, "budgets") for text in dict.fromkeys(texts)]

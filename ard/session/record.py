@@ -1,4 +1,4 @@
-"""The record of a run: its directory, its journal, and what a measurement depends on."""
+"""The record of a run: its directory, its journal, and the settings that measurements depend on."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from nas_gan.zoo import local_path
 
 
 def run_directory(config: SweepConfig) -> Path:
-    """Where the run is kept.
+    """The directory of the run, which need not exist yet.
 
     Raises:
-        ArdError: there is a file of that name.
+        ArdError: the path is a file.
     """
     run_dir = config.run_dir or Path("runs") / local_path(config.checkpoint).stem
     if run_dir.exists() and not run_dir.is_dir():
-        raise ArdError(f"{run_dir} is a file; give another run directory")
+        raise ArdError(f"{run_dir} is a file; use another run directory")
     return run_dir
 
 
 def open_journal(config: SweepConfig, setting: Setting, run_dir: Path) -> FileJournal:
-    """The record of a run; its settings are written beside it."""
+    """Open the journal of a run, and write the run's settings beside it.
+
+    Raises:
+        JournalError: the directory belongs to a run with other settings, or its journal is damaged.
+    """
     try:
         journal = FileJournal(run_dir / "journal.jsonl", fingerprint(config, setting))
     except JournalError as error:
@@ -40,7 +44,7 @@ def open_journal(config: SweepConfig, setting: Setting, run_dir: Path) -> FileJo
 
 
 def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
-    """What a recorded measurement depends on; budget, objective and methods are not part of it."""
+    """The settings that a recorded score depends on, unlike budget, objective and methods."""
     names = ["samples", "sweep_samples", "closed_form", "model", "seed"]
     if isinstance(config, SearchConfig):
         names += ["recover_steps", "recover_batch", "recover_lr"]
@@ -55,7 +59,7 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
 
 
 def resolved_config(config: SweepConfig, setting: Setting, run_dir: Path) -> dict[str, Any]:
-    """Every setting after defaults, with what was found for the automatic ones."""
+    """Every setting with its default filled in and with what was found for the automatic ones."""
     return {
         **plain_settings(config),
         "run_dir": str(run_dir),
@@ -66,7 +70,7 @@ def resolved_config(config: SweepConfig, setting: Setting, run_dir: Path) -> dic
 
 
 def environment() -> dict[str, str]:
-    """Versions and the machine that the run depended on."""
+    """The versions and the machine behind the run."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

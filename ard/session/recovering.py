@@ -26,14 +26,15 @@ from nas_gan.losses.registry import ALIASES, LOSSES
 from nas_gan.training.distillation import image_distance
 from nas_gan.training.draws import Batch, StepLatents
 
-N_SELECTION = 128  # latents on which recovery watches the image error
-# Of the discriminator's features against the image, both as shares: benchmarks/recovery.py.
+N_SELECTION = 128  # latents on which the recovery monitors the image error
+# Weight of the discriminator's features relative to the image, both as relative errors; measured in
+# benchmarks/recovery.py.
 FEATURE_WEIGHT = 1.0
 
 
 @dataclass(frozen=True)
 class Recovering:
-    """How plans are recovered: the store that does it once per plan, and a line for the screen."""
+    """The store that recovers each plan once, and a line that describes the recovery."""
 
     store: RecoveredStore
     description: str
@@ -41,7 +42,7 @@ class Recovering:
 
 @dataclass(frozen=True)
 class _Judge:
-    """The discriminator where the recovery uses one, and what it takes for real images."""
+    """The discriminator, if the recovery uses one, and the source of its real images."""
 
     discriminator: nn.Module | None
     real: Callable[[int], Batch] | None
@@ -51,13 +52,16 @@ class _Judge:
 def open_recovery(
     config: SearchConfig, setting: Setting
 ) -> Callable[[Path, Evaluator], Recovering]:
-    """The recovery of a run, given its directory and what picks the best state.
+    """Prepare the recovery of a run.
 
-    Everything that it needs is looked for now, before anything is written.
+    Everything that the recovery needs is loaded now, before anything is written.
+
+    Returns:
+        A function of the run directory and of the evaluator that selects the best state.
 
     Raises:
-        ArdError: it asks for a discriminator that the checkpoint does not hold, or that does not
-            fit.
+        ArdError: the settings need a discriminator, and the checkpoint holds none or one that
+            does not fit.
     """
     discriminator = discriminator_of(config, setting)
     judge = _Judge(discriminator, None, "")
@@ -85,7 +89,7 @@ def open_recovery(
 def _recovery(
     config: SearchConfig, setting: Setting, judge: _Judge, evaluate: Evaluator
 ) -> Callable[[Build, RankPlan], nn.Module]:
-    """Distillation, in stages where a plan shrinks the net far, then adversarial fine-tuning."""
+    """Distillation, in stages if the plan shrinks the network far, then adversarial fine-tuning."""
     selection = setting.latents(N_SELECTION, config.seed + SEEDS["selection"])
     shown = selection[:2].to(config.device)
     distillation = Recovery(
@@ -147,16 +151,16 @@ def _recovery(
 
 
 def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None:
-    """The discriminator, where the recovery uses one.
+    """The discriminator that the recovery uses, if any, on its device.
 
     Raises:
-        ArdError: one is asked for, and the checkpoint has none, or one that also takes labels; or a
-            batch is too small for it.
+        ArdError: a discriminator is needed, and the checkpoint holds none or one that also takes
+            labels; or the batch size is too small for it.
     """
     if config.feature_weight and setting.interface.conditional:
         raise ArdError(
-            f"{config.feature_weight:g}: the discriminator of a conditional generator judges "
-            "images with their labels, whose features are not used; leave it out",
+            f"is {config.feature_weight:g}, but features of a conditional discriminator, which "
+            "takes labels too, cannot be used; leave it out",
             setting="feature_weight",
         )
     if not (feature_weight(config, setting) or fine_tuning_steps(config, setting)):
@@ -169,15 +173,15 @@ def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None
         )
     if config.recover_batch < 2 and fine_tuning_steps(config, setting):
         raise ArdError(
-            f"{config.recover_batch}: adversarial fine-tuning compares images with one another and "
-            "needs batches of at least 2; take more, or no updates of it",
+            f"is {config.recover_batch}: adversarial fine-tuning compares images with one another "
+            "and needs batches of at least 2; use a larger batch, or set polish_steps to 0",
             setting="recover_batch",
         )
     return discriminator.to(config.device)
 
 
 def feature_weight(config: SearchConfig, setting: Setting) -> float:
-    """What the discriminator's features weigh in the recovery of this checkpoint."""
+    """The weight of the discriminator's features in the recovery of this checkpoint."""
     if config.feature_weight is not None:
         return config.feature_weight
     saved = setting.checkpoint.holds_discriminator
@@ -185,14 +189,14 @@ def feature_weight(config: SearchConfig, setting: Setting) -> float:
 
 
 def fine_tuning_steps(config: SearchConfig, setting: Setting) -> int:
-    """How many adversarial updates a recovery of this checkpoint ends with."""
+    """How many updates of adversarial fine-tuning end the recovery of this checkpoint."""
     if config.polish_steps is not None:
         return config.polish_steps
     return config.recover_steps if setting.checkpoint.holds_discriminator else 0
 
 
 def loss_of(checkpoint: Checkpoint) -> str:
-    """The loss that a checkpoint says it was trained by, or that of the shipped ones."""
+    """The loss that the checkpoint was trained with, or the default if it names no known loss."""
     name = checkpoint.provenance.get("loss")
     return name if name in LOSSES or name in ALIASES else FineTuning.loss
 
@@ -200,7 +204,8 @@ def loss_of(checkpoint: Checkpoint) -> str:
 def real_images(config: SearchConfig, setting: Setting) -> tuple[str, Callable[[int], Batch]]:
     """Real images for the fine-tuning: the data set if available, else the dense generator's.
 
-    What they are comes with them, in words.
+    Returns:
+        A description of the images, and a function from an update's index to its batch.
     """
     seed, name = config.seed + SEEDS["real"], setting.checkpoint.provenance.get("dataset")
     if setting.load_images is not None and not setting.interface.conditional:

@@ -1,4 +1,4 @@
-"""What a search found, as files: the plan and the compressed checkpoint."""
+"""Saving the outcome of a search: the plan and the compressed checkpoint."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def save_found(
     folder: Path,
     suffixes: tuple[str, ...] = (".pt",),
 ) -> None:
-    """Write `plan.json` and `compressed` with each of the suffixes into `folder`.
+    """Write `plan.json`, and `compressed` with each of the suffixes, into `folder`.
 
-    The plan carries the shapes of the dense weights, so that another net refuses it.
+    The plan holds the shapes of the dense weights, so that it is refused for any other network.
     """
     shapes = {layer.name: layer.weight_shape for layer in profile.layers}
     write_text(folder / "plan.json", found.plan.with_shapes(shapes).to_json() + "\n")

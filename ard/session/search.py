@@ -1,4 +1,4 @@
-"""A search as its settings say: one value that compress and pareto build alike and hand on."""
+"""Building a search from its settings, for compress, pareto and sweep."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from ard.session.recovering import Recovering, open_recovery
 from ard.session.setting import Setting, bank_of, load_setting
 from nas_gan.cli import progress
 
-N_STATISTICS = 128  # latents behind activation covariances and everything fitted in closed form
-N_PROXY = 32  # latents whose images may move
-N_PICTURED = 24  # latents whose images are shown
+N_STATISTICS = 128  # latents for activation covariances and all closed-form fits
+N_PROXY = 32  # latents for the proxy
+N_PICTURED = 24  # latents whose images the report shows
 
 
 @dataclass(frozen=True)
 class Session:
-    """One run of a command: the search, and what is needed to speak of it.
+    """One run of a command: the search, and what its report needs besides.
 
     Attributes:
         search: what is compressed, and how.
-        setting: the checkpoint and how its quality is scored.
-        run_dir: where the run is kept.
-        dense: the dense generator's score on the latents of the last look.
-        pictured: the first of those latents, on the device.
-        recovering: how plans are recovered, in words, and the store that keeps them.
-        seconds: what scoring the dense generator and timing its layers took.
+        setting: the checkpoint, and how its quality is scored.
+        run_dir: the directory of the run.
+        dense: the dense generator's score on the held-out latents.
+        pictured: the first of those latents, `(n, latent_dim)` on the device.
+        recovering: the store of recovered generators, and how they are recovered, in words.
+        seconds: the time spent on scoring the dense generator and timing its layers.
     """
 
     search: Search
@@ -67,9 +67,9 @@ class Session:
 
 
 def open_session(config: SearchConfig) -> Session:
-    """Everything that a search needs before its first measurement of a plan.
+    """Prepare everything that a search needs before it measures its first plan.
 
-    Refuses what is wrong with the settings before anything is written or measured.
+    Wrong settings raise before anything is written or measured.
     """
     setting = open_setting(config)
     prepare_recovery = open_recovery(config, setting)
@@ -117,7 +117,7 @@ def open_session(config: SearchConfig) -> Session:
 
 
 def open_sweep(config: SweepConfig) -> tuple[Search, Setting, Path, MetricEvaluator]:
-    """A search of single layers alone; its setting, its directory, and its evaluator."""
+    """A search that only measures single layers, with its setting, run directory and evaluator."""
     setting = open_setting(config)
     run_dir = run_directory(config)
     cost = layer_cost(config, setting, run_dir)
@@ -136,7 +136,7 @@ def open_sweep(config: SweepConfig) -> tuple[Search, Setting, Path, MetricEvalua
 
 
 def open_setting(config: SweepConfig) -> Setting:
-    """The checkpoint and its scoring, once the settings are found sensible."""
+    """Check the settings and load the checkpoint with everything that scores it."""
     check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -146,7 +146,7 @@ def open_setting(config: SweepConfig) -> Setting:
 def opening_lines(
     config: SweepConfig, session: Session, budget: Budget, option: str
 ) -> Iterator[str]:
-    """What a user should know before a search starts; `option` is how the budget was given."""
+    """Remarks for the user before a search starts; `option` is the option that set the budget."""
     yield from remarks(config, session.setting, budget, session.dense, option)
     if session.recovering.description:
         yield session.recovering.description
@@ -155,7 +155,7 @@ def opening_lines(
 def remarks(
     config: SweepConfig, setting: Setting, budget: Budget, dense: float, option: str
 ) -> Iterator[str]:
-    """What the budget means here, and what about the settings is doubtful.
+    """What the budget means for this generator, and hints about doubtful settings.
 
     `dense` is the dense generator's score.
     """
@@ -164,19 +164,19 @@ def remarks(
     if not setting.comparable and not budget.relative and dense > 0:
         share = 100 * budget.absolute(dense) / dense
         yield (
-            f"hint: distances in {features} features have another scale than published values; "
-            f"{budget.text} is the same here as {option} {share:.3g}%"
+            f"hint: distances in {features} features are on a different scale from published "
+            f"values; here {budget.text} is the same as {option} {share:.3g}%"
         )
     enough = setting.metric.enough_images(setting.extractor)
     if config.samples < enough:
         yield (
-            f"hint: intervals from fewer than {enough} images are too narrow in these features; "
+            f"hint: with these features, intervals from fewer than {enough} images are too narrow; "
             f"--samples is {config.samples}"
         )
 
 
 def layer_cost(config: SweepConfig, setting: Setting, run_dir: Path) -> LayerCost:
-    """The cost that the objective names; times that no table was given for are measured now."""
+    """The cost that the objective names; layer times are measured now if no table was given."""
     weights = parse_weights(config.weights)
     timed = is_timed(config.objective, weights)
     if not timed and not weights:
@@ -200,13 +200,13 @@ def _latency_table(
 
 
 def single_evaluator(config: SweepConfig, setting: Setting) -> MetricEvaluator:
-    """The look at single layers, on a bank of its own."""
+    """The evaluator of single layers, on its own bank of latents."""
     bank = bank_of(setting, config, config.sweep_samples, _seed(config, "single"))
     return setting.metric.evaluator(bank, False)
 
 
 def proxy_evaluator(config: SweepConfig, setting: Setting) -> MovementEvaluator | None:
-    """How far a choice moves the features of a few images, unless every choice is scored."""
+    """The proxy: how far a choice moves the features of a few images. None if all are scored."""
     if not config.anchors:
         return None
     measure = feature_error(
@@ -220,7 +220,7 @@ def proxy_evaluator(config: SweepConfig, setting: Setting) -> MovementEvaluator 
 
 
 def statistics_latents(config: SweepConfig, setting: Setting) -> Tensor:
-    """The latents behind everything that is fitted in closed form."""
+    """The latents for activation statistics and closed-form fits, `(n, latent_dim)`."""
     return setting.latents(N_STATISTICS, _seed(config, "statistics")).to(config.device)
 
 

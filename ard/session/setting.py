@@ -1,10 +1,11 @@
-"""A checkpoint loaded for measuring: its generator, its features, its reference statistics."""
+"""A checkpoint loaded for scoring: its generator, feature extractor and reference statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from torch import Tensor, nn
 
@@ -20,41 +21,47 @@ from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extra
 from nas_gan.metrics.reference import cache_dir, dense_images
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.latents import latents_of
+from nas_gan.panels import FILES, MACHINE, QUALITY
 
 
 @dataclass(frozen=True)
 class MeasuringConfig:
-    """How quality is measured; shared by every command that measures."""
+    """How quality is measured; shared by every command that measures it."""
 
     metric: MetricName = "fid"
-    """What a budget bounds the rise of: the Fréchet distance, or a kernel distance on the same
-    features."""
+    """Quality metric whose rise the budget bounds: the Fréchet distance (fid) or a kernel distance
+    (kid, mmd) on the same features."""
     samples: int = 5000
-    """Images behind the scores of whole plans."""
-    sweep_samples: int = 1000
-    """Images behind the score of one layer alone."""
-    features: ExtractorName = "auto"
-    """auto takes Inception where its weights are on disk, else EfficientNet-Lite0."""
-    inception_weights: Path | None = None
-    """pytorch-fid's weights, if they are not in torch's cache."""
-    reference: str = "auto"
-    """What images are compared with: auto, dense, or an .npz file (mu and sigma for a Fréchet
-    distance, features for a kernel distance)."""
-    data_root: Path | None = None
-    """Folder of the data set, for reference statistics that are not shipped."""
-    model: str | None = None
-    """package.module:build for a state dict of another network."""
-    seed: int = 0
-    batch_size: int = 64
+    """Images per score of a whole plan."""
+    sweep_samples: Annotated[int, QUALITY] = 1000
+    """Images per score of a single factorized layer."""
+    features: Annotated[ExtractorName, QUALITY] = "auto"
+    """Network whose features the metric compares; auto is Inception if its weights are available,
+    else EfficientNet-Lite0."""
+    inception_weights: Annotated[Path | None, FILES] = None
+    """Weights of pytorch-fid's Inception, if they are not in torch's cache."""
+    reference: Annotated[str, QUALITY] = "auto"
+    """What the images are compared with: auto, dense (images of the dense generator) or an .npz
+    file, with mu and sigma for the Fréchet distance or features for a kernel distance."""
+    data_root: Annotated[Path | None, FILES] = None
+    """Folder of the data set; needed if its reference statistics are not shipped."""
+    model: Annotated[str | None, FILES] = None
+    """Function package.module:build that builds the network of a bare state dict."""
+    seed: Annotated[int, MACHINE] = 0
+    """Seed of all random numbers: the same seed and settings repeat the run."""
+    batch_size: Annotated[int, MACHINE] = 64
+    """Images per batch when scoring."""
     device: str = "cpu"
-    threads: int | None = None
+    """Device to run on: cpu, cuda, cuda:1 and so on."""
+    threads: Annotated[int | None, MACHINE] = None
+    """Threads of torch on the CPU; torch's own choice if not given."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A dense generator on its device, and everything that scores it.
+    """A dense generator on its device, and everything that is needed to score it.
 
-    `load_images` reads the data set that the checkpoint names, if it names one.
+    `load_images` loads the data set that the checkpoint names; None if it names none.
     """
 
     checkpoint: Checkpoint
@@ -66,25 +73,25 @@ class Setting:
     load_images: Callable[[], Images] | None = None
 
     def latents(self, n: int, seed: int) -> Tensor:
-        """A bank of latents for the generator, with labels if it takes any."""
+        """A bank of `n` latents `(n, latent_dim)`, with labels if the generator is conditional."""
         return latents_of(self.interface, n, seed)
 
     @property
     def comparable(self) -> bool:
-        """Whether a distance here compares with published ones: Inception, and real images."""
+        """Whether distances are comparable with published ones: Inception and real images."""
         return self.extractor.comparable and not self.reference.dense
 
     @property
     def distance(self) -> str:
-        """What tables and pictures call the metric here."""
+        """The name of the metric in tables and figures."""
         return self.metric.label(self.comparable)
 
 
 def load_setting(path: Path, config: MeasuringConfig) -> Setting:
-    """Read the checkpoint and find features and reference statistics for it.
+    """Load a checkpoint and find the features and the reference statistics for it.
 
     Raises:
-        NasGanError: the file, its network, or the reference statistics cannot be used.
+        NasGanError: the file, its network or the reference statistics cannot be used.
     """
     check_device(config.device)
     checkpoint = load_checkpoint(path)
@@ -132,7 +139,7 @@ def _data_loader(
     def load() -> Images:
         try:
             return load_dataset(name, size=resolution, root=root, fit=fit)
-        except InvalidValueError as error:  # a name of somebody else's: not there, like any other
+        except InvalidValueError as error:  # a data set unknown to us counts as missing
             raise MissingDataError(str(error)) from error
 
     return load

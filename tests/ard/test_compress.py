@@ -180,8 +180,8 @@ def test_a_budget_that_nothing_meets_exits_3_with_the_best_found_saved(
     assert grid.stat().st_size > 0
     # An absolute budget in a feature space of another scale comes with its percentage.
     hint = " ".join(err.split())
-    assert "hint: distances in efficientnet-lite0@96 features have another scale" in hint
-    assert "is the same here as --fid-budget" in hint
+    assert "hint: distances in efficientnet-lite0@96 features are on a different scale" in hint
+    assert "is the same as --fid-budget" in hint
     # The sweep of the first run is not measured again for another budget.
     before, after = Counter(journal(finished[0])), Counter(journal(run_dir))
     assert set(after.values()) == {1}
@@ -219,7 +219,7 @@ def test_a_full_disk_is_one_line_and_leaves_every_file_whole(
 
 @pytest.mark.parametrize(
     ("option", "value", "named"),
-    [("--samples", "65", "samples is 64 there, 65 here"), ("--seed", "1", "seed is 0 there")],
+    [("--samples", "65", "samples is 64 there and 65 here"), ("--seed", "1", "seed is 0 there")],
 )
 def test_a_run_directory_of_other_settings_is_refused(
     copied: Path,

@@ -97,8 +97,8 @@ def test_the_summary_counts_the_choices_that_are_not_faster() -> None:
     ("arguments", "message"),
     [
         (("--fractions", 1.5), "--fractions must lie between 0 and 1"),
-        (("--batch", 1, 1), "--batch takes sizes from 1 on, each once"),
-        (("--batch", 0), "--batch takes sizes from 1 on"),
+        (("--batch", 1, 1), "--batch must be distinct sizes"),
+        (("--batch", 0), "--batch must be distinct sizes of at least 1"),
         (("--threads", 0), "--threads must be at least 1"),
         (("--rank-multiple", "odd"), "--rank-multiple 'odd' is neither auto nor"),
     ],

@@ -113,7 +113,7 @@ def test_the_json_can_be_read_by_people():
         ('{"layers": {}}', "found None"),
         ('{"format": 2, "layers": {}}', "found 2"),
         ('{"format": 1, "layers": []}', "found list"),
-        ('{"format": 1, "layers": {"l1": "svd(0)"}}', "l1: a rank is made of positive"),
+        ('{"format": 1, "layers": {"l1": "svd(0)"}}', "l1: a rank consists of positive"),
         ('{"format": 1, "layers": {"l1": 8}}', "l1: not a factorization"),
     ],
 )
@@ -139,5 +139,5 @@ def test_shapes_do_not_make_a_plan_another_one() -> None:
 
 @pytest.mark.parametrize("shapes", ["[]", '{"l1": 3}', '{"l1": [0, 2]}', '{"l1": ["8"]}'])
 def test_shapes_that_are_none_are_refused(shapes: str) -> None:
-    with pytest.raises(PlanError, match='"shapes" holds a list of sizes'):
+    with pytest.raises(PlanError, match='"shapes" must hold a list of sizes'):
         RankPlan.from_json(f'{{"format": 1, "layers": {{"l1": "svd(8)"}}, "shapes": {shapes}}}')

@@ -119,8 +119,8 @@ def test_a_budget_buys_the_most_percent(
     assert select(text, "--fid-budget", budget, "--dense-fid", 10) == 0
     out, err = capsys.readouterr()
     assert printed(out) == choices
-    assert "only estimated by that sum, so measure the plan" in err
-    assert "a percent of any layer counts as much" in err
+    assert "the sum only estimates the rise of the whole plan, so measure the plan" in err
+    assert "one percent of any layer counts the same" in err
 
 
 def test_the_size_of_a_layer_weighs_its_percents(
@@ -134,7 +134,7 @@ def test_the_size_of_a_layer_weighs_its_percents(
         assert select(text, *args) == 0
         out, err = capsys.readouterr()
         chosen[objective] = printed(out)
-        assert "a percent of any layer" not in err
+        assert "one percent of any layer" not in err
     assert chosen == {"params": {"a": "8", "b": "nc"}, "macs": {"a": "nc", "b": "4"}}
 
 
@@ -239,7 +239,7 @@ def test_a_dense_size_that_no_row_tells_is_assumed_aloud(
     assert select(text, "--fid-budget", "2") == 0
     out, err = capsys.readouterr()
     assert printed(out) == {"a": "spatial_svd(4)", "b": "svd(6)"}
-    assert "the dense size of a is not in the table and was taken for 2 times" in err
+    assert "the dense size of a is not in the table and was assumed to be 2 times" in err
 
 
 @pytest.mark.parametrize("layer", [
@@ -344,10 +344,10 @@ def test_a_table_of_several_batch_sizes_needs_one_of_them(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SENSITIVITY.to_csv(), "the table has no signature for a, by which a time"),
+        (SENSITIVITY.to_csv(), "the table has no signature for a, so its times"),
         (signed_csv({"a": SIGNATURES["a"]}), "the table has no signature for b"),
         (signed_csv({**SIGNATURES, "b": "linear 9x9"}), "b: the latency table has no dense linear"),
-        (SMALL, "a table of bare ranks does not say which layers"),
+        (SMALL, "a table of bare ranks does not name layer shapes"),
     ],
 )
 def test_a_table_whose_layers_cannot_be_timed_is_refused(
@@ -464,7 +464,7 @@ PENALTY = ("--penalty", "1", "--dense-fid", "10")
         (SMALL, ("--penalty", "1/0", "--dense-fid", "10"), "--penalty '1/0' is not"),
         (SMALL, ("--penalty", "1", "--dense-fid", "nan"), "--dense-fid must be 0 or more"),
         (SMALL, ("--fid-budget", "x", "--dense-fid", "10"), "--fid-budget 'x' is not a budget"),
-        (SMALL, (*PENALTY, "--out", "plan.json"), "makes no plan; write to a file whose name"),
+        (SMALL, (*PENALTY, "--out", "plan.json"), "cannot become a plan; write to a file"),
         ("layer,kind,method\n", PENALTY, "no column 'rank'"),
         (SENSITIVITY.to_csv().replace("41.0", "nan"), PENALTY, "fid is nan, not finite"),
         (SENSITIVITY.to_csv().replace("ci_high", "ci_top"), PENALTY, "no column 'ci_high'"),

@@ -20,6 +20,11 @@ CONFIGS = {
     "nas_gan.figures": "FiguresConfig",
     "nas_gan.experiments": "ExperimentsConfig",
     "nas_gan.dashboard": "DashboardConfig",
+    "ard.compress": "CompressConfig",
+    "ard.sweep": "SweepConfig",
+    "ard.pareto": "ParetoConfig",
+    "ard.select": "SelectConfig",
+    "ard.latency": "LatencyConfig",
 }
 # What most people need at once.
 FIRST_PANEL = 10

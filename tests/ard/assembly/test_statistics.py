@@ -256,7 +256,7 @@ def test_an_output_that_the_image_does_not_show_is_worth_nothing():
 
 def test_outputs_that_cannot_be_measured_are_refused():
     net = one_pixel(nn.Tanh())
-    with pytest.raises(InvalidValueError, match="n_probes is 1 or more; got 0"):
+    with pytest.raises(InvalidValueError, match="n_probes must be at least 1; got 0"):
         output_covariances(net, latents(2, 3), ["0"], n_probes=0)
     with pytest.raises(PlanError, match="no layer 'c9'"):
         output_covariances(net, latents(2, 3), ["c9"])

@@ -500,7 +500,7 @@ def test_any_name_of_a_shared_weight_replaces_all(named):
 
 def test_two_choices_for_one_weight_are_refused():
     plan = RankPlan({"a": Factorization("cp", (6,)), "b": Factorization("cp", (7,))})
-    with pytest.raises(PlanError, match=r"b: cp\(7\) is asked for, and cp\(6\) for a, which has"):
+    with pytest.raises(PlanError, match=r"b: the plan has cp\(7\) here and cp\(6\) for a"):
         apply_plan(tied(), plan)
 
 

@@ -182,7 +182,7 @@ def test_any_bound_is_met(rank, bound):
 
 @pytest.mark.parametrize("bound", [0.5, torch.nan])
 def test_a_bound_below_that_of_orthogonal_terms_is_refused(bound):
-    with pytest.raises(RankError, match="max_degeneracy is 1 or more"):
+    with pytest.raises(RankError, match="max_degeneracy must be at least 1"):
         cp(random(8, 8, 3, 3), 2, max_degeneracy=bound)
 
 

@@ -137,7 +137,7 @@ def test_the_samples_are_inside(page):
 def test_parts_without_content_are_left_out(report):
     bare = replace(report, latency=(), skipped=(), timings={}, trials=())
     text = Page(to_html(bare, samples_png=None)).text
-    for title in ("Samples", "Layers left out", "Where the time went", "faster"):
+    for title in ("Samples", "Layers left out", "Time spent", "faster"):
         assert title not in text
 
 

@@ -14,7 +14,11 @@ from ard.session.record import fingerprint, run_directory
 from nas_gan import zoo
 from nas_gan.files import sha256
 
-SETTING: Any = SimpleNamespace(extractor=SimpleNamespace(name="pixels"), reference="hand-made")
+SETTING: Any = SimpleNamespace(
+    extractor=SimpleNamespace(name="pixels"),
+    metric=SimpleNamespace(name="fid"),
+    reference=SimpleNamespace(source="hand-made"),
+)
 SHIPPED = SearchConfig(checkpoint=Path("zoo:fashion_mnist"))
 
 

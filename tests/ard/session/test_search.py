@@ -125,7 +125,7 @@ def test_the_run_directory_is_named_after_the_checkpoint_or_given(tmp_path: Path
     assert run_directory(replace(GOOD, run_dir=tmp_path)) == tmp_path
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ArdError, match="is a file; give another run directory"):
+    with pytest.raises(ArdError, match="is a file; use another run directory"):
         run_directory(replace(GOOD, run_dir=file))
 
 
@@ -264,7 +264,7 @@ def test_times_that_no_table_was_given_for_are_measured_here(
 
 def test_an_absolute_budget_in_other_features_comes_with_its_share(setting: Setting) -> None:
     lines = list(remarks(GOOD, setting, Budget.parse("2"), 40.0, "--fid-budget"))
-    assert "2 is the same here as --fid-budget 5%" in lines[1]
+    assert "here 2 is the same as --fid-budget 5%" in lines[1]
     assert len(lines) == 2  # 5000 samples are enough for 16 features
     few = replace(GOOD, samples=31)
     assert (
@@ -296,7 +296,7 @@ def test_the_discriminator_is_that_of_the_checkpoint(setting: Setting) -> None:
     assert feature_weight(GOOD, having) == FEATURE_WEIGHT
     assert feature_weight(replace(GOOD, feature_weight=3.0), having) == 3.0
     assert discriminator_of(replace(GOOD, feature_weight=0.0, polish_steps=0), having) is None
-    with pytest.raises(ArdError, match=r"recover_batch 1: adversarial fine-tuning .* at least 2"):
+    with pytest.raises(ArdError, match=r"recover_batch is 1: .* at least 2"):
         discriminator_of(replace(GOOD, recover_batch=1), having)
     assert discriminator_of(replace(GOOD, recover_batch=1, polish_steps=0), having) is not None
 
@@ -329,7 +329,7 @@ def test_the_features_of_a_conditional_discriminator_are_left_alone(setting: Set
     conditional = replace(setting, interface=replace(setting.interface, n_classes=10))
     assert feature_weight(GOOD, conditional) == 0
     assert discriminator_of(GOOD, conditional) is None
-    with pytest.raises(ArdError, match=r"feature_weight 2: .* judges images with their labels"):
+    with pytest.raises(ArdError, match=r"feature_weight is 2, .* conditional discriminator"):
         discriminator_of(replace(GOOD, feature_weight=2.0), conditional)
 
 
