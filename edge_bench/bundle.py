@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class Bundle:
     params: int | None = None
     macs: int | None = None
     dense: Path | None = None
-    n_classes: int | None = None
+    _: KW_ONLY
+    n_classes: int | None
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -49,9 +50,9 @@ def load_bundle(path: Path) -> Bundle:
     if not path.exists():
         raise BundleError(f"{path}: no such file or folder; `python -m export` writes bundles")
     if path.suffix == ".onnx":
-        return Bundle(path.stem, path, path, None, _sha256_of_file(path), None)
+        return Bundle(path.stem, path, path, None, _sha256_of_file(path), None, n_classes=None)
     if path.suffix in ENGINE_SUFFIXES:
-        return Bundle(path.stem, path, None, path, None, _sha256_of_file(path))
+        return Bundle(path.stem, path, None, path, None, _sha256_of_file(path), n_classes=None)
     raise BundleError(
         f"{path}: not a bundle folder, an .onnx file or a TensorRT engine "
         f"({', '.join(ENGINE_SUFFIXES)})"

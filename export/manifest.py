@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -120,7 +120,8 @@ class Manifest:
     not_built: tuple[NotBuilt, ...] = ()
     dense: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    n_classes: int = 0
+    _: KW_ONLY
+    n_classes: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the file."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas_gan.data.images import Images
+from nas_gan.data.images import Images, image_labels
 from nas_gan.errors import InvalidValueError
 
 # Separates the random stream of mirrored images from that of an epoch's order.
@@ -69,17 +69,16 @@ class LabelledBatches:
     """
 
     def __init__(self, batches: ShuffledBatches, n_classes: int) -> None:
-        labels: Tensor | None = getattr(batches.images, "labels", None)
+        labels = image_labels(batches.images)
         if labels is None:
             raise InvalidValueError(
                 f"{batches.images.name} has no labels, which a conditional GAN needs"
             )
-        found = int(getattr(batches.images, "n_classes", 0))
-        if found != n_classes:
+        if labels.n_classes != n_classes:
             raise InvalidValueError(
-                f"{batches.images.name} has {found} classes; n_classes is {n_classes}"
+                f"{batches.images.name} has {labels.n_classes} classes; n_classes is {n_classes}"
             )
-        self.batches, self.n_classes, self.labels = batches, n_classes, labels
+        self.batches, self.n_classes, self.labels = batches, n_classes, labels.values
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         labels = self.labels[self.batches.indices(index)]

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
@@ -31,7 +32,7 @@ class Images(Protocol):
     """A data set: `images[indices]` is uint8 `(n, c, h, w)`, `digest` identifies its content.
 
     Labelled data sets also have `labels`, int64 `(len(images),)`, and `n_classes`; in others these
-    are None and 0.
+    are None and 0. `image_labels` reads both.
     """
 
     name: str
@@ -42,20 +43,45 @@ class Images(Protocol):
     def __getitem__(self, indices: Tensor) -> Tensor: ...
 
 
+class LabelledImages(Images, Protocol):
+    """A data set that knows classes."""
+
+    labels: Tensor
+    n_classes: int
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The class of each image of a data set.
+
+    Attributes:
+        values: int64 `(n,)`, 0 to `n_classes - 1`.
+        n_classes: number of classes, including those that no image has.
+    """
+
+    values: Tensor
+    n_classes: int
+
+    @classmethod
+    def counted(cls, values: Tensor) -> Labels:
+        """Labels of which the largest is the last class."""
+        return cls(values, int(values.max()) + 1)
+
+
+def image_labels(images: Images) -> Labels | None:
+    """The classes of a data set, or None if it knows none."""
+    values: Tensor | None = getattr(images, "labels", None)
+    return None if values is None else Labels(values, cast("LabelledImages", images).n_classes)
+
+
 class ArrayImages:
     """Images that fit in memory, uint8 `(n, c, h, w)`."""
 
-    def __init__(self, name: str, images: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(self, name: str, images: Tensor, labels: Labels | None = None) -> None:
         self.name, self.images = name, images
-        self.labels, self.n_classes = labels, _count(labels)
+        self.labels = labels.values if labels else None
+        self.n_classes = labels.n_classes if labels else 0
         self.digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-
-    @classmethod
-    def labelled(cls, name: str, images: Tensor, labels: Tensor, n_classes: int) -> ArrayImages:
-        """Images of `n_classes` classes, some of which may have no image."""
-        made = cls(name, images, labels)
-        made.n_classes = n_classes
-        return made
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,12 +106,13 @@ class FileImages:
         *,
         channels: int = 3,
         fit: Fit = "crop",
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         skipped: Sequence[Path] = (),
     ) -> None:
         self.name, self.files, self.size = name, list(files), size
         self.channels, self.fit = channels, fit
-        self.labels, self.n_classes = labels, _count(labels)
+        self.labels = labels.values if labels else None
+        self.n_classes = labels.n_classes if labels else 0
         self.skipped = tuple(skipped)
         listing = "\n".join(f"{file.name} {file.stat().st_size}" for file in self.files)
         how = "" if (channels, fit) == (3, "crop") else f" {channels} {fit}"
@@ -99,10 +126,6 @@ class FileImages:
         return torch.stack(
             [read_image(file, self.size, channels=self.channels, fit=self.fit) for file in files]
         )
-
-
-def _count(labels: Tensor | None) -> int:
-    return 0 if labels is None else int(labels.max()) + 1
 
 
 def read_image(path: Path, size: int, *, channels: int = 3, fit: Fit = "crop") -> Tensor:

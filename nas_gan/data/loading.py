@@ -21,7 +21,9 @@ from nas_gan.data.images import (
     FileImages,
     Fit,
     Images,
+    Labels,
     broken_images,
+    image_labels,
     to_grey,
     to_square,
 )
@@ -119,13 +121,14 @@ def load_dataset(
         pixels = read_idx_images(_fashion_mnist_file(root, "train-images-idx3-ubyte.gz"))
         labels = None
         if labelled:
-            labels = read_idx_labels(_fashion_mnist_file(root, "train-labels-idx1-ubyte.gz"))
+            file = _fashion_mnist_file(root, "train-labels-idx1-ubyte.gz")
+            labels = Labels.counted(read_idx_labels(file))
         images = ArrayImages(name, to_square(pixels, size, channels), labels)
     elif name == "folder":
         images = _folder(root, size, channels, fit)
     else:
         images = _torchvision(name, root, size, channels, fit)
-    if labelled and getattr(images, "labels", None) is None:
+    if labelled and image_labels(images) is None:
         raise InvalidValueError(
             f"{images.name} has no labels; use fashion_mnist, mnist, cifar10, cifar100, or a "
             "folder with a subfolder for each class"
@@ -169,13 +172,13 @@ def _folder(root: Path, size: int, channels: int, fit: Fit) -> FileImages:
     )
 
 
-def _folder_labels(root: Path, files: Sequence[Path]) -> Tensor | None:
+def _folder_labels(root: Path, files: Sequence[Path]) -> Labels | None:
     """The classes of files by subfolder of `root`, numbered by name; None if a file is in none."""
     parts = [file.relative_to(root).parts for file in files]
     if any(len(part) == 1 for part in parts):
         return None
     classes = sorted({part[0] for part in parts})
-    return torch.tensor([classes.index(part[0]) for part in parts])
+    return Labels.counted(torch.tensor([classes.index(part[0]) for part in parts]))
 
 
 def _torchvision(name: str, root: Path, size: int, channels: int, fit: Fit) -> Images:
@@ -203,7 +206,8 @@ def _torchvision(name: str, root: Path, size: int, channels: int, fit: Fit) -> I
         pixels = data.data[:, None]
     else:
         pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2)
-    return ArrayImages(name, to_square(pixels, size, channels), torch.as_tensor(data.targets))
+    labels = Labels.counted(torch.as_tensor(data.targets))
+    return ArrayImages(name, to_square(pixels, size, channels), labels)
 
 
 def synthetic_shapes(*, size: int, n: int = 512, seed: int = 0, channels: int = 3) -> ArrayImages:
@@ -219,5 +223,6 @@ def synthetic_shapes(*, size: int, n: int = 512, seed: int = 0, channels: int = 
     inside = (grid[:, None] - centre[:, 0]) ** 2 + (grid[None, :] - centre[:, 1]) ** 2 < radius**2
     images = torch.from_numpy((inside[:, None] * colour).astype(np.uint8))
     labels = torch.from_numpy(((radius.ravel() / size - 0.1) * 50).astype(np.int64))
-    images = to_grey(images) if channels == 1 else images
-    return ArrayImages.labelled("synthetic", images, labels, 10)
+    return ArrayImages(
+        "synthetic", to_grey(images) if channels == 1 else images, Labels(labels, 10)
+    )

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from nas_gan.checkpoint import load_torch, load_weights, save_torch
 from nas_gan.data.batches import to_float
-from nas_gan.data.images import Images
+from nas_gan.data.images import Images, Labels, image_labels
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
@@ -93,7 +93,8 @@ def train_classifier(
     Raises:
         InvalidValueError: the data set has no labels, or too few images to hold any out.
     """
-    labels, n_classes = _labels(images)
+    known = _labels(images)
+    labels = known.values
     order = np.random.default_rng(seed).permutation(len(labels))[:MAX_IMAGES]
     held_out, used = order[::HELD_OUT], np.delete(order, np.s_[::HELD_OUT])
     if not len(used):
@@ -105,7 +106,7 @@ def train_classifier(
     channels, height, width = images[torch.zeros(1, dtype=torch.long)].shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # weights and dropout
-        classifier = ImageClassifier((channels, height, width), n_classes)
+        classifier = ImageClassifier((channels, height, width), known.n_classes)
         optimizer = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, LEARNING_RATE, total_steps=epochs * per_epoch + 1
@@ -150,7 +151,7 @@ def find_classifier(
     Raises:
         InvalidValueError: the data set has no labels.
     """
-    labels, _ = _labels(images)
+    labels = _labels(images).values
     content = hashlib.sha256(f"{images.digest} {seed}".encode() + labels.numpy().tobytes())
     digest = content.hexdigest()
     path = None if cache is None else cache / f"classifier-{digest[:16]}.pt"
@@ -233,8 +234,8 @@ def _n_right(classifier: ImageClassifier, images: Tensor, labels: Tensor) -> int
     return int((classifier(images).argmax(dim=1) == labels).sum())
 
 
-def _labels(images: Images) -> tuple[Tensor, int]:
-    labels = getattr(images, "labels", None)
+def _labels(images: Images) -> Labels:
+    labels = image_labels(images)
     if labels is None:
         raise InvalidValueError(f"{images.name} has no labels to train a classifier with")
-    return labels, int(getattr(images, "n_classes", 0))
+    return labels

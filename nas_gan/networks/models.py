@@ -5,8 +5,9 @@ A network is described by a dictionary `{"kind": "dcgan", "gf_dim": 128, ...}`, 
 have defaults. Families that are lists of layers (all but the searched ones) also have the options
 in `SLOT_OPTIONS`.
 
-Generators have `latent_dim`, `n_classes` (0 unless conditional) and `image_shape (c, h, w)`. They
-are called with latents `(n, latent_dim + n_classes)`, whose last columns are the one-hot label.
+Generators have `latent_dim`, `n_classes` (0 unless conditional) and `image_shape (c, h, w)`, which
+`nas_gan.networks.interface.interface_of` reads. They are called with latents
+`(n, latent_dim + n_classes)`, whose last columns are the one-hot label.
 Discriminators are called with images and, if conditional, one-hot labels `(n, n_classes)`.
 """
 
@@ -155,13 +156,17 @@ def find_part(kind: object, role: Role) -> Part:
     return part
 
 
-def _layered(role: Role, recipe: Callable[..., NetworkSpec], init: InitName = "torch") -> Part:
-    """A part whose network is the list of layers that `recipe(**options)` returns."""
+def _layered(role: Role, recipe: Callable[..., NetworkSpec], init: InitName, classes: int) -> Part:
+    """A part whose network is the list of layers that `recipe(**options)` returns.
+
+    `classes` is the family's own number of classes, for descriptions that name none.
+    """
     own = tuple(inspect.signature(recipe).parameters)
     slots = SLOT_OPTIONS if role == "discriminator" else SLOT_OPTIONS[:-1]
 
     def build(options: Mapping[str, Any], init: InitName, rng: torch.Generator | None) -> nn.Module:
-        spec = recipe(**{name: value for name, value in options.items() if name in own})
+        given = {name: value for name, value in options.items() if name in own}
+        spec = recipe(**{"n_classes": classes, **given})
         slots = Slots(
             hidden=options.get("hidden_activation"),
             output=options.get("output_activation", "default"),
@@ -238,12 +243,14 @@ def _family(
     summary: str,
     generator: Callable[..., NetworkSpec],
     discriminator: Callable[..., NetworkSpec],
+    *,
+    classes: int,
     init: InitName = "torch",
 ) -> ModelFamily:
     return ModelFamily(
         summary,
-        _layered("generator", generator, init),
-        _layered("discriminator", discriminator, init),
+        _layered("generator", generator, init, classes),
+        _layered("discriminator", discriminator, init, classes),
     )
 
 
@@ -266,53 +273,65 @@ MODELS: dict[str, ModelFamily] = {
         _nas_discriminator(df_dim=128, n_outputs=1),
     ),
     "searched": ModelFamily("the discriminator of a searched genotype", None, _SEARCHED),
-    "dcgan": _family("DCGAN for 64 px", dcgan.generator, dcgan.discriminator, "dcgan"),
+    "dcgan": _family(
+        "DCGAN for 64 px", dcgan.generator, dcgan.discriminator, init="dcgan", classes=0
+    ),
     "wgan": _family(
         "WGAN: the DCGAN nets, the discriminator as critic",
         dcgan.generator,
         dcgan.discriminator,
-        "dcgan",
+        init="dcgan",
+        classes=0,
     ),
     "attention-dcgan": _family(
         "DCGAN with a self-attention block on either side",
         partial(dcgan.generator, attention=True),
         partial(dcgan.discriminator, attention=True),
-        "dcgan",
+        init="dcgan",
+        classes=0,
     ),
     "celeba-dcgan": _family(
         "DCGAN for CelebA with activation slots, twice as wide and without biases",
         partial(dcgan.generator, output_bias=False),
         partial(dcgan.discriminator, df_dim=128, outer_bias=False),
-        "dcgan",
+        init="dcgan",
+        classes=0,
     ),
     "mnist-dcgan": _family(
-        "small DCGAN for 28 px", dcgan.mnist_generator, dcgan.mnist_discriminator
+        "small DCGAN for 28 px", dcgan.mnist_generator, dcgan.mnist_discriminator, classes=0
     ),
     "maxout-gan": _family(
         "linear generator, maxout discriminator",
         dense.maxout_gan_generator,
         dense.maxout_gan_discriminator,
+        classes=0,
     ),
     "mnist-condgan": _family(
         "conditional, of linear layers, with activation slots",
         dense.mlp_generator,
         dense.mlp_discriminator,
+        classes=10,
     ),
     "dense-cgan": _family(
         "conditional, of linear layers with batch norm",
         partial(dense.mlp_generator, batch_norm=True),
         partial(dense.mlp_discriminator, factors=(2, 1), dropout=0.0),
+        classes=10,
     ),
     "maxout-cgan": _family(
         "conditional, with a branch for labels, maxout discriminator",
         dense.maxout_cgan_generator,
         dense.maxout_cgan_discriminator,
+        classes=10,
     ),
     "mmd-gan": _family(
         "MMD-GAN with repulsive loss (ICLR 2019) for 32, 48 and 64 px",
         mmd_gan.generator,
         mmd_gan.discriminator,
-        "mmd_gan",
+        init="mmd_gan",
+        classes=0,
     ),
-    "layers": _family("any net, its lists of layers written down", NetworkSpec, NetworkSpec),
+    "layers": _family(
+        "any net, its lists of layers written down", NetworkSpec, NetworkSpec, classes=0
+    ),
 }

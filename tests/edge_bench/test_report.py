@@ -33,7 +33,7 @@ def row(bundle, batch, ms, **changes):
 
 def report(*rows, **changes):
     bundles = tuple(
-        Bundle(name, Path(name), None, None, None, None)
+        Bundle(name, Path(name), None, None, None, None, n_classes=None)
         for name in dict.fromkeys(r.bundle for r in rows)
     )
     values = dict(

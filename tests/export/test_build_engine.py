@@ -55,6 +55,7 @@ def bundle_of(
         latents={},
         parity={},
         params=0,
+        n_classes=0,
     )
     write_manifest(manifest, tmp_path)
     return tmp_path

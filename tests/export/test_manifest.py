@@ -37,6 +37,7 @@ MANIFEST = Manifest(
     engines=(Engine("model.sm86.engine", "tensorrt-rtx", "8.6", "tensorrt-rtx 1.7"),),
     not_built=(NotBuilt("tensorrt-rtx", "7.5", "FP32 GEMM is not supported"),),
     provenance={"dataset": "fashion_mnist"},
+    n_classes=0,
 )
 
 

@@ -14,6 +14,7 @@ SMALL = Manifest(
     files={"model.onnx": FileEntry("0", 12_345)},
     inputs=(TensorSpec("latents", "float32", ("batch", 120)),),
     outputs=(TensorSpec("images", "float32", ("batch", 3, 32, 32)),),
+    n_classes=0,
     opset=18,
     precision="fp16",
     batch=BatchRange(),

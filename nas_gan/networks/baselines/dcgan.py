@@ -20,7 +20,7 @@ def generator(
     gf_dim: int = 128,
     image_size: int = 64,
     image_channels: int = 3,
-    n_classes: int = 0,
+    n_classes: int,
     output_bias: bool = True,
     attention: bool = False,
 ) -> NetworkSpec:
@@ -49,7 +49,7 @@ def discriminator(
     df_dim: int = 64,
     image_size: int = 64,
     image_channels: int = 3,
-    n_classes: int = 0,
+    n_classes: int,
     outer_bias: bool = True,
     attention: bool = False,
 ) -> NetworkSpec:
@@ -81,7 +81,7 @@ def mnist_generator(
     gf_dim: int = 16,
     image_size: int = 28,
     image_channels: int = 1,
-    n_classes: int = 0,
+    n_classes: int,
 ) -> NetworkSpec:
     """The small DCGAN for MNIST: a linear layer, then 32 and 16 channels."""
     if image_size % 4:
@@ -106,7 +106,7 @@ def mnist_generator(
 
 
 def mnist_discriminator(
-    *, df_dim: int = 16, image_size: int = 28, image_channels: int = 1, n_classes: int = 0
+    *, df_dim: int = 16, image_size: int = 28, image_channels: int = 1, n_classes: int
 ) -> NetworkSpec:
     """Its discriminator: 64, 32 and 16 channels without strides, norms after activations."""
     layers: list[LayerSpec] = []

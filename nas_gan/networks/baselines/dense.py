@@ -20,7 +20,7 @@ def mlp_generator(
     gf_dim: int = 256,
     image_size: int = 28,
     image_channels: int = 1,
-    n_classes: int = 10,
+    n_classes: int,
     batch_norm: bool = False,
 ) -> NetworkSpec:
     """256, 512 and 1024 units; with `batch_norm` the last layer has no activation."""
@@ -39,7 +39,7 @@ def mlp_discriminator(
     df_dim: int = 256,
     image_size: int = 28,
     image_channels: int = 1,
-    n_classes: int = 10,
+    n_classes: int,
     factors: Sequence[int] = (4, 2, 1),
     dropout: float = 0.3,
 ) -> NetworkSpec:
@@ -62,7 +62,7 @@ def maxout_gan_generator(
     gf_dim: int = 512,
     image_size: int = 28,
     image_channels: int = 1,
-    n_classes: int = 0,
+    n_classes: int,
 ) -> NetworkSpec:
     """512, 1024 and as many units as pixels, each with a batch norm."""
     layers: list[LayerSpec] = []
@@ -81,7 +81,7 @@ def maxout_gan_discriminator(
     df_dim: int = 256,
     image_size: int = 28,
     image_channels: int = 1,
-    n_classes: int = 0,
+    n_classes: int,
     dropout: float = 0.25,
 ) -> NetworkSpec:
     """Maxout layers of 512 and 256 units with five pieces each."""
@@ -102,7 +102,7 @@ def maxout_cgan_generator(
     gf_dim: int = 128,
     image_size: int = 28,
     image_channels: int = 1,
-    n_classes: int = 10,
+    n_classes: int,
     dropout: float = 0.3,
 ) -> NetworkSpec:
     """Labels to 128 and noise to 256 units, joined, then 1024."""
@@ -122,7 +122,9 @@ def maxout_cgan_generator(
         {"type": "hidden", "slope": 0.1},
         *_image(image_size, image_channels),
     ]
-    return NetworkSpec((latent_dim,), layers, branch(2 * gf_dim), branch(gf_dim), n_classes)
+    return NetworkSpec(
+        (latent_dim,), layers, branch(2 * gf_dim), branch(gf_dim), n_classes=n_classes
+    )
 
 
 def maxout_cgan_discriminator(
@@ -130,7 +132,7 @@ def maxout_cgan_discriminator(
     df_dim: int = 40,
     image_size: int = 28,
     image_channels: int = 1,
-    n_classes: int = 10,
+    n_classes: int,
     dropout: float = 0.3,
     noise: float = 0.0,
     label_noise: float = 0.0,
@@ -154,7 +156,7 @@ def maxout_cgan_discriminator(
     ]
     layers: list[LayerSpec] = [{"type": "maxout", "out": 5 * df_dim, "pieces": 4}, drop, *_score()]
     shape = (image_channels, image_size, image_size)
-    return NetworkSpec(shape, layers, features, labels, n_classes)
+    return NetworkSpec(shape, layers, features, labels, n_classes=n_classes)
 
 
 def _image(size: int, channels: int) -> list[LayerSpec]:

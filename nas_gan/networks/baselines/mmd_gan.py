@@ -24,7 +24,7 @@ def generator(
     gf_dim: int = 64,
     image_size: int = 32,
     image_channels: int = 3,
-    n_classes: int = 0,
+    n_classes: int,
     dense_norm: bool | None = None,
 ) -> NetworkSpec:
     """Latents to images; `gf_dim` is the width of the last hidden layer.
@@ -61,7 +61,7 @@ def discriminator(
     n_outputs: int = 16,
     image_size: int = 32,
     image_channels: int = 3,
-    n_classes: int = 0,
+    n_classes: int,
     product_of_norms: float = PRODUCT_OF_NORMS,
 ) -> NetworkSpec:
     """Images to `n_outputs` scores; `df_dim` is the width of the first layer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,8 @@ class NetworkSpec:
     layers: Sequence[LayerSpec]
     features: Sequence[LayerSpec] = ()
     labels: Sequence[LayerSpec] = ()
-    n_classes: int = 0
+    _: KW_ONLY
+    n_classes: int
 
     def __post_init__(self) -> None:
         sizes = (*self.input, self.n_classes)

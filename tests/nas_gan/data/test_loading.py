@@ -9,7 +9,7 @@ from PIL import Image
 
 from nas_gan.data import loading as data
 from nas_gan.data.batches import LabelledBatches, ShuffledBatches, iterate_uint8, to_float
-from nas_gan.data.images import ArrayImages, read_image, recorded_fit, to_grey, to_square
+from nas_gan.data.images import ArrayImages, Labels, read_image, recorded_fit, to_grey, to_square
 from nas_gan.data.loading import load_dataset, read_idx_images, read_idx_labels, synthetic_shapes
 from nas_gan.errors import InvalidValueError, MissingDataError
 
@@ -36,7 +36,7 @@ def halves():
     """Twenty images, black on the left and white on the right, image i of class i mod 4."""
     images = torch.zeros(20, 1, 4, 4, dtype=torch.uint8)
     images[..., 2:] = 255
-    return ArrayImages("halves", images, torch.arange(20) % 4)
+    return ArrayImages("halves", images, Labels(torch.arange(20) % 4, 4))
 
 
 def save(path, colour, size=(10, 10)):

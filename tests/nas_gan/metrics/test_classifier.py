@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_gan.data.images import ArrayImages
+from nas_gan.data.images import ArrayImages, Labels
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.classifier import (
@@ -25,7 +25,7 @@ def quadrants(n=400, channels=1):
     for image, label in zip(images, labels.tolist(), strict=True):
         row, column = divmod(label, 2)
         image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 150
-    return ArrayImages("quadrants", images, labels)
+    return ArrayImages("quadrants", images, Labels.counted(labels))
 
 
 class Painter(nn.Module):
@@ -81,7 +81,7 @@ def test_a_second_asking_trains_nothing(tmp_path):
     assert trained == []
     assert again.accuracy == first.accuracy
     assert all(map(torch.equal, first.state_dict().values(), again.state_dict().values()))
-    other = ArrayImages("quadrants", images.images, (images.labels + 1) % 4)
+    other = ArrayImages("quadrants", images.images, Labels((images.labels + 1) % 4, 4))
     find_classifier(other, cache=tmp_path, on_update=trained.append)
     assert trained
     assert len(list(tmp_path.iterdir())) == 2

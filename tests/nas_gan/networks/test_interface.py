@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import ast
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +12,6 @@ from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.latents import latent_bank, latents_of
 from nas_gan.networks.models import MODELS, build_model
 from nas_gan.networks.searched import GeneratorConfig
-
-ROOT = Path(__file__).parents[3]
 
 
 class Painter(nn.Module):
@@ -118,29 +114,3 @@ def test_labels_follow_the_noise_of_the_bank() -> None:
     latents = latents_of(GeneratorInterface(4, 3, (1, 2, 2)), 6, seed=1)
     assert latents.shape == (6, 7)
     assert torch.equal(latents[:, :4], latent_bank(6, 4, seed=1))
-
-
-def test_no_function_takes_a_number_of_classes_that_callers_may_forget() -> None:
-    forgotten = []
-    # Recipes are called with the options of an architecture alone, and their defaults are those of
-    # the published networks: ten classes for one of digits.
-    recipes = ROOT / "nas_gan" / "networks" / "baselines"
-    for package in ("nas_gan", "ard", "export", "edge_bench"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if path.parent == recipes:
-                continue
-            for node in ast.walk(ast.parse(path.read_text())):
-                if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                    continue
-                arguments = [*node.args.posonlyargs, *node.args.args]
-                optional = arguments[len(arguments) - len(node.args.defaults) :]
-                optional += [
-                    argument
-                    for argument, default in zip(
-                        node.args.kwonlyargs, node.args.kw_defaults, strict=True
-                    )
-                    if default is not None
-                ]
-                if any(argument.arg == "n_classes" for argument in optional):
-                    forgotten.append(f"{path.relative_to(ROOT)}: {node.name}")
-    assert forgotten == []

@@ -8,8 +8,10 @@ from nas_gan.networks.baselines.network import LayeredDiscriminator, LayeredGene
 
 @pytest.mark.parametrize("size", [32, 48, 64])
 def test_images_of_the_published_sizes_are_made_and_scored(size):
-    generator = LayeredGenerator(mmd_gan.generator(gf_dim=4, image_size=size))
-    discriminator = LayeredDiscriminator(mmd_gan.discriminator(df_dim=4, image_size=size))
+    generator = LayeredGenerator(mmd_gan.generator(gf_dim=4, image_size=size, n_classes=0))
+    discriminator = LayeredDiscriminator(
+        mmd_gan.discriminator(df_dim=4, image_size=size, n_classes=0)
+    )
     images = generator(torch.randn(2, 128))
     assert images.shape == (2, 3, size, size)
     assert discriminator(images).shape == (2, 16)
@@ -17,14 +19,14 @@ def test_images_of_the_published_sizes_are_made_and_scored(size):
 
 @pytest.mark.parametrize(("size", "n_layers", "constant"), [(32, 8, 1.68179), (64, 10, 1.51572)])
 def test_every_kernel_of_the_discriminator_has_the_published_constant(size, n_layers, constant):
-    net = LayeredDiscriminator(mmd_gan.discriminator(df_dim=4, image_size=size))
+    net = LayeredDiscriminator(mmd_gan.discriminator(df_dim=4, image_size=size, n_classes=0))
     assert [scale for _, _, scale in net.normed] == pytest.approx([constant] * n_layers, abs=5e-6)
     weighted = [m for m in net.modules() if hasattr(m, "weight")]
     assert len(weighted) == n_layers
 
 
 def test_the_input_sizes_of_the_normed_layers_are_those_of_the_forward_pass():
-    net = LayeredDiscriminator(mmd_gan.discriminator(df_dim=4))
+    net = LayeredDiscriminator(mmd_gan.discriminator(df_dim=4, n_classes=0))
     seen = {}
     for name, _, _ in net.normed:
         layer = net.get_submodule(name)
@@ -37,7 +39,9 @@ def test_the_input_sizes_of_the_normed_layers_are_those_of_the_forward_pass():
 
 def test_only_the_net_for_48_pixels_normalises_its_linear_layer():
     kinds = {
-        size: [layer["type"] for layer in mmd_gan.generator(image_size=size).layers][:2]
+        size: [layer["type"] for layer in mmd_gan.generator(image_size=size, n_classes=0).layers][
+            :2
+        ]
         for size in (32, 48, 64)
     }
     assert kinds == {
@@ -49,4 +53,4 @@ def test_only_the_net_for_48_pixels_normalises_its_linear_layer():
 
 def test_another_size_names_those_there_are():
     with pytest.raises(InvalidValueError, match="32, 48, 64 px; got 28"):
-        mmd_gan.generator(image_size=28)
+        mmd_gan.generator(image_size=28, n_classes=0)

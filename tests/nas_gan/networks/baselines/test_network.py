@@ -28,7 +28,7 @@ def test_latents_of_another_width_are_refused(n_classes):
 
 def test_noise_and_label_take_their_own_branches_and_meet():
     spec = NetworkSpec(
-        (5,), IMAGE, [{"type": "linear", "out": 6}], [{"type": "linear", "out": 2}], 4
+        (5,), IMAGE, [{"type": "linear", "out": 6}], [{"type": "linear", "out": 2}], n_classes=4
     )
     net: Any = LayeredGenerator(spec)
     z, onehot = torch.randn(3, 5), torch.eye(4)[:3]
@@ -50,22 +50,28 @@ def test_a_discriminator_insists_on_labels_if_and_only_if_it_has_classes():
     with pytest.raises(InvalidValueError, match="4 classes; call it with images and one-hot"):
         LayeredDiscriminator(NetworkSpec((3, 2, 2), SCORE, n_classes=4))(images)
     with pytest.raises(InvalidValueError, match="0 classes; call it with images alone"):
-        LayeredDiscriminator(NetworkSpec((3, 2, 2), SCORE))(images, onehot)
+        LayeredDiscriminator(NetworkSpec((3, 2, 2), SCORE, n_classes=0))(images, onehot)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: NetworkSpec((0,), IMAGE), "input shape of whole numbers"),
-        (lambda: NetworkSpec((), IMAGE), "input shape of whole numbers"),
+        (lambda: NetworkSpec((0,), IMAGE, n_classes=0), "input shape of whole numbers"),
+        (lambda: NetworkSpec((), IMAGE, n_classes=0), "input shape of whole numbers"),
         (
-            lambda: NetworkSpec(("5",), IMAGE),  # type: ignore[arg-type]
+            lambda: NetworkSpec(("5",), IMAGE, n_classes=0),  # type: ignore[arg-type]
             "input shape of whole numbers",
         ),
         (lambda: NetworkSpec((5,), IMAGE, n_classes=1), "at least 2 classes"),
-        (lambda: NetworkSpec((5,), IMAGE, labels=[{"type": "flatten"}]), "at least 2 classes"),
-        (lambda: LayeredGenerator(NetworkSpec((5,), SCORE)), r"to \(1,\)$"),
-        (lambda: LayeredDiscriminator(NetworkSpec((3, 4, 4), SCORE[:0])), r"to \(3, 4, 4\)$"),
+        (
+            lambda: NetworkSpec((5,), IMAGE, labels=[{"type": "flatten"}], n_classes=0),
+            "at least 2 classes",
+        ),
+        (lambda: LayeredGenerator(NetworkSpec((5,), SCORE, n_classes=0)), r"to \(1,\)$"),
+        (
+            lambda: LayeredDiscriminator(NetworkSpec((3, 4, 4), SCORE[:0], n_classes=0)),
+            r"to \(3, 4, 4\)$",
+        ),
         (
             lambda: LayeredGenerator(
                 NetworkSpec((5,), IMAGE, labels=[{"type": "reshape", "to": [2, 2, 1]}], n_classes=4)
