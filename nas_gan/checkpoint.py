@@ -284,7 +284,8 @@ def _foreign(
         config = _infer_config(weights, genotype, activation or ("pmish" if learned else "relu"))
     except (InvalidValueError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{path}: its layers have the names of the published net, but not its shapes ({error})"
+            f"{path}: its layers have the names of the published net, but their shapes are not "
+            f"those of that net ({error})"
         ) from error
     if config.latent_parts == 2:
         # One version of the published code built a third input layer that it never used.
