@@ -54,8 +54,8 @@ def defaulted(tree: ast.AST, name: str) -> Iterator[int]:
         elif isinstance(node, ast.ClassDef) and node.name not in SETTINGS:
             for field in node.body:
                 target = field.target if isinstance(field, ast.AnnAssign) else None
-                named = isinstance(target, ast.Name) and target.id == name
-                if named and isinstance(field, ast.AnnAssign) and field.value is not None:
+                wanted = isinstance(target, ast.Name) and target.id == name
+                if wanted and isinstance(field, ast.AnnAssign) and field.value is not None:
                     yield field.lineno
 
 
