@@ -483,7 +483,7 @@ def test_the_python_examples_run_on_a_net_of_ones_own_and_on_a_shipped_one(
     del sys.modules["my_gan"]
     images = names["result"].generator(torch.zeros(2, 16))
     assert images.shape == (2, 3, 8, 8)
-    assert "Evaluation(" in capsys.readouterr().out
+    assert "Score(" in capsys.readouterr().out
     exec(compile(shipped, "python.md", "exec"), names)
     assert names["images"].shape == (16, 3, 32, 32)
 
