@@ -78,7 +78,7 @@ def published_factors(
         method = (SVD if isinstance(module, nn.Linear) else CP).name
         if not isinstance(module, nn.Linear | nn.Conv2d) or choice.method != method:
             raise PlanError(
-                f"{name}: the published recipe uses cp for a Conv2d and svd for a Linear; "
+                f"{name}: the published recipe is cp for a Conv2d and svd for a Linear; "
                 f"got {choice} for a {type(module).__name__}"
             )
         if not module.weight.isfinite().all():

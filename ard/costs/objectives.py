@@ -142,7 +142,7 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
             weight = math.nan
         if not (math.isfinite(weight) and weight > 0):
             raise InvalidValueError(
-                f"{text!r} is not a weight; write {objective}=NUMBER, with a number above 0"
+                f"{text!r} is not a weight; write {objective}=2 or another number above 0"
             )
         if objective in weights:
             raise InvalidValueError(f"{objective} has two weights; give it one")

@@ -49,7 +49,7 @@ def check_metric_name(name: str) -> None:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
-            f"{name!r} is not a name for a metric; use lower-case letters, digits and underscores"
+            f"{name!r} is not the name of a metric; use lower-case letters, digits and underscores"
         )
 
 

@@ -555,7 +555,7 @@ def test_a_module_with_two_names_becomes_one():
 
 def test_a_plan_for_another_net_names_the_layer_and_both_shapes():
     plan = RankPlan({"l1": Factorization("svd", (2,))}).with_shapes({"l1": (512, 40)})
-    with pytest.raises(PlanError, match=r"^l1: .* shape \(512, 40\), and this .* is \(32, 4\)"):
+    with pytest.raises(PlanError, match=r"^l1: .* shape \(512, 40\), but this .* is \(32, 4\)"):
         apply_plan(small_generator(), plan)
 
 

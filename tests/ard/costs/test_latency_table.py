@@ -117,7 +117,7 @@ def test_one_batch_size_is_taken_at_a_time() -> None:
 def test_times_of_two_machines_do_not_mix() -> None:
     there = Conditions(1, "tensorrt 10.3", "a Jetson", 1, "fp16")
     mixed = LatencyTable((*TIMES.rows, row(None, 0.2, there)))
-    with pytest.raises(LatencyError, match=r"several conditions.*a Jetson.*file of their own"):
+    with pytest.raises(LatencyError, match=r"several conditions.*a Jetson.*keep only the rows"):
         mixed.at(1)
 
 

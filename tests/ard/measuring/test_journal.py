@@ -124,7 +124,7 @@ def test_a_refused_journal_is_left_as_it_was(path: Path) -> None:
 
 
 def test_another_fingerprint_is_refused_naming_the_setting_that_differs(path: Path) -> None:
-    with pytest.raises(JournalError, match="samples is 1000 there, 50 here"):
+    with pytest.raises(JournalError, match="samples is 1000 there and 50 here"):
         FileJournal(path, {**FINGERPRINT, "samples": 50})
 
 
@@ -140,7 +140,7 @@ def test_a_search_goes_on_with_what_a_sweep_measured(tmp_path: Path) -> None:
     assert list(searched.measurements()) == [single]
     searched.append(Measurement("recovered", DENSE, scored(1)))
     # From now on the setting of the search counts, for whoever has one.
-    with pytest.raises(JournalError, match="recover_steps is 300 there, 100 here"):
+    with pytest.raises(JournalError, match="recover_steps is 300 there and 100 here"):
         FileJournal(path, {**SEARCH, "recover_steps": 100})
     assert len(list(FileJournal(path, SWEEP).measurements())) == 2
 
@@ -148,7 +148,7 @@ def test_a_search_goes_on_with_what_a_sweep_measured(tmp_path: Path) -> None:
 def test_whole_plans_measured_under_unknown_settings_are_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     FileJournal(path, SWEEP).append(Measurement("recovered", DENSE, scored(0)))
-    with pytest.raises(JournalError, match="recover_steps is None there, 300 here"):
+    with pytest.raises(JournalError, match="recover_steps is None there and 300 here"):
         FileJournal(path, SEARCH)
 
 
@@ -194,7 +194,7 @@ def test_a_journal_that_does_not_say_its_metric_is_one_of_fid(path: Path) -> Non
     assert moved.score.value == 0.5
     single = scored_alone.score
     assert (single.metric, single.value, single.rise, single.measured) == ("fid", 41.0, 1.0, True)
-    with pytest.raises(JournalError, match="metric is fid there, kid here"):
+    with pytest.raises(JournalError, match="metric is fid there and kid here"):
         FileJournal(path, {"seed": 0, "metric": "kid"})
 
 

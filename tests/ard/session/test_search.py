@@ -84,7 +84,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "weight of what": (
         {"objective": "mixed", "weights": ("parms=1",)}, "did you mean params",
     ),
-    "no number": ({"objective": "mixed", "weights": ("params=x",)}, "weight 'params=x' is none"),
+    "no number": ({"objective": "mixed", "weights": ("params=x",)}, "'params=x' is not a weight"),
     "table": ({"latency_table": Path("nowhere.csv")}, "latency_table nowhere.csv: no such file"),
 }  # fmt: skip
 
