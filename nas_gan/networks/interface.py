@@ -1,4 +1,4 @@
-"""What a generator takes and what it makes, as one value."""
+"""The interface of a generator, its inputs and its images, as one value."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Distribution = Literal["normal"]
 
 @dataclass(frozen=True)
 class GeneratorInterface:
-    """What a generator takes and what it makes.
+    """What a generator takes as input and what images it makes.
 
     Attributes:
-        latent_dim: length of one row of noise, labels aside.
-        n_classes: classes of a conditional generator, whose one-hot label follows the noise in a
-            row of latents; 0 for an unconditional one.
-        image_shape: `(c, h, w)` of its images.
-        latents: the distribution of the noise, standard normal.
-        image_range: the values of black and of white.
+        latent_dim: Length of one row of noise, without the label.
+        n_classes: Number of classes of a conditional generator, or 0 for an unconditional one.
+            The one-hot label follows the noise in a row of latents.
+        image_shape: Shape `(c, h, w)` of one image, in pixels.
+        latents: Distribution of the noise: standard normal.
+        image_range: Pixel values of black and of white.
 
     Raises:
-        InvalidValueError: a size is not a whole number of 1 or more, or there is one class alone.
+        InvalidValueError: A size is not a whole number of at least 1, or there is only one class.
     """
 
     latent_dim: int
@@ -50,33 +50,38 @@ class GeneratorInterface:
 
     @property
     def conditional(self) -> bool:
-        """Whether it takes labels."""
+        """Whether the generator takes labels."""
         return self.n_classes > 0
 
     @property
     def input_width(self) -> int:
-        """Columns of one row of latents: the noise, and the one-hot label if it takes one."""
+        """Length of one row of latents: that of the noise plus that of the one-hot label."""
         return self.latent_dim + self.n_classes
 
     def describe(self) -> str:
-        """What goes in and what comes out, in one line."""
+        """Inputs and outputs in one line."""
         classes = f" and one of {self.n_classes} labels" if self.conditional else ""
         return f"{self.latent_dim} latents{classes} to images of {self.image_shape}"
 
     @property
     def resolution(self) -> int:
-        """Width of its images in pixels."""
+        """Width of the images in pixels."""
         return self.image_shape[2]
 
 
 def interface_of(generator: nn.Module) -> GeneratorInterface:
     """The interface of a generator, read from its attributes.
 
-    `latent_dim` must be there. `n_classes` is that of a conditional generator; one that does not
-    say is unconditional. Where `image_shape` is missing, the generator runs once on two latents.
+    Args:
+        generator: A module with the attribute `latent_dim`. A generator without `n_classes` is
+            unconditional. If `image_shape` is missing, the generator runs once on two latents.
+
+    Returns:
+        Its latents, classes and images.
 
     Raises:
-        InvalidValueError: `latent_dim` is missing, or an attribute is not what it should be.
+        InvalidValueError: `latent_dim` is missing, an attribute has a wrong type or value, or the
+            generator does not make images `(n, c, h, w)`.
     """
     latent_dim, n_classes = latent_dim_of(generator), n_classes_of(generator)
     image_shape = getattr(generator, "image_shape", None)
@@ -90,22 +95,22 @@ def interface_of(generator: nn.Module) -> GeneratorInterface:
 
 
 def latent_dim_of(generator: nn.Module) -> int:
-    """Length of a generator's noise, labels aside.
+    """Length of a generator's noise, without the label.
 
     Raises:
-        InvalidValueError: it does not say.
+        InvalidValueError: The generator has no attribute `latent_dim`.
     """
     latent_dim = getattr(generator, "latent_dim", None)
     if not isinstance(latent_dim, int):
         raise InvalidValueError(
             f"{type(generator).__name__} has no latent_dim; set that attribute to the length of "
-            "its latents, labels aside, so that they can be drawn"
+            "its noise, without the label, so that latents can be drawn"
         )
     return latent_dim
 
 
 def n_classes_of(network: nn.Module) -> int:
-    """Classes of a conditional generator or discriminator, 0 for one that says none."""
+    """Number of classes of a generator or discriminator; 0 if it has no such attribute."""
     n_classes = getattr(network, "n_classes", 0)
     if not isinstance(n_classes, int):
         raise InvalidValueError(
@@ -115,7 +120,7 @@ def n_classes_of(network: nn.Module) -> int:
 
 
 def _shape_of_images(generator: nn.Module, width: int) -> tuple[int, ...]:
-    """What the generator makes of zeros."""
+    """Shape of the images that the generator makes from latents of zeros."""
     like = next(generator.parameters(), torch.empty(0))
     with evaluating(generator):
         images = generator(torch.zeros(2, width, dtype=like.dtype, device=like.device))

@@ -1,7 +1,7 @@
-"""The latent bank: the same latents for everyone who names the seed.
+"""The latent bank: the same seed gives the same latents everywhere.
 
-Generators are compared on the same latents: what their images share then cancels, and a small
-change of quality shows with far fewer images.
+Generators are compared on the same latents. What their images have in common then cancels, and a
+small change in quality shows with far fewer images.
 """
 
 from __future__ import annotations
@@ -14,20 +14,30 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.networks.conditional import with_labels
 from nas_gan.networks.interface import GeneratorInterface
 
-# Rows drawn from one random stream. Changing it changes every bank.
+# Rows drawn from one random stream. Another value would change every bank.
 BLOCK = 1024
-# Tells the stream of a block's labels from that of its noise. Not 0, which would be no difference.
+# Separates the stream of a block's labels from that of its noise. It is not 0, since a trailing 0
+# would leave the stream as it is.
 _LABEL_STREAM = 1
 
 
 def latent_bank(n: int, latent_dim: int, seed: int) -> Tensor:
-    """`n` standard normal rows `(n, latent_dim)`, the same for everyone who names the seed.
+    """Standard normal noise that depends on its seed alone.
 
-    Each block of 1024 rows has a stream of its own, so the first k rows of a bank are the bank of
-    k, on any machine and device, and no other use of random numbers moves them.
+    Every block of 1024 rows has a random stream of its own. The first k rows of a larger bank are
+    therefore the bank of k rows, on every machine and device, and no other use of random numbers
+    changes them.
+
+    Args:
+        n: Number of rows.
+        latent_dim: Length of a row.
+        seed: Seed of the bank.
+
+    Returns:
+        A float32 tensor `(n, latent_dim)` on the CPU.
 
     Raises:
-        InvalidValueError: a size is below 1, or the seed below 0.
+        InvalidValueError: A size is below 1, or the seed is below 0.
     """
     _check_bank(n, latent_dim, seed)
     blocks = [_noise(block, latent_dim, seed) for block in range(-(-n // BLOCK))]
@@ -35,16 +45,28 @@ def latent_bank(n: int, latent_dim: int, seed: int) -> Tensor:
 
 
 def latents_of(interface: GeneratorInterface, n: int, seed: int) -> Tensor:
-    """The bank of `n` latents of a generator, `(n, input_width)`.
+    """The latent bank of a generator: noise and, if the generator is conditional, labels.
 
-    The noise is `latent_bank`. The labels of a conditional generator are drawn uniformly from a
-    stream of their own and are its last columns, one-hot.
+    The noise is that of `latent_bank`. The labels are drawn uniformly from a random stream of
+    their own.
+
+    Args:
+        interface: What the generator takes.
+        n: Number of latents.
+        seed: Seed of the bank.
+
+    Returns:
+        A float32 tensor `(n, latent_dim + n_classes)` on the CPU, whose last columns are the
+        one-hot labels.
+
+    Raises:
+        InvalidValueError: `n` is below 1, or the seed is below 0.
     """
     return StreamedLatents(interface, n, seed)[:n]
 
 
 class StreamedLatents:
-    """The rows of `latents_of`, drawn when a slice of them is asked for: no memory for n rows."""
+    """The rows of `latents_of`, drawn when they are sliced, so that n rows are never in memory."""
 
     def __init__(self, interface: GeneratorInterface, n: int, seed: int) -> None:
         _check_bank(n, interface.latent_dim, seed)
@@ -55,7 +77,7 @@ class StreamedLatents:
         return self.n
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """Rows `(b, input_width)` of a slice without a step."""
+        """The rows `(b, input_width)` of a slice, which must not have a step."""
         start, stop, _ = rows.indices(self.n)
         first = start // BLOCK
         blocks = [self._block(block) for block in range(first, max(-(-stop // BLOCK), first + 1))]

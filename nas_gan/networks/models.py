@@ -1,13 +1,14 @@
 """Every network by its name: plain data in, a module out.
 
-A network is described by a dictionary `{"kind": "dcgan", "gf_dim": 128, ...}`, which is what a
-checkpoint holds. `kind` is a family of `MODELS`; the rest are options of its generator or of its
-discriminator, which all have defaults. The families that are lists of layers (all but the searched
-ones) share the options in `SLOT_OPTIONS` besides.
+A dictionary such as `{"kind": "dcgan", "gf_dim": 128}` describes a network; a checkpoint holds one.
+`kind` names a family of `MODELS`. The other entries are options of its generator or discriminator,
+all of which have defaults. The families that are lists of layers, which are all but the searched
+ones, also share the options in `SLOT_OPTIONS`.
 
-Generators have `latent_dim`, `n_classes` (0 unless conditional) and `image_shape (c, h, w)`. They
-are called with latents `(n, latent_dim + n_classes)`, whose last columns are the one-hot label.
-Discriminators are called with images and, if conditional, one-hot labels `(n, n_classes)`.
+Generators have the attributes `latent_dim`, `n_classes` (0 if unconditional) and `image_shape`,
+`(c, h, w)`. They are called with latents `(n, latent_dim + n_classes)`, whose last columns are the
+one-hot label. Discriminators are called with images and, if conditional, one-hot labels
+`(n, n_classes)`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from nas_gan.networks.spectral import normalise_network_, spectral_norm_
 
 Role = Literal["generator", "discriminator"]
 SpectralNorm = Literal["operator", "kernel", "none"]
-# Options of every net that is a list of layers; the last is for discriminators alone.
+# Options of every network that is a list of layers; the last is for discriminators only.
 SLOT_OPTIONS = (
     "hidden_activation",
     "output_activation",
@@ -51,7 +52,7 @@ SLOT_OPTIONS = (
     "activation_sharing",
     "spectral_norm",
 )
-# (options, init, rng) -> the module, its weights drawn where there is an rng
+# (options, init, rng) -> the module; its weights are drawn if there is an rng
 Build = Callable[[Mapping[str, Any], InitName, torch.Generator | None], nn.Module]
 
 
@@ -60,9 +61,9 @@ class Part:
     """One side of a family.
 
     Attributes:
-        build: makes the network of its options.
-        options: the names that it takes.
-        init: how its weights are drawn where nobody asks for another way.
+        build: Builds the network from its options.
+        options: The names of the options.
+        init: The distribution of the initial weights by default.
     """
 
     build: Build
@@ -75,9 +76,9 @@ class ModelFamily:
     """A generator and the discriminator that it was published with.
 
     Attributes:
-        summary: one line for people.
-        generator: None if the family is a discriminator alone.
-        discriminator: the other side.
+        summary: A description in one line.
+        generator: The generator, or None if the family has only a discriminator.
+        discriminator: The discriminator.
     """
 
     summary: str
@@ -92,14 +93,21 @@ def build_model(
     init: InitName | None = None,
     rng: torch.Generator | None = None,
 ) -> nn.Module:
-    """The network that `architecture` describes, in training mode.
+    """Build the network that a dictionary describes.
 
-    With `rng` its weights are drawn by `init`, by default the family's own; without, they are what
-    torch's global generator gives, as for a state dict that fills them next. Spectral norm is put
-    on afterwards.
+    Args:
+        architecture: `{"kind": name of a family, option: value, ...}`.
+        role: `generator` or `discriminator`.
+        init: Distribution of the initial weights; by default that of the family.
+        rng: Source of the initial weights. Without one, torch draws its own defaults, which is
+            enough for a network that a state dict will fill.
+
+    Returns:
+        The network in training mode. A generator has `latent_dim`, `n_classes` and `image_shape`.
+        Spectral norm is applied after the weights have been drawn.
 
     Raises:
-        InvalidValueError: the kind or an option is unknown, or no network has such values.
+        InvalidValueError: The family or an option is not known, or a value is out of range.
     """
     part = find_part(architecture.get("kind"), role)
     options = {name: value for name, value in architecture.items() if name != "kind"}
@@ -109,19 +117,19 @@ def build_model(
     try:
         return part.build(options, init or part.init, rng)
     except (KeyError, TypeError, AttributeError) as error:
-        # A value of a type that no network has; what is merely out of range says so itself.
+        # A value of the wrong type; values that are merely out of range raise errors of their own.
         raise InvalidValueError(
             f"the {architecture['kind']} {role} has an option of a wrong type: {error!r}"
         ) from error
 
 
 def describe_pair(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The generator and the discriminator of flat settings, each as data for `build_model`.
+    """The descriptions of the generator and the discriminator, read from flat settings.
 
-    `model` names the family and `discriminator` another one for that side. What else both take
-    (`image_size`, `n_classes` and the like) goes to both; an option of the generator's activation
-    slots has a twin with `d_` in front. What is missing or None is left to the family, and names
-    that are no option of any network are passed over.
+    `model` names the family, and `discriminator` another family for the discriminator. Settings
+    that both sides take, such as `image_size` and `n_classes`, go to both. The options of the
+    generator's activation slots have counterparts that begin with `d_`. Settings that are missing
+    or None are left to the family, and names that no network has as an option are ignored.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     generator = {n: given[n] for n in (*_SHARED, *_GENERATORS, *_SLOTS) if n in given}
@@ -144,7 +152,7 @@ def find_part(kind: object, role: Role) -> Part:
     """The generator or the discriminator of a family.
 
     Raises:
-        InvalidValueError: there is no such family; the nearest name is offered.
+        InvalidValueError: There is no such family, or it has no network for this role.
     """
     if not isinstance(kind, str) or kind not in MODELS:
         raise unknown_name("model", kind, MODELS)
@@ -156,7 +164,7 @@ def find_part(kind: object, role: Role) -> Part:
 
 
 def _layered(role: Role, recipe: Callable[..., NetworkSpec], init: InitName = "torch") -> Part:
-    """A part whose network is the list of layers that `recipe(**options)` gives."""
+    """A part whose network is the list of layers that `recipe(**options)` returns."""
     own = tuple(inspect.signature(recipe).parameters)
     slots = SLOT_OPTIONS if role == "discriminator" else SLOT_OPTIONS[:-1]
 
@@ -182,9 +190,10 @@ def _layered(role: Role, recipe: Callable[..., NetworkSpec], init: InitName = "t
 def _normalise(
     network: LayeredDiscriminator, method: SpectralNorm | None, rng: torch.Generator | None
 ) -> None:
-    """Put spectral norm on a discriminator in place; None is what its layers ask for themselves.
+    """Apply spectral norm to a discriminator, in place.
 
-    Asked for where no layer does, it goes on all of them and brings their norms to 1.
+    With None, the layers that ask for it get it. If a method is given and no layer asks for it, all
+    layers get it, and their norms become 1.
     """
     if method not in (None, "operator", "kernel", "none"):
         raise unknown_name("spectral_norm", method, ("operator", "kernel", "none"))
@@ -205,7 +214,7 @@ def _normalise(
 
 
 def _nas_generator(**defaults: Any) -> Part:
-    """The generator that a genotype describes; `defaults` stand in for options left out."""
+    """The generator that a genotype describes; `defaults` replace options that are left out."""
 
     def build(options: Mapping[str, Any], init: InitName, rng: torch.Generator | None) -> nn.Module:
         generator = Generator(GeneratorConfig.from_dict({**defaults, **options}))
@@ -217,7 +226,7 @@ def _nas_generator(**defaults: Any) -> Part:
 
 
 def _nas_discriminator(**defaults: Any) -> Part:
-    """The discriminator of AutoGAN, which both searched generators were trained with."""
+    """The discriminator of AutoGAN, with which both searched generators were trained."""
 
     def build(options: Mapping[str, Any], init: InitName, rng: torch.Generator | None) -> nn.Module:
         return build_discriminator(DiscriminatorConfig(**{**defaults, **options}), init, rng)
@@ -268,13 +277,13 @@ MODELS: dict[str, ModelFamily] = {
     "searched": ModelFamily("the discriminator of a searched genotype", None, _SEARCHED),
     "dcgan": _family("DCGAN for 64 px", dcgan.generator, dcgan.discriminator, "dcgan"),
     "wgan": _family(
-        "WGAN: the DCGAN nets, the discriminator as critic",
+        "WGAN: the DCGAN networks, with the discriminator as critic",
         dcgan.generator,
         dcgan.discriminator,
         "dcgan",
     ),
     "attention-dcgan": _family(
-        "DCGAN with a self-attention block on either side",
+        "DCGAN with a self-attention block in both networks",
         partial(dcgan.generator, attention=True),
         partial(dcgan.discriminator, attention=True),
         "dcgan",
@@ -294,17 +303,17 @@ MODELS: dict[str, ModelFamily] = {
         dense.maxout_gan_discriminator,
     ),
     "mnist-condgan": _family(
-        "conditional, of linear layers, with activation slots",
+        "conditional GAN of linear layers, with activation slots",
         dense.mlp_generator,
         dense.mlp_discriminator,
     ),
     "dense-cgan": _family(
-        "conditional, of linear layers with batch norm",
+        "conditional GAN of linear layers with batch norm",
         partial(dense.mlp_generator, batch_norm=True),
         partial(dense.mlp_discriminator, factors=(2, 1), dropout=0.0),
     ),
     "maxout-cgan": _family(
-        "conditional, with a branch for labels, maxout discriminator",
+        "conditional GAN with a branch for labels and a maxout discriminator",
         dense.maxout_cgan_generator,
         dense.maxout_cgan_discriminator,
     ),
@@ -314,5 +323,5 @@ MODELS: dict[str, ModelFamily] = {
         mmd_gan.discriminator,
         "mmd_gan",
     ),
-    "layers": _family("any net, its lists of layers written down", NetworkSpec, NetworkSpec),
+    "layers": _family("any network, described layer by layer", NetworkSpec, NetworkSpec),
 }

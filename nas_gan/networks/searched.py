@@ -1,4 +1,4 @@
-"""The generator that a genotype describes, and the discriminator that trains it."""
+"""The generator that a genotype describes, and the discriminator that it is trained with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas_gan.networks.genotype import MMD_NAS, Genotype
 from nas_gan.networks.operations import Cell
 
 # data set -> (width of the first feature map, number of latent parts). The image is 8 times as
-# wide. Only the CIFAR-10 net feeds a third of the latent into each of three cells.
+# wide. Only the CIFAR-10 network feeds a third of the latents into each of its three cells.
 DATASET_SHAPES = {
     "cifar10": (4, 3),
     "cifar100": (4, 2),
@@ -30,7 +30,22 @@ InitName = Literal[
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """What it takes to build a `Generator`. The image is `8 * bottom_width` pixels wide."""
+    """The settings of a `Generator`.
+
+    Attributes:
+        genotype: The operations of its cells.
+        bottom_width: Height and width of the first feature map in pixels. The image is 8 times as
+            large.
+        latent_dim: Length of the noise.
+        latent_parts: Number of equal parts that the noise is split into, 2 or 3. Each part enters
+            at another resolution.
+        gf_dim: Channels of every feature map.
+        activation: Activation of the cells, a key of `nas_gan.networks.activations.ACTIVATIONS`.
+        image_channels: Channels of the image: 3 for colour, 1 for grey.
+
+    Raises:
+        InvalidValueError: A size is below 1, or `latent_dim` does not divide into `latent_parts`.
+    """
 
     genotype: Genotype = MMD_NAS
     bottom_width: int = 4
@@ -53,7 +68,15 @@ class GeneratorConfig:
 
     @staticmethod
     def for_dataset(name: str, **changes: Any) -> GeneratorConfig:
-        """The published shape for one of `DATASET_SHAPES`, with fields changed by keyword."""
+        """The published settings for a data set.
+
+        Args:
+            name: `cifar10`, `cifar100`, `stl10`, `celeba64` or `celeba128`.
+            **changes: Fields with other values.
+
+        Raises:
+            InvalidValueError: The data set has no published settings.
+        """
         if name not in DATASET_SHAPES:
             raise InvalidValueError(
                 f"no published shape for {name!r}; choose one of {', '.join(DATASET_SHAPES)}"
@@ -67,12 +90,12 @@ class GeneratorConfig:
         return 8 * self.bottom_width
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only; `from_dict` reads them back."""
+        """The settings as plain values, which `from_dict` reads back."""
         return asdict(self)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> GeneratorConfig:
-        """Read what `to_dict` wrote; what is missing has its default."""
+        """Read what `to_dict` returned; a missing field has its default."""
         data = dict(data)
         if "genotype" in data:
             genotype = data["genotype"]
@@ -82,7 +105,19 @@ class GeneratorConfig:
 
 
 class Generator(nn.Module):
-    """`(n, latent_dim)` standard normal latents to `(n, 3, 8w, 8w)` images in [-1, 1]."""
+    """The generator that a genotype describes.
+
+    It maps standard normal latents `(n, latent_dim)` to images `(n, c, 8w, 8w)` in [-1, 1], where
+    w is `bottom_width`. Source: MMD-PMish-NAS (IEEE Access 2024), after AdversarialNAS (Gao et
+    al., CVPR 2020).
+
+    Args:
+        config: The settings.
+
+    Raises:
+        InvalidValueError: The genotype leaves a node of a cell without input, or the activation is
+            not known.
+    """
 
     n_classes = 0
 
@@ -123,10 +158,10 @@ class Generator(nn.Module):
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """What it takes to build a `Discriminator`.
+    """The settings of a `Discriminator`.
 
-    `downsampling` counts the leading blocks that halve the image: 2 for images up to 48 px,
-    3 at 64 px, 4 at 128 px.
+    `downsampling` is the number of leading blocks that halve the image: 2 for images of up to 48
+    pixels, 3 for 64 and 4 for 128.
     """
 
     df_dim: int = 512
@@ -144,7 +179,7 @@ class DiscriminatorConfig:
 
     @staticmethod
     def for_image_size(size: int, **changes: Any) -> DiscriminatorConfig:
-        """The published depth for images of `size` pixels, with fields changed by keyword."""
+        """The published settings for images of `size` pixels, with fields changed by keyword."""
         downsampling = 4 if size >= 128 else 3 if size >= 64 else 2
         return DiscriminatorConfig(downsampling=downsampling, **changes)
 
@@ -184,7 +219,7 @@ class _Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """`(n, 3, h, w)` images to `(n, n_outputs)` scores; the kernel of an MMD loss reads them."""
+    """Maps images `(n, c, h, w)` to scores `(n, n_outputs)` for the kernel of an MMD loss."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -204,16 +239,16 @@ class Discriminator(nn.Module):
 def initialize_(module: nn.Module, init: InitName, rng: torch.Generator) -> None:
     """Fill the weights of a freshly built network in place.
 
-    `normal` (deviation 0.02), `orth` and `xavier_uniform` are for Conv2d; Linear and
-    ConvTranspose2d keep torch's own distribution then. `dcgan` (deviation 0.02) is for all
-    convolutions. `he_normal`, `glorot` and `mmd_gan` are for every weight; the last is He's before
-    a ReLU, leaky or not, Glorot's elsewhere, and has no biases. `torch` is torch's own for
-    everything. Batch normalisation starts at N(1, 0.02) with the first four, else at 1. Learned
-    activations and what keeps torch's distribution are drawn from `rng` too, so that a seed fixes
-    all of it.
+    `normal` (standard deviation 0.02), `orth` and `xavier_uniform` apply to Conv2d; Linear and
+    ConvTranspose2d then keep torch's own distribution. `dcgan` (standard deviation 0.02) applies to
+    all convolutions. `he_normal`, `glorot` and `mmd_gan` apply to every weight; `mmd_gan` uses He's
+    distribution before a ReLU, leaky or not, and Glorot's elsewhere, and sets biases to 0. `torch`
+    is torch's own distribution for everything. The weights of batch normalisation start at
+    N(1, 0.02) for the first four, otherwise at 1. Everything is drawn from `rng`, learned
+    activations included, so that a seed fixes all of it.
 
     Raises:
-        InvalidValueError: the name is not one of these.
+        InvalidValueError: The name is not one of these.
     """
     if init not in get_args(InitName):
         raise unknown_name("init", init, get_args(InitName))
@@ -242,7 +277,7 @@ def _draw_weight(
     slope: float | None,
     rng: torch.Generator,
 ) -> None:
-    """Fill one weight; `slope` is that of the ReLU behind it for negative inputs, if there is."""
+    """Fill one weight; `slope` is the negative slope of the ReLU that follows, if there is one."""
     weight, fan_in = layer.weight, _fan_in(layer)
     is_conv = isinstance(layer, nn.Conv2d)
     if (init == "normal" and is_conv) or (init == "dcgan" and not isinstance(layer, nn.Linear)):
@@ -259,14 +294,14 @@ def _draw_weight(
 
 
 def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> int:
-    """How many weights make one output of the layer, strides aside."""
+    """Number of weights that contribute to one output of the layer, without regard to strides."""
     if isinstance(layer, nn.ConvTranspose2d):
         return layer.weight[:, 0].numel() // layer.groups
     return layer.weight[0].numel()
 
 
 def _negative_slopes(module: nn.Module) -> dict[nn.Module, float]:
-    """For each layer with a ReLU behind it, before the next layer, that ReLU's negative slope."""
+    """The negative slope of the ReLU that follows each layer, for the layers that have one."""
     slopes: dict[nn.Module, float] = {}
     last: nn.Module | None = None
     for layer in module.modules():
@@ -283,9 +318,10 @@ def build_discriminator(
     init: InitName = "xavier_uniform",
     rng: torch.Generator | None = None,
 ) -> Discriminator:
-    """A discriminator with initialised weights and, if asked for, spectral norm on every layer.
+    """A discriminator with initialised weights and, if the settings say so, spectral norm.
 
-    The weights are drawn before spectral norm is put on: its power iteration starts from them.
+    The weights are drawn before spectral norm is applied, since its power iteration starts from
+    them.
     """
     discriminator = Discriminator(config)
     if rng is not None:
