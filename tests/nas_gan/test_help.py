@@ -17,6 +17,7 @@ CONFIGS = {
     "nas_gan.search": "SearchConfig",
     "nas_gan.experiments": "ExperimentsConfig",
     "nas_gan.dashboard": "DashboardConfig",
+    "export.__main__": "Config",
 }
 # What most people need at once.
 FIRST_PANEL = 10
