@@ -1,11 +1,11 @@
-"""Activation functions, each its own module so that a learnable one has parameters of its own site.
+"""Activation functions, each a module, so that every site can have learned parameters of its own.
 
-Three families: the fixed ones; those of MMD-PMish-NAS with scalars that start at 1 (IEEE Access
-2024); and the bi-hyperbolic ones of the adaptive-activation GANs, which have a value per unit and
-draw their start. A net names them in two places: the hidden slot (`make_activation`) and the output
-slot, whose range is an interval (`make_output_activation`).
+There are three families: fixed activations; those of MMD-PMish-NAS, whose scalars start at 1 (IEEE
+Access 2024); and the bi-hyperbolic ones of the GANs with adaptive activations, which have a value
+per unit and random initial values. A network names them in two places: the hidden slot
+(`make_activation`) and the output slot, whose range is an interval (`make_output_activation`).
 
-Every formula is written so that no finite input overflows, in half precision too.
+Every formula is written so that no finite input overflows, even in half precision.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from nas_gan.errors import InvalidValueError, unknown_name
 Interval = tuple[float, float]
 SYMMETRIC: Interval = (-1.0, 1.0)  # images
 UNIT: Interval = (0.0, 1.0)  # probabilities
-# `"default"`, `"xavier_normal"`, or `{"name": "normal", "mean": m, "std": s}`, where a parameter
-# may have values of its own: `{"name": "normal", "t": {"mean": m, "std": s}}`.
+# `"default"`, `"xavier_normal"`, or `{"name": "normal", "mean": m, "std": s}`, in which a parameter
+# can have values of its own: `{"name": "normal", "t": {"mean": m, "std": s}}`.
 Init = str | Mapping[str, Any]
 INITS = ("default", "normal", "xavier_normal")
 
-# softplus(beta x) / beta has a pole at beta = 0. The function itself tends to the identity there,
-# so the nearest point that float32 resolves well loses nothing.
+# softplus(beta x) / beta has a pole at beta = 0. PMish itself tends to the identity there, so the
+# nearest value that float32 resolves well loses nothing.
 BETA_MIN = 1e-3
-# Keeps the slope of a root finite at the origin; far below what float32 resolves beside 1.
+# Keeps the slope of a root finite at the origin; it is far below what float32 resolves next to 1.
 ROOT_FLOOR = 1e-12
 
 
 def pmish(x: Tensor, beta: Tensor) -> Tensor:
     """`x * tanh(softplus(beta * x) / beta)`, elementwise; `beta = 1` is Mish.
 
-    Written with `logsigmoid`, which is the same number (`softplus(a) = -logsigmoid(-a)`), never
-    overflows, and exports to an operator that ONNX Runtime runs several times faster.
+    It is computed with `logsigmoid`, which gives the same value (`softplus(a) = -logsigmoid(-a)`),
+    never overflows, and exports to an operator that ONNX Runtime runs several times faster.
     """
-    # Signs and the division act on the scalar, which keeps three passes over x out.
+    # The signs and the division act on the scalar, which saves three passes over x.
     return x * torch.tanh(F.logsigmoid(x * -beta) * (-1 / beta))
 
 
 def away_from_zero(beta: Tensor, minimum: float = BETA_MIN) -> Tensor:
     """Move `beta` to at least `minimum` in magnitude, keeping its sign and its gradient.
 
-    The gradient passes straight through: a clamped scalar that received none could never leave.
-    It is small there, since PMish hardly differs from the identity, and comes from large inputs.
+    The gradient passes straight through, since a clamped scalar without gradient could never leave.
+    It is small there, because PMish hardly differs from the identity, and comes from large inputs.
     """
     sign = torch.where(beta < 0, -1.0, 1.0).to(beta.dtype)
     clamped = torch.where(beta.abs() < minimum, sign * minimum, beta)
@@ -58,7 +58,8 @@ def away_from_zero(beta: Tensor, minimum: float = BETA_MIN) -> Tensor:
 
 def hypotenuse(a: Tensor, b: Tensor) -> Tensor:
     """`sqrt(a^2 + b^2)`, elementwise, without overflow and with a finite slope at the origin."""
-    # Homogeneous of degree one: the scale cancels, from the gradient too, and needs none.
+    # The function is homogeneous of degree one: the scale cancels, in the gradient as well, so it
+    # needs no gradient of its own.
     scale = torch.maximum(a.abs(), b.abs()).detach().clamp(min=1e-4)
     return scale * torch.sqrt((a / scale).square() + (b / scale).square() + ROOT_FLOOR)
 
@@ -68,23 +69,23 @@ def bhaa(x: Tensor, t1: Tensor, t2: Tensor, slope: Tensor, interval: Interval) -
 
     For (-1, 1): `0.5 * (sqrt((1 + 2 l x)^2 + 4 t1^2) - sqrt((1 - 2 l x)^2 + 4 t2^2))`; for (0, 1)
     `0.25 * (sqrt((1 + 4 l x)^2 + 16 t1^2) - sqrt((1 - 4 l x)^2 + 16 t2^2)) + 0.5`. It leaves the
-    interval where t1 and t2 differ.
+    interval if t1 and t2 differ.
     """
     low, high = interval
     width = high - low
     k = 4 / width
     u = k * slope * x
     roots = hypotenuse(1 + u, k * t1) + hypotenuse(1 - u, k * t2)  # at least 2
-    # A difference of roots is the difference of their squares over their sum, which does not cancel
-    # for large x.
+    # A difference of roots is the difference of their squares divided by their sum, which does not
+    # cancel for large x.
     return (low + high) / 2 + width * (u / roots) + 4 / width * (t1**2 - t2**2) / roots
 
 
 def bhaa_range(t1: Tensor, t2: Tensor, interval: Interval) -> tuple[Tensor, Tensor]:
-    """Infimum and supremum of `bhaa` over all x, in the shape of `t1`.
+    """Infimum and supremum of `bhaa` over all x, with the shape of `t1`.
 
-    The function is a difference of distances from a point of a line to two others, so that the
-    triangle inequality bounds it; the reference divides by `t1 - t2` instead.
+    The function is a difference between the distances from a point on a line to two other points,
+    so the triangle inequality bounds it. The reference divides by `t1 - t2` instead.
     """
     low, high = interval
     middle, half = (low + high) / 2, (high - low) / 2
@@ -104,9 +105,9 @@ def bhana(x: Tensor, t1: Tensor, t2: Tensor, slope: Tensor, interval: Interval) 
 def shrelu(x: Tensor, t: Tensor) -> Tensor:
     """`0.5 * (x + sqrt(x^2 + t^2))`, elementwise: a hyperbola that hugs ReLU."""
     positive = x.clamp(min=0)
-    # |x| by the same branch as the positive part, so that the slope at 0 is 1/2 as it should be.
+    # |x| comes from the same branch as the positive part, so that the slope at 0 is 1/2.
     magnitude = 2 * positive - x
-    # The root minus |x| without cancellation; the floor serves t = 0.
+    # The root minus |x| without cancellation; the constant is for t = 0.
     return positive + 0.5 * t * (t / (hypotenuse(x, t) + magnitude + 1e-7))
 
 
@@ -136,11 +137,11 @@ Starts = Mapping[str, tuple[float, float]]  # parameter -> (mean, standard devia
 
 
 class LearnedActivation(nn.Module):
-    """`function(x, **parameters)` with a learnable parameter for every name in `starts`.
+    """`function(x, **parameters)` with a learned parameter for every name in `starts`.
 
-    `shape` is that of one input without the batch, `(n,)` or `(c, h, w)`, for a value per unit, or
-    whatever broadcasts against it; `(1,)` is one scalar for the site. A start with deviation 0 is a
-    constant.
+    `shape` is the shape of a parameter: that of one input without the batch, `(n,)` or `(c, h, w)`,
+    for a value per unit, or one that broadcasts against it. `(1,)` is one scalar for the site. An
+    initial value with standard deviation 0 is a constant.
     """
 
     def __init__(
@@ -161,17 +162,17 @@ class LearnedActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parameters: dict[str, Tensor] = {name: getattr(self, name) for name in self.starts}
         if self.frozen:
-            # Not by requires_grad, which a training step turns off and on for a whole network.
+            # requires_grad would not do: a training step turns it off and on for a whole network.
             parameters = {name: value.detach() for name, value in parameters.items()}
         return self.function(x, **parameters)
 
     @torch.no_grad()
     def reset_parameters(self, rng: torch.Generator | None = None) -> None:
-        """Draw the start values again, from `rng` where one is given."""
+        """Draw the initial values again, from `rng` if it is given."""
         for name, (mean, std) in self.starts.items():
             parameter: nn.Parameter = getattr(self, name)
             if self.init["name"] == "xavier_normal":
-                # A vector is one row: fan-in and fan-out are n and 1.
+                # A vector counts as one row, so fan-in and fan-out are n and 1.
                 rows = parameter.view(1, -1) if parameter.ndim == 1 else parameter
                 nn.init.xavier_normal_(rows, generator=rng)
                 continue
@@ -259,7 +260,7 @@ def _bhsa(x: Tensor, t: Tensor, slope: Tensor, interval: Interval) -> Tensor:
 
 
 class PMish(LearnedActivation):
-    """Parametric Mish with one learnable `beta`, initially 1 (IEEE Access 2024)."""
+    """Parametric Mish with one learned `beta`, initially 1 (IEEE Access 2024)."""
 
     beta: nn.Parameter
 
@@ -268,7 +269,7 @@ class PMish(LearnedActivation):
 
 
 class Swish(LearnedActivation):
-    """`x * sigmoid(beta * x)` with one learnable `beta`, initially 1."""
+    """`x * sigmoid(beta * x)` with one learned `beta`, initially 1."""
 
     beta: nn.Parameter
 
@@ -276,7 +277,7 @@ class Swish(LearnedActivation):
         super().__init__(_swish, ONE_BETA, shape, init)
 
 
-# name -> (function, where its parameters start)
+# name -> (function, initial values of its parameters)
 _HIDDEN: dict[str, tuple[Callable[..., Tensor], Starts]] = {
     "mish_a": (_mish_a, ONE_BETA),
     "mish_b": (_mish_b, ONE_BETA),
@@ -307,7 +308,7 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
 
 _HALF = (0.5, 0.05)
 _SPREAD = {SYMMETRIC: (0.25, 0.05), UNIT: (0.7, 0.05)}
-# name -> function(x, interval=..., **parameters), and its starts for each interval
+# name -> function(x, interval=..., **parameters), and the initial values for each interval
 OUTPUT_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], dict[Interval, Starts]]] = {
     "bhsa": (_bhsa, {i: {"t": t, "slope": _HALF} for i, t in _SPREAD.items()}),
     **{
@@ -319,10 +320,12 @@ OUTPUT_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], dict[Interval, Starts
 
 
 def make_activation(name: str, shape: Sequence[int] = (1,), init: Init = "default") -> nn.Module:
-    """A fresh activation for a hidden site by its name; one without parameters ignores the rest.
+    """A new activation for a hidden site, by its name.
+
+    `shape` and `init` are those of its learned parameters, if it has any.
 
     Raises:
-        InvalidValueError: the name is not in `ACTIVATIONS`, or `init` is not an initialiser.
+        InvalidValueError: The name is not in `ACTIVATIONS`, or `init` is not an initialiser.
     """
     if name not in ACTIVATIONS:
         raise unknown_name("activation", name, ACTIVATIONS)
@@ -334,10 +337,10 @@ def make_activation(name: str, shape: Sequence[int] = (1,), init: Init = "defaul
 def make_output_activation(
     name: str, interval: Interval, shape: Sequence[int] = (1,), init: Init = "default"
 ) -> nn.Module:
-    """A fresh activation for the output, whose range is `SYMMETRIC` or `UNIT`.
+    """A new activation for the output, whose range is `SYMMETRIC` or `UNIT`.
 
     Raises:
-        InvalidValueError: the name is neither in `OUTPUT_ACTIVATIONS` nor tanh, sigmoid or none, it
+        InvalidValueError: The name is neither in `OUTPUT_ACTIVATIONS` nor tanh, sigmoid or none, it
             has no form for the interval, or `init` is not an initialiser.
     """
     plain = {SYMMETRIC: "tanh", UNIT: "sigmoid"}.get(interval)
@@ -355,7 +358,7 @@ def make_output_activation(
 
 
 def learned_activations(module: nn.Module) -> Iterator[tuple[str, LearnedActivation]]:
-    """The activations with parameters in `module`, by their dotted names."""
+    """The activations in `module` that have parameters, by their dotted names."""
     for name, child in module.named_modules():
         if isinstance(child, LearnedActivation) and child.starts:
             yield name, child
@@ -364,7 +367,7 @@ def learned_activations(module: nn.Module) -> Iterator[tuple[str, LearnedActivat
 def activation_statistics(module: nn.Module) -> dict[str, float]:
     """Mean, largest and smallest value of every activation parameter, as scalars for a log.
 
-    Keys are `cell1.c0.ops.0.op.0.beta/mean` and the like.
+    The keys are of the form `cell1.c0.ops.0.op.0.beta/mean`.
     """
     scalars = {}
     for site, activation in learned_activations(module):
@@ -378,16 +381,16 @@ def activation_statistics(module: nn.Module) -> dict[str, float]:
 
 
 def freeze_activations_(module: nn.Module, *, epoch: int, from_epoch: int | None) -> bool:
-    """Stop learning the activation parameters of `module` from `from_epoch` on, in place.
+    """Freeze the activation parameters of `module` from `from_epoch` on, in place.
 
-    Call it at the start of every epoch; None never freezes. An epoch before `from_epoch` lets them
-    learn again, so that a resumed run is where an uninterrupted one would be. Says whether they
-    are frozen now.
+    Call it at the start of every epoch. With None they are never frozen. An epoch before
+    `from_epoch` unfreezes them, so that a resumed run is in the state of an uninterrupted one.
+    Returns whether they are frozen now.
     """
     frozen = from_epoch is not None and epoch >= from_epoch
     for _, activation in learned_activations(module):
         activation.frozen = frozen
         if frozen:
-            # An optimiser moves whatever has a gradient, also one of the last update.
+            # An optimiser moves whatever has a gradient, even one left from the last step.
             activation.zero_grad(set_to_none=True)
     return frozen

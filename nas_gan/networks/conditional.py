@@ -1,8 +1,8 @@
-"""Labels of conditional generators: as one-hot columns behind the noise, or as an input of its own.
+"""Labels of conditional generators: one-hot columns that follow the noise, or a separate input.
 
-In training, sampling, measuring and compressing a conditional generator takes one tensor
-`(n, latent_dim + n_classes)`, so that whatever handles latents handles labels. An exported net
-takes two inputs instead, which is what a program on a device has: noise and whole numbers.
+In training, sampling, measuring and compressing, a conditional generator takes one tensor
+`(n, latent_dim + n_classes)`, so that code that handles latents also handles labels. An exported
+network takes two inputs instead, since noise and integers are what a program on a device has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def with_labels(noise: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     """Noise `(n, latent_dim)` and integer labels `(n,)` to latents `(n, latent_dim + n_classes)`.
 
     Raises:
-        InvalidValueError: the numbers of rows differ, or a label is not in `0..n_classes - 1`.
+        InvalidValueError: The numbers of rows differ, or a label is not in `0..n_classes - 1`.
     """
     if labels.shape != noise.shape[:1]:
         raise InvalidValueError(
@@ -46,11 +46,11 @@ def split_labels(latents: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
 class SplitInputs(nn.Module):
     """A conditional generator with two inputs: noise `(n, latent_dim)` and int64 labels `(n,)`.
 
-    It traces and exports: the label picks a row of the identity matrix, and a label out of range
-    is an error in whatever runs the graph.
+    It can be traced and exported: the label selects a row of the identity matrix, and a label out
+    of range is an error in whatever runs the graph.
 
     Raises:
-        InvalidValueError: the generator has no classes.
+        InvalidValueError: The generator is not conditional.
     """
 
     identity: Tensor
@@ -68,7 +68,7 @@ class SplitInputs(nn.Module):
         self.n_classes = n_classes
         like = next(generator.parameters(), torch.empty(0))
         identity = torch.eye(n_classes, dtype=like.dtype, device=like.device)
-        # Follows the generator to other devices and types, but is nothing to save.
+        # It follows the generator to other devices and types, but need not be saved.
         self.register_buffer("identity", identity, persistent=False)
 
     def forward(self, z: Tensor, label: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Looking into a network while it runs: hooks that are gone afterwards."""
+"""Hooks that observe a network while it runs, and are removed afterwards."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from nas_gan.networks.structure import evaluating
 
-# Told of what enters a module, its first input.
+# Called with the first input of a module.
 OnInput = Callable[[Tensor], None]
-# Told of all inputs and of what leaves; a tensor that it returns leaves instead.
+# Called with all inputs of a module and its output; a tensor that it returns replaces the output.
 OnOutput = Callable[[tuple[Any, ...], Any], Tensor | None]
 
 
@@ -22,7 +22,7 @@ def hooked(
     entering: Iterable[tuple[nn.Module, OnInput]] = (),
     leaving: Iterable[tuple[nn.Module, OnOutput]] = (),
 ) -> Iterator[None]:
-    """Within the block each call of a module is told to its function, before or after it ran."""
+    """Within the block, call the function of each module before or after the module runs."""
     handles = [_before(module, tell) for module, tell in entering]
     handles += [_after(module, tell) for module, tell in leaving]
     try:
@@ -45,7 +45,7 @@ def observing(
 
 
 def run_batches(network: nn.Module, latents: Tensor, batch_size: int) -> None:
-    """Run the network on all latents, for what hooks see of it."""
+    """Run the network on all latents, for its hooks."""
     for batch in latents.split(batch_size):
         network(batch)
 

@@ -1,4 +1,4 @@
-"""The layers that torch has for convolutions and linear maps, and what tells them apart."""
+"""torch's layers for convolutions and linear maps, and how they differ."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class LayerType:
-    """One of torch's classes of layers.
+    """One of torch's layer classes.
 
     Attributes:
-        kind: its name in tables and signatures.
-        module: the class.
-        n_axes: along how many axes it moves: 0 for a linear layer.
-        transposed: whether it is a transposed convolution, which stores its inputs first.
+        kind: Its name in tables and signatures.
+        module: The class.
+        n_axes: Number of axes along which the kernel moves; 0 for a linear layer.
+        transposed: Whether it is a transposed convolution, whose weight has input channels first.
     """
 
     kind: Kind
@@ -53,17 +53,17 @@ LAYER_TYPES: dict[Kind, LayerType] = {
 
 
 def layer_type_of(module: nn.Module) -> LayerType | None:
-    """The type of a layer or of a subclass of one; None for any other module."""
+    """The type of a layer, subclasses included; None for any other module."""
     return next((t for t in LAYER_TYPES.values() if isinstance(module, t.module)), None)
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module is of one of these classes itself, so that it computes what they do."""
+    """Whether a module is exactly of one of these classes, so that it computes what they do."""
     return any(type(module) is known.module for known in LAYER_TYPES.values())
 
 
 def convolution_type(n_axes: int, *, transposed: bool) -> type[nn.Module]:
-    """The class of convolutions that move along so many axes."""
+    """The convolution class whose kernel moves along `n_axes` axes."""
     return next(
         known.module
         for known in LAYER_TYPES.values()

@@ -1,4 +1,4 @@
-"""Candidate operations on an edge, and the cell that they make up."""
+"""The candidate operations of an edge, and the cell that edges make up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.networks.activations import make_activation
 from nas_gan.networks.genotype import EDGES, Genotype
 
-# name -> (kernel, padding, dilation); stride 1, so every one keeps height and width.
+# name -> (kernel, padding, dilation); the stride is 1, so height and width stay the same.
 CONVOLUTIONS = {
     "conv_1x1": (1, 0, 1),
     "conv_3x3": (3, 1, 1),
@@ -19,19 +19,19 @@ CONVOLUTIONS = {
     "dil_conv_3x3": (3, 2, 2),
     "dil_conv_5x5": (5, 4, 2),
 }
-# How a cell brings an earlier cell's feature to its own size.
+# How a cell resizes the features of earlier cells to its own size.
 SKIP_MODE = {1: "nearest", 2: "bilinear", 3: "nearest"}
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Interpolate `(n, c, h, w)` to `(n, c, *size)`; smooth ones align areas, not corners."""
+    """Interpolate `(n, c, h, w)` to `(n, c, *size)`; smooth modes align areas, not corners."""
     return F.interpolate(
         x, size=size, mode=mode, align_corners=None if mode == "nearest" else False
     )
 
 
 class ConvOp(nn.Module):
-    """Activation, then a convolution with bias; `(n, c, h, w)` stays that shape."""
+    """Activation, then a convolution with bias; the shape `(n, c, h, w)` stays the same."""
 
     def __init__(self, name: str, channels: int, activation: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class ConvTransposeUp(nn.Module):
 
 
 class Edge(nn.Module):
-    """One derived edge. Its only operation is `ops.0`, the place it has in the published nets."""
+    """A derived edge; its only operation is `ops.0`, its name in the published networks."""
 
     def __init__(self, op: nn.Module) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Edge(nn.Module):
 
 
 class UpEdge(nn.Module):
-    """One derived upsampling edge; its only operation is `ups.0`."""
+    """A derived upsampling edge; its only operation is `ups.0`."""
 
     def __init__(self, op: nn.Module) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class UpEdge(nn.Module):
 
 
 def make_edge(name: str, channels: int, activation: str) -> Edge | None:
-    """The normal operation `name` as an edge; `none` is no edge at all."""
+    """The normal operation `name` as an edge; None for the operation `none`."""
     if name == "none":
         return None
     if name == "skip_connect":
@@ -117,13 +117,13 @@ def make_up_edge(name: str, channels: int, activation: str) -> UpEdge:
 
 
 class Cell(nn.Module):
-    """Two upsampling edges and up to five normal ones over the nodes 0..3.
+    """Two upsampling edges and up to five normal ones between the nodes 0 to 3.
 
-    Takes `(n, c, h, w)` and earlier skip features; returns `(skip_out, node3)`, both
-    `(n, c, 2h, 2w)`.
+    It takes `(n, c, h, w)` and the skip features of earlier cells, and returns `(skip_out, node3)`,
+    both `(n, c, 2h, 2w)`.
 
     Raises:
-        InvalidValueError: the genotype leaves node 2 or node 3 without any input.
+        InvalidValueError: The genotype leaves node 2 or node 3 without input.
     """
 
     up0: UpEdge
@@ -160,8 +160,8 @@ class Cell(nn.Module):
         for conv, skip in zip(self.skip_in_ops, skips, strict=True):
             node2 = node2 + conv(resize(skip, size, self.skip_mode))
         node3 = _sum_present((self.c2, node0), (self.c3, node1), (self.c4, node2))
-        # The published weights were trained with the skip output taken after the earlier skips
-        # were added, so a later cell sees them too.
+        # The published weights were trained with the skip output taken after the earlier skips are
+        # added, so that later cells see them as well.
         return node2, node3
 
 

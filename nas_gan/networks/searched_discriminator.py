@@ -1,7 +1,7 @@
 """The discriminator that a genotype describes, and the operations that only it has.
 
-Every block halves the image: 32 pixels become 2. Source: AdversarialNAS (Gao, Chen, Liu, Tan, Zhu,
-Liu; CVPR 2020).
+Every block halves the image, so that 32 pixels become 2. Source: AdversarialNAS (Gao, Chen, Liu,
+Tan, Zhu, Liu; CVPR 2020).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nas_gan.networks.genotype import D_EDGES, FIRST_EDGES, N_BLOCKS, Discrimina
 from nas_gan.networks.operations import CONVOLUTIONS, Edge, make_edge
 from nas_gan.networks.searched import InitName, initialize_
 
-# Of S1 and AdversarialNAS alike, whatever the generator's.
+# Both published discriminators use it, whatever the activation of the generator is.
 ACTIVATION = "relu"
 POOLS = {"avg_pool": nn.AvgPool2d, "max_pool": nn.MaxPool2d}
 
@@ -31,7 +31,7 @@ def make_first_edge(name: str, c_in: int, c_out: int) -> Edge:
 def make_down_edge(name: str, channels: int) -> Edge:
     """A downsampling operation, `(n, c, h, w)` to `(n, c, h / 2, w / 2)`.
 
-    Convolutions have stride 2 and an activation in front of them; pools have neither.
+    Convolutions have stride 2 and are preceded by an activation; pools have neither.
     """
     if name in POOLS:
         return Edge(POOLS[name](2))
@@ -42,7 +42,7 @@ def make_down_edge(name: str, channels: int) -> Edge:
 
 @dataclass(frozen=True)
 class SearchedDiscriminatorConfig:
-    """What it takes to build a `SearchedDiscriminator`."""
+    """The settings of a `SearchedDiscriminator`."""
 
     genotype: DiscriminatorGenotype
     df_dim: int = 80
@@ -57,13 +57,13 @@ class SearchedDiscriminatorConfig:
 
 
 class Block(nn.Module):
-    """Up to five normal edges over three nodes, and two downsampling ones that are summed.
+    """Up to five normal edges between three nodes, and two downsampling edges that are summed.
 
-    Takes `(n, c, h, w)`, in block 1 the image, and returns `(n, df, h / 2, w / 2)`. An edge `c0`
-    that nothing reads is not built.
+    It takes `(n, c, h, w)`, which is the image in block 1, and returns `(n, df, h / 2, w / 2)`. An
+    edge `c0` whose output is not used is not built.
 
     Raises:
-        InvalidValueError: the genotype leaves a node without any input.
+        InvalidValueError: The genotype leaves a node without input.
     """
 
     c0: Edge | None
@@ -123,7 +123,7 @@ def _sum_present(*edges: tuple[nn.Module | None, Tensor | None]) -> Tensor:
 
 
 class SearchedDiscriminator(nn.Module):
-    """`(n, 3, h, w)` images to `(n, n_outputs)` scores; `h` and `w` are multiples of 16."""
+    """Maps images `(n, c, h, w)` to scores `(n, n_outputs)`; h and w are multiples of 16."""
 
     def __init__(self, config: SearchedDiscriminatorConfig) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def build_searched_discriminator(
     init: InitName = "xavier_uniform",
     rng: torch.Generator | None = None,
 ) -> SearchedDiscriminator:
-    """A searched discriminator with initialised weights and, if asked for, spectral norm."""
+    """A searched discriminator with initialised weights and, if the settings ask, spectral norm."""
     discriminator = SearchedDiscriminator(config)
     if rng is not None:
         initialize_(discriminator, init, rng)
@@ -151,9 +151,9 @@ def build_searched_discriminator(
 
 
 def spectral_norm_(module: nn.Module) -> None:
-    """Put spectral norm on every convolution and linear map of `module`, in place.
+    """Apply spectral norm to every convolution and linear layer of `module`, in place.
 
-    The power iteration starts from the weights as they are and from torch's global generator.
+    The power iteration starts from the present weights and from torch's global generator.
     """
     for layer in list(module.modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear):

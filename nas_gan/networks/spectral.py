@@ -1,9 +1,9 @@
-"""Spectral norm by power iteration, on a convolution as it is applied or on its flattened kernel.
+"""Spectral norm by power iteration, on a convolution as an operator or on its flattened kernel.
 
-The norm of the flattened kernel (Miyato et al. 2018) only bounds that of the convolution; stride,
-padding and image size decide how far off it is. The iteration on the operator itself (Wang, Sun,
-Halgamuge; ICLR 2019) converges to the norm of the layer for images of one size. A layer's weight
-becomes `weight * constant / sigma`.
+The norm of the flattened kernel (Miyato et al. 2018) only bounds that of the convolution; how far
+off it is depends on stride, padding and image size. The iteration on the operator itself (Wang,
+Sun, Halgamuge; ICLR 2019) converges to the norm of the layer for images of one size. The weight of
+a layer becomes `weight * constant / sigma`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas_gan.networks.layer_types import Conv, Layer, Transposed
 Method = Literal["operator", "kernel"]
 LinearMap = Callable[[Tensor, Tensor], Tensor]
 EPSILON = 1e-10
-# Rounds before the first use: from a random start the estimate would be far too small.
+# Rounds before the first use; without them, the estimate from a random start is far too small.
 WARM_UP = 15
 
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -40,9 +40,9 @@ _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
 class SpectralScale(nn.Module):
     """Parametrization `weight -> weight * constant / sigma`.
 
-    `sigma` is the largest singular value of `x -> apply(weight, x)`. Its right singular vector is
-    a buffer, kept in the state dict and moved by `n_iterations` rounds at each forward in
-    training mode. Everything is float32, under autocast too.
+    `sigma` is the largest singular value of `x -> apply(weight, x)`. Its right singular vector is a
+    buffer in the state dict; each forward pass in training mode moves it by `n_iterations` rounds.
+    Everything is float32, even under autocast.
     """
 
     vector: Tensor
@@ -58,7 +58,7 @@ class SpectralScale(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             if self.training:
                 self.iterate(weight, self.n_iterations)
-            # The gradient goes through the weight alone, as if the vector were exact.
+            # The gradient passes through the weight alone, as if the vector were exact.
             sigma = self.apply_weight(weight, self.vector.clone()).norm()
             return weight * (self.constant / sigma.clamp(min=EPSILON))
 
@@ -86,14 +86,14 @@ def spectral_norm_(
     n_iterations: int = 1,
     rng: torch.Generator | None = None,
 ) -> nn.Module:
-    """Put spectral norm on a convolution, transposed convolution or Linear, in place.
+    """Apply spectral norm to a convolution, transposed convolution or Linear, in place.
 
-    `input_size` is the height and width (1 to 3 numbers) of what the layer is applied to; the
-    operator method of a convolution needs it. Create optimisers afterwards: the parameter is
-    another one then.
+    `input_size` is the spatial size of the layer's input, 1 to 3 numbers; the operator method needs
+    it for a convolution. Create optimisers afterwards, because the parameter is replaced.
 
     Raises:
-        InvalidValueError: the layer has no such norm, has one already, or `input_size` is missing.
+        InvalidValueError: The layer cannot have such a norm or already has one, or `input_size` is
+            missing.
     """
     if not isinstance(layer, Layer):
         raise InvalidValueError(
@@ -132,10 +132,10 @@ def normalise_network_(
     n_iterations: int = 1,
     rng: torch.Generator | None = None,
 ) -> nn.Module:
-    """Put spectral norm on every convolution and Linear of a network, in place.
+    """Apply spectral norm to every convolution and Linear of a network, in place.
 
-    `example` is one input of it, for the size of what each layer is applied to. Without
-    `constant` each of the L layers gets `gain^(1/L)`, so that `gain` bounds the whole chain.
+    `example` is an input of the network, which shows the input size of each layer. Without
+    `constant`, each of the L layers gets `gain^(1/L)`, so that `gain` bounds the whole chain.
     """
     sizes = _input_sizes(network, example)
     if not sizes:
@@ -155,7 +155,7 @@ def normalise_network_(
 
 
 def _input_sizes(network: nn.Module, example: Sequence[Tensor]) -> dict[nn.Module, tuple[int, ...]]:
-    """Layer -> height and width of its input, for every layer that is used."""
+    """Spatial size of the input of every layer that is used."""
     sizes: dict[nn.Module, tuple[int, ...]] = {}
 
     def note(layer: nn.Module) -> OnInput:
@@ -168,7 +168,7 @@ def _input_sizes(network: nn.Module, example: Sequence[Tensor]) -> dict[nn.Modul
 
 
 class _Flattened:
-    """A kernel as the matrix that has `dim` as its rows."""
+    """A kernel as a matrix whose rows are the dimension `dim`."""
 
     def __init__(self, dim: int) -> None:
         self.dim = dim

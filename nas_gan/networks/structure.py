@@ -1,8 +1,8 @@
 """Plain layers as data, and generators with some of their layers replaced.
 
 A compressed generator is the dense one with some layers replaced by an `nn.Sequential` of ordinary
-convolutions or linear maps. What they are fits into a dictionary of plain values, so that a file
-can be rebuilt without knowing how the layers were found.
+convolutions or linear layers. A dictionary of plain values describes them, so that a file can be
+rebuilt without knowledge of how the layers were found.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CONV = (
 )
 _TRANSPOSED = (*_CONV, "output_padding")
 _LINEAR = ("in_features", "out_features", "bias")
-# Constructor arguments of each class that a structure may hold, by its name.
+# Constructor arguments of each class that a structure can hold, by the name of the class.
 _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     **{
         known.module.__name__: (
@@ -46,10 +46,10 @@ _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 
 
 def layer_spec(module: nn.Module) -> dict[str, Any]:
-    """`{"type": ..., constructor argument: value, ...}` of a plain layer, ready for JSON.
+    """The description `{"type": ..., constructor argument: value, ...}` of a plain layer, for JSON.
 
     Raises:
-        CheckpointError: the layer is not exactly a plain convolution, Linear or Identity.
+        CheckpointError: The layer is not exactly a plain convolution, Linear or Identity.
     """
     name = type(module).__name__
     if name not in _TYPES or type(module) is not _TYPES[name][0]:
@@ -62,12 +62,12 @@ def layer_spec(module: nn.Module) -> dict[str, Any]:
 
 
 def build_layer(spec: Mapping[str, Any]) -> nn.Module:
-    """The layer that a spec describes, all weights zero until a state dict fills them.
+    """The layer that a description gives, with weights of 0 until a state dict fills them.
 
     No random number is drawn.
 
     Raises:
-        CheckpointError: the type is not one of ours, or its arguments do not make a layer.
+        CheckpointError: The type is not known, or its arguments do not make a layer.
     """
     kind = spec.get("type") if isinstance(spec, Mapping) else None
     if not isinstance(kind, str) or kind not in _TYPES:
@@ -98,13 +98,12 @@ def build_layer(spec: Mapping[str, Any]) -> nn.Module:
 def replace_modules(generator: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
     """A copy of `generator` in which the layer of each dotted name is a copy of `modules[name]`.
 
-    Where two replaced layers shared their weight, the parameters of their replacements that have
-    equal shapes are shared as well: the values are those of the first, biases stay apart unless
-    they were shared. The generator and the modules are left alone; what was in training mode stays
-    in it.
+    If two replaced layers shared their weight, their replacements share the parameters that have
+    equal shapes, with the values of the first; biases are shared only if they were before. The
+    generator and the modules are not changed, and the training mode of each layer is kept.
 
     Raises:
-        CheckpointError: the generator has no layer of that name.
+        CheckpointError: The generator has no layer of this name.
     """
     copies = {
         name: copy.deepcopy(module).train(_submodule(generator, name).training)
@@ -121,14 +120,14 @@ def replace_modules(generator: nn.Module, modules: Mapping[str, nn.Module]) -> n
             first_bias = getattr(_submodule(generator, first), "bias", None)
             same_bias = first_bias is getattr(old, "bias", None)
             _share_parameters_(copies[first], new, with_bias=same_bias)
-    # A deep copy takes what its memo holds for an object instead of copying it, so the old weights
-    # are never copied, and a layer that two parents hold is replaced in both.
+    # A deep copy uses what its memo holds for an object instead of copying it, so the old weights
+    # are never copied, and a layer with two parents is replaced in both.
     memo: dict[int, Any] = {id(_submodule(generator, name)): new for name, new in copies.items()}
     return copy.deepcopy(generator, memo)
 
 
 def _share_parameters_(source: nn.Module, target: nn.Module, with_bias: bool) -> None:
-    """Give the target the source's parameters wherever both have the same."""
+    """Give the target those parameters of the source that have the same name and shape in both."""
     for ours, theirs in zip(source.modules(), target.modules(), strict=False):
         for name, parameter in ours.named_parameters(recurse=False):
             other = getattr(theirs, name, None)
@@ -138,10 +137,10 @@ def _share_parameters_(source: nn.Module, target: nn.Module, with_bias: bool) ->
 
 
 def weight_sharers(generator: nn.Module, name: str) -> tuple[str, ...]:
-    """The layers of its type and number of groups that hold the weight of layer `name`.
+    """The layers that share the weight of layer `name`, and its type and number of groups.
 
-    In the order of `named_modules`, the layer itself among them. A module with several names counts
-    once, under its first.
+    They are in the order of `named_modules` and include the layer itself. A module with several
+    names is listed once, under the first.
     """
     module = _submodule(generator, name)
     weight = getattr(module, "weight", None)
@@ -162,11 +161,11 @@ def apply_structure(
 ) -> nn.Module:
     """A copy of `generator` with each named layer replaced by the plain layers of `structure`.
 
-    Builds shapes only, on the device and in the type of the replaced layer: load the compressed
-    state dict next.
+    The layers have the device and the type of the replaced layer, but weights of 0; load the
+    compressed state dict next.
 
     Raises:
-        CheckpointError: a layer is not in the generator, or a spec is not a plain layer.
+        CheckpointError: A layer is not in the generator, or a description is not of a plain layer.
     """
     modules: dict[str, nn.Module] = {}
     for name, specs in structure.items():
@@ -183,7 +182,7 @@ def apply_structure(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule has its old mode back."""
+    """Evaluation mode without gradients; afterwards every submodule has its former mode."""
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:

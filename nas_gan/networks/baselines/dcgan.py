@@ -1,7 +1,7 @@
 """DCGAN and its relatives: transposed convolutions up, strided convolutions down.
 
-`gf_dim` is the width of the generator's last hidden layer and `df_dim` that of the discriminator's
-first; towards the middle it doubles from layer to layer.
+`gf_dim` is the width of the generator's last hidden layer, and `df_dim` that of the discriminator's
+first. The closer a layer is to the latents or the score, the wider it is: each step doubles it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def generator(
 ) -> NetworkSpec:
     """Latents to images: 1024, 512, 256, 128 channels at the published size, all with batch norm.
 
-    `attention` puts a self-attention block where the map is half as wide as the image.
+    `attention` adds a self-attention block where the map is half as wide as the image.
     """
     widths = _widths(gf_dim, image_size)[::-1]
     layers: list[LayerSpec] = [{"type": "reshape", "to": [latent_dim + n_classes, 1, 1]}]
@@ -53,10 +53,10 @@ def discriminator(
     outer_bias: bool = True,
     attention: bool = False,
 ) -> NetworkSpec:
-    """Images to one score: 64, 128, 256, 512 channels, batch norm on all but the first.
+    """Images to one score: 64, 128, 256, 512 channels, with batch norm on all but the first.
 
     `outer_bias` gives the first and the last convolution a bias. The critic of WGAN is the same
-    net: a sigmoid is the loss's business here.
+    network, since the sigmoid is part of the loss here.
     """
     layers: list[LayerSpec] = []
     for number, width in enumerate(_widths(df_dim, image_size)):
@@ -108,7 +108,7 @@ def mnist_generator(
 def mnist_discriminator(
     *, df_dim: int = 16, image_size: int = 28, image_channels: int = 1, n_classes: int = 0
 ) -> NetworkSpec:
-    """Its discriminator: 64, 32 and 16 channels without stride, normalised after the activation."""
+    """Its discriminator: 64, 32 and 16 channels without stride, batch norm after the activation."""
     layers: list[LayerSpec] = []
     for factor in (4, 2, 1):
         layers += [
@@ -121,7 +121,7 @@ def mnist_discriminator(
 
 
 def _widths(narrowest: int, image_size: int) -> list[int]:
-    """Channels from the widest map to the bottom: one halving of the image for each."""
+    """Channels of each layer, narrowest first; each layer halves the image."""
     halvings = (image_size // BOTTOM).bit_length() - 1
     if image_size != BOTTOM << max(halvings, 1):
         raise InvalidValueError(

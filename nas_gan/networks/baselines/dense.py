@@ -1,7 +1,7 @@
-"""GANs of linear and maxout layers, with labels and without.
+"""GANs of linear and maxout layers, with and without labels.
 
-`gf_dim` and `df_dim` are the width of the narrowest hidden layer; the published nets have the
-defaults.
+`gf_dim` and `df_dim` are the width of the narrowest hidden layer; the defaults are those of the
+published networks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def mlp_generator(
     n_classes: int = 10,
     batch_norm: bool = False,
 ) -> NetworkSpec:
-    """256, 512, 1024 units; with `batch_norm` the last of them has no activation."""
+    """256, 512 and 1024 units; with `batch_norm` the last layer has no activation."""
     layers: list[LayerSpec] = []
     for factor in (1, 2, 4):
         layers.append({"type": "linear", "out": factor * gf_dim})
         layers += [{"type": "batch_norm"}] if batch_norm else []
-        # The gans-paper net leaves the widest layer linear, behind its normalisation.
+        # The published network has no activation after the normalisation of its widest layer.
         layers += [] if batch_norm and factor == 4 else [{"type": "hidden", "slope": SLOPE}]
     layers += _image(image_size, image_channels)
     return NetworkSpec((latent_dim,), layers, n_classes=n_classes)
@@ -43,7 +43,7 @@ def mlp_discriminator(
     factors: Sequence[int] = (4, 2, 1),
     dropout: float = 0.3,
 ) -> NetworkSpec:
-    """1024, 512, 256 units, or `df_dim` times other `factors`; dropout behind each unless 0."""
+    """1024, 512 and 256 units, or `df_dim` times other `factors`; dropout follows each unless 0."""
     layers: list[LayerSpec] = []
     for factor in factors:
         layers += [
@@ -64,7 +64,7 @@ def maxout_gan_generator(
     image_channels: int = 1,
     n_classes: int = 0,
 ) -> NetworkSpec:
-    """512, 1024, and as many units as pixels, each with a batch norm."""
+    """512 units, 1024, and as many as there are pixels, each layer with batch norm."""
     layers: list[LayerSpec] = []
     for width in (gf_dim, 2 * gf_dim, image_channels * image_size**2):
         layers += [
@@ -105,7 +105,7 @@ def maxout_cgan_generator(
     n_classes: int = 10,
     dropout: float = 0.3,
 ) -> NetworkSpec:
-    """Labels to 128 and noise to 256 units, joined, then 1024."""
+    """128 units for the label and 256 for the noise, joined, then 1024."""
 
     def branch(width: int) -> list[LayerSpec]:
         return [
@@ -135,10 +135,10 @@ def maxout_cgan_discriminator(
     noise: float = 0.0,
     label_noise: float = 0.0,
 ) -> NetworkSpec:
-    """Maxout of the image to 200 and of the label to 40 units, joined, then 200.
+    """200 maxout units for the image and 40 for the label, joined, then 200.
 
-    `noise` and `label_noise` are the rates of uniform noise on the image and on what its label has
-    become.
+    `noise` and `label_noise` are the rates of the uniform noise on the image and on the units of
+    its label.
     """
     drop: LayerSpec = {"type": "dropout", "rate": dropout}
     features: list[LayerSpec] = [

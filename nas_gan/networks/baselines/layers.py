@@ -1,8 +1,8 @@
 """Lists of layers as data, and the modules that they describe.
 
 A layer is a dictionary of plain values, `{"type": "conv", "out": 64, "kernel": 4, "stride": 2}`.
-What enters it is never written down, but follows from what comes before. Two types are slots that a
-net fills by name: `hidden`, the activation between layers, and `output`, the last one.
+The shape of its input is not stated, but follows from the layers before it. Two types are slots
+that a network fills by name: `hidden`, the activation between layers, and `output`, the last one.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from nas_gan.networks.activations import (
     make_output_activation,
 )
 
-# Of one image or vector, without the batch: (c, h, w) or (n,).
+# The shape of one image or vector, without the batch: (c, h, w) or (n,).
 Shape = tuple[int, ...]
 LayerSpec = Mapping[str, Any]
 Sharing = Literal["unit", "channel", "site"]
-# Probabilities nearer to 0 or 1 than this are read as this near.
+# Probabilities are kept at least this far from 0 and 1.
 PROBABILITY_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What the activation slots of a net hold.
+    """What the activation slots of a network hold.
 
     Attributes:
-        hidden: a name of `nas_gan.networks.activations.ACTIVATIONS`; None is what each layer
-            proposes.
-        output: `default` (tanh, or nothing where scores are asked for) or an output activation.
-        interval: the range of the output: `SYMMETRIC` for images, `UNIT` for a probability, which
-            is turned into its log odds, so that every discriminator returns scores.
-        init: how learned parameters of slots start.
-        sharing: one value of a learned parameter per unit, per channel, or for the whole site.
+        hidden: A name in `nas_gan.networks.activations.ACTIVATIONS`; with None, each layer has the
+            activation that it proposes.
+        output: `default` (tanh for images, nothing for scores) or an output activation.
+        interval: Range of the output: `SYMMETRIC` for images, `UNIT` for a probability, which
+            becomes its log odds, so that every discriminator returns scores.
+        init: Initial values of the learned parameters.
+        sharing: Whether a learned parameter has a value per unit, per channel or per site.
     """
 
     hidden: str | None = None
@@ -57,7 +57,7 @@ class Slots:
     sharing: Sharing = "unit"
 
     def parameter_shape(self, shape: Shape) -> Shape:
-        """The shape of a learned parameter at a site with inputs of `shape`."""
+        """The shape of a learned parameter at a site whose inputs have the given shape."""
         if self.sharing == "site":
             return (1,)
         if self.sharing == "channel" and len(shape) == 3:
@@ -69,10 +69,10 @@ class Slots:
 
 @dataclass(frozen=True)
 class Built:
-    """A layer, the shape of what leaves it, and which of its kernels ask for spectral norm.
+    """A layer, the shape of its output, and which of its kernels ask for spectral norm.
 
-    `normed` has the dotted name of each such layer within `module` (empty for itself), the shape
-    of its input, and the constant that its largest singular value is brought to.
+    `normed` has the dotted name of each such layer within `module` (empty for the module itself),
+    the shape of its input, and the constant that its largest singular value becomes.
     """
 
     module: nn.Module
@@ -81,7 +81,7 @@ class Built:
 
 
 class Maxout(nn.Module):
-    """`(n, c_in)` to `(n, c_out)`: the largest of `pieces` linear maps, unit by unit."""
+    """`(n, c_in)` to `(n, c_out)`: the largest of `pieces` linear maps, for each unit."""
 
     def __init__(self, c_in: int, c_out: int, pieces: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Maxout(nn.Module):
 
 
 class Noise(nn.Module):
-    """Adds noise to what passes in training: uniform in [0, rate), or normal with deviation `rate`.
+    """Adds noise in training mode: uniform in [0, rate), or normal with standard deviation `rate`.
 
     In evaluation mode it does nothing.
     """
@@ -114,7 +114,7 @@ class SelfAttention(nn.Module):
     """Self-attention over the positions of a feature map, `(n, c, h, w)` to the same (SAGAN, 2019).
 
     Keys and values are pooled to a quarter of the positions. The result is added with a learned
-    weight that starts at 0, so that a fresh block is the identity.
+    weight that starts at 0, so that a new block is the identity.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -136,10 +136,10 @@ class SelfAttention(nn.Module):
 
 
 class LogOdds(nn.Module):
-    """Probabilities to scores, `log(p / (1 - p))`; a sigmoid undoes it.
+    """Probabilities to scores, `log(p / (1 - p))`, the inverse of a sigmoid.
 
-    Values outside of (0, 1), which some output activations reach, are moved into it and keep their
-    gradient: a score that received none could never come back.
+    Values outside (0, 1), which some output activations reach, are moved inside and keep their
+    gradient, since a score without gradient could never come back.
     """
 
     def forward(self, p: Tensor) -> Tensor:
@@ -205,9 +205,9 @@ def _convolution(
     bias: bool,
     spectral_norm: float | None,
 ) -> Built:
-    """A convolution of either direction, which makes a side of `n` pixels one of `after(n)`.
+    """A convolution, transposed or not, that turns a side of `n` pixels into one of `after(n)`.
 
-    Of its options `counts` are at least 1 and `margins` at least 0.
+    The options in `counts` are at least 1, those in `margins` at least 0.
     """
     channels, *sides = _rank(shape, 3)
     sizes: dict[str, Any] = {name: _size(name, value) for name, value in counts.items()}
@@ -253,7 +253,7 @@ def _batch_norm(shape: Shape, slots: Slots, *, eps: float = 1e-5, momentum: floa
 
 
 def _hidden(shape: Shape, slots: Slots, *, slope: float | None = None) -> Built:
-    """The hidden slot: ReLU, or leaky ReLU where the layer proposes a slope for negative inputs."""
+    """The hidden slot: by default ReLU, or leaky ReLU if the layer proposes a negative slope."""
     if slots.hidden is not None:
         parameters = slots.parameter_shape(shape)
         return Built(make_activation(slots.hidden, parameters, slots.init), shape)
@@ -272,7 +272,7 @@ def _output(shape: Shape, slots: Slots) -> Built:
 
 
 def _activation(shape: Shape, slots: Slots, *, name: str) -> Built:
-    """An activation that is no slot."""
+    """An activation that is not a slot."""
     return Built(make_activation(name, slots.parameter_shape(shape), slots.init), shape)
 
 
@@ -357,12 +357,12 @@ LAYERS: dict[str, Callable[..., Built]] = {
 def build_layers(
     specs: Sequence[LayerSpec], shape: Shape, slots: Slots, where: str = "layers"
 ) -> Built:
-    """The layers of a list as an `nn.Sequential` whose parts are called `conv1`, `conv2`, ....
+    """The layers of a list as an `nn.Sequential` whose parts are named `conv1`, `conv2` and so on.
 
     `shape` is that of the input without the batch. `where` names the list in errors.
 
     Raises:
-        InvalidValueError: a type or an option is unknown, or a layer does not fit what enters it.
+        InvalidValueError: A type or an option is not known, or a layer does not fit its input.
     """
     built = nn.Sequential()
     normed: list[tuple[str, Shape, float]] = []

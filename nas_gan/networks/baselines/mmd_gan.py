@@ -1,7 +1,7 @@
-"""The nets of MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019) for 32, 48 and 64 px.
+"""The networks of MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019).
 
-The discriminator's kernels are all spectrally normalised, to a constant C above 1: with L layers
-`C = 64^(1/L)`, so that the product of the norms is 64.
+They are for 32, 48 and 64 pixels. All kernels of the discriminator have spectral norm, with a
+constant C above 1: with L layers, `C = 64^(1/L)`, so that the product of the norms is 64.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.networks.baselines.layers import LayerSpec
 from nas_gan.networks.baselines.network import NetworkSpec
 
-# image size -> (width of the first map, number of times that it is doubled)
+# image size -> (width of the first map, number of doublings)
 SIZES = {32: (4, 3), 48: (6, 3), 64: (4, 4)}
-# What the spectral norms of the discriminator's layers multiply to.
+# The product of the spectral norms of the discriminator's layers.
 PRODUCT_OF_NORMS = 64.0
-# The batch normalisation of TensorFlow: its momentum is the share that stays.
+# The batch norm of TensorFlow, whose momentum is the share of the old average that is kept.
 BATCH_NORM: LayerSpec = {"type": "batch_norm", "eps": 1e-3, "momentum": 0.01}
 
 
@@ -29,8 +29,8 @@ def generator(
 ) -> NetworkSpec:
     """Latents to images; `gf_dim` is the width of the last hidden layer.
 
-    `dense_norm` puts batch norm and activation behind the linear layer; None does so at 48 px, as
-    the published net for STL-10 does.
+    `dense_norm` adds batch norm and an activation after the linear layer; None does so at 48
+    pixels, like the published network for STL-10.
     """
     bottom, doublings = _size(image_size)
     if dense_norm is None:

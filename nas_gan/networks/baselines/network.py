@@ -1,4 +1,4 @@
-"""A generator and a discriminator made of lists of layers, with or without labels."""
+"""A generator and a discriminator that are made from lists of layers, with or without labels."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from nas_gan.networks.baselines.layers import LayerSpec, Slots, build_layers
 class NetworkSpec:
     """A network as plain data.
 
-    What enters goes through `features`, its one-hot label through `labels`; both are joined, and
-    go through `layers`. Labels are joined to a feature map as constant planes. Any list may be
-    empty but `layers`; without classes `labels` is.
+    The input passes through `features` and its one-hot label through `labels`; the two are joined
+    and pass through `layers`. A label is joined to a feature map as constant planes. All lists but
+    `layers` can be empty, and `labels` is empty without classes.
 
     Attributes:
-        input: `(latent_dim,)` of a generator, `(c, h, w)` of a discriminator.
-        layers: what comes after the join.
-        features: what comes before it on the side of noise or images.
-        labels: what comes before it on the side of the labels.
-        n_classes: 0 for a net without labels.
+        input: `(latent_dim,)` for a generator, `(c, h, w)` for a discriminator.
+        layers: Layers after the join.
+        features: Layers before it, for the noise or the image.
+        labels: Layers before it, for the label.
+        n_classes: Number of classes; 0 for a network without labels.
     """
 
     input: Sequence[int]
@@ -50,7 +50,7 @@ class NetworkSpec:
 
 
 class _Layered(nn.Module):
-    """Two branches, their join and what follows."""
+    """Two branches, their join, and the layers after it."""
 
     def __init__(self, spec: NetworkSpec, slots: Slots, role: str) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Layered(nn.Module):
         h: Tensor = self.features(x)
         if onehot is not None:
             label: Tensor = self.labels(onehot)
-            if h.ndim == 4:  # a constant plane for every number
+            if h.ndim == 4:  # a constant plane for every value
                 label = label[:, :, None, None].expand(-1, -1, *h.shape[2:])
             h = torch.cat([h, label], dim=1)
         out: Tensor = self.layers(h)
@@ -89,10 +89,10 @@ class _Layered(nn.Module):
 
 
 class LayeredGenerator(_Layered):
-    """`(n, latent_dim + n_classes)` latents to `(n, c, h, w)` images.
+    """Maps latents `(n, latent_dim + n_classes)` to images `(n, c, h, w)`.
 
-    The last `n_classes` columns are the label as one-hot rows, so that a conditional generator is
-    called like any other.
+    The last `n_classes` columns are the one-hot label, so that a conditional generator is called
+    like any other.
     """
 
     def __init__(self, spec: NetworkSpec, slots: Slots | None = None) -> None:
@@ -115,9 +115,9 @@ class LayeredGenerator(_Layered):
 
 
 class LayeredDiscriminator(_Layered):
-    """`(n, c, h, w)` images, with one-hot `(n, n_classes)` if conditional, to `(n, d)` scores.
+    """Maps images `(n, c, h, w)`, and one-hot labels `(n, n_classes)` if any, to scores `(n, d)`.
 
-    Scores are what a loss reads: log odds where the net ends in a probability.
+    Scores are what a loss takes; a network that ends in a probability returns its log odds.
     """
 
     def __init__(self, spec: NetworkSpec, slots: Slots | None = None) -> None:
