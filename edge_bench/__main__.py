@@ -1,8 +1,8 @@
-"""Time exported generators on this device; several are measured interleaved and compared.
+"""Time exported generators on this device; several take turns and are compared.
 
-The first bundle is the one that the others are compared with, so give the dense one first. A model
-stops after 20000 runs even if its seconds are not over. If there is a power sensor, power is
-measured for as long again.
+The others are compared with the first bundle, so give the dense one first. A model stops after
+20000 runs, even if its time is not up. If the device has a power sensor, measuring power takes as
+long again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from edge_bench.command import (
     Advance,
     add_timing_options,
+    add_topics,
     check_writable,
     make_parser,
     not_negative,
@@ -29,7 +30,7 @@ EXAMPLE = "python -m edge_bench dense/ compressed/ --batch 1 64 --threads 4"
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Parse, measure, print; returns the exit code."""
+    """Parse, measure, print; return the exit code."""
     options = _parser().parse_args(args)
 
     def measure(advance: Advance) -> str:
@@ -52,41 +53,42 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("python -m edge_bench", __doc__, EXAMPLE)
-    add = parser.add_argument
-    add(
+    topics = add_topics(parser)
+    topics.what.add_argument(
         "bundles",
         nargs="+",
         type=Path,
         metavar="BUNDLE",
-        help="a folder that `python -m export` wrote, an .onnx file or a TensorRT engine",
+        help="Folder that `python -m export` wrote, .onnx file or TensorRT engine.",
     )
     add_timing_options(
-        parser,
+        topics,
         timed="each bundle and batch size",
         runs=200,
         duration=3.0,
         auto="every bundle has an engine",
     )
-    add(
+    topics.how.add_argument(
         "--warmup",
         type=not_negative,
         default=20,
         metavar="N",
-        help="least number of untimed runs before, which continue until times settle (default: 20)",
+        help="Minimum number of untimed runs before, which continue until times settle; 0 means no "
+        "warm-up. (default: 20)",
     )
-    add(
-        "--out",
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="folder that bench.json is written to (default: the current folder)",
-    )
-    add(
+    topics.how.add_argument(
         "--seed",
         type=not_negative,
         default=0,
         metavar="N",
-        help="seed of the latents and the bootstrap (default: 0)",
+        help="Seed of the latents and of the bootstrap. (default: 0)",
+    )
+    topics.results.add_argument(
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="Folder that bench.json is written to. (default: the current folder)",
     )
     return parser
 

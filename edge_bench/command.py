@@ -1,4 +1,4 @@
-"""The skin of this package's commands: options, progress, one line for an error, an exit code."""
+"""What the commands of this package share: options, progress, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -22,18 +23,19 @@ Advance = Callable[[float], None]
 DONE, ERROR, INTERRUPTED = 0, 1, 130
 EXIT_CODES = "exit codes: 0 done, 1 error, 2 usage, 130 interrupted"
 
-# To the start of the line, and clear it to its end.
+# Go to the start of the line, and clear it.
 WIPE = "\r\x1b[K"
 
 
 def run(measure: Callable[[Advance], str], *, interrupted: str) -> int:
     """Call `measure`, print what it returns, and return an exit code.
 
-    0 done, 1 our error (one line on stderr), 130 Ctrl-C.
-
     Args:
-        measure: the work; it is given a function that takes the finished fraction, 0 to 1.
-        interrupted: what an interrupt leaves behind, for the message.
+        measure: The work; it is given a function that takes the finished fraction, 0 to 1.
+        interrupted: What an interrupt leaves behind, for the message.
+
+    Returns:
+        0 if it is done, 1 after an error (one line on stderr), 130 after Ctrl-C.
     """
     try:
         with progress(sys.stderr, time.monotonic) as advance:
@@ -58,8 +60,8 @@ def run(measure: Callable[[Advance], str], *, interrupted: str) -> int:
 def progress(stream: TextIO, clock: Callable[[], float], every_s: float = 5.0) -> Iterator[Advance]:
     """Yield a function that shows the finished fraction and the time left on `stream`.
 
-    A terminal gets one line, which is redrawn and finally wiped. A file gets a line every `every_s`
-    seconds.
+    A terminal gets one line, which is redrawn and wiped in the end. A file gets a line every
+    `every_s` seconds.
     """
     start = clock()
     told = -math.inf if stream.isatty() else start
@@ -87,7 +89,7 @@ def progress(stream: TextIO, clock: Callable[[], float], every_s: float = 5.0) -
 
 
 def make_parser(prog: str, description: str | None, example: str) -> argparse.ArgumentParser:
-    """A parser whose help keeps its lines, and ends with an example and the exit codes."""
+    """A parser whose help ends with an example and the exit codes."""
     return argparse.ArgumentParser(
         prog=prog,
         description=description,
@@ -96,53 +98,75 @@ def make_parser(prog: str, description: str | None, example: str) -> argparse.Ar
     )
 
 
+Group = argparse._ArgumentGroup
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The groups of a command's options, which `--help` shows in this order."""
+
+    what: Group
+    how: Group
+    machine: Group
+    results: Group
+
+
+def add_topics(parser: argparse.ArgumentParser) -> Topics:
+    """Add the groups of a command that times something, all empty."""
+    return Topics(
+        parser.add_argument_group("what to time"),
+        parser.add_argument_group("how to time"),
+        parser.add_argument_group("machine"),
+        parser.add_argument_group("results"),
+    )
+
+
 def add_timing_options(
-    parser: argparse.ArgumentParser, *, timed: str, runs: int, duration: float, auto: str
+    topics: Topics, *, timed: str, runs: int, duration: float, auto: str
 ) -> None:
-    """Add the options of every command that times something: what, how much, and on what.
+    """Add the options of every command that times something.
 
     Args:
-        parser: where they are added.
-        timed: what is timed, for the help.
-        runs: default number of runs of each.
-        duration: default seconds for each.
-        auto: when the runner `auto` is TensorRT, for the help.
+        topics: The groups that they are added to.
+        timed: What is timed, for the help.
+        runs: Default number of runs of each.
+        duration: Default number of seconds for each.
+        auto: When the runner `auto` is TensorRT, for the help.
     """
-    add = parser.add_argument
-    add(
+    topics.what.add_argument(
         "--batch",
         nargs="+",
         type=positive,
         default=[1],
         metavar="N",
-        help="batch sizes to measure, one after the other (default: 1)",
+        help="Batch sizes to measure, one after the other. (default: 1)",
     )
-    add(
+    topics.how.add_argument(
         "--runs",
         type=positive,
         default=runs,
         metavar="N",
-        help=f"least number of timed runs of {timed} (default: %(default)s)",
+        help=f"Minimum number of timed runs of {timed}. (default: %(default)s)",
     )
-    add(
+    topics.how.add_argument(
         "--duration",
         type=seconds,
         default=duration,
         metavar="SECONDS",
-        help=f"least number of seconds that {timed} is timed, on average (default: %(default)s)",
+        help=f"Minimum time in seconds for {timed}, on average. (default: %(default)s)",
     )
-    add(
+    topics.machine.add_argument(
         "--threads",
         type=positive,
         default=1,
         metavar="N",
-        help="number of CPU threads of ONNX Runtime (default: 1)",
+        help="Number of CPU threads of ONNX Runtime. (default: 1)",
     )
-    add(
+    topics.machine.add_argument(
         "--runner",
         choices=RUNNERS,
         default="auto",
-        help=f"runtime to measure; auto is TensorRT if {auto} (default: auto)",
+        help=f"Runtime to measure; auto is TensorRT if {auto}. (default: auto)",
     )
 
 
@@ -178,10 +202,10 @@ def seconds(text: str) -> float:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder`, and refuse one that cannot be written to before minutes are spent measuring.
+    """Create `folder`, and refuse one that cannot be written to before measuring takes minutes.
 
     Raises:
-        OSError: it cannot be made or written to.
+        OSError: The folder cannot be created or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):

@@ -1,15 +1,15 @@
-"""What `edge_bench` raises on bad input. A command prints these as one line and exits with 1."""
+"""The errors that `edge_bench` raises on bad input; a command prints one line and exits with 1."""
 
 from __future__ import annotations
 
 
 class EdgeBenchError(Exception):
-    """Base of every error that `edge_bench` raises on purpose.
+    """Base class of every error that `edge_bench` raises on purpose.
 
     Args:
-        message: what was asked for, what was found, and what to do about it.
-        setting: the argument that the message is about. The text then begins with its name, and a
-            command shows it as the option that sets it.
+        message: What was asked for, what was found, and what to do about it.
+        setting: Name of the argument that the message is about. The text of the error then begins
+            with this name, and a command shows it as its option.
     """
 
     def __init__(self, message: str = "", *, setting: str | None = None) -> None:
@@ -21,7 +21,7 @@ class EdgeBenchError(Exception):
 
 
 class InvalidValueError(EdgeBenchError, ValueError):
-    """An argument has a value that cannot be measured with."""
+    """An argument has a value that cannot be used."""
 
 
 class BundleError(EdgeBenchError, ValueError):

@@ -1,7 +1,7 @@
 """Time single layers on this device, dense and factorized, so that ranks can be chosen by speed.
 
-Takes the folder that `python -m ard.latency` wrote. An existing table is extended: times that it
-already holds are not measured again.
+The layers are those in a folder that `python -m ard.latency` wrote. An existing table is extended:
+times that it already holds are not measured again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_bench.command import Advance, add_timing_options, check_writable, make_parser, run
+from edge_bench.command import (
+    Advance,
+    add_timing_options,
+    add_topics,
+    check_writable,
+    make_parser,
+    run,
+)
 from edge_bench.device import describe_device
 from edge_bench.files import write_whole
 from edge_bench.layer_table import TABLE, read_times, summary, to_csv
@@ -55,20 +62,22 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("python -m edge_bench.layers", __doc__, EXAMPLE)
-    add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="a folder that `python -m ard.latency` wrote")
+    topics = add_topics(parser)
+    topics.what.add_argument(
+        "folder", type=Path, metavar="DIR", help="Folder that `python -m ard.latency` wrote."
+    )
     add_timing_options(
-        parser,
+        topics,
         timed="each layer under each choice",
         runs=30,
         duration=0.2,
         auto="its package is installed",
     )
-    add(
+    topics.results.add_argument(
         "--table",
         type=Path,
         metavar="FILE",
-        help="the table to write or extend (default: DIR/latency.csv)",
+        help="Table to write or extend. (default: DIR/latency.csv)",
     )
     return parser
 

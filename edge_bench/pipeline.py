@@ -1,4 +1,4 @@
-"""The story of a benchmark: open, warm up, take turns, measure power, compare."""
+"""A benchmark from start to end: open, warm up, take turns, measure power, compare."""
 
 from __future__ import annotations
 
@@ -46,30 +46,31 @@ def benchmark(
     find_meter: FindMeter = find_power_meter,
     advance: Callable[[float], None] = lambda fraction: None,
 ) -> BenchReport:
-    """Measure bundles, interleaved, at every batch size.
+    """Measure latency, throughput and energy of exported generators on this device.
 
-    All bundles are loaded at once and take turns; each is compared with the first. If the device
-    has a power sensor, each bundle then runs alone for `plan.duration_s`, since a sensor is too
-    slow to tell apart models that take turns every few milliseconds.
+    All bundles are loaded at once and take turns at each batch size; each is compared with the
+    first. If the device has a power sensor, each bundle then runs alone for `plan.duration_s`,
+    since a sensor is too slow to separate models that take turns every few milliseconds.
 
     Args:
-        bundles: bundle folders, ONNX files or engines.
-        batches: batch sizes, each once.
-        plan: how much to measure.
-        threads: CPU threads of ONNX Runtime.
-        runner: one of `edge_bench.runners.RUNNERS`.
-        seed: of the latents and the bootstrap.
-        clock: nanoseconds since a fixed moment.
-        find_meter: finds the power sensor; told whether the models run on a GPU.
-        advance: called with the finished fraction, 0 to 1.
+        bundles: Bundle folders, ONNX files or engines.
+        batches: Batch sizes, without repetition.
+        plan: How much to measure; by default 200 runs and 3 seconds per model and batch size.
+        threads: Number of CPU threads of ONNX Runtime.
+        runner: The runtime: `auto`, `onnxruntime` or `tensorrt`.
+        seed: Seed of the latents and of the bootstrap of the speedup's interval.
+        clock: Nanoseconds since a fixed moment.
+        find_meter: Finds the power sensor; it is told whether the models run on a GPU.
+        advance: Called with the finished fraction, 0 to 1.
 
     Returns:
-        The report, with raw times and the state of the device.
+        The report, with the time of every run and the state of the device.
 
     Raises:
-        InvalidValueError: there is no bundle, or a batch size or number of threads is below 1.
-        BundleError: a path holds nothing that can be measured.
-        RunnerError: the runtime is missing, or refused a model.
+        InvalidValueError: There is no bundle, a batch size is repeated or below 1, or the number of
+            threads is below 1.
+        BundleError: A path holds nothing that can be measured.
+        RunnerError: The runtime is missing, or it refused a model or its input.
     """
     plan = plan or TimingPlan()
     _check(bundles, batches, threads)
@@ -129,7 +130,7 @@ def _check(bundles: Sequence[Path], batches: Sequence[int], threads: int) -> Non
 def _feeds(
     bundles: Sequence[Bundle], runners: Sequence[Runner], batches: Sequence[int], seed: int
 ) -> list[Feed]:
-    """What each runner is fed, enough for the largest batch; equal inputs get equal values."""
+    """The input of each runner, enough for the largest batch; equal inputs get equal values."""
     feeds = []
     for bundle, runner in zip(bundles, runners, strict=True):
         for batch in batches:  # a size that the model refuses is an error before any timing

@@ -1,6 +1,6 @@
-"""The result of a benchmark: a value, its JSON file and its table.
+"""The result of a benchmark: as a value, as a JSON file and as a table.
 
-Units are part of the names: `_us` for microseconds, `_w` for watts, `_j_per_image` for joules per
+Names contain their units: `_us` for microseconds, `_w` for watts, `_j_per_image` for joules per
 image.
 """
 
@@ -32,11 +32,22 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One bundle at one batch size.
+    """The measurements of a bundle at a batch size.
 
-    `samples_us` is `(rounds, runs)`, in the order of measurement. `speedup` is the first bundle's
-    median over this one's, and `None` for the first. `power` and `energy` are `None` without a
-    sensor.
+    Attributes:
+        bundle: Name of the bundle.
+        batch: Batch size.
+        latency: Mean and percentiles of the time of a run, in microseconds.
+        images_per_second: Throughput.
+        speedup: Median of the first bundle over the median of this one, with its interval; None
+            for the first.
+        power: Power while the bundle ran alone; None without a sensor.
+        energy: Energy per image; None without a sensor.
+        warmup_runs: Number of untimed runs.
+        settled: Whether the times had settled when the warm-up ended.
+        warnings: What makes these times less reliable.
+        samples_us: Time of every run in microseconds, `(rounds, runs)`, in the order of
+            measurement.
     """
 
     bundle: str
@@ -54,7 +65,23 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Everything that one run of the benchmark measured, and the device it ran on."""
+    """Everything that a benchmark measured, and the device that it ran on.
+
+    Attributes:
+        created: UTC time of the end of the benchmark, in ISO 8601.
+        bundles: What was measured.
+        runtimes: Runtime and version that ran each bundle.
+        plan: How much was measured.
+        threads: Number of CPU threads of ONNX Runtime.
+        seed: Seed of the latents and of the bootstrap.
+        device: The device: processor, memory, versions.
+        state_at_start: Clocks, temperatures and load before the measurement.
+        state_at_end: The same after it.
+        throttled: Whether the device reduced its clocks; None if it cannot tell.
+        idle: Power without load; None without a sensor.
+        rows: One row per bundle and batch size, batch by batch.
+        warnings: What makes all times less reliable.
+    """
 
     created: str
     bundles: tuple[Bundle, ...]
@@ -71,10 +98,14 @@ class BenchReport:
     warnings: tuple[str, ...]
 
     def row(self, bundle: str, batch: int) -> BenchRow:
-        """The row of a bundle, by its name, at a batch size.
+        """The measurements of a bundle at a batch size.
+
+        Args:
+            bundle: Name of the bundle.
+            batch: Batch size.
 
         Raises:
-            InvalidValueError: this was not measured.
+            InvalidValueError: The bundle was not measured at this batch size.
         """
         for row in self.rows:
             if (row.bundle, row.batch) == (bundle, batch):
@@ -84,7 +115,7 @@ class BenchReport:
 
 
 def to_json(report: BenchReport) -> dict[str, Any]:
-    """The report as plain values, including the raw samples."""
+    """The report as plain values, with the time of every run."""
     value: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(report)}
     for bundle in value["bundles"]:
         for key in ("path", "model", "engine", "dense"):
@@ -102,7 +133,7 @@ def to_json(report: BenchReport) -> dict[str, Any]:
 
 
 def write_report(report: BenchReport, folder: Path) -> Path:
-    """Write `bench.json` into `folder`, whole or not at all; returns its path."""
+    """Write `bench.json` into `folder`, atomically; return its path."""
     path = folder / FILE
     write_whole(path, json.dumps(to_json(report), allow_nan=False) + "\n")
     return path
@@ -112,7 +143,7 @@ def write_report(report: BenchReport, folder: Path) -> Path:
 class _Column:
     title: str
     cells: tuple[str, ...]
-    # If a table is too wide, columns are left out from the highest rank down; rank 0 always stays.
+    # If a table is too wide, columns are dropped from the highest rank down; rank 0 always stays.
     rank: int
 
     @property
@@ -123,7 +154,8 @@ class _Column:
 def table(report: BenchReport, width: int | None = None) -> str:
     """The rows as text, followed by what a reader must know to trust them.
 
-    To fit a `width`, the least important columns are left out, and then names are shortened.
+    To fit a `width` in characters, the least important columns are dropped, and then names are
+    shortened.
     """
     rows = report.rows
     several = len(report.bundles) > 1

@@ -1,4 +1,4 @@
-"""When a runner is called, and how long each call takes. The clock is passed in."""
+"""The schedule of a benchmark: when each runner is called, and how long each call takes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,35 @@ from edge_bench.statistics import is_settled
 
 
 class Infer(Protocol):
-    """What is timed: a call that takes a feed and returns finished images."""
+    """What is timed: a call that takes a feed and returns once the images are complete."""
 
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
 
 Clock = Callable[[], int]
-"""Nanoseconds since some fixed moment, never decreasing, such as `time.perf_counter_ns`."""
+"""Nanoseconds since a fixed moment, never decreasing, such as `time.perf_counter_ns`."""
 
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """How much to measure, per batch size.
+    """How much to measure at each batch size.
 
-    Rounds continue until every model has `runs` timed runs and the batch size has taken
-    `duration_s` seconds per model on average, or until a model has `max_runs` runs.
+    The models take turns in rounds. Rounds continue until every model has `runs` timed runs and the
+    batch size has taken `duration_s` seconds per model on average, or until a model has `max_runs`
+    runs.
+
+    Attributes:
+        runs: Minimum number of timed runs of each model.
+        warmup: Minimum number of untimed runs before them; 0 means no warm-up.
+        duration_s: Minimum time per model in seconds, on average.
+        block: Number of consecutive runs of a model in one round.
+        max_runs: Number of runs at which a model stops, whatever `duration_s` is.
+        min_warmup_s: Minimum duration of the warm-up in seconds.
+        max_warmup_s: Duration in seconds after which the warm-up ends, even if the times have not
+            settled.
+
+    Raises:
+        InvalidValueError: A number of runs or seconds is out of range.
     """
 
     runs: int = 200
@@ -60,7 +74,7 @@ class TimingPlan:
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of one runner at one batch size, `(rounds, block)`, in the order of measurement."""
+    """The times of a runner at a batch size, `(rounds, block)`, in the order of measurement."""
 
     runner: int
     batch: int
@@ -80,16 +94,16 @@ def measure(
     """Time every runner at every batch size, the runners interleaved.
 
     At each batch size all runners warm up and then take turns in blocks of a few runs. A round is
-    one block of each runner, and every round begins with another runner. Whatever drifts (clocks,
-    heat, other programs) then affects all of them alike.
+    one block of each runner, and every round begins with another runner. Drift of the clocks, of
+    the temperature or of the load then affects all runners alike.
 
     Args:
-        runners: what is timed.
-        feeds: `feeds[i]` is what runner i is fed, with at least `max(batches)` rows.
-        batches: batch sizes.
-        clock: nanoseconds since a fixed moment.
-        plan: how much to measure.
-        advance: called with the finished fraction, 0 to 1.
+        runners: What is timed.
+        feeds: The input of each runner, with at least `max(batches)` rows.
+        batches: Batch sizes.
+        clock: Nanoseconds since a fixed moment.
+        plan: How much to measure.
+        advance: Called with the finished fraction, 0 to 1.
 
     Returns:
         One `Timing` per runner and batch size: batch by batch, in the order of `runners`.
@@ -119,7 +133,7 @@ def first_rows(feed: Feed, n: int) -> Feed:
 
 
 def run_for(runner: Infer, feed: Feed, clock: Clock, duration_s: float) -> tuple[int, float]:
-    """Call `runner` without pause for `duration_s`; the number of images, and the seconds taken."""
+    """Call a runner without pause for `duration_s`; return the number of images and the seconds."""
     calls = 0
     start = clock()
     while True:
@@ -131,11 +145,11 @@ def run_for(runner: Infer, feed: Feed, clock: Clock, duration_s: float) -> tuple
 
 
 def _warm_up(runner: Infer, x: Feed, clock: Clock, plan: TimingPlan) -> tuple[int, bool]:
-    """Run until the times settle; how many runs that took, and whether they did settle.
+    """Run until the times settle; return how many runs that took, and whether they settled.
 
-    It takes at least `warmup` runs and `min_warmup_s` seconds, since clocks need a moment to ramp
-    up, and ends after `max_warmup_s` seconds once `warmup` runs are done. Zero `warmup` runs mean
-    no warm-up at all.
+    The warm-up takes at least `warmup` runs and `min_warmup_s` seconds, since clocks need a moment
+    to ramp up. It ends after `max_warmup_s` seconds once `warmup` runs are done. With `warmup` 0
+    there is none.
     """
     times: list[float] = []
     start = clock()
@@ -166,8 +180,8 @@ def _take_turns(
             index = (turn + len(rounds)) % len(runners)
             runner, x = runners[index], inputs[index]
             if len(runners) > 1:
-                # The caches hold the other model's weights. This untimed run pays for the switch,
-                # which does not occur on a device that serves one model.
+                # The caches hold the weights of the other model. This untimed run pays for the
+                # switch, which a device that serves one model does not have.
                 runner.infer(*x)
             blocks[index] = [_time(runner, x, clock) for _ in range(block)]
         rounds.append(blocks)

@@ -1,7 +1,8 @@
 """Export a generator to ONNX and, if TensorRT-RTX is installed, to engines.
 
-Takes a run directory of `python -m ard.compress` or any checkpoint, and writes a bundle: the ONNX
-file, a manifest, engines or the script that builds one on a Jetson, and latents to try it with.
+The input is a run directory of `python -m ard.compress` or any checkpoint. The output is a bundle:
+a folder with the ONNX file, a manifest, latents to try it with, the script that builds an engine on
+a Jetson and, if they can be built here, engines for desktop GPUs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from export.to_onnx import DEFAULT_OPSET, GraphSettings
 from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.files import sha256
+from nas_gan.panels import Panel
+
+# The last has the name of the field `engines`, whose options tyro puts into a panel of that name.
+GRAPH, CHECK, ENGINE = Panel("graph"), Panel("parity check"), Panel("engines")
 
 
 @dataclass(frozen=True)
@@ -32,32 +37,37 @@ class Config:
     """What to export, and how."""
 
     run_or_checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A run directory of `python -m ard.compress`, a checkpoint file, or a shipped zoo:NAME."""
+    """Run directory of `python -m ard.compress`, a checkpoint file, or a shipped one, zoo:NAME."""
     out: Path
-    """The folder to write; a bundle that is already there is replaced."""
+    """Folder to write; a bundle that is already there is replaced."""
     precision: Precision = "fp32"
-    """How the graph computes; its input and output are float32 in either case."""
-    opset: int = DEFAULT_OPSET
-    """ONNX opset, 17 to 24."""
-    rewrites: bool = True
-    """Rewrite the graph so that it runs faster and draws the same images."""
-    name: str = "model"
-    """Stem of the ONNX file and the engines."""
+    """Arithmetic of the graph; latents and images are float32 in either case."""
     dense: bool = True
-    """Export the uncompressed generator of a run directory too, into OUT/dense."""
+    """Also export the dense generator of a run directory, into OUT/dense."""
     model: str | None = None
-    """`package.module:build`, for a checkpoint that is only the state dict of another network."""
-    samples: int = 64
+    """Function that builds the network, as package.module:build, for a checkpoint that is only the
+    state dict of a network of your own."""
+    name: str = "model"
+    """Stem of the file names of the graph and the engines."""
+
+    opset: Annotated[int, GRAPH] = DEFAULT_OPSET
+    """ONNX opset, 17 to 24."""
+    rewrites: Annotated[bool, GRAPH] = True
+    """Rewrite the graph so that it runs faster; it draws the same images."""
+
+    samples: Annotated[int, CHECK] = 64
     """Number of latents in the bundle, on which ONNX Runtime is compared with torch."""
-    seed: int = 0
+    seed: Annotated[int, CHECK] = 0
     """Seed of these latents."""
-    engines: tyro.conf.OmitArgPrefixes[Targets] = field(default_factory=Targets)
-    batch: tuple[int, int, int] = (1, 8, 64)
+
+    engines: Annotated[tyro.conf.OmitArgPrefixes[Targets], ENGINE] = field(default_factory=Targets)
+    """Engines that are built ahead of time, on this machine."""
+    batch: Annotated[tuple[int, int, int], ENGINE] = (1, 8, 64)
     """Smallest, usual and largest batch of an engine."""
 
 
 def main(config: Config) -> None:
-    """Load, export, and print what came out."""
+    """Load, export, and print what was written."""
     settings = BundleSettings(
         config.name,
         GraphSettings(config.precision, config.opset, ALL if config.rewrites else ()),

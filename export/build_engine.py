@@ -3,8 +3,8 @@
 
 An engine fits one TensorRT version and one kind of GPU, so it is built on the device itself. This
 file is self-contained: it needs Python 3.10, the `tensorrt` package (part of JetPack) and the
-bundle that it is in. It writes NAME.engine and engine.json beside itself. It does nothing if they
-already exist and were built from this ONNX file, for this device, by this TensorRT.
+bundle that it is in. It writes NAME.engine and engine.json into the bundle. It does nothing if they
+exist and were built from this ONNX file, for this device, by this TensorRT.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BuildError(Exception):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Parse, build, report; returns 0 if the engine exists, or 1 with one line on stderr."""
+    """Parse, build, report; return 0 if the engine exists, or 1 after one line on stderr."""
     options = parse(args)
     try:
         return run(options)
@@ -48,56 +48,66 @@ def main(args: list[str] | None = None) -> int:
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:
-    """Parse the command line; the manifest supplies the batch sizes that are not given."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        default=Path(__file__).absolute().parent,
-        help="folder of the bundle (default: this folder)",
-    )
-    parser.add_argument(
-        "--workspace-mib",
-        type=_positive,
-        default=512,
-        help="limit of scratch memory in MiB (default: 512)",
-    )
-    parser.add_argument(
-        "--batch",
-        type=_positive,
-        nargs=3,
-        metavar=("MIN", "OPT", "MAX"),
-        help="smallest, usual and largest batch size of the engine (default: the manifest's)",
-    )
-    parser.add_argument(
-        "--no-tf32",
-        action="store_true",
-        help="multiply float32 at full precision instead of TF32, which is slower",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="build even if the existing engine fits"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the bundle, print what would be done, and stop",
-    )
-    parser.add_argument(
-        "--module",
-        choices=("tensorrt", "tensorrt_rtx"),
-        default="tensorrt",
-        help="which TensorRT to build with (default: tensorrt)",
-    )
+    """Parse the command line; exit with 2 if the batch sizes are not in order."""
+    parser = make_parser()
     options = parser.parse_args(args)
     if options.batch and not options.batch[0] <= options.batch[1] <= options.batch[2]:
         parser.error("--batch: MIN <= OPT <= MAX")
     return options
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with its options grouped by topic."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    engine = parser.add_argument_group("engine options")
+    engine.add_argument(
+        "--batch",
+        type=_positive,
+        nargs=3,
+        metavar=("MIN", "OPT", "MAX"),
+        help="Smallest, usual and largest batch size of the engine. (default: the manifest's)",
+    )
+    engine.add_argument(
+        "--workspace-mib",
+        type=_positive,
+        default=512,
+        metavar="MIB",
+        help="Limit on the scratch memory in MiB. (default: 512)",
+    )
+    engine.add_argument(
+        "--no-tf32",
+        action="store_true",
+        help="Multiply float32 at full precision instead of TF32; this is slower.",
+    )
+    building = parser.add_argument_group("build options")
+    building.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="Check the bundle, print what would be done, and stop.",
+    )
+    building.add_argument(
+        "--force", action="store_true", help="Build even if the existing engine fits."
+    )
+    building.add_argument(
+        "--bundle",
+        type=Path,
+        default=Path(__file__).absolute().parent,
+        metavar="DIR",
+        help="Folder of the bundle. (default: the folder of this file)",
+    )
+    building.add_argument(
+        "--module",
+        choices=("tensorrt", "tensorrt_rtx"),
+        default="tensorrt",
+        help="TensorRT package to build with. (default: tensorrt)",
+    )
+    return parser
+
+
 def run(options: argparse.Namespace) -> int:
-    """What `main` does, with errors as exceptions."""
+    """Do what `main` does, with errors as exceptions."""
     bundle: Path = options.bundle
     manifest = read_manifest(bundle)
     onnx = read_onnx(bundle, manifest)
@@ -140,7 +150,8 @@ def run(options: argparse.Namespace) -> int:
         "workspace_mib": options.workspace_mib,
         "seconds": round(seconds, 3),
     }
-    # The record is written last and holds the hash of the engine: a crash in between is noticed.
+    # The record is written last and holds the hash of the engine, so that a crash between the two
+    # writes is noticed.
     write_atomically(engine_path, engine)
     write_atomically(record_path(engine_path), (json.dumps(record, indent=2) + "\n").encode())
     sys.stdout.write(f"{engine_path}: {len(engine):,} bytes in {seconds:.1f} s\n")
@@ -188,8 +199,8 @@ def import_tensorrt(module: str) -> Any:
 def trtexec_line(manifest: dict[str, Any], batch: tuple[int, ...], workspace_mib: int) -> str:
     """The command that builds the same engine with NVIDIA's own tool.
 
-    The graph states its types, so there is no precision flag: --fp16 and --stronglyTyped are
-    mutually exclusive.
+    The graph states its types, so there is no precision flag: --fp16 and --stronglyTyped exclude
+    each other.
     """
     shapes = " ".join(
         f"--{which}Shapes="
@@ -272,7 +283,7 @@ def strongly_typed_flag(trt: Any) -> int:
 
 
 def check_network(network: Any, manifest: dict[str, Any]) -> None:
-    """Refuse a network whose inputs and outputs are not those of the manifest."""
+    """Refuse a network whose inputs and outputs differ from those in the manifest."""
     found = [network.get_input(place) for place in range(network.num_inputs)]
     found += [network.get_output(place) for place in range(network.num_outputs)]
     listed = manifest["inputs"] + manifest["outputs"]
@@ -283,7 +294,7 @@ def check_network(network: Any, manifest: dict[str, Any]) -> None:
 
 
 def available_bytes() -> int | None:
-    """Memory that a new process can have without swapping; None if Linux does not say."""
+    """Memory that a new process can use without swapping; None if Linux does not say."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return None

@@ -1,4 +1,4 @@
-"""A bundle: one folder with everything that it takes to run a generator without torch."""
+"""A bundle: a folder with everything that is needed to run a generator without torch."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ class BundleSource:
     """What is exported.
 
     Args:
-        generator: has `latent_dim` and `image_shape` `(c, h, w)`, and `n_classes` if it is
-            conditional; it is not changed.
-        dense: the generator before compression; it becomes a bundle of its own inside the bundle.
-        provenance: where the generator came from, for the manifest.
+        generator: The generator, which is not changed. It has `latent_dim`, `image_shape`
+            `(c, h, w)` and, if it is conditional, `n_classes`.
+        dense: The generator before compression, which becomes a bundle of its own inside the
+            bundle; None if there is no other.
+        provenance: Where the generator comes from, as plain values for the manifest.
     """
 
     generator: nn.Module
@@ -54,15 +55,19 @@ class BundleSource:
 
 @dataclass(frozen=True)
 class BundleSettings:
-    """How it is exported.
+    """How a generator is exported.
 
     Args:
-        name: stem of the ONNX file and the engines.
-        graph: precision, opset and rewrites.
-        samples: how many latents go into the bundle; ONNX Runtime is compared with torch on them.
-        seed: seed of these latents, which are the first of its bank.
-        engines: the targets, and when each is built.
-        batch: the batch sizes that every engine accepts.
+        name: Stem of the file names of the graph and the engines.
+        graph: Precision, opset and rewrites of the graph.
+        samples: Number of latents in the bundle, on which ONNX Runtime is compared with torch.
+        seed: Seed of these latents, which are the first of its latent bank.
+        engines: The targets, and when the engines of each are built.
+        batch: The batch sizes that every engine accepts.
+
+    Raises:
+        ExportError: The name has a character that file names should not have, or `samples` is
+            below 1.
     """
 
     name: str = "model"
@@ -89,23 +94,24 @@ def write_bundle(
     *,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Manifest:
-    """Export `source` into the folder `out`, which appears when it is complete.
+    """Export a generator into a folder, which appears once it is complete.
 
-    The dense generator is exported with the same settings, into `out/dense`. A bundle that `out`
-    held before is replaced; other files in it stay.
+    A bundle that is already in the folder is replaced; other files in it are kept. The dense
+    generator is exported with the same settings, into `out/dense`.
 
     Args:
-        source: what is exported.
-        out: the folder; its parents are made.
-        settings: how.
-        advance: called with 1 after each of the `count_steps` steps.
+        source: What to export.
+        out: The folder; missing parents are created.
+        settings: How to export it; by default a float32 graph.
+        advance: Called with 1 after each of the `count_steps` steps.
 
     Returns:
         The manifest that was written.
 
     Raises:
-        BundleError: `out` is something other than a bundle or an empty folder.
-        ExportError: the export or the parity check failed; `out` is as it was.
+        BundleError: `out` is neither a bundle nor an empty folder.
+        ExportError: The export or the parity check failed; `out` is left as it was.
+        MissingPackageError: A package that the export needs is not installed.
     """
     settings = settings or BundleSettings()
     # Through JSON now: a value that it cannot hold becomes text before anything is built.
@@ -121,7 +127,7 @@ def write_bundle(
 
 
 def count_steps(source: BundleSource, settings: BundleSettings) -> int:
-    """How often `write_bundle` calls `advance`: for the graph, its parity and every engine."""
+    """How often `write_bundle` calls `advance`: once per graph, parity check and engine."""
     engines = sum(wanted.n_engines for wanted in settings.engines)
     return (2 + engines) * (1 if source.dense is None else 2)
 
@@ -133,7 +139,7 @@ def _fill(
     dense: str | None,
     advance: Callable[[int], None],
 ) -> Manifest:
-    """Write one bundle into `folder`, which holds that of the dense generator under `dense`."""
+    """Write a bundle into `folder`; `dense` names the folder in it for the dense generator's."""
     generator, graph = source.generator, settings.graph
     _check_generator(generator)
     onnx_path = folder / f"{settings.name}.onnx"
@@ -181,11 +187,11 @@ def _fill(
 
 
 def count_macs(generator: nn.Module) -> int:
-    """Multiply-adds of the convolutions and matrix products for one image."""
+    """Multiply-adds of the convolutions and matrix products, per image."""
     measured = copy.deepcopy(generator).eval().cpu()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         measured(torch.zeros(1, interface_of(measured).input_width))
-    return counter.get_total_flops() // 2  # the counter takes a multiply-add for two
+    return counter.get_total_flops() // 2  # the counter counts a multiply-add as two
 
 
 def _check_generator(generator: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Engines that are built ahead of time: what a target is, and whether its engines are built."""
+"""Engines that are built ahead of time: what a target is, and how its engines are built."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Choice = Literal["auto", "require", "off"]
 class EngineJob:
     """What an engine is built from.
 
-    A target takes the ONNX file or the generator, whichever its builder reads. `tensors` are the
-    inputs and outputs that the engine must have, and `batch` is what it must accept.
+    A target reads the ONNX file or the generator, depending on its builder. `tensors` are the
+    inputs and outputs that the engine must have, and `batch` the sizes that it must accept.
     """
 
     generator: nn.Module
@@ -35,7 +35,7 @@ class EngineTarget(Protocol):
 
     @property
     def name(self) -> str:
-        """What the manifest calls it."""
+        """Its name in the manifest."""
 
     @property
     def install(self) -> str:
@@ -43,7 +43,7 @@ class EngineTarget(Protocol):
 
     @property
     def compute_capabilities(self) -> tuple[str, ...]:
-        """The GPUs that it builds for."""
+        """The compute capabilities of the GPUs that it builds for."""
 
     def is_installed(self) -> bool:
         """Whether its builder can be imported."""
@@ -52,7 +52,7 @@ class EngineTarget(Protocol):
         """Write one engine beside the ONNX file.
 
         Raises:
-            ExportError: the builder refused; the message is its reason, on one line.
+            ExportError: The builder refused; the message is its reason, on one line.
         """
 
 
@@ -60,8 +60,9 @@ class EngineTarget(Protocol):
 class EngineChoice:
     """A target and when its engines are built.
 
-    `auto` builds if the target is installed, and records what could not be built. `require` raises
-    in both cases. `off` builds nothing.
+    `auto` builds if the target is installed, and records which engines could not be built.
+    `require` raises an error if the target is not installed or an engine cannot be built. `off`
+    builds nothing.
     """
 
     target: EngineTarget
@@ -69,7 +70,7 @@ class EngineChoice:
 
     @property
     def n_engines(self) -> int:
-        """How many engines will be tried."""
+        """Number of engines that will be attempted."""
         tried = self.choice != "off" and self.target.is_installed()
         return len(self.target.compute_capabilities) if tried else 0
 
@@ -88,8 +89,8 @@ def build_engines(
     """Build the engines of one target; `advance(1)` follows each of them.
 
     Raises:
-        ExportError: an engine that is required could not be built.
-        MissingPackageError: a target that is required is not installed.
+        ExportError: A required engine could not be built.
+        MissingPackageError: A required target is not installed.
     """
     target, required = wanted.target, wanted.choice == "require"
     if required and not target.is_installed():

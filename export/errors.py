@@ -1,4 +1,4 @@
-"""What `export` raises on bad input. Its command prints these as one line and exits with 1."""
+"""The errors that `export` raises on bad input; its command prints one line and exits with 1."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from nas_gan.errors import NasGanError
 
 
 class ExportError(NasGanError):
-    """A generator cannot be exported, or the result does not draw the same images."""
+    """A generator cannot be exported, or its graph does not draw the same images."""
 
 
 class BundleError(ExportError, ValueError):
-    """A folder is not a bundle, or its files differ from what its manifest lists."""
+    """A folder is not a bundle, or its files differ from those that its manifest lists."""
 
 
 class MissingPackageError(ExportError, ImportError):
-    """An optional package is needed but not installed."""
+    """A package that is needed is not installed."""
 
 
 class MissingDenseError(ExportError, FileNotFoundError):
-    """The generator that a run compressed cannot be found."""
+    """The dense generator that a run compressed cannot be found."""

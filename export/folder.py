@@ -1,4 +1,4 @@
-"""The folder of a bundle, which appears when it is complete and replaces the one before."""
+"""The folder of a bundle, which appears once it is complete and replaces the one before."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def complete_folder(out: Path) -> Iterator[Path]:
 
 
 def _foreign_files(out: Path) -> list[Path]:
-    """What is in the folder `out` but does not belong to the bundle: benchmark results, notes.
+    """Files in the folder `out` that do not belong to the bundle, such as benchmark results.
 
-    An engine that was built from the bundle on a device does belong to it, as it would not fit the
-    next one.
+    An engine that a device built from the bundle does belong to it, since it would not fit the next
+    bundle.
     """
     if not out.exists() and not out.is_symlink():
         return []

@@ -1,9 +1,9 @@
-"""What an exported generator takes and gives, by name.
+"""The inputs and outputs of an exported generator, by name.
 
-Every one maps `latents`, float32 `(batch, latent_dim)`, to `images`, float32 `(batch, c, h, w)`. A
-conditional one takes `labels` as well, int64 `(batch,)`: the class of each image, 0 to
-n_classes - 1. Its graph turns them into the one-hot columns that the network reads behind the noise
-everywhere else in this project (`nas_gan.networks.conditional`).
+Every graph maps `latents`, float32 `(batch, latent_dim)`, to `images`, float32 `(batch, c, h, w)`.
+The graph of a conditional generator also takes `labels`, int64 `(batch,)`: the class of each image,
+0 to n_classes - 1. Everywhere else in this project, a label is a one-hot row that follows the noise
+(`nas_gan.networks.conditional`); the graph makes this row from the label.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ LATENTS, LABELS, IMAGES, BATCH = "latents", "labels", "images", "batch"
 
 
 def inputs_of(interface: GeneratorInterface) -> tuple[TensorSpec, ...]:
-    """The inputs of a generator's graph, in their order."""
+    """The inputs of a generator's graph, in order."""
     latents = TensorSpec(LATENTS, "float32", (BATCH, interface.latent_dim))
     labels = TensorSpec(LABELS, "int64", (BATCH,))
     return (latents, labels) if interface.conditional else (latents,)
 
 
 def outputs_of(interface: GeneratorInterface) -> tuple[TensorSpec, ...]:
-    """The one output of its graph."""
+    """The only output of a generator's graph, its images."""
     return (TensorSpec(IMAGES, "float32", (BATCH, *interface.image_shape)),)
 
 
 def with_exported_inputs(generator: nn.Module) -> nn.Module:
-    """`generator` called with what its graph takes; itself if it is not conditional."""
+    """A module that takes the inputs of the graph; the generator itself if it is unconditional."""
     return SplitInputs(generator) if interface_of(generator).conditional else generator
 
 
 def arrays_of(interface: GeneratorInterface, latents: Tensor) -> dict[str, np.ndarray[Any, Any]]:
-    """Latents `(n, input_width)` as the arrays that the graph takes, by input name."""
+    """Latents `(n, latent_dim + n_classes)` as the arrays that the graph takes, by input name."""
     if not interface.conditional:
         return {LATENTS: latents.numpy()}
     noise, labels = split_labels(latents, interface.n_classes)

@@ -1,29 +1,29 @@
-"""What is in a bundle: `manifest.json`, the only file that a reader of a bundle has to know.
+"""The manifest of a bundle: `manifest.json`, the only file that a reader of a bundle must know.
 
-Nothing here needs torch. A program without this package reads the JSON itself. Format 1 is:
+Nothing here needs torch. A program without this package can read the JSON file itself. Format 1 is:
 
     format        1
-    name          "model": the stem of the ONNX file and of the engines
+    name          "model": the stem of the file names of the graph and the engines
     onnx          "model.onnx"
     files         {"model.onnx": {"sha256": hex, "bytes": n}, ...}: all files except the manifest
     inputs        [{"name": "latents", "dtype": "float32", "shape": ["batch", 120]}], followed by
                   {"name": "labels", "dtype": "int64", "shape": ["batch"]} if it is conditional
     outputs       [{"name": "images", "dtype": "float32", "shape": ["batch", 3, 32, 32]}]
-                  images are in [-1, 1]; a dimension that is a text is dynamic
+                  images are in [-1, 1]; a dimension given as a string is dynamic
     opset         18
-    precision     "fp32" or "fp16": how it computes; inputs and outputs are float32 in either case
+    precision     "fp32" or "fp16" arithmetic; images and latents are float32 in either case
     batch         {"min": 1, "opt": 8, "max": 64}: the optimisation profile of every engine
     engines       [{"file": "model.sm86.engine", "target": "tensorrt-rtx",
                     "compute_capability": "8.6", "tool": "tensorrt-rtx 1.7.1.116"}]
     not_built     [{"target": ..., "compute_capability": ..., "reason": one line}]
-    tools         {"torch": version, "onnx": version, ...}: what wrote the bundle
+    tools         {"torch": version, "onnx": version, ...}: the packages that wrote the bundle
     latents       {"file": "latents.npy", "seed": 0, "samples": 64}: float32 (samples, latent_dim);
                   if it is conditional also "labels": "labels.npy", int64 (samples,)
-    parity        {"max_abs": 1.2e-6, "psnr_db": 134.1, "samples": 64} of ONNX Runtime against torch
+    parity        {"max_abs": 1.2e-6, "psnr_db": 134.1, "samples": 64}: ONNX Runtime against torch
                   on these latents; psnr_db is null if all pixels are equal
-    params, macs  counted with bias; multiply-adds for one image; macs may be null
-    dense         null, or the folder inside this one that holds the uncompressed generator's bundle
-    provenance    where the generator came from, as written by whoever made it
+    params, macs  parameters, biases included; multiply-adds per image, or null if unknown
+    dense         null, or the folder in this one that holds the bundle of the dense generator
+    provenance    where the generator comes from, as given by the exporting program
     n_classes     present only if it is conditional: labels are 0 to n_classes - 1
 """
 
@@ -57,7 +57,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, element type and shape of an input or output; a text in `shape` is a dynamic size."""
+    """Name, element type and shape of an input or output; a string in `shape` is a dynamic size."""
 
     name: str
     dtype: str
@@ -66,7 +66,16 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class BatchRange:
-    """The batch sizes that an engine accepts, and the one it is tuned for."""
+    """The batch sizes that an engine accepts, and the one that it is tuned for.
+
+    Args:
+        min: The smallest batch.
+        opt: The usual batch, for which TensorRT optimises.
+        max: The largest batch.
+
+    Raises:
+        BundleError: The three are not in this order, or the smallest is below 1.
+    """
 
     min: int = 1
     opt: int = 8
@@ -82,7 +91,7 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine file and what it runs on."""
+    """An engine file, and the GPUs and the tool that it is for."""
 
     file: str
     target: str
@@ -92,7 +101,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class NotBuilt:
-    """An engine that was asked for, and the first line of what kept it from being built."""
+    """An engine that could not be built, and the first line of the reason."""
 
     target: str
     compute_capability: str
@@ -101,7 +110,30 @@ class NotBuilt:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A bundle as a value; the docstring of the module explains each field."""
+    """The content of a bundle as a value.
+
+    Attributes:
+        name: Stem of the file names of the graph and the engines.
+        onnx: File name of the graph.
+        files: SHA-256 and size in bytes of every file except the manifest, by file name.
+        inputs: Name, element type and shape of `latents` and, if conditional, `labels`.
+        outputs: The same of `images`, which are in [-1, 1].
+        opset: ONNX opset of the graph.
+        precision: `fp32` or `fp16` arithmetic.
+        batch: The batch sizes that every engine accepts.
+        tools: Versions of the packages that wrote the bundle.
+        latents: File, seed and number of the latents in the bundle.
+        parity: How far ONNX Runtime is from torch on these latents: `max_abs`, `psnr_db` (null if
+            all pixels are equal) and `samples`.
+        params: Number of parameters, biases included.
+        macs: Multiply-adds per image; None if unknown.
+        engines: The engines that were built ahead of time.
+        not_built: The engines that could not be built, with the reason.
+        dense: Folder in the bundle that holds the bundle of the dense generator; None if there is
+            none.
+        provenance: Where the generator comes from.
+        n_classes: Number of classes; 0 for an unconditional generator.
+    """
 
     name: str
     onnx: str
@@ -124,7 +156,7 @@ class Manifest:
     n_classes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in the file."""
+        """The plain values that `manifest.json` holds."""
         data = {"format": FORMAT, **asdict(self)}
         if not self.n_classes:
             del data["n_classes"]
@@ -132,7 +164,12 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` returned; keys that this version does not know are ignored."""
+        """Read what `to_dict` returned; keys that this version does not know are ignored.
+
+        Raises:
+            KeyError: A key is missing.
+            TypeError: A value has a wrong type.
+        """
         return cls(
             name=data["name"],
             onnx=data["onnx"],
@@ -165,10 +202,16 @@ def write_manifest(manifest: Manifest, bundle: Path) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a bundle folder, or the one in the file `path`.
+    """Read the manifest of a bundle.
+
+    Args:
+        path: The folder of the bundle, or its manifest file.
+
+    Returns:
+        The manifest; the files that it lists are not checked.
 
     Raises:
-        BundleError: there is none, or its format is not 1.
+        BundleError: There is no manifest, or its format is not 1.
     """
     path = path / MANIFEST if path.is_dir() else path
     if not path.is_file():
@@ -189,10 +232,16 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def verify(bundle: Path) -> Manifest:
-    """The manifest of `bundle`, after checking the hash of every file that it lists.
+    """Check the hash of every file of a bundle, and of the bundle inside it.
+
+    Args:
+        bundle: The folder of the bundle.
+
+    Returns:
+        The manifest of the bundle.
 
     Raises:
-        BundleError: a file is missing or differs; the message names it.
+        BundleError: A file is missing or differs from the manifest; the message names it.
     """
     manifest = read_manifest(bundle)
     for name in (*manifest.files, *([manifest.dense] if manifest.dense else [])):

@@ -1,4 +1,4 @@
-"""Does the exported graph draw the same images as the generator it came from?"""
+"""The parity check: does the exported graph draw the same images as the generator?"""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ BATCH_SIZES = (1, 5)
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the images of ONNX Runtime are from torch's on the same `n` latents.
+    """How far the images of ONNX Runtime are from those of torch on the same latents.
 
-    `max_abs` is the largest difference of a pixel. `psnr_db` is over a range of 2, and infinite if
-    all pixels are equal.
+    Attributes:
+        max_abs: The largest difference of a pixel value; pixels are in [-1, 1].
+        psnr_db: Peak signal-to-noise ratio in dB over this range of 2; infinite if all pixels are
+            equal.
+        n: Number of latents.
     """
 
     max_abs: float
@@ -36,13 +39,13 @@ class Parity:
     n: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; JSON has no infinity, so equal images have `psnr_db` null."""
+        """The values for JSON, which has no infinity: `psnr_db` is null if all pixels are equal."""
         psnr = self.psnr_db if math.isfinite(self.psnr_db) else None
         return {"max_abs": self.max_abs, "psnr_db": psnr, "samples": self.n}
 
 
 def compare(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> Parity:
-    """The distance between two image arrays `(n, c, h, w)` in [-1, 1]; any NaN gives NaN."""
+    """The distance between two arrays of images `(n, c, h, w)` in [-1, 1]; any NaN gives NaN."""
     if expected.shape != found.shape:
         raise ExportError(f"images have shape {found.shape}; torch gives {expected.shape}")
     difference = found.astype(np.float64) - expected.astype(np.float64)
@@ -60,14 +63,23 @@ def check_parity(
     precision: Precision = "fp32",
     batch_size: int = 16,
 ) -> Parity:
-    """Compare `generator` with the graph at `onnx_path` on `latents` `(n, latent_dim)`.
+    """Check that ONNX Runtime draws the same images from a graph as torch from the generator.
 
-    The latents of a conditional generator have the one-hot label behind the noise; the graph gets
-    the two separately. The graph is also run on 1 and on 5 latents, which fails if the export took
-    the batch for a constant.
+    The graph also runs on 1 and on 5 latents, which fails if the export made the batch a constant.
+
+    Args:
+        generator: The generator, which is not changed.
+        onnx_path: The graph that was exported from it.
+        latents: Float32 latents `(n, latent_dim + n_classes)`. The one-hot label of a conditional
+            generator follows the noise; the graph gets the two separately.
+        precision: Arithmetic of the graph, which decides how much images may differ.
+        batch_size: Number of latents that run at once.
+
+    Returns:
+        How much the images differ.
 
     Raises:
-        ExportError: the images differ by more than the precision allows, or the graph does not run.
+        ExportError: The images differ by more than the precision allows, or the graph does not run.
         MissingPackageError: onnxruntime is not installed.
     """
     expected = _torch_images(generator, latents, batch_size)
@@ -104,7 +116,7 @@ def _onnx_images(
         ) from error
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: a command's stderr belongs to its progress
+    options.log_severity_level = 3  # errors only: stderr is for the progress of the command
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

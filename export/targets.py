@@ -15,13 +15,13 @@ TARGET = "target"
 
 @dataclass(frozen=True)
 class Targets:
-    """Which engines are built ahead of time, on this machine."""
+    """The engines that are built ahead of time, on this machine."""
 
     tensorrt_rtx: Choice = field(default="auto", metadata={TARGET: TensorRTRTX()})
-    """Build TensorRT-RTX engines: auto builds if it is installed, require fails if it cannot."""
+    """Build TensorRT-RTX engines: if possible (auto), or else fail (require), or never (off)."""
 
     def choices(self) -> tuple[EngineChoice, ...]:
-        """The same as values, in the order of the fields."""
+        """The same as values, in the order of the fields; `write_bundle` takes them."""
         return tuple(
             EngineChoice(entry.metadata[TARGET], getattr(self, entry.name))
             for entry in fields(self)

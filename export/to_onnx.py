@@ -26,23 +26,27 @@ from nas_gan.networks.interface import interface_of
 if TYPE_CHECKING:
     import onnx
 
-# The opset that torch's exporter translates to, which the TensorRT 10.3 of JetPack 6 can read. 17
-# is derived from it here; newer opsets are left to the exporter.
+# The opset that torch's exporter produces, which TensorRT 10.3 of JetPack 6 can read. Opset 17 is
+# derived from it here; newer opsets are left to the exporter.
 DEFAULT_OPSET = 18
 MIN_OPSET, MAX_OPSET = 17, 24
-# Attributes that opset 18 added to operators of 17; their values here mean the behaviour of 17.
+# Attributes that opset 18 added to operators of 17; their values here mean what 17 does anyway.
 NEW_IN_18 = {"Split": {"num_outputs"}, "Resize": {"antialias", "keep_aspect_ratio_policy"}}
 
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """How a generator becomes a graph.
+    """How a generator becomes an ONNX graph.
 
     Args:
-        precision: how the graph computes; its input and output are float32 in either case.
-        opset: ONNX opset, `MIN_OPSET` to `MAX_OPSET`.
-        rewrites: what makes the graph faster, from `export.rewrites`; without any, each layer is a
-            node.
+        precision: Arithmetic of the graph, `fp32` or `fp16`; latents and images are float32 in
+            either case.
+        opset: ONNX opset, 17 to 24.
+        rewrites: Names of the rewrites in `export.rewrites` that make the graph faster; without
+            any, each layer is a node.
+
+    Raises:
+        InvalidValueError: The precision is not known.
     """
 
     precision: Precision = "fp32"
@@ -55,15 +59,20 @@ class GraphSettings:
 
 
 def write_onnx(generator: nn.Module, path: Path, settings: GraphSettings | None = None) -> None:
-    """Write `generator`, which maps `(n, latent_dim)` to `(n, c, h, w)`, to `path`.
+    """Write a generator as an ONNX file with a dynamic batch.
 
-    The graph has the input `latents` and the output `images`, both float32 with a dynamic first
-    dimension. The graph of a conditional generator also has the input `labels`, int64 `(n,)`. The
-    same weights give the same bytes.
+    The graph maps `latents`, float32 `(batch, latent_dim)`, to `images`, float32
+    `(batch, c, h, w)`. The graph of a conditional generator also takes `labels`, int64 `(batch,)`.
+    The same weights give the same bytes.
+
+    Args:
+        generator: The generator; neither it nor its training mode is changed.
+        path: The file to write, atomically.
+        settings: Precision, opset and rewrites; by default float32, opset 18 and every rewrite.
 
     Raises:
-        ExportError: the generator cannot be expressed in this opset or precision.
-        InvalidValueError: a rewrite is not known.
+        ExportError: The generator cannot be expressed in this opset or precision.
+        InvalidValueError: A rewrite is not known.
         MissingPackageError: onnx, onnxscript or onnxsim is not installed.
     """
     settings = settings or GraphSettings()
@@ -81,7 +90,7 @@ def build_model(
         raise ExportError(f"must be {MIN_OPSET} to {MAX_OPSET}; got {opset}", setting="opset")
     try:
         import onnx
-        import onnxscript  # noqa: F401 - torch's exporter imports it; a missing one is told early
+        import onnxscript  # noqa: F401 - torch's exporter imports it; report early if it is missing
         import onnxsim
     except ImportError as error:
         raise MissingPackageError(
@@ -105,7 +114,7 @@ def build_model(
 def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
     inputs = inputs_of(interface_of(generator))
     traced = with_exported_inputs(copy.deepcopy(generator)).eval().cpu()
-    # Two rows, because an example batch of 1 would be taken for a constant.
+    # Two rows, because the exporter would take an example batch of 1 for a constant.
     example = tuple(
         torch.zeros((2, *cast("tuple[int, ...]", spec.shape[1:])), dtype=getattr(torch, spec.dtype))
         for spec in inputs
@@ -140,10 +149,10 @@ def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
 
 
 def _lower_to_17_(model: onnx.ModelProto) -> None:
-    """Relabel an opset 18 graph as 17, in place.
+    """Relabel a graph of opset 18 as 17, in place.
 
-    onnx has no converter of Split from 18 to 17. The removed attributes state what 17 does anyway;
-    the checker then finds operators that 17 lacks.
+    onnx cannot convert Split from 18 to 17. The attributes that are removed state what 17 does
+    anyway, and the checker later finds operators that 17 lacks.
     """
     for opset in model.opset_import:
         if opset.domain == "":
@@ -160,7 +169,7 @@ def _resize_by_scales_(model: onnx.ModelProto) -> None:
 
     With a dynamic batch the exporter writes the size as Concat(Shape(x)[:2], (h, w)). With constant
     scales the shape arithmetic disappears, and TensorRT sees a plain upsampling. This is done only
-    if the scale is exact in float32 (2 and 4 in these nets), so that no pixel is sampled elsewhere.
+    if the scale is exact in float32, as 2 and 4 are, so that every pixel is sampled where it was.
     """
     import onnx
 

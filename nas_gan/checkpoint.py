@@ -53,16 +53,20 @@ _NUMPY_SCALARS: list[Any] = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a checkpoint file.
 
     Attributes:
-        architecture: `{"kind": "mmd-nas", ...GeneratorConfig}`, another family of
-            `nas_gan.networks.models` with its options, or `{"kind": "external", ...}`.
-        generator: averaged weights.
-        discriminator: weights of the net that trained it, if the file has them.
-        discriminator_config: how to build that net: a family and its options.
-        provenance: plain values: dataset, resolution, steps, seed and the like.
-        structure: layer name to the plain layers that replace it; empty for a dense generator.
+        architecture: How to build the generator: `{"kind": name, option: value, ...}` with a
+            family of `nas_gan.networks.models` and its options, or `{"kind": "external"}` for a
+            network of the caller's own.
+        generator: State dict of the generator, with averaged weights.
+        discriminator: State dict of the discriminator that it was trained with, if the file has
+            one.
+        discriminator_config: How to build that discriminator: a family and its options.
+        provenance: Where the weights come from, as plain values: data set, resolution, steps, seed
+            and the like.
+        structure: The plain layers that replace each factorized layer, by the name of the layer;
+            empty for a dense generator.
     """
 
     architecture: dict[str, Any]
@@ -127,16 +131,23 @@ def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
 def load_checkpoint(
     path: Path, *, genotype: Genotype = MMD_NAS, activation: str | None = None
 ) -> Checkpoint:
-    """Read any of the files named above, or a shipped one by its name.
+    """Read a checkpoint from a file, or a shipped one by its name.
+
+    A native `.pt` or `.safetensors` file, a checkpoint of the published MMD-NAS code and a bare
+    state dict can be read. No code in the file runs.
 
     Args:
-        path: a file, or `zoo:NAME` as in `Path("zoo:fashion_mnist")`.
-        genotype: the architecture of a published checkpoint, whose file does not name it.
-        activation: that of a published checkpoint; by default PMish if it was learned, else ReLU.
+        path: A file, or the name of a shipped checkpoint as in `Path("zoo:fashion_mnist")`.
+        genotype: The architecture of a published checkpoint, whose file does not name it.
+        activation: The activation of a published checkpoint; by default PMish if the file holds
+            learned activations, otherwise ReLU.
+
+    Returns:
+        The content of the file, with float32 weights on the CPU.
 
     Raises:
-        CheckpointError: the path is not a file, is empty, damaged, holds code, or its weights
-            are not finite.
+        CheckpointError: The file is missing, empty or damaged, holds objects that could run code,
+            or has weights that are not finite.
     """
     path = local_path(path)
     if not path.exists():
@@ -327,8 +338,8 @@ def build_generator(
     architecture is external.
 
     Raises:
-        CheckpointError: the architecture is unknown, the weights do not fit it, or what `build`
-            returns is not a module with a `latent_dim`.
+        CheckpointError: The architecture is not known, the weights do not fit it, or `build`
+            returned a module without `latent_dim`.
     """
     kind = checkpoint.architecture.get("kind")
     if build is not None:
@@ -381,10 +392,15 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def build_saved_discriminator(checkpoint: Checkpoint) -> nn.Module | None:
     """The discriminator with which the generator was trained, or None if the file has none.
 
-    A configuration without a `kind` is that of the published net.
+    Args:
+        checkpoint: What `load_checkpoint` returned. A configuration without a `kind` is that of
+            the published network.
+
+    Returns:
+        The discriminator in evaluation mode on the CPU, or None if the checkpoint has none.
 
     Raises:
-        CheckpointError: its configuration is unknown, or its weights do not fit it.
+        CheckpointError: The configuration is not known, or the weights do not fit it.
     """
     if checkpoint.discriminator is None or checkpoint.discriminator_config is None:
         return None

@@ -1,8 +1,8 @@
-"""Look at runs in a browser: `python -m nas_gan.dashboard runs`.
+"""Compare runs in a browser: `python -m nas_gan.dashboard runs`.
 
 The page shows runs side by side: losses, learning rates, gradient norms, FID and IS, settings and
-samples. It is served to this machine only, reads run directories and changes nothing. Stop it with
-Ctrl-C.
+samples. It is available on this machine only; it reads run directories and changes nothing. Stop it
+with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from nas_gan.runs.reading import check_folder
 
 @dataclass(frozen=True)
 class DashboardConfig:
-    """Which runs, and where the page is."""
+    """The runs to show, and the address of the page."""
 
     runs: Annotated[Path, tyro.conf.Positional] = Path("runs")
-    """Folder with run directories, at any depth."""
+    """Folder that holds run directories, at any depth."""
     port: int = 8501
-    """Port of the page; 0 takes any free one."""
+    """Port of the page; 0 selects a free one."""
 
 
 def main(config: DashboardConfig) -> int:

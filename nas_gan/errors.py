@@ -1,4 +1,4 @@
-"""What `nas_gan` raises on bad input. Command lines print these as one line and exit with 1."""
+"""The errors that `nas_gan` raises on bad input; a command prints one line and exits with 1."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from difflib import get_close_matches
 
 
 class NasGanError(Exception):
-    """Base of every error that `nas_gan` raises on purpose.
+    """Base class of every error that `nas_gan` raises on purpose.
 
     Args:
-        message: what was asked for, what was found, and what to do about it.
-        setting: the argument or the field of a configuration that the message is about. The text
-            then begins with its name, and a command line shows it as the option that sets it.
+        message: What was asked for, what was found, and what to do about it.
+        setting: Name of the argument or configuration field that the message is about. The text
+            of the error then begins with this name, and a command shows it as its option.
     """
 
     def __init__(self, message: str = "", *, setting: str | None = None) -> None:
@@ -24,19 +24,19 @@ class NasGanError(Exception):
 
 
 class InvalidValueError(NasGanError, ValueError):
-    """An argument, a configuration key or a loss input has a value that cannot be used."""
+    """An argument, a configuration field or an input has a value that cannot be used."""
 
 
 class UsageError(NasGanError):
-    """Options that do not go together; a command line exits with 2, as for a wrong option."""
+    """Options contradict each other; a command exits with 2, as it does for a wrong option."""
 
 
 class CheckpointError(NasGanError, ValueError):
-    """A file is not a checkpoint, or does not fit the network that it should fill."""
+    """A file is not a checkpoint, or its weights do not fit the network."""
 
 
 class MissingDataError(NasGanError, FileNotFoundError):
-    """A data set, reference statistics or pretrained weights are not where they were looked for."""
+    """A data set, reference statistics or pretrained weights cannot be found."""
 
 
 class DivergedError(NasGanError, ArithmeticError):

@@ -2,28 +2,28 @@
 
     presets = ["mnist_condgan"]              # packaged presets or .toml files
     seeds = [1, 2, 3]
-    metrics = ["best_fid", "loss/g"]         # in the logs; also top5_fid, fid<=30, first_fid<=30
+    metrics = ["best_fid", "loss/g"]         # of the logs; also top5_fid, fid<=30, first_fid<=30
 
-    [settings]                               # of every run, any that nas_gan.train has
+    [settings]                               # for every run: any setting of nas_gan.train
     steps = 6000
 
-    [variants]                               # every combination; "default" is the preset's own
+    [variants]                               # all combinations; "default" keeps the preset's value
     output_activation = ["default", "bhsa"]
     d_output_activation = ["default", "bhsa"]
 
     [skip]
     default = true                           # the combination without any change
-    different_hidden = true                  # two hidden activations that are not the same
-    different_output = true
+    different_hidden = true                  # combinations of two different hidden activations
+    different_output = true                  # the same for output activations
 
-A run never changes both hidden and output activations. Each run has its own process and its own
-directory. A run that fails is counted, with its reason, and does not stop the others.
+A run never changes both hidden and output activations. Each run has a process and a directory of
+its own. A run that fails is reported with its reason and does not stop the others.
 
-The table shows the last value of each metric; best_ takes the best value instead, and top5_ the
-mean of the five best. fid<=30 is the share of runs that got there, and first_fid<=30 the step at
-which they did. The table is also written to table.csv and table.json.
+The table shows the last value of each metric. best_ takes the best value instead, and top5_ the
+mean of the five best. fid<=30 is the share of runs that reach an FID of 30, and first_fid<=30 the
+step at which they reach it. The table is also written to table.csv and table.json.
 
-Run the same command again to resume what has not finished. The exit code is 1 if a run failed.
+Run the same command again to resume. The exit code is 1 if a run failed.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from nas_gan.runs.summary import summarise, summary_csv, summary_table
 
 @dataclass(frozen=True)
 class ExperimentsConfig:
-    """Which grid, and where its runs are kept."""
+    """The grid, and the folder of its runs."""
 
     grid: Annotated[Path, tyro.conf.Positional]
-    """The grid, a .toml file like the one above."""
+    """Grid of runs, a .toml file like the one above."""
     run_dir: Path | None = None
-    """Folder for the runs; runs/experiments/NAME of the grid if not given."""
+    """Folder for the runs; by default runs/experiments/ and the name of the grid."""
 
 
 def main(config: ExperimentsConfig) -> int:

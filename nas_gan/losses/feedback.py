@@ -1,4 +1,4 @@
-"""State that some losses keep between updates: a feedback level, and counted random draws."""
+"""The state that some losses keep between steps: a feedback level, and a count of random draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Feedback:
     level: float = 0.0
 
     def observe(self, loss: float) -> None:
-        """Follow the loss of one update."""
+        """Update the average and the level with the loss of one step."""
         self.average = 0.99 * self.average + 0.01 * loss
         raised = self.level + self.rate * (self.average - self.threshold)
         self.level = min(max(raised, 0.0), self.cap)
@@ -34,10 +34,10 @@ class Feedback:
 
 
 class Draws:
-    """Random numbers of a loss, whose only state is how many were drawn.
+    """The random numbers of a loss; the number of draws is their only state.
 
     They are the same in every process of a run, so that all processes compute the same loss from
-    the scores of all.
+    the scores of all of them.
     """
 
     def __init__(self, seed: int) -> None:
@@ -47,12 +47,12 @@ class Draws:
         return float(self._next().uniform(low, high))
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform in `[low, high)`, of the shape, type and device of `like`."""
+        """Uniform numbers in `[low, high)`, with the shape, type and device of `like`."""
         drawn = self._next().uniform(low, high, tuple(like.shape))
         return torch.from_numpy(drawn).to(like)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal, of the shape, type and device of `like`."""
+        """Standard normal numbers, with the shape, type and device of `like`."""
         return torch.from_numpy(self._next().standard_normal(tuple(like.shape))).to(like)
 
     def _next(self) -> np.random.Generator:
@@ -67,17 +67,17 @@ class Draws:
 
 
 class Mixing:
-    """Swaps real and fake scores at random, more often the better the discriminator is.
+    """Swaps real and fake scores at random; the better the discriminator, the more often.
 
-    The probability follows the averaged discrepancy: it rises, to at most one half, while that is
-    above `threshold`.
+    The probability follows the averaged discrepancy: while that is above `threshold`, it rises, to
+    at most one half.
     """
 
     def __init__(self, threshold: float, draws: Draws) -> None:
         self.feedback, self.draws = Feedback(threshold, rate=0.01, cap=0.5), draws
 
     def __call__(self, real: Tensor, fake: Tensor, discrepancy: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixed real and fake scores; `discrepancy` is that of the unmixed ones."""
+        """Mixed real and fake scores; `discrepancy` is that of the unmixed scores."""
         swap = self.draws.uniform(real[:, :1]) < self.feedback.level  # (m, 1)
         self.feedback.observe(discrepancy.item())
         return torch.where(swap, fake, real), torch.where(swap, real, fake)

@@ -1,4 +1,4 @@
-"""Kernels on discriminator scores, and discrepancies made of their means.
+"""Kernels of discriminator scores, and the discrepancies that their means make up.
 
 Scores are `(m, d)`. A kernel is a function of squared distances. Sources: MMD-GAN with repulsive
 loss (Wang, Sun, Halgamuge; ICLR 2019) and MMD-PMish-NAS (IEEE Access 2024).
@@ -24,7 +24,8 @@ NEWTON_STEPS = 3
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """`||a_i - b_j||^2` for every pair, `(m, d)` and `(n, d)` to `(m, n)`.
 
-    Taken from differences: expanding the square cancels for scores far from the origin.
+    The squares are those of differences, since the expanded form cancels for scores far from the
+    origin.
     """
     return (a[:, None, :] - b[None, :, :]).square().sum(dim=-1)
 
@@ -36,18 +37,18 @@ def off_diagonal_mean(pairs: Tensor) -> Tensor:
 
 
 def paired(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Real scores, and as many of the fake ones.
+    """The real scores, and equally many of the fake ones.
 
     Raises:
-        InvalidValueError: fewer than two real scores (a kernel mean without its diagonal needs
-            a pair), or fewer fake than real ones.
+        InvalidValueError: There are fewer than two real scores, of which a kernel mean without its
+            diagonal needs a pair, or fewer fake scores than real ones.
     """
     m = real.shape[0]
     if m < 2:
         raise InvalidValueError(f"an MMD loss needs a batch of at least 2; got {m}")
     if fake.shape[0] < m:
         raise InvalidValueError(
-            f"an MMD loss needs as many fakes as reals ({m}); got {fake.shape[0]}"
+            f"an MMD loss needs as many fake scores as real ones ({m}); got {fake.shape[0]}"
         )
     return real, fake[:m]
 
@@ -86,7 +87,7 @@ class GaussianKernel:
 
 @dataclass(frozen=True)
 class StudentKernel:
-    """Sum of `(1 + d2 / (beta alpha))^-alpha` over `alphas`: heavier tails than a Gaussian."""
+    """Sum of `(1 + d2 / (beta alpha))^-alpha` over `alphas`, with heavier tails than a Gaussian."""
 
     alphas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)
     beta: float = 2.0
@@ -109,9 +110,9 @@ class StudentKernel:
 
 @dataclass(frozen=True)
 class CramerKernel:
-    """Minus the distance; its discrepancy is the energy distance."""
+    """The negative distance; its discrepancy is the energy distance."""
 
-    # Inside the root, so that its slope is finite where scores coincide.
+    # Added inside the root, so that the slope is finite where scores coincide.
     floor: float = 1e-16
 
     @property
@@ -127,7 +128,7 @@ ONE_GAUSSIAN = GaussianKernel()
 
 @dataclass(frozen=True)
 class KernelMeans:
-    """Mean kernel within the reals, within the fakes and across, scalars."""
+    """Mean kernels within the real scores, within the fake scores and across the two, scalars."""
 
     real: Tensor
     fake: Tensor
@@ -140,7 +141,7 @@ class KernelMeans:
 
 
 def kernel_means(real: Tensor, fake: Tensor, kernel: Callable[[Tensor], Tensor]) -> KernelMeans:
-    """Kernel means of equally many real and fake scores, all without their diagonals."""
+    """Kernel means of equally many real and fake scores, all without the diagonal."""
     return KernelMeans(
         *(
             off_diagonal_mean(kernel(squared_distances(a, b)))
@@ -151,7 +152,7 @@ def kernel_means(real: Tensor, fake: Tensor, kernel: Callable[[Tensor], Tensor])
 
 @torch.no_grad()
 def kernel_health(real: Tensor, fake: Tensor, kernel: Kernel) -> dict[str, float]:
-    """Mean kernels within the reals, within the fakes and across, for one member of the kernel."""
+    """Mean kernels within real scores, within fake scores and across, per member of the kernel."""
     means = kernel_means(*paired(real, fake), kernel)
     return {
         f"kernel/{name}": getattr(means, name).item() / kernel.members
@@ -162,7 +163,7 @@ def kernel_health(real: Tensor, fake: Tensor, kernel: Kernel) -> dict[str, float
 def mmd2(real: Tensor, fake: Tensor, sigma: float = 1.0) -> Tensor:
     """Squared maximum mean discrepancy, a scalar; the cross term keeps its diagonal.
 
-    It can be slightly negative, since only the terms within a set drop their diagonal.
+    It can be slightly negative, since only the terms within a set leave out their diagonal.
     """
     real, fake = paired(real, fake)
     within_real = off_diagonal_mean(gaussian(squared_distances(real, real), sigma))
@@ -185,10 +186,10 @@ def scale_for(squared: Tensor, omega: float) -> Tensor:
 
 
 def normal_discrepancy(scores: Tensor, omega: float, center: float = 0.0) -> Tensor:
-    """Squared discrepancy between scores and the normal distribution of spread 1, a scalar.
+    """Squared discrepancy between scores and a normal distribution of spread 1, a scalar.
 
-    That distribution has mean `center` and variance `1 / (2 d)` in each of the d coordinates.
-    Its kernel means have closed forms; `beta` is such that the mean kernel across is `omega`.
+    The distribution has mean `center` and variance `1 / (2 d)` in each of the d coordinates. Its
+    kernel means have closed forms; `beta` is chosen so that the mean kernel across is `omega`.
     """
     d = scores.shape[1]
     to_center = (scores - center).square().sum(dim=1)  # (m,)
@@ -207,13 +208,13 @@ def normal_discrepancy(scores: Tensor, omega: float, center: float = 0.0) -> Ten
 def _newton(
     mean_and_slope: Callable[[Tensor], tuple[Tensor, Tensor]], mean_distance: Tensor, omega: float
 ) -> Tensor:
-    # The mean kernel is convex and falls with beta, and by Jensen it is above omega at the start:
-    # Newton's steps go up to the root and never beyond it.
+    # The mean kernel is convex and falls with beta, and by Jensen's inequality it is above omega at
+    # the start, so that Newton's steps approach the root from below and never pass it.
     tiny = torch.finfo(mean_distance.dtype).tiny
     start = -math.log(omega) / mean_distance.clamp(min=1e-12)
     beta = start
     for _ in range(NEWTON_STEPS):
         mean, slope = mean_and_slope(beta)
-        # Where half of the pairs coincide there may be no root; the cap keeps beta a number.
+        # If half of the pairs coincide there may be no root; the cap keeps beta finite.
         beta = (beta + (mean - omega) / slope.clamp(min=tiny)).clamp(max=1e3 * start)
     return beta

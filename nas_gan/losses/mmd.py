@@ -1,7 +1,7 @@
 """MMD losses with one kernel, a mixture of kernels, or a kernel of random scale.
 
-The catalogue of MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019). All kernel means
-leave out the diagonal, even the one across real and fake scores.
+Source: MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019). All kernel means leave out
+the diagonal, even the one across real and fake scores.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from nas_gan.losses.kernels import (
     squared_distances,
 )
 
-# The random scale makes the mean kernel across a number between these.
+# The random scale gives the mean kernel across a value between these.
 OMEGA = (0.05, 0.85)
-# A kernel of random scale is bounded through `beta * d2`.
+# The bounds of a kernel of random scale are bounds of `beta * d2`.
 SCALED_LOWER, SCALED_UPPER = 0.125, 2.0
 # Noise on scores has the standard deviation ln(1 + level): at most 1.
 NOISE_CAP = 1.7183
@@ -41,16 +41,18 @@ NOISE_CAP = 1.7183
 class KernelMMD(AdversarialLoss):
     """`w0 E k(real, fake) - E k(fake) - w1 E k(real)` against the squared discrepancy.
 
-    `w1 = w0 - 1`. With `w0` 2 that is minus the discrepancy (the attractive loss), with 0 the
+    The first is the discriminator's loss, with `w1 = w0 - 1`; the second is the generator's. With
+    `w0 = 2` the first is the negative discrepancy, the attractive loss, and with `w0 = 0` it is the
     repulsive loss.
 
     Attributes:
-        kernel: of the squared distances of scores.
-        cross_weight: w0.
-        bounded: distances within a set that the discriminator pulls together are floored at
-            `lower`, those it pushes apart capped at `upper`; the generator never sees bounds.
-        mixing: discrepancy above which real and fake scores are mixed; None never mixes them.
-        seed: of the mixing.
+        kernel: Kernel of the squared distances of scores.
+        cross_weight: The weight w0.
+        bounded: Whether distances that the discriminator reduces have the floor `lower`, and those
+            that it increases the cap `upper`. The loss of the generator has no bounds.
+        lower: Lower bound on squared distances.
+        mixing: Discrepancy above which real and fake scores are mixed; None never mixes them.
+        seed: Seed of the mixing.
     """
 
     kernel: Kernel = ONE_GAUSSIAN
@@ -99,7 +101,7 @@ class KernelMMD(AdversarialLoss):
         return off_diagonal_mean(self.kernel(squared))
 
     def state_dict(self) -> dict[str, Any]:
-        """How many numbers were drawn and, with mixing, its level."""
+        """The number of draws and, with mixing, its level."""
         return _state(self._draws, self._mixing)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -109,22 +111,23 @@ class KernelMMD(AdversarialLoss):
 
 @dataclass(frozen=True)
 class RandomScaleMMD(AdversarialLoss):
-    """Discrepancies under `exp(-beta d2)`, where beta fits a random mean kernel, drawn each time.
+    """Discrepancies under `exp(-beta d2)`, where beta gives a mean kernel that is drawn at random.
 
-    The generator minimises the discrepancy of real and fake scores. The discriminator maximises
-    it, and may pull scores towards a normal distribution of spread 1 or push them away from it.
+    The generator minimises the discrepancy between real and fake scores. The discriminator
+    maximises it, and may also pull scores towards a normal distribution of spread 1 or push them
+    away from it.
 
     Attributes:
-        real_to_normal: weight of the discrepancy of real scores and the normal distribution in
-            the discriminator's loss.
-        fake_to_normal: the same of fake scores.
-        g_fake_to_normal: the same of fake scores in the generator's loss.
-        center: mean of the normal distribution for real scores; for fake ones it is minus that.
-        bounded: bounds the discriminator's discrepancy. The published form swaps two of its
-            coefficients; this one is minus the bounded discrepancy, as intended there.
-        mixing: discrepancy above which real and fake scores are mixed; None never mixes them.
-        noise: discrepancy above which noise is added to the scores; None never adds any.
-        seed: of the scales, the mixing and the noise.
+        real_to_normal: Weight in the discriminator's loss of the discrepancy between real scores
+            and the normal distribution.
+        fake_to_normal: The same for fake scores.
+        g_fake_to_normal: The same for fake scores in the generator's loss.
+        center: Mean of the normal distribution for real scores; fake scores have its negative.
+        bounded: Whether the discriminator's discrepancy is bounded. The published form swaps two
+            coefficients; this one is the negative bounded discrepancy that was intended.
+        mixing: Discrepancy above which real and fake scores are mixed; None never mixes them.
+        noise: Discrepancy above which noise is added to the scores; None never adds any.
+        seed: Seed of the scales, the mixing and the noise.
     """
 
     real_to_normal: float = 1.0
@@ -171,7 +174,7 @@ class RandomScaleMMD(AdversarialLoss):
         return loss
 
     def health(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        """Mean Gaussian kernels of sigma 1; a random scale would be fitted to have its mean."""
+        """Mean Gaussian kernels with sigma 1, since a random scale is fitted to its mean kernel."""
         return kernel_health(real, fake, ONE_GAUSSIAN)
 
     def _discrepancy(self, real: Tensor, fake: Tensor, *, bounded: bool = False) -> Tensor:
@@ -198,7 +201,7 @@ class RandomScaleMMD(AdversarialLoss):
         return real + std * self._draws.normal(real), fake + std * self._draws.normal(fake)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many numbers were drawn and, if there are any, the levels of mixing and noise."""
+        """The number of draws and, if there are any, the levels of mixing and noise."""
         state = _state(self._draws, self._mixing)
         return state if self._noise is None else state | {"noise": self._noise.state_dict()}
 
@@ -213,7 +216,7 @@ def _start_state(loss: KernelMMD | RandomScaleMMD, mixing: float | None) -> None
     if loss.seed < 0:
         raise InvalidValueError(f"the seed of a loss must be at least 0; got {loss.seed}")
     draws = Draws(loss.seed)
-    # Settings are frozen; what a loss remembers between updates is not.
+    # The settings are frozen; the state that a loss keeps between steps is not.
     object.__setattr__(loss, "_draws", draws)
     object.__setattr__(loss, "_mixing", None if mixing is None else Mixing(mixing, draws))
 

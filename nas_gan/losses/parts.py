@@ -1,4 +1,4 @@
-"""Parts of a loss that need more than scores: penalties, scaling, clipping, noise on images."""
+"""The parts of a loss that need more than scores: penalties, scaling, clipping, image noise."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class GradientPenalty:
     """`weight * mean((||gradient of f|| - target)^2)` over images (Gulrajani et al. 2017).
 
     Attributes:
-        weight: its factor in the discriminator's loss.
-        witness: f is the witness of an MMD with this kernel, `E k(., real) - E k(., fake)`; None
-            is the critic itself, the mean of its outputs.
-        at: the images at which it is taken: random points between real and fake ones, or one of
-            the two.
-        target: the wanted norm; 0 at real images is the R1 penalty (times 2).
+        weight: Factor in the discriminator's loss.
+        witness: Kernel of the MMD whose witness `E k(., real) - E k(., fake)` is f. With None, f is
+            the critic itself, the mean of its outputs.
+        at: Images at which the gradient is taken: random points between real and fake images, or
+            one of the two.
+        target: Target norm; with 0 at real images, this is twice the R1 penalty.
     """
 
     weight: float = 10.0
@@ -40,9 +40,9 @@ class GradientPenalty:
     def __call__(
         self, score: Score, real: Tensor, fake: Tensor, real_scores: Tensor, fake_scores: Tensor
     ) -> Tensor:
-        """The weighted penalty, a scalar that can be differentiated.
+        """The weighted penalty, a scalar with gradient.
 
-        `real` and `fake` are `(m, c, h, w)` and `(n, c, h, w)` images, `n >= m`.
+        `real` and `fake` are images `(m, c, h, w)` and `(n, c, h, w)` with `n >= m`.
         """
         images = _place(self.at, real, fake).requires_grad_()
         scores = score(images)  # (m, d)
@@ -53,7 +53,7 @@ class GradientPenalty:
             near_fake = self.witness(squared_distances(scores, fake_scores)).mean(dim=1)
             value = near_real - near_fake
         (gradient,) = torch.autograd.grad(value.sum(), images, create_graph=True)
-        # The floor keeps the slope of the root finite where the gradient vanishes.
+        # The constant keeps the slope of the root finite where the gradient vanishes.
         norm = (gradient.flatten(1).square().sum(dim=1) + 1e-12).sqrt()  # (m,)
         return self.weight * (norm - self.target).square().mean()
 
@@ -62,7 +62,7 @@ class GradientPenalty:
 class GradientScaling:
     """Multiplies `loss - offset` by `1 / (weight * mean ||J||_F^2 + 1)` (Arbel et al. 2018).
 
-    J is the Jacobian of all scores of an image with respect to that image.
+    J is the Jacobian of all scores of an image with respect to the image.
     """
 
     weight: float = 0.1
@@ -73,7 +73,7 @@ class GradientScaling:
         _positive("the weight of gradient scaling", self.weight)
 
     def squared_jacobian(self, score: Score, real: Tensor, fake: Tensor) -> Tensor:
-        """Mean of `||J||_F^2` over images, a scalar that can be differentiated."""
+        """Mean of `||J||_F^2` over images, a scalar with gradient."""
         images = _place(self.at, real, fake).requires_grad_()
         total = torch.zeros((), device=images.device)
         for output in score(images).flatten(1).unbind(dim=1):  # d times (m,)
@@ -87,7 +87,7 @@ class GradientScaling:
 
 @dataclass(frozen=True)
 class WeightClipping:
-    """Every weight of the critic in `[-bound, bound]` after each of its updates (WGAN)."""
+    """Clips every weight of the critic to `[-bound, bound]` after each of its updates (WGAN)."""
 
     bound: float = 0.01
 
@@ -103,11 +103,11 @@ class WeightClipping:
 
 @dataclass(frozen=True)
 class ImageNoise:
-    """Normal noise on every image that the discriminator sees; falls linearly to 0.
+    """Normal noise on every image that the discriminator sees, which falls linearly to 0.
 
     Attributes:
-        std: its standard deviation at the start; images are in [-1, 1].
-        updates: number of updates after which it is gone; None keeps it.
+        std: Initial standard deviation; images are in [-1, 1].
+        updates: Number of steps until the noise is 0; with None it stays as it is.
     """
 
     std: float = 0.1
@@ -116,21 +116,21 @@ class ImageNoise:
     def __post_init__(self) -> None:
         _positive("the standard deviation of image noise", self.std)
         if self.updates is not None and self.updates < 1:
-            raise InvalidValueError(f"image noise must last an update; got {self.updates}")
+            raise InvalidValueError(f"image noise must last at least 1 step; got {self.updates}")
 
     def std_at(self, index: int) -> float:
-        """Standard deviation in update `index`."""
+        """Standard deviation in step `index`."""
         return self.std * max(0.0, 1 - index / self.updates) if self.updates else self.std
 
     def add(self, images: Tensor, index: int) -> Tensor:
-        """Images with the noise of update `index`, drawn from torch's global generator."""
+        """The images with the noise of step `index`, drawn from torch's global generator."""
         std = self.std_at(index)
         return images + std * torch.randn_like(images) if std else images
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a loss can have besides a function of scores; all optional."""
+    """What a loss can have beyond a function of scores; all parts are optional."""
 
     penalty: GradientPenalty | None = None
     scaling: GradientScaling | None = None
@@ -142,7 +142,7 @@ def _place(at: Place, real: Tensor, fake: Tensor) -> Tensor:
     fake = fake[: len(real)]
     if at == "interpolated":
         weight = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device)
-        # The same points in any precision; under autocast fakes are in another type than reals.
+        # The points are the same in any precision: under autocast, fake images have another type.
         return torch.lerp(real, fake.to(real), weight.to(real)).detach()
     return (real if at == "real" else fake).detach().clone()
 

@@ -1,4 +1,4 @@
-"""Losses by name."""
+"""The adversarial losses by name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nas_gan.losses.scores import HingeLoss, LabelLoss, WassersteinLoss
 
 FIVE_GAUSSIANS = GaussianKernel((1.0, 2.0**0.5, 2.0, 8.0**0.5, 4.0))
 FIVE_STUDENTS = StudentKernel()
-# The kernel of the witness under a gradient penalty has tails of its own.
+# Under a gradient penalty, the kernel of the witness has tails of its own.
 WITNESS_STUDENTS = StudentKernel((0.25, 0.5, 0.9, 2.0, 25.0))
-# The weight that the repulsive loss was published with.
+# The weight with which the repulsive loss was published.
 REPULSIVE_PENALTY = Parts(penalty=GradientPenalty(0.1, ONE_GAUSSIAN))
 
 
@@ -27,14 +27,14 @@ def _penalised(kernel: GaussianKernel | StudentKernel) -> Parts:
 
 
 LOSSES: dict[str, AdversarialLoss] = {
-    # July 2024: the loss behind the published compression results.
+    # July 2024: the loss of the published compression results.
     "published": RepulsiveMMD("sqrt", "sq_l2_mean", 1e-3, 1),
-    # October 2024, the newest published state.
+    # October 2024: the newest published version.
     "latest": RepulsiveMMD("none", "sqrt_l1_offdiag", 1e-4, None),
-    # April 2024, the headline CIFAR-10 and STL-10 runs; and the ICASSP 2024 release.
+    # April 2024: the main CIFAR-10 and STL-10 runs; and the release of ICASSP 2024.
     "april_2024": RepulsiveMMD("sqrt", extra_weight=0.0),
     "icassp_2024": RepulsiveMMD("none", extra_weight=0.0),
-    # Of each score alone.
+    # Losses that treat every score by itself.
     "logistic": LabelLoss(),
     "least_squares": LabelLoss("least_squares"),
     "soft_labels": LabelLoss(real=(0.7, 1.0), fake=(0.0, 0.3)),
@@ -88,10 +88,22 @@ ALIASES = {
 
 
 def make_loss(name: str, **changes: Any) -> AdversarialLoss:
-    """A new loss by its name, with fields of it changed by keyword.
+    """A new adversarial loss by its name.
+
+    Most come from MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019), the default ones
+    from MMD-PMish-NAS (IEEE Access 2024).
+
+    Args:
+        name: A key of `nas_gan.losses.LOSSES` or of `nas_gan.losses.ALIASES`, such as `latest`,
+            `hinge` or `wgan_gp`.
+        **changes: Fields of the loss to change, such as `sigma=2.0`.
+
+    Returns:
+        A loss that shares no state with any other.
 
     Raises:
-        InvalidValueError: no loss has that name, or the loss has no such field.
+        InvalidValueError: No loss has this name, the loss has no such field, or a value is out of
+            range.
     """
     known = LOSSES.get(ALIASES.get(name, name))
     if known is None:
@@ -106,5 +118,5 @@ def make_loss(name: str, **changes: Any) -> AdversarialLoss:
             raise InvalidValueError(
                 f"loss {name!r} has no setting {key!r}; it has {', '.join(settings)}"
             )
-    # Always a new one, since some losses keep state between updates.
+    # Always a new instance, since some losses keep state between steps.
     return replace(known, **changes)

@@ -21,12 +21,12 @@ from nas_gan.losses.kernels import (
     squared_distances,
 )
 
-# Below this the square root of an MMD has a slope too steep to train with.
+# Below this, the slope of the square root of an MMD is too steep for training.
 SQRT_FLOOR = 1e-10
 
 
 def attractive_loss(real: Tensor, fake: Tensor, sigma: float = 1.0) -> Tensor:
-    """Discriminator loss of the original MMD-GAN: minus the squared discrepancy."""
+    """The discriminator's loss in the original MMD-GAN: the negative squared discrepancy."""
     return -mmd2(real, fake, sigma)
 
 
@@ -38,10 +38,11 @@ def bounded_repulsive_loss(
     upper: float = UPPER_BOUND,
     sigma: float = 1.0,
 ) -> Tensor:
-    """Discriminator loss that pushes real scores apart and fake ones together, a scalar.
+    """The discriminator's loss that pushes real scores apart and fake scores together, a scalar.
 
-    Real distances are capped at `upper`, fake ones floored at `lower`: beyond those the kernel
-    gives no gradient worth having. Lies in `[exp(-upper/2) - exp(-lower/2), 1]` for `sigma` 1.
+    Squared distances of real scores have the cap `upper`, those of fake scores the floor `lower`;
+    beyond them the kernel has hardly any gradient. With `sigma` 1 the loss is in
+    `[exp(-upper/2) - exp(-lower/2), 1]`.
     """
     real, fake = paired(real, fake)
     real_kernel = gaussian(squared_distances(real, real).clamp(max=upper), sigma)
@@ -51,16 +52,18 @@ def bounded_repulsive_loss(
 
 @dataclass(frozen=True)
 class RepulsiveMMD(AdversarialLoss):
-    """The bounded repulsive pair with the kick-start term that keeps fake scores in reach.
+    """The bounded repulsive loss with the kick-start term that keeps fake scores within reach.
 
     Attributes:
-        g_transform: what the generator minimises: the squared discrepancy (`none`), its positive
+        g_transform: What the generator minimises: the squared discrepancy (`none`), its positive
             part (`clamp`), or the root of that (`sqrt`).
-        extra: form of the kick-start term on fake scores: mean of floored squared distances with
-            the diagonal (`sq_l2_mean`), or off-diagonal mean of the root of floored L1 distances
-            (`sqrt_l1_offdiag`).
-        extra_weight: its factor.
-        extra_epochs: number of epochs, from the first, in which it acts; None is all.
+        extra: Form of the kick-start term on fake scores: the mean of squared distances with a
+            floor, diagonal included (`sq_l2_mean`), or the off-diagonal mean of the root of L1
+            distances with a floor (`sqrt_l1_offdiag`).
+        extra_weight: Weight of the kick-start term.
+        extra_epochs: Number of epochs, from the first, that have the term; None means all.
+        lower: Lower bound on the squared distances of fake scores.
+        sigma: Width of the Gaussian kernel.
     """
 
     g_transform: Literal["none", "clamp", "sqrt"] = "none"
@@ -71,7 +74,7 @@ class RepulsiveMMD(AdversarialLoss):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        # A floor of 0 would put the root of the kick-start term where its slope is infinite.
+        # With a floor of 0, the root in the kick-start term could have an infinite slope.
         if not (self.lower > 0 and self.sigma > 0):
             raise InvalidValueError(
                 f"lower and sigma must be above 0; got {self.lower} and {self.sigma}"
@@ -94,8 +97,8 @@ class RepulsiveMMD(AdversarialLoss):
             return value
         if self.g_transform == "clamp":
             return value.clamp(min=0)
-        # The floor inside the root keeps the slope finite where the discrepancy is not positive;
-        # the root of a bare clamp there is 0 times infinity.
+        # The floor inside the root keeps the slope finite where the discrepancy is not positive.
+        # With a clamp at 0, the gradient there would be 0 times infinity.
         return value.clamp(min=SQRT_FLOOR).sqrt()
 
     def health(self, real: Tensor, fake: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Losses of each score alone: cross entropy, least squares, hinge, Wasserstein."""
+"""Losses that treat every score by itself: cross entropy, least squares, hinge, Wasserstein."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ class _ScoreLoss(AdversarialLoss):
 
 @dataclass(frozen=True)
 class LabelLoss(_ScoreLoss):
-    """Drives scores to labels; a label is a number, or a range to draw from for every score.
+    """Drives scores towards labels.
+
+    A label is a number, or a range from which a number is drawn for every score.
 
     Attributes:
-        criterion: cross entropy of scores as logits, half the squared error (Mao et al. 2017), or
-            cross entropy of scores that are probabilities already.
-        real: label of real images for the discriminator.
-        fake: label of generated images for the discriminator.
-        generator_label: label of generated images for the generator.
-        seed: of the labels drawn.
+        criterion: Cross entropy of scores that are logits, half the squared error (Mao et al.
+            2017), or cross entropy of scores that are already probabilities.
+        real: Label of real images in the discriminator's loss.
+        fake: Label of generated images in the discriminator's loss.
+        generator_label: Label of generated images in the generator's loss.
+        seed: Seed of the labels that are drawn.
     """
 
     criterion: Literal["cross_entropy", "least_squares", "probability"] = "cross_entropy"
@@ -58,11 +60,11 @@ class LabelLoss(_ScoreLoss):
     def discriminator(
         self, real: Tensor, fake: Tensor, *, upper: float = UPPER_BOUND, epoch: int = 0
     ) -> Tensor:
-        """Sum of the mean losses of real and of fake scores, a scalar."""
+        """The sum of the mean losses of real and of fake scores, a scalar."""
         return self._towards(real, self.real) + self._towards(fake, self.fake)
 
     def generator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Mean loss of fake scores, a scalar."""
+        """The mean loss of fake scores, a scalar."""
         return self._towards(fake, self.generator_label)
 
     def _towards(self, scores: Tensor, label: Label) -> Tensor:
@@ -77,7 +79,7 @@ class LabelLoss(_ScoreLoss):
         return F.mse_loss(scores, target) / 2
 
     def state_dict(self) -> dict[str, Any]:
-        """How many labels were drawn."""
+        """The number of draws."""
         return {"draws": self._draws.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -87,7 +89,7 @@ class LabelLoss(_ScoreLoss):
 
 @dataclass(frozen=True)
 class HingeLoss(_ScoreLoss):
-    """Real scores above 1 and fake ones below -1 are good enough (Lim and Ye 2017)."""
+    """The hinge loss, 0 for real scores above 1 and fake scores below -1 (Lim and Ye 2017)."""
 
     def discriminator(
         self, real: Tensor, fake: Tensor, *, upper: float = UPPER_BOUND, epoch: int = 0
@@ -102,10 +104,10 @@ class HingeLoss(_ScoreLoss):
 
 @dataclass(frozen=True)
 class WassersteinLoss(_ScoreLoss):
-    """Difference of mean scores, for a critic that clipping or a penalty keeps Lipschitz.
+    """The difference of mean scores, for a critic that clipping or a penalty keeps Lipschitz.
 
     Raises:
-        InvalidValueError: it has neither; the scores of such a critic are unbounded and diverge.
+        InvalidValueError: The loss has neither; scores would be unbounded and diverge.
     """
 
     def __post_init__(self) -> None:

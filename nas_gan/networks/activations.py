@@ -81,7 +81,7 @@ def bhaa(x: Tensor, t1: Tensor, t2: Tensor, slope: Tensor, interval: Interval) -
 
 
 def bhaa_range(t1: Tensor, t2: Tensor, interval: Interval) -> tuple[Tensor, Tensor]:
-    """Infimum and supremum of `bhaa` over all x, in the shape of `t1`.
+    """Infimum and supremum of `bhaa` over all x, with the shape of `t1`.
 
     The function is the difference of the distances of a point on a line from two others, so it is
     bounded by the triangle inequality; the reference divides by `t1 - t2` instead.
@@ -136,7 +136,7 @@ Starts = Mapping[str, tuple[float, float]]  # parameter -> (mean, standard devia
 
 
 class LearnedActivation(nn.Module):
-    """`function(x, **parameters)` with a learnable parameter for every name in `starts`.
+    """`function(x, **parameters)` with a learned parameter for every name in `starts`.
 
     `shape` is that of one input without the batch, `(n,)` or `(c, h, w)`, for a value per unit, or
     any shape that broadcasts to it; `(1,)` is a scalar for the site. An initialisation with
@@ -259,7 +259,7 @@ def _bhsa(x: Tensor, t: Tensor, slope: Tensor, interval: Interval) -> Tensor:
 
 
 class PMish(LearnedActivation):
-    """Parametric Mish with one learnable `beta`, initially 1 (IEEE Access 2024)."""
+    """Parametric Mish with one learned `beta`, initially 1 (IEEE Access 2024)."""
 
     beta: nn.Parameter
 
@@ -268,7 +268,7 @@ class PMish(LearnedActivation):
 
 
 class Swish(LearnedActivation):
-    """`x * sigmoid(beta * x)` with one learnable `beta`, initially 1."""
+    """`x * sigmoid(beta * x)` with one learned `beta`, initially 1."""
 
     beta: nn.Parameter
 
@@ -322,7 +322,7 @@ def make_activation(name: str, shape: Sequence[int] = (1,), init: Init = "defaul
     """A new activation for a hidden site by name; one without parameters ignores the rest.
 
     Raises:
-        InvalidValueError: the name is not in `ACTIVATIONS`, or `init` is not an initialiser.
+        InvalidValueError: The name is not in `ACTIVATIONS`, or `init` is not an initialiser.
     """
     if name not in ACTIVATIONS:
         raise unknown_name("activation", name, ACTIVATIONS)
@@ -378,7 +378,7 @@ def activation_statistics(module: nn.Module) -> dict[str, float]:
 
 
 def freeze_activations_(module: nn.Module, *, epoch: int, from_epoch: int | None) -> bool:
-    """Stop learning the activation parameters of `module` from `from_epoch` on, in place.
+    """Freeze the activation parameters of `module` from `from_epoch` on, in place.
 
     Call it at the start of every epoch; None never freezes. In an epoch before `from_epoch` they
     learn again, so that a resumed run equals an uninterrupted one.

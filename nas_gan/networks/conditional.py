@@ -19,7 +19,7 @@ def with_labels(noise: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     """Noise `(n, latent_dim)` and integer labels `(n,)` to latents `(n, latent_dim + n_classes)`.
 
     Raises:
-        InvalidValueError: the numbers of rows differ, or a label is not in `0..n_classes - 1`.
+        InvalidValueError: The numbers of rows differ, or a label is not in `0..n_classes - 1`.
     """
     if labels.shape != noise.shape[:1]:
         raise InvalidValueError(
@@ -50,7 +50,7 @@ class SplitInputs(nn.Module):
     range is an error of the runtime.
 
     Raises:
-        InvalidValueError: the generator has no classes.
+        InvalidValueError: The generator is not conditional.
     """
 
     identity: Tensor

@@ -33,7 +33,8 @@ UP: dict[Table, tuple[str, ...]] = {
 EDGES = ("up0", "up1", "c0", "c1", "c2", "c3", "c4")
 N_CELLS = 3
 
-# The first edges of a searched discriminator read the image: no identity, and no activation.
+# The first edges of a searched discriminator read the image: they are never the identity, and have
+# no activation.
 FIRST = NORMAL[2:]
 DOWN = ("avg_pool", "max_pool", "conv_3x3", "conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
 D_EDGES = ("c0", "c1", "c2", "c3", "c4", "down0", "down1")
@@ -46,10 +47,19 @@ D_TABLE = "discriminator"
 
 @dataclass(frozen=True)
 class Genotype:
-    """Three cells, each a row of seven operation indices `(up0, up1, c0, c1, c2, c3, c4)`.
+    """The architecture of a searched generator: which operation each edge of its cells holds.
+
+    Source: AdversarialNAS (Gao et al., CVPR 2020) and MMD-PMish-NAS (IEEE Access 2024).
+
+    Attributes:
+        rows: One row per cell, three in all; each has seven operation indices
+            `(up0, up1, c0, c1, c2, c3, c4)`.
+        table: The table that the indices of the upsampling edges refer to, `mmd-nas` or
+            `adversarial-nas`.
 
     Raises:
-        InvalidValueError: a row is missing, too short, or indexes past the end of its table.
+        InvalidValueError: The table is not known, a row is missing or too short, or an index is
+            beyond the end of its table.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -66,36 +76,52 @@ class Genotype:
         return UP[self.table] if edge.startswith("up") else NORMAL
 
     def operation(self, cell: int, edge: str) -> str:
-        """Name of the operation on one edge of cell 1, 2 or 3."""
+        """The name of the operation on an edge, such as `up0` or `c3`, of cell 1, 2 or 3."""
         return self._choices(cell, edge)[self.rows[cell - 1][EDGES.index(edge)]]
 
     def to_json(self) -> str:
-        """One line of JSON that `from_json` reads back."""
+        """The genotype as one line of JSON, which `from_json` reads back."""
         return json.dumps({"table": self.table, "rows": self.rows})
 
     @staticmethod
     def from_json(text: str) -> Genotype:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            InvalidValueError: The text is not a genotype.
+        """
         return Genotype(*_read_json(text))
 
     def to_npy(self, path: Path) -> None:
-        """Write the `(3, 7)` uint8 array of the published code."""
+        """Write the indices as a `(3, 7)` uint8 array, the format of the published code."""
         _write_array(self.rows, path)
 
     @staticmethod
     def from_npy(path: Path, table: Table = "mmd-nas") -> Genotype:
-        """Read a `(3, 7)` integer array; the file does not say which table it indexes."""
+        """Read a `(3, 7)` integer array.
+
+        Args:
+            path: The .npy file.
+            table: The table that the indices refer to, which the file does not record.
+
+        Raises:
+            InvalidValueError: The file does not hold such an array.
+        """
         return Genotype(_read_array(path, N_CELLS), table)
 
 
 @dataclass(frozen=True)
 class DiscriminatorGenotype:
-    """Four blocks, each a row of seven operation indices `(c0, c1, c2, c3, c4, down0, down1)`.
+    """The architecture of a searched discriminator.
 
-    `c0`, `c1` and `c2` of block 1 read the image: they index `FIRST`, which has no `none`.
+    Attributes:
+        rows: One row per block, four in all; each has seven operation indices
+            `(c0, c1, c2, c3, c4, down0, down1)`. `c0`, `c1` and `c2` of block 1 read the image,
+            so they index `FIRST`, which has no `none`.
 
     Raises:
-        InvalidValueError: a row is missing, too short, or indexes past the end of its table.
+        InvalidValueError: A row is missing or too short, or an index is beyond the end of its
+            table.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -104,7 +130,7 @@ class DiscriminatorGenotype:
         _check_rows("block", self.rows, D_EDGES, N_BLOCKS, discriminator_choices)
 
     def operation(self, block: int, edge: str) -> str:
-        """Name of the operation on one edge of block 1, 2, 3 or 4."""
+        """The name of the operation on an edge, such as `c0` or `down1`, of block 1, 2, 3 or 4."""
         return discriminator_choices(block, edge)[self.rows[block - 1][D_EDGES.index(edge)]]
 
     def to_json(self) -> str:

@@ -50,7 +50,7 @@ class GeneratorInterface:
 
     @property
     def conditional(self) -> bool:
-        """Whether it takes labels."""
+        """Whether the generator takes labels."""
         return self.n_classes > 0
 
     @property
@@ -65,7 +65,7 @@ class GeneratorInterface:
 
     @property
     def resolution(self) -> int:
-        """Width of its images in pixels."""
+        """Width of the images in pixels."""
         return self.image_shape[2]
 
 

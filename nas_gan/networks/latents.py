@@ -14,7 +14,7 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.networks.conditional import with_labels
 from nas_gan.networks.interface import GeneratorInterface
 
-# Rows drawn from one random stream. Changing it changes every bank.
+# Rows drawn from one random stream. Another value would change every bank.
 BLOCK = 1024
 # Separates the random stream of a block's labels from that of its noise. 0 would not.
 _LABEL_STREAM = 1
@@ -27,7 +27,7 @@ def latent_bank(n: int, latent_dim: int, seed: int) -> Tensor:
     k, on any machine and device, whatever else uses random numbers.
 
     Raises:
-        InvalidValueError: a size is below 1, or the seed below 0.
+        InvalidValueError: A size is below 1, or the seed is below 0.
     """
     _check_bank(n, latent_dim, seed)
     blocks = [_noise(block, latent_dim, seed) for block in range(-(-n // BLOCK))]
@@ -35,7 +35,7 @@ def latent_bank(n: int, latent_dim: int, seed: int) -> Tensor:
 
 
 def latents_of(interface: GeneratorInterface, n: int, seed: int) -> Tensor:
-    """The bank of `n` latents of a generator, `(n, input_width)`.
+    """The latent bank of a generator: noise and, if the generator is conditional, labels.
 
     The noise is `latent_bank`. The labels of a conditional generator are drawn uniformly from a
     separate random stream; one-hot, they are the last columns.
@@ -55,7 +55,7 @@ class StreamedLatents:
         return self.n
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """Rows `(b, input_width)` of a slice without a step."""
+        """The rows `(b, input_width)` of a slice, which must not have a step."""
         start, stop, _ = rows.indices(self.n)
         first = start // BLOCK
         blocks = [self._block(block) for block in range(first, max(-(-stop // BLOCK), first + 1))]

@@ -23,7 +23,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class LayerType:
-    """One of torch's classes of layers.
+    """One of torch's layer classes.
 
     Attributes:
         kind: its name in tables and signatures.
@@ -53,7 +53,7 @@ LAYER_TYPES: dict[Kind, LayerType] = {
 
 
 def layer_type_of(module: nn.Module) -> LayerType | None:
-    """The type of a layer or of a subclass of one; None for any other module."""
+    """The type of a layer, subclasses included; None for any other module."""
     return next((t for t in LAYER_TYPES.values() if isinstance(module, t.module)), None)
 
 

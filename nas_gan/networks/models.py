@@ -93,7 +93,7 @@ def build_model(
     init: InitName | None = None,
     rng: torch.Generator | None = None,
 ) -> nn.Module:
-    """The network that `architecture` describes, in training mode.
+    """Build the network that a dictionary describes.
 
     With `rng` its weights are drawn by `init`, by default that of the family. Without it they come
     from torch's global generator, which is enough if a state dict is loaded next. Spectral norm is
@@ -117,7 +117,7 @@ def build_model(
 
 
 def describe_pair(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The generator and the discriminator of flat settings, each as data for `build_model`.
+    """The descriptions of the generator and the discriminator, read from flat settings.
 
     `model` names the family, and `discriminator` another one for that side. Options that both have
     (`image_size`, `n_classes` and so on) go to both; options of activation slots have a counterpart
@@ -145,7 +145,7 @@ def find_part(kind: object, role: Role) -> Part:
     """The generator or the discriminator of a family.
 
     Raises:
-        InvalidValueError: there is no such family; the nearest name is offered.
+        InvalidValueError: There is no such family, or it has no network for this role.
     """
     if not isinstance(kind, str) or kind not in MODELS:
         raise unknown_name("model", kind, MODELS)
@@ -277,14 +277,14 @@ MODELS: dict[str, ModelFamily] = {
         "DCGAN for 64 px", dcgan.generator, dcgan.discriminator, init="dcgan", classes=0
     ),
     "wgan": _family(
-        "WGAN: the DCGAN nets, the discriminator as critic",
+        "WGAN: the DCGAN networks, with the discriminator as critic",
         dcgan.generator,
         dcgan.discriminator,
         init="dcgan",
         classes=0,
     ),
     "attention-dcgan": _family(
-        "DCGAN with a self-attention block on either side",
+        "DCGAN with a self-attention block in both networks",
         partial(dcgan.generator, attention=True),
         partial(dcgan.discriminator, attention=True),
         init="dcgan",
@@ -307,19 +307,19 @@ MODELS: dict[str, ModelFamily] = {
         classes=0,
     ),
     "mnist-condgan": _family(
-        "conditional, of linear layers, with activation slots",
+        "conditional GAN of linear layers, with activation slots",
         dense.mlp_generator,
         dense.mlp_discriminator,
         classes=10,
     ),
     "dense-cgan": _family(
-        "conditional, of linear layers with batch norm",
+        "conditional GAN of linear layers with batch norm",
         partial(dense.mlp_generator, batch_norm=True),
         partial(dense.mlp_discriminator, factors=(2, 1), dropout=0.0),
         classes=10,
     ),
     "maxout-cgan": _family(
-        "conditional, with a branch for labels, maxout discriminator",
+        "conditional GAN with a branch for labels and a maxout discriminator",
         dense.maxout_cgan_generator,
         dense.maxout_cgan_discriminator,
         classes=10,

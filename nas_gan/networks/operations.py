@@ -24,7 +24,7 @@ SKIP_MODE = {1: "nearest", 2: "bilinear", 3: "nearest"}
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Interpolate `(n, c, h, w)` to `(n, c, *size)`; smooth ones align areas, not corners."""
+    """Interpolate `(n, c, h, w)` to `(n, c, *size)`; smooth modes align areas, not corners."""
     return F.interpolate(
         x, size=size, mode=mode, align_corners=None if mode == "nearest" else False
     )
@@ -90,7 +90,7 @@ class Edge(nn.Module):
 
 
 class UpEdge(nn.Module):
-    """One derived upsampling edge; its only operation is `ups.0`."""
+    """A derived upsampling edge; its only operation is `ups.0`."""
 
     def __init__(self, op: nn.Module) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class UpEdge(nn.Module):
 
 
 def make_edge(name: str, channels: int, activation: str) -> Edge | None:
-    """The normal operation `name` as an edge; `none` is no edge at all."""
+    """The normal operation `name` as an edge; None for the operation `none`."""
     if name == "none":
         return None
     if name == "skip_connect":
@@ -117,13 +117,13 @@ def make_up_edge(name: str, channels: int, activation: str) -> UpEdge:
 
 
 class Cell(nn.Module):
-    """Two upsampling edges and up to five normal ones over the nodes 0..3.
+    """Two upsampling edges and up to five normal ones between the nodes 0 to 3.
 
-    Takes `(n, c, h, w)` and earlier skip features; returns `(skip_out, node3)`, both
-    `(n, c, 2h, 2w)`.
+    It takes `(n, c, h, w)` and the skip features of earlier cells, and returns `(skip_out, node3)`,
+    both `(n, c, 2h, 2w)`.
 
     Raises:
-        InvalidValueError: the genotype leaves node 2 or node 3 without any input.
+        InvalidValueError: The genotype leaves node 2 or node 3 without input.
     """
 
     up0: UpEdge

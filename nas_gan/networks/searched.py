@@ -53,7 +53,15 @@ class GeneratorConfig:
 
     @staticmethod
     def for_dataset(name: str, **changes: Any) -> GeneratorConfig:
-        """The published shape for one of `DATASET_SHAPES`, with fields changed by keyword."""
+        """The published settings for a data set.
+
+        Args:
+            name: `cifar10`, `cifar100`, `stl10`, `celeba64` or `celeba128`.
+            **changes: Fields with other values.
+
+        Raises:
+            InvalidValueError: The data set has no published settings.
+        """
         if name not in DATASET_SHAPES:
             raise InvalidValueError(
                 f"no published shape for {name!r}; choose one of {', '.join(DATASET_SHAPES)}"
@@ -67,7 +75,7 @@ class GeneratorConfig:
         return 8 * self.bottom_width
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only; `from_dict` reads them back."""
+        """The settings as plain values, which `from_dict` reads back."""
         return asdict(self)
 
     @staticmethod
@@ -82,7 +90,19 @@ class GeneratorConfig:
 
 
 class Generator(nn.Module):
-    """`(n, latent_dim)` standard normal latents to `(n, 3, 8w, 8w)` images in [-1, 1]."""
+    """The generator that a genotype describes.
+
+    It maps standard normal latents `(n, latent_dim)` to images `(n, c, 8w, 8w)` in [-1, 1], where
+    w is `bottom_width`. Source: MMD-PMish-NAS (IEEE Access 2024), after AdversarialNAS (Gao et
+    al., CVPR 2020).
+
+    Args:
+        config: The settings.
+
+    Raises:
+        InvalidValueError: The genotype leaves a node of a cell without input, or the activation is
+            not known.
+    """
 
     n_classes = 0
 
@@ -144,7 +164,7 @@ class DiscriminatorConfig:
 
     @staticmethod
     def for_image_size(size: int, **changes: Any) -> DiscriminatorConfig:
-        """The published depth for images of `size` pixels, with fields changed by keyword."""
+        """The published settings for images of `size` pixels, with fields changed by keyword."""
         downsampling = 4 if size >= 128 else 3 if size >= 64 else 2
         return DiscriminatorConfig(downsampling=downsampling, **changes)
 
@@ -184,7 +204,7 @@ class _Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """`(n, 3, h, w)` images to `(n, n_outputs)` scores; the kernel of an MMD loss reads them."""
+    """Maps images `(n, c, h, w)` to scores `(n, n_outputs)` for the kernel of an MMD loss."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -213,7 +233,7 @@ def initialize_(module: nn.Module, init: InitName, rng: torch.Generator) -> None
     that a seed determines all of them.
 
     Raises:
-        InvalidValueError: the name is not one of these.
+        InvalidValueError: The name is not one of these.
     """
     if init not in get_args(InitName):
         raise unknown_name("init", init, get_args(InitName))
@@ -283,7 +303,7 @@ def build_discriminator(
     init: InitName = "xavier_uniform",
     rng: torch.Generator | None = None,
 ) -> Discriminator:
-    """A discriminator with initialised weights and, if asked for, spectral norm on every layer.
+    """A discriminator with initialised weights and, if the settings say so, spectral norm.
 
     The weights are drawn before spectral norm is added, whose power iteration starts from them.
     """

@@ -1,7 +1,7 @@
 """The discriminator that a genotype describes, and its own operations.
 
-Every block halves the image: 32 pixels become 2. Source: AdversarialNAS (Gao, Chen, Liu, Tan, Zhu,
-Liu; CVPR 2020).
+Every block halves the image, so that 32 pixels become 2. Source: AdversarialNAS (Gao, Chen, Liu,
+Tan, Zhu, Liu; CVPR 2020).
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class SearchedDiscriminatorConfig:
 
 
 class Block(nn.Module):
-    """Up to five normal edges over three nodes, and two downsampling ones that are summed.
+    """Up to five normal edges between three nodes, and two downsampling edges that are summed.
 
     Takes `(n, c, h, w)`, in block 1 the image, and returns `(n, df, h / 2, w / 2)`. An unused edge
     `c0` is not built.
 
     Raises:
-        InvalidValueError: the genotype leaves a node without any input.
+        InvalidValueError: The genotype leaves a node without input.
     """
 
     c0: Edge | None
@@ -123,7 +123,7 @@ def _sum_present(*edges: tuple[nn.Module | None, Tensor | None]) -> Tensor:
 
 
 class SearchedDiscriminator(nn.Module):
-    """`(n, 3, h, w)` images to `(n, n_outputs)` scores; `h` and `w` are multiples of 16."""
+    """Maps images `(n, c, h, w)` to scores `(n, n_outputs)`; h and w are multiples of 16."""
 
     def __init__(self, config: SearchedDiscriminatorConfig) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def build_searched_discriminator(
     init: InitName = "xavier_uniform",
     rng: torch.Generator | None = None,
 ) -> SearchedDiscriminator:
-    """A searched discriminator with initialised weights and, if asked for, spectral norm."""
+    """A searched discriminator with initialised weights and, if the settings ask, spectral norm."""
     discriminator = SearchedDiscriminator(config)
     if rng is not None:
         initialize_(discriminator, init, rng)

@@ -92,7 +92,8 @@ def spectral_norm_(
     method of a convolution needs. Create optimisers afterwards, since the parameter is replaced.
 
     Raises:
-        InvalidValueError: the layer has no such norm, has one already, or `input_size` is missing.
+        InvalidValueError: The layer cannot have such a norm or already has one, or `input_size` is
+            missing.
     """
     if not isinstance(layer, Layer):
         raise InvalidValueError(
@@ -154,7 +155,7 @@ def normalise_network_(
 
 
 def _input_sizes(network: nn.Module, example: Sequence[Tensor]) -> dict[nn.Module, tuple[int, ...]]:
-    """Layer -> height and width of its input, for every layer that is used."""
+    """Spatial size of the input of every layer that is used."""
     sizes: dict[nn.Module, tuple[int, ...]] = {}
 
     def note(layer: nn.Module) -> OnInput:

@@ -32,7 +32,7 @@ _CONV = (
 )
 _TRANSPOSED = (*_CONV, "output_padding")
 _LINEAR = ("in_features", "out_features", "bias")
-# Constructor arguments of each class that a structure may hold, by its name.
+# Constructor arguments of each class that a structure can hold, by the name of the class.
 _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     **{
         known.module.__name__: (
@@ -46,10 +46,10 @@ _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 
 
 def layer_spec(module: nn.Module) -> dict[str, Any]:
-    """`{"type": ..., constructor argument: value, ...}` of a plain layer, ready for JSON.
+    """The description `{"type": ..., constructor argument: value, ...}` of a plain layer, for JSON.
 
     Raises:
-        CheckpointError: the layer is not exactly a plain convolution, Linear or Identity.
+        CheckpointError: The layer is not exactly a plain convolution, Linear or Identity.
     """
     name = type(module).__name__
     if name not in _TYPES or type(module) is not _TYPES[name][0]:
@@ -103,7 +103,7 @@ def replace_modules(generator: nn.Module, modules: Mapping[str, nn.Module]) -> n
     The generator and the modules are not changed, and neither is any module's mode.
 
     Raises:
-        CheckpointError: the generator has no layer of that name.
+        CheckpointError: The generator has no layer of this name.
     """
     copies = {
         name: copy.deepcopy(module).train(_submodule(generator, name).training)
@@ -165,7 +165,7 @@ def apply_structure(
     compressed state dict next.
 
     Raises:
-        CheckpointError: a layer is not in the generator, or a spec is not a plain layer.
+        CheckpointError: A layer is not in the generator, or a description is not of a plain layer.
     """
     modules: dict[str, nn.Module] = {}
     for name, specs in structure.items():

@@ -1,4 +1,4 @@
-"""What a step draws: latents and labels that depend on a seed and the step's index alone."""
+"""The random draws of a training step, which depend on the seed and the index of the step alone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Labelled = tuple[Tensor, Tensor | None]
 
 
 class StepNoise:
-    """`(batch_size, latent_dim)` normal noise that depends on nothing but the seed and the index.
+    """Normal noise `(batch_size, latent_dim)` that depends on the seed and the step alone.
 
-    A resumed run therefore draws what an uninterrupted one would have drawn.
+    A resumed run therefore draws the same noise as an uninterrupted one.
     """
 
     def __init__(self, seed: int, batch_size: int, latent_dim: int) -> None:
@@ -30,10 +30,16 @@ class StepNoise:
 
 
 class StepLatents:
-    """Latents `(batch_size, input_width)` of a generator, from the seed and the index alone.
+    """Draws the latents of a training step, which depend on the seed and the step alone.
 
-    The noise is that of `StepNoise`; the labels of a conditional generator are drawn uniformly and
-    follow it, one-hot.
+    A resumed run therefore draws the same latents as an uninterrupted one. An instance is called
+    with the index of the step and returns a float32 tensor `(batch_size, latent_dim + n_classes)`.
+    The labels of a conditional generator are drawn uniformly and follow the noise, one-hot.
+
+    Args:
+        seed: Seed of all steps.
+        batch_size: Latents per step.
+        interface: What the generator takes.
     """
 
     def __init__(self, seed: int, batch_size: int, interface: GeneratorInterface) -> None:

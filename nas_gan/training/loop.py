@@ -1,4 +1,4 @@
-"""The training loop, shared by GAN training, search and distillation: they differ in the step."""
+"""The training loop of GAN training, search and distillation, which differ in their step alone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from typing import Literal, Protocol
 
 
 class Step(Protocol):
-    """One optimisation update; its index decides its data and its noise."""
+    """One training step; any function with this signature is one."""
 
     def __call__(self, index: int) -> Mapping[str, float]:
-        """Do update `index` and return its scalars."""
+        """Update the networks once.
+
+        Args:
+            index: Number of the step, from 0. It alone decides which data and noise the step uses.
+
+        Returns:
+            The scalars to log, such as losses, by name.
+        """
         ...
 
 
 class StoppingRule(Protocol):
-    """Decides after each update whether to stop early."""
+    """Decides after every step whether training stops early."""
 
     def __call__(self, index: int, scalars: Mapping[str, float]) -> str | None:
-        """The reason to stop, or None to continue."""
+        """Return the reason to stop, or None to continue."""
         ...
 
 
@@ -33,11 +40,11 @@ class TrainingResult:
     """How a training run ended.
 
     Attributes:
-        step: finished updates.
-        scalars: those of the last update.
+        step: Number of completed steps.
+        scalars: Scalars of the last step.
         status: `finished`, `stopped` by the stopping rule, or `diverged`.
-        message: why it stopped or diverged; else empty.
-        runtime: in seconds.
+        message: Why it stopped or diverged; otherwise empty.
+        runtime: Duration in seconds.
     """
 
     step: int
@@ -49,7 +56,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Every:
-    """Calls `action(index, scalars)` after every `period` updates, and after the last one."""
+    """A callback that runs `action(index, scalars)` every `period` steps and after the last one."""
 
     period: int
     action: Callback
@@ -70,10 +77,21 @@ def run_training(
     stopping_rule: StoppingRule | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
-    """Run updates `first` to `n_steps - 1` and call every callback after each.
+    """Run a training loop, and call every callback after each step.
 
-    A scalar that is not finite ends the run as `diverged` before any callback sees that update:
-    whatever the callbacks saved is older.
+    A scalar that is not finite ends the run as `diverged` before any callback sees that step, so
+    whatever the callbacks saved is from before.
+
+    Args:
+        step: The update; it is called with the index of the step and returns scalars.
+        n_steps: Number of steps of the whole run.
+        first: Index of the first step; a resumed run starts above 0.
+        callbacks: Functions of the index and the scalars, called in this order.
+        stopping_rule: Called after the callbacks; it returns a reason to stop, or None.
+        clock: Seconds since a fixed moment.
+
+    Returns:
+        How the run ended. A run that diverges is a result, not an error.
     """
     started = clock()
     callbacks = tuple(callbacks)

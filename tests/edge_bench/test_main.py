@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from edge_bench.command import (
     EXIT_CODES,
     WIPE,
     add_timing_options,
+    add_topics,
     make_parser,
     progress,
 )
@@ -111,8 +113,9 @@ def test_the_options_of_both_commands_mean_the_same_and_differ_in_how_long_they_
     defaults = []
     for run_s, prog in ((3.0, "bundles"), (0.2, "layers")):
         parser = make_parser(prog, "What it does.", f"{prog} x")
-        parser.add_argument("what")
-        add_timing_options(parser, timed="each", runs=7, duration=run_s, auto="it can")
+        topics = add_topics(parser)
+        topics.what.add_argument("what")
+        add_timing_options(topics, timed="each", runs=7, duration=run_s, auto="it can")
         options = vars(parser.parse_args(asked))
         defaults.append(options.pop("duration"))
         assert options == {
@@ -120,6 +123,22 @@ def test_the_options_of_both_commands_mean_the_same_and_differ_in_how_long_they_
         }  # fmt: skip
         assert parser.format_help().endswith(f"example:\n  {prog} x\n\n{EXIT_CODES}\n")
     assert defaults == [3.0, 0.2]
+
+
+@pytest.mark.parametrize("command", [main, layers.main], ids=["bundles", "layers"])
+def test_every_option_has_a_sentence_and_stands_under_its_topic(command, capsys):
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    text = capsys.readouterr().out
+    topics = re.split(r"^(what to time|how to time|machine|results):$", text, flags=re.MULTILINE)
+    assert topics[1::2] == ["what to time", "how to time", "machine", "results"]
+    assert "--" not in topics[0].split("\noptions:\n")[1].replace("-h, --help", "")
+    listed = "".join(topics[2::2]).split("\nexample:")[0]
+    helps = re.split(r"^  \S.*?(?:  |\n {20})", listed, flags=re.MULTILINE)[1:]
+    assert len(helps) == len(re.findall(r"^  \S", listed, flags=re.MULTILINE)) > 6
+    for one in helps:
+        words = " ".join(one.split())
+        assert re.fullmatch(r"[A-Z].*\.( \(default: .*\))?", words), words
 
 
 def test_ctrl_c_is_exit_code_130_and_writes_nothing(make_model, tmp_path):

@@ -197,5 +197,5 @@ def test_the_readme_of_a_conditional_bundle_runs(conditional_bundle):
     [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     code += "assert images.shape == (12, 1, 8, 8)"
     subprocess.run([sys.executable, "-c", code], cwd=conditional_bundle, check=True)
-    assert "which class each image is to be of, 0 to\n4." in text
+    assert "gives the class of each image, 0 to\n4." in text
     assert "--minShapes=latents:1x6,labels:1 --optShapes=latents:8x6,labels:8" in text

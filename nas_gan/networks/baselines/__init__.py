@@ -1,1 +1,1 @@
-"""Networks as lists of layers: DCGAN and WGAN, dense and maxout GANs, the MMD-GAN nets."""
+"""Networks as lists of layers: DCGAN and WGAN, dense and maxout GANs, and MMD-GAN."""

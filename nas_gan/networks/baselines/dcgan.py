@@ -1,7 +1,7 @@
 """DCGAN and its relatives: transposed convolutions up, strided convolutions down.
 
-`gf_dim` is the width of the generator's last hidden layer and `df_dim` that of the discriminator's
-first; towards the middle it doubles from layer to layer.
+`gf_dim` is the width of the generator's last hidden layer, and `df_dim` that of the discriminator's
+first. The closer a layer is to the latents or the score, the wider it is: each step doubles it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def discriminator(
     outer_bias: bool = True,
     attention: bool = False,
 ) -> NetworkSpec:
-    """Images to one score: 64, 128, 256, 512 channels, batch norm on all but the first.
+    """Images to one score: 64, 128, 256, 512 channels, with batch norm on all but the first.
 
     `outer_bias` gives the first and the last convolution a bias. The critic of WGAN is the same
     net, since a sigmoid is part of the loss here.

@@ -105,7 +105,7 @@ def maxout_cgan_generator(
     n_classes: int,
     dropout: float = 0.3,
 ) -> NetworkSpec:
-    """Labels to 128 and noise to 256 units, joined, then 1024."""
+    """128 units for the label and 256 for the noise, joined, then 1024."""
 
     def branch(width: int) -> list[LayerSpec]:
         return [
@@ -137,7 +137,7 @@ def maxout_cgan_discriminator(
     noise: float = 0.0,
     label_noise: float = 0.0,
 ) -> NetworkSpec:
-    """Maxout of the image to 200 and of the label to 40 units, joined, then 200.
+    """200 maxout units for the image and 40 for the label, joined, then 200.
 
     `noise` and `label_noise` are the rates of uniform noise on the image and on the features of the
     label.

@@ -28,7 +28,7 @@ from nas_gan.networks.activations import (
     make_output_activation,
 )
 
-# Of one image or vector, without the batch: (c, h, w) or (n,).
+# The shape of one image or vector, without the batch: (c, h, w) or (n,).
 Shape = tuple[int, ...]
 LayerSpec = Mapping[str, Any]
 Sharing = Literal["unit", "channel", "site"]
@@ -38,7 +38,7 @@ PROBABILITY_FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class Slots:
-    """What the activation slots of a net hold.
+    """What the activation slots of a network hold.
 
     Attributes:
         hidden: a name of `nas_gan.networks.activations.ACTIVATIONS`; None is the default of each
@@ -57,7 +57,7 @@ class Slots:
     sharing: Sharing = "unit"
 
     def parameter_shape(self, shape: Shape) -> Shape:
-        """The shape of a learned parameter at a site with inputs of `shape`."""
+        """The shape of a learned parameter at a site whose inputs have the given shape."""
         if self.sharing == "site":
             return (1,)
         if self.sharing == "channel" and len(shape) == 3:
@@ -81,7 +81,7 @@ class Built:
 
 
 class Maxout(nn.Module):
-    """`(n, c_in)` to `(n, c_out)`: the largest of `pieces` linear maps, unit by unit."""
+    """`(n, c_in)` to `(n, c_out)`: the largest of `pieces` linear maps, for each unit."""
 
     def __init__(self, c_in: int, c_out: int, pieces: int) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class SelfAttention(nn.Module):
 
 
 class LogOdds(nn.Module):
-    """Probabilities to scores, `log(p / (1 - p))`; a sigmoid undoes it.
+    """Probabilities to scores, `log(p / (1 - p))`, the inverse of a sigmoid.
 
     Values outside (0, 1), which some output activations reach, are clamped but keep their gradient,
     since a score without one could never return.

@@ -1,4 +1,4 @@
-"""The nets of MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019) for 32, 48 and 64 px.
+"""The networks of MMD-GAN with repulsive loss (Wang, Sun, Halgamuge; ICLR 2019).
 
 All kernels of the discriminator have spectral norm with a constant C above 1: with L layers
 `C = 64^(1/L)`, so that the product of the norms is 64.

@@ -82,7 +82,7 @@ class _Layered(nn.Module):
         h: Tensor = self.features(x)
         if onehot is not None:
             label: Tensor = self.labels(onehot)
-            if h.ndim == 4:  # a constant plane for every number
+            if h.ndim == 4:  # a constant plane for every value
                 label = label[:, :, None, None].expand(-1, -1, *h.shape[2:])
             h = torch.cat([h, label], dim=1)
         out: Tensor = self.layers(h)
@@ -90,7 +90,7 @@ class _Layered(nn.Module):
 
 
 class LayeredGenerator(_Layered):
-    """`(n, latent_dim + n_classes)` latents to `(n, c, h, w)` images.
+    """Maps latents `(n, latent_dim + n_classes)` to images `(n, c, h, w)`.
 
     The last `n_classes` columns are the one-hot label, so that a conditional generator is called
     like any other.
@@ -116,7 +116,7 @@ class LayeredGenerator(_Layered):
 
 
 class LayeredDiscriminator(_Layered):
-    """`(n, c, h, w)` images, with one-hot `(n, n_classes)` if conditional, to `(n, d)` scores.
+    """Maps images `(n, c, h, w)`, and one-hot labels `(n, n_classes)` if any, to scores `(n, d)`.
 
     Scores are the input of a loss: log odds if the net ends in a probability.
     """
