@@ -25,6 +25,7 @@ CONFIGS = {
     "ard.pareto": "ParetoConfig",
     "ard.select": "SelectConfig",
     "ard.latency": "LatencyConfig",
+    "export.__main__": "Config",
 }
 # What most people need at once.
 FIRST_PANEL = 10
