@@ -207,7 +207,7 @@ def _checked_init(init: Init, starts: Starts) -> dict[str, Any]:
             value: Any = numbers.get(key, 0)
             if type(value) not in (int, float) or (key == "std" and value < 0):
                 raise InvalidValueError(
-                    f"activation initialiser: mean and std are numbers, std not below 0; "
+                    f"activation initialiser: mean and std must be numbers, std at least 0; "
                     f"got {values!r}"
                 )
     return described

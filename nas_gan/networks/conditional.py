@@ -23,7 +23,7 @@ def with_labels(noise: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     """
     if labels.shape != noise.shape[:1]:
         raise InvalidValueError(
-            f"noise {tuple(noise.shape)} needs one label a row; got {tuple(labels.shape)}"
+            f"noise {tuple(noise.shape)} needs one label per row; got {tuple(labels.shape)}"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
         raise InvalidValueError(

@@ -100,7 +100,7 @@ def spectral_norm_(
             f"spectral norm is for convolutions and Linear; got {type(layer).__name__}"
         )
     if parametrize.is_parametrized(layer, "weight"):
-        raise InvalidValueError(f"{layer}: its weight has a parametrization already")
+        raise InvalidValueError(f"{layer}: its weight already has a parametrization")
     if method not in ("operator", "kernel"):
         raise InvalidValueError(f"method must be operator or kernel; got {method!r}")
     if not (constant > 0 and n_iterations >= 1):

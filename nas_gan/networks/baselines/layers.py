@@ -291,7 +291,7 @@ def _noise(
 ) -> Built:
     if rate < 0 or distribution not in ("uniform", "normal"):
         raise InvalidValueError(
-            f"noise is uniform or normal at a rate of at least 0; got {distribution!r}, {rate}"
+            f"noise is uniform or normal, with a rate of at least 0; got {distribution!r}, {rate}"
         )
     return Built(Noise(rate, distribution), shape)
 
@@ -321,7 +321,7 @@ def _self_attention(
 ) -> Built:
     channels, *sides = _rank(shape, 3)
     if any(side % 2 for side in sides):
-        raise InvalidValueError(f"self-attention pools by 2; a map of {shape} is odd")
+        raise InvalidValueError(f"self-attention pools by 2; a map of {shape} has an odd side")
     module = SelfAttention(channels, _size("reduction", reduction))
     marks = (
         ()
@@ -422,7 +422,7 @@ def _positive(shape: Shape) -> Shape:
 def _scale(value: float) -> float:
     if isinstance(value, bool) or not value > 0:
         raise InvalidValueError(
-            f"spectral_norm is the value that the norm is brought to, above 0; got {value!r}"
+            f"spectral_norm is the norm that the layer gets and must be above 0; got {value!r}"
         )
     return float(value)
 

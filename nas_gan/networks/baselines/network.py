@@ -39,13 +39,13 @@ class NetworkSpec:
         sizes = (*self.input, self.n_classes)
         if not all(type(size) is int for size in sizes) or min(self.input, default=0) < 1:
             raise InvalidValueError(
-                f"a net needs an input shape of whole numbers; got {self.input}, "
+                f"a network needs an input shape of whole numbers; got {self.input}, "
                 f"{self.n_classes!r} classes"
             )
         if self.n_classes < 0 or self.n_classes == 1 or (self.labels and not self.n_classes):
             raise InvalidValueError(
-                f"a conditional net needs at least 2 classes, another has 0 and no layers for "
-                f"labels; got {self.n_classes} and {len(self.labels)} layers"
+                f"a network has at least 2 classes, or 0 and no layers for labels; "
+                f"got {self.n_classes} and {len(self.labels)} layers"
             )
 
 
