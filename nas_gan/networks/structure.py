@@ -53,7 +53,9 @@ def layer_spec(module: nn.Module) -> dict[str, Any]:
     """
     name = type(module).__name__
     if name not in _TYPES or type(module) is not _TYPES[name][0]:
-        raise CheckpointError(f"cannot describe a {name} layer; only {', '.join(_TYPES)}")
+        raise CheckpointError(
+            f"cannot describe a {name} layer; a structure holds only {', '.join(_TYPES)}"
+        )
     spec: dict[str, Any] = {"type": name}
     for key in _TYPES[name][1]:
         value = getattr(module, key) if key != "bias" else module.bias is not None

@@ -291,7 +291,7 @@ def _noise(
 ) -> Built:
     if rate < 0 or distribution not in ("uniform", "normal"):
         raise InvalidValueError(
-            f"noise is uniform or normal at a rate of at least 0; got {distribution!r}, {rate}"
+            f"noise is uniform or normal, with a rate of at least 0; got {distribution!r}, {rate}"
         )
     return Built(Noise(rate, distribution), shape)
 
@@ -321,7 +321,7 @@ def _self_attention(
 ) -> Built:
     channels, *sides = _rank(shape, 3)
     if any(side % 2 for side in sides):
-        raise InvalidValueError(f"self-attention pools by 2; a map of {shape} is odd")
+        raise InvalidValueError(f"self-attention pools by 2; a map of {shape} has an odd side")
     module = SelfAttention(channels, _size("reduction", reduction))
     marks = (
         ()

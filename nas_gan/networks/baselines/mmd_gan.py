@@ -89,6 +89,6 @@ def discriminator(
 def _size(image_size: int) -> tuple[int, int]:
     if image_size not in SIZES:
         raise InvalidValueError(
-            f"the MMD-GAN nets are for images of {', '.join(map(str, SIZES))} px; got {image_size}"
+            f"the MMD-GAN networks are for {', '.join(map(str, SIZES))} px; got {image_size}"
         )
     return SIZES[image_size]

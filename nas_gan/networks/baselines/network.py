@@ -40,7 +40,7 @@ class NetworkSpec:
         sizes = (*self.input, self.n_classes)
         if not all(type(size) is int for size in sizes) or min(self.input, default=0) < 1:
             raise InvalidValueError(
-                f"a net needs an input shape of whole numbers; got {self.input}, "
+                f"a network needs an input shape of whole numbers; got {self.input}, "
                 f"{self.n_classes!r} classes"
             )
         if self.n_classes < 0 or self.n_classes == 1 or (self.labels and not self.n_classes):
