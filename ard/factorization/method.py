@@ -150,7 +150,7 @@ class Method:
         if not fits:
             raise RankError(
                 f"rank {rank} does not fit a weight of shape {shape}; "
-                f"the largest {self.name} rank there is {largest}"
+                f"its {self.name} ranks go up to {largest}"
             )
         if any(r % groups for r in rank):
             nearest = tuple(groups * max(1, round(r / groups)) for r in rank)
