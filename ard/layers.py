@@ -255,6 +255,9 @@ def profile_layers(
         latents: `(n, latent_dim)` latents; one or two are enough.
         min_channels: layers with fewer input or output channels per group are skipped.
 
+    Returns:
+        The layers in the order in which they run, and the skipped ones with reasons.
+
     Raises:
         NothingToFactorizeError: every layer was skipped.
         NonFiniteError: an image or an activation is NaN or infinite.

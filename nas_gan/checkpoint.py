@@ -93,7 +93,12 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a native file atomically, `.pt` or `.safetensors` by its suffix."""
+    """Write a checkpoint to a file, atomically.
+
+    Args:
+        checkpoint: What to write.
+        path: The file; the suffix `.safetensors` selects that format, any other one torch's.
+    """
     # Through JSON, so that a file only holds plain values: a str subclass such as
     # torch.__version__ would make it unreadable under weights_only.
     described = {name: getattr(checkpoint, name) for name in _DESCRIPTIVE}
@@ -332,10 +337,16 @@ def _infer_config(
 def build_generator(
     checkpoint: Checkpoint, build: Callable[[], nn.Module] | None = None
 ) -> nn.Module:
-    """The generator of a checkpoint in evaluation mode, dense or compressed.
+    """Build the generator of a checkpoint, dense or compressed, and load its weights.
 
-    `interface_of` says what it takes and returns. `build` makes the network of a checkpoint whose
-    architecture is external.
+    Args:
+        checkpoint: What `load_checkpoint` returned.
+        build: Makes the bare network of a checkpoint whose architecture is external.
+
+    Returns:
+        The generator in evaluation mode on the CPU. It has `latent_dim`; the families of this
+        package also have `image_shape`, `(c, h, w)`, and `n_classes`, which is 0 unless the
+        generator is conditional.
 
     Raises:
         CheckpointError: The architecture is not known, the weights do not fit it, or `build`

@@ -88,6 +88,9 @@ def apply_plan(
         plan: the factorization of each layer.
         statistics: statistics of some or all of the layers, which weight the factorizations.
 
+    Returns:
+        The compressed generator, on the device and in the mode of the dense one.
+
     Raises:
         PlanError: a layer is not in the generator, its shape is not the one that the plan was made
             for, a choice does not fit, or layers that share a weight have different choices.

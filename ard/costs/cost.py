@@ -25,12 +25,28 @@ class LayerCost(Protocol):
 
 
 def params_cost(layer: LayerProfile, choice: Factorization | None) -> int:
-    """Parameters of the layer, with bias."""
+    """Parameters of the layer, with bias.
+
+    Args:
+        layer: shapes of the dense layer.
+        choice: its factorization; None leaves it dense.
+
+    Returns:
+        Number of parameters, with the bias.
+    """
     return layer.params(choice)
 
 
 def macs_cost(layer: LayerProfile, choice: Factorization | None) -> int:
-    """Multiply-adds of the layer, per image."""
+    """Multiply-adds of the layer, per image.
+
+    Args:
+        layer: shapes of the dense layer.
+        choice: its factorization; None leaves it dense.
+
+    Returns:
+        Multiply-adds per image.
+    """
     return layer.macs(choice)
 
 

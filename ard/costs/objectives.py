@@ -109,6 +109,9 @@ def make_cost(
         weights: the weights of a mix, by the names of its parts.
         layers: the layers over which a mix normalises its parts.
 
+    Returns:
+        A function of a layer and its factorization (None if dense), in the objective's unit.
+
     Raises:
         InvalidValueError: the name is unknown, or an argument that it needs is missing.
         LatencyError: the times of the table are not comparable with one another.

@@ -140,6 +140,9 @@ def rows_of(bank: Tensor, batch_size: int, seed: int = 0) -> Sampler:
         bank: `(n, ...)` inputs.
         batch_size: rows per batch.
         seed: seed of the choice of rows.
+
+    Returns:
+        A sampler.
     """
 
     def rows(index: int) -> Tensor:

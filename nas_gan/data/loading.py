@@ -107,6 +107,9 @@ def load_dataset(
         fit: how an image file becomes a square.
         labelled: whether labels are needed.
 
+    Returns:
+        The data set: `images[indices]` is uint8 `(n, channels, size, size)`.
+
     Raises:
         InvalidValueError: the name is not in `DATASETS`, or the data set has no labels although
             they are needed.

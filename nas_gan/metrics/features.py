@@ -252,10 +252,19 @@ def make_extractor(
     threads: int | None = None,
     protocol: FidProtocol = LEGACY,
 ) -> ClassExtractor:
-    """The extractor of that name; `auto` is Inception if its weights are available.
+    """Build the feature extractor of that name.
 
-    `auto` looks for them in `inception_weights` and in torch's hub cache, but does not download
-    them; without them it is EfficientNet-Lite0 at 96 pixels. `inception` downloads them.
+    Args:
+        name: `auto` is Inception if its weights are in `inception_weights` or in torch's hub
+            cache, and EfficientNet-Lite0 at 96 pixels if not; it downloads nothing. `inception`
+            downloads the weights if they are missing.
+        inception_weights: a file of pytorch-fid's Inception weights.
+        device: where the extractor runs.
+        threads: threads of ONNX Runtime; by default its own choice.
+        protocol: how images are resized and rounded.
+
+    Returns:
+        The extractor, which also classifies.
     """
     if name == "auto":
         found = inception_weights is not None or inception_cache().is_file()

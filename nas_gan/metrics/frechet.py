@@ -93,7 +93,14 @@ class StreamingStatistics:
 
 
 def statistics_of(features: Features) -> FeatureStatistics:
-    """Mean and covariance of features `(n, d)`."""
+    """Mean and covariance of features, as FID defines them.
+
+    Args:
+        features: `(n, d)` features of n images, at least two.
+
+    Returns:
+        The mean `(d,)` and the covariance `(d, d)` with divisor n - 1, in float64.
+    """
     streaming = StreamingStatistics(features.shape[-1])
     streaming.update(features)
     return streaming.result()
@@ -155,6 +162,14 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
     Singular covariances need no special treatment. (If scipy's root of a singular product is not
     finite, pytorch-fid adds 1e-6 to both diagonals and returns the distance of other Gaussians.)
+
+    Args:
+        a: mean and covariance of one set of features.
+        b: those of the other; the dimensions must agree.
+
+    Returns:
+        ``|mu_a - mu_b|^2 + tr(sigma_a + sigma_b - 2 (sigma_a sigma_b)^(1/2))``, in squared units
+        of the features.
     """
     # Factor the side with fewer images, since only that one can have a rank below d.
     if a.n is not None and (b.n is None or a.n < b.n):

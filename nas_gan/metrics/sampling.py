@@ -56,10 +56,18 @@ def extract_features(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Features `(n, dim)` of the generator's images; row i belongs to row i of `latents`.
+    """Features of the generator's images; row i belongs to row i of `latents`.
 
-    `progress` is called with the number of images in each batch. The batch size only changes
-    rounding.
+    Args:
+        generator: maps latents to images, in evaluation mode.
+        latents: `(n, latent_dim)` rows, with the labels of a conditional generator.
+        extractor: the network whose features are taken.
+        batch_size: images per pass; it only changes rounding.
+        device: where the generator runs.
+        progress: called with the number of images in each batch.
+
+    Returns:
+        Features `(n, dim)`.
     """
     features = np.empty((len(latents), extractor.dim), np.float32)
     done = 0

@@ -72,11 +72,16 @@ class GeneratorInterface:
 def interface_of(generator: nn.Module) -> GeneratorInterface:
     """The interface of a generator, read from its attributes.
 
-    `latent_dim` is required. A generator without `n_classes` is unconditional. If `image_shape` is
-    missing, the generator runs once on two latents.
+    Args:
+        generator: A module with the attribute `latent_dim`. A generator without `n_classes` is
+            unconditional. If `image_shape` is missing, the generator runs once on two latents.
+
+    Returns:
+        Its latents, classes and images.
 
     Raises:
-        InvalidValueError: `latent_dim` is missing, or an attribute has a wrong value.
+        InvalidValueError: `latent_dim` is missing, an attribute has a wrong type or value, or the
+            generator does not make images `(n, c, h, w)`.
     """
     latent_dim, n_classes = latent_dim_of(generator), n_classes_of(generator)
     image_shape = getattr(generator, "image_shape", None)

@@ -21,10 +21,19 @@ _LABEL_STREAM = 1
 
 
 def latent_bank(n: int, latent_dim: int, seed: int) -> Tensor:
-    """`n` standard normal rows `(n, latent_dim)`, which only depend on the seed.
+    """Standard normal noise that depends on its seed alone.
 
-    Each block of 1024 rows has its own random stream, so the first k rows of a bank are the bank of
-    k, on any machine and device, whatever else uses random numbers.
+    Every block of 1024 rows has a random stream of its own. The first k rows of a larger bank are
+    therefore the bank of k rows, on every machine and device, and no other use of random numbers
+    changes them.
+
+    Args:
+        n: Number of rows.
+        latent_dim: Length of a row.
+        seed: Seed of the bank.
+
+    Returns:
+        A float32 tensor `(n, latent_dim)` on the CPU.
 
     Raises:
         InvalidValueError: A size is below 1, or the seed is below 0.
@@ -37,8 +46,20 @@ def latent_bank(n: int, latent_dim: int, seed: int) -> Tensor:
 def latents_of(interface: GeneratorInterface, n: int, seed: int) -> Tensor:
     """The latent bank of a generator: noise and, if the generator is conditional, labels.
 
-    The noise is `latent_bank`. The labels of a conditional generator are drawn uniformly from a
-    separate random stream; one-hot, they are the last columns.
+    The noise is that of `latent_bank`. The labels are drawn uniformly from a random stream of
+    their own.
+
+    Args:
+        interface: What the generator takes.
+        n: Number of latents.
+        seed: Seed of the bank.
+
+    Returns:
+        A float32 tensor `(n, latent_dim + n_classes)` on the CPU, whose last columns are the
+        one-hot labels.
+
+    Raises:
+        InvalidValueError: `n` is below 1, or the seed is below 0.
     """
     return StreamedLatents(interface, n, seed)[:n]
 

@@ -95,12 +95,19 @@ def build_model(
 ) -> nn.Module:
     """Build the network that a dictionary describes.
 
-    With `rng` its weights are drawn by `init`, by default that of the family. Without it they come
-    from torch's global generator, which is enough if a state dict is loaded next. Spectral norm is
-    added last.
+    Args:
+        architecture: `{"kind": name of a family, option: value, ...}`.
+        role: `generator` or `discriminator`.
+        init: Distribution of the initial weights; by default that of the family.
+        rng: Source of the initial weights. Without one, torch draws its own defaults, which is
+            enough for a network that a state dict will fill.
+
+    Returns:
+        The network in training mode. A generator has `latent_dim`, `n_classes` and `image_shape`.
+        Spectral norm is applied after the weights have been drawn.
 
     Raises:
-        InvalidValueError: the kind or an option is unknown, or an option has a wrong value.
+        InvalidValueError: The family or an option is not known, or a value is out of range.
     """
     part = find_part(architecture.get("kind"), role)
     options = {name: value for name, value in architecture.items() if name != "kind"}
