@@ -69,7 +69,7 @@ def run(
     except SystemExit as exit_:  # tyro's way to say usage or help
         return exit_.code if isinstance(exit_.code, int) else USAGE
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on from here\n")
+        sys.stderr.write("interrupted: run the same command again to resume\n")
         return INTERRUPTED
     except UsageError as error:
         sys.stderr.write(f"error: {_one_line(error)}\n")

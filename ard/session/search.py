@@ -171,7 +171,7 @@ def remarks(
     if config.samples < enough:
         yield (
             f"hint: with these features, intervals from fewer than {enough} images are too narrow; "
-            f"--samples is {config.samples}"
+            f"this run scores {config.samples}"
         )
 
 
