@@ -150,15 +150,22 @@ def budget_of(
         UsageError: neither or both were given, or an FID budget was given for another metric.
         BudgetError: the budget cannot be parsed.
     """
-    if (fid_budget is None) == (quality_budget is None):
-        found = "neither" if fid_budget is None else "both"
-        raise UsageError(f"give either fid_budget or quality_budget; got {found}")
-    if fid_budget is None:
-        assert quality_budget is not None
+    if fid_budget is not None and quality_budget is not None:
+        raise UsageError(
+            "cannot be given together with an FID budget; leave one of them out",
+            setting="quality_budget",
+        )
+    if quality_budget is not None:
         return Budget.parse(quality_budget, "quality_budget"), "--quality-budget"
+    if fid_budget is None:
+        raise UsageError(
+            "is missing; give the allowed rise in FID, such as 5%, or a quality budget, which is a "
+            "rise in the chosen metric",
+            setting="fid_budget",
+        )
     if metric != "fid":
         raise UsageError(
-            f"is a rise in FID, but the metric is {metric}; give quality_budget instead",
+            f"is a rise in FID, but the metric is {metric}; give a quality budget instead",
             setting="fid_budget",
         )
     return Budget.parse(fid_budget, "fid_budget"), "--fid-budget"
