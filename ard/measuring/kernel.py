@@ -27,6 +27,7 @@ from nas_gan.metrics.paired_kernel import (
     median_distance,
     polynomial_kernel,
 )
+from nas_gan.npz import open_npz
 
 Features = npt.NDArray[np.float32]
 # Images of a data set in a reference. Every candidate is compared with all of them, so the noise of
@@ -98,21 +99,20 @@ def _features(images: Images, n: int, extractor: FeatureExtractor) -> Features:
 
 
 def _read_features(path: Path, extractor: FeatureExtractor) -> Features:
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such file of reference features")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            features = np.asarray(file["features"], dtype=np.float32)
-    except (KeyError, ValueError, OSError, EOFError) as error:
-        raise InvalidValueError(
-            f"{path}: a kernel distance needs an .npz with an array 'features', one row per image; "
-            f"statistics are not enough ({error})"
-        ) from error
-    if features.ndim != 2 or features.shape[1] != extractor.dim:
+    with open_npz(path, "reference features") as file:
+        if "features" not in file.files:
+            raise InvalidValueError(
+                f"{path}: a kernel distance needs an .npz with an array 'features', one row per "
+                f"image; found {', '.join(sorted(file.files)) or 'nothing'}"
+            )
+        features = np.asarray(file["features"], dtype=np.float32)
+    if features.ndim != 2 or features.shape[1] != extractor.dim or len(features) < 2:
         raise InvalidValueError(
             f"{path}: features of shape {features.shape}; {extractor.name} has {extractor.dim} "
-            "per image"
+            "per image, and two images or more are needed"
         )
+    if not np.isfinite(features).all():
+        raise InvalidValueError(f"{path}: the features hold a NaN or an infinity")
     return features
 
 

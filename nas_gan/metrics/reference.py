@@ -7,7 +7,6 @@ this order; or, if asked for, from images of the dense generator.
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import resources
@@ -27,6 +26,7 @@ from nas_gan.metrics.protocol import protocol_of, to_uint8
 from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
+from nas_gan.npz import open_npz
 from nas_gan.progress import Progress
 
 # Added to the seed of what is measured, so that a reference of generated images has other latents.
@@ -88,14 +88,8 @@ def load_statistics(
         MissingDataError: there is no such file.
         InvalidValueError: it holds no statistics, or they are refused.
     """
-    try:
-        # Opened here, because numpy leaves its own handle open if the file is damaged.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            content = {key: file[key] for key in file.files}
-    except FileNotFoundError as error:
-        raise MissingDataError(f"{path}: no such file of reference statistics") from error
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise InvalidValueError(f"{path}: not an .npz file of statistics ({error})") from error
+    with open_npz(path, "reference statistics") as file:
+        content = {key: file[key] for key in file.files}
     if "mu" not in content or not content.keys() & {"sigma", "sigma_triu"}:
         found = ", ".join(sorted(content)) or "nothing"
         raise InvalidValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import n_classes_of
 from nas_gan.networks.latents import StreamedLatents
+from nas_gan.npz import open_npz
 
 
 @dataclass(frozen=True)
@@ -201,13 +201,8 @@ def array_names(path: Path) -> list[str]:
         MissingDataError: there is no such file.
         InvalidValueError: it is not an `.npz` file.
     """
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return list(file.files)
-    except FileNotFoundError as error:
-        raise MissingDataError(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise InvalidValueError(f"{path}: not an .npz file ({error})") from error
+    with open_npz(path, "arrays") as file:
+        return list(file.files)
 
 
 def _read_array(path: Path) -> npt.NDArray[np.uint8]:
@@ -218,11 +213,8 @@ def _read_array(path: Path) -> npt.NDArray[np.uint8]:
             f"{path}: holds {', '.join(names) or 'nothing'}; name the array of images `images`"
         )
     name = named[0] if named else names[0]
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            array = file[name]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise InvalidValueError(f"{path}: {name} cannot be read ({error})") from error
+    with open_npz(path, "images") as file:
+        array = file[name]
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         raise InvalidValueError(f"{path}: {name} is {array.dtype}; images are uint8, 0..255")
     return array

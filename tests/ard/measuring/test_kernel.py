@@ -136,6 +136,12 @@ def test_a_file_of_features_is_taken_and_statistics_are_not(tmp_path: Path) -> N
     np.savez(tmp_path / "other.npz", features=rows[:, :5])
     with pytest.raises(InvalidValueError, match="has 16 per image"):
         find_features(request_of(str(tmp_path / "other.npz")))
+    np.savez(tmp_path / "one.npz", features=rows[:1])
+    with pytest.raises(InvalidValueError, match="two images or more"):
+        find_features(request_of(str(tmp_path / "one.npz")))
+    np.savez(tmp_path / "nan.npz", features=np.where(rows == 5, np.nan, rows))
+    with pytest.raises(InvalidValueError, match="NaN"):
+        find_features(request_of(str(tmp_path / "nan.npz")))
     with pytest.raises(MissingDataError, match="no such file"):
         find_features(request_of(str(tmp_path / "nowhere.npz")))
 
