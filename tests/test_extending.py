@@ -237,7 +237,7 @@ def test_the_journal_of_one_metric_is_not_replayed_for_another(
     metric: Metric, tmp_path: Path
 ) -> None:
     whole_run(tmp_path, metric="brightness", fid_budget=None, quality_budget="50%")
-    with pytest.raises(JournalError, match="metric is brightness there, fid here"):
+    with pytest.raises(JournalError, match="metric is brightness there and fid here"):
         whole_run(tmp_path)
 
 
