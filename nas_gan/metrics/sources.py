@@ -206,14 +206,14 @@ def array_names(path: Path) -> list[str]:
 
 
 def _read_array(path: Path) -> npt.NDArray[np.uint8]:
-    names = array_names(path)
-    named = [name for name in ("images", "arr_0") if name in names]
-    if not named and len(names) != 1:
-        raise InvalidValueError(
-            f"{path}: holds {', '.join(names) or 'nothing'}; name the array of images `images`"
-        )
-    name = named[0] if named else names[0]
     with open_npz(path, "images") as file:
+        names = file.files
+        named = [name for name in ("images", "arr_0") if name in names]
+        if not named and len(names) != 1:
+            raise InvalidValueError(
+                f"{path}: holds {', '.join(names) or 'nothing'}; name the array of images `images`"
+            )
+        name = named[0] if named else names[0]
         array = file[name]
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         raise InvalidValueError(f"{path}: {name} is {array.dtype}; images are uint8, 0..255")
