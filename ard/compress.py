@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from ard.errors import DeliveryError
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import Prepared, compress_within
 from ard.report.delivery import deliver
@@ -64,9 +65,13 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     save_found(result, result.profile, setting.checkpoint, run_dir, (".pt", ".safetensors"))
     seconds = {"dense scores": session.seconds, **result.timings}
     latency: tuple[TimedRow, ...] = ()
+    undelivered = ""
     if config.bundle:
         started = time.monotonic()
-        latency = deliver(run_dir, config.model, torch.get_num_threads(), progress)
+        try:
+            latency = deliver(run_dir, config, torch.get_num_threads(), progress)
+        except DeliveryError as error:  # the result is saved, and its report must not be lost
+            undelivered = error.message
         seconds["export and timing"] = time.monotonic() - started
     report = make_report(
         result,
@@ -75,6 +80,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
         objective=config.objective,
         budget=budget,
         latency=latency,
+        undelivered=undelivered,
         timings=seconds,
         environment={**environment(), "seed": str(config.seed)},
     )
@@ -86,6 +92,8 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
 def main(config: CompressConfig) -> int:
     report, run_dir = compress(config, Console(stderr=True))
     sys.stdout.write(f"{to_text(report)}\n{run_dir / 'report.html'}\n")
+    if report.undelivered:
+        raise DeliveryError(f"the result is saved, but not its bundle: {report.undelivered}")
     return DONE if report.budget_met else BUDGET_MISSED
 
 

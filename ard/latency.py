@@ -33,16 +33,15 @@ from ard.costs.layer_times import (
 from ard.factorization.methods import COMPETITORS, MethodName
 from ard.grid import RankGrid
 from ard.layers import LayerProfile, profile_layers
-from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.interface import interface_of
+from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.networks.latents import latents_of
-from nas_gan.panels import CANDIDATES, FILES
+from nas_gan.panels import CANDIDATES
 
 
 @dataclass(frozen=True)
-class LatencyConfig:
+class LatencyConfig(GeneratorOptions):
     """Which layers and factorizations are timed, and how."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
@@ -68,8 +67,6 @@ class LatencyConfig:
     """Time the layers on this machine after writing them."""
     table: Path | None = None
     """Table to write or extend; latency.csv in the folder of the layers if not given."""
-    model: Annotated[str | None, FILES] = None
-    """Function package.module:build that builds the network of a bare state dict."""
 
 
 def check(config: LatencyConfig) -> RankGrid:
@@ -97,10 +94,9 @@ def check(config: LatencyConfig) -> RankGrid:
 
 def load_layers(config: LatencyConfig) -> tuple[LayerProfile, ...]:
     """The layers of the generator that can be factorized."""
-    build = import_builder(config.model) if config.model else None
-    generator = build_generator(load_checkpoint(config.checkpoint), build)
+    opened = open_generator(config.checkpoint, config)
     with torch.inference_mode():
-        return profile_layers(generator, latents_of(interface_of(generator), 2, seed=0)).layers
+        return profile_layers(opened.generator, latents_of(opened.interface, 2, seed=0)).layers
 
 
 def main(config: LatencyConfig) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_bench.errors import BundleError
 
@@ -19,7 +22,10 @@ ENGINE_SUFFIXES = (".engine", ".plan")
 
 @dataclass(frozen=True)
 class Bundle:
-    """Where the files are, and what the manifest says about them; `None` if nothing does."""
+    """Where the files are, and what the manifest says about them; `None` if nothing does.
+
+    `samples` are files of inputs to try, each named after its input.
+    """
 
     name: str
     path: Path
@@ -31,6 +37,7 @@ class Bundle:
     params: int | None = None
     macs: int | None = None
     dense: Path | None = None
+    samples: tuple[Path, ...] = ()
     _: KW_ONLY
     n_classes: int | None
 
@@ -100,14 +107,7 @@ def _load_folder(folder: Path) -> Bundle:
     path = folder / MANIFEST
     manifest = _read_manifest(path)
     model = _inside(folder, str(manifest.get("onnx", MODEL)))
-    expected = _get(manifest, path, "files", model.name, "sha256")
-    digest = _sha256_of_file(model)
-    # A truncated copy still has its name and often still loads; only its hash gives it away.
-    if digest != expected:
-        raise BundleError(
-            f"{model}: sha256 is {digest[:12]}…, the manifest says {str(expected)[:12]}…; "
-            "copy or export the bundle again"
-        )
+    digest = _check_hash(model, _get(manifest, path, "files", model.name, "sha256"))
     dense = manifest.get("dense")
     engine = _engine_built_here(folder, _get(manifest, path, "files"))
     return Bundle(
@@ -121,8 +121,52 @@ def _load_folder(folder: Path) -> Bundle:
         params=manifest.get("params"),
         macs=manifest.get("macs"),
         dense=None if dense is None else _inside(folder, str(dense)),
+        samples=tuple(_samples(folder, manifest, path)),
         n_classes=_classes(manifest, path),
     )
+
+
+def _samples(folder: Path, manifest: dict[str, Any], path: Path) -> Iterator[Path]:
+    """The listed files of inputs."""
+    bank = manifest.get("latents")
+    names = [bank.get("file"), bank.get("labels")] if isinstance(bank, dict) else []
+    for name in names:
+        if isinstance(name, str) and name.endswith(".npy"):
+            file = _inside(folder, name)
+            _check_hash(file, _get(manifest, path, "files", name, "sha256"))
+            yield file
+
+
+def load_samples(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
+    """The inputs of a bundle, by the name of the model's input; empty if it has none.
+
+    Raises:
+        BundleError: a file is not an array of numbers with a row for each image.
+    """
+    found = {}
+    for file in bundle.samples:
+        try:
+            rows = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(
+                f"{file}: not an .npy file ({error}); export the bundle again"
+            ) from None
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu" or not rows.size:
+            raise BundleError(f"{file}: not an array of inputs; export the bundle again")
+        found[file.stem] = rows
+    return found
+
+
+def _check_hash(file: Path, expected: object) -> str:
+    """The digest of a file, which must be the exported one."""
+    digest = _sha256_of_file(file)
+    # A truncated copy still has its name and often still loads; only its hash gives it away.
+    if digest != expected:
+        raise BundleError(
+            f"{file}: sha256 is {digest[:12]}…, the manifest says {str(expected)[:12]}…; "
+            "copy or export the bundle again"
+        )
+    return digest
 
 
 def _classes(manifest: dict[str, Any], path: Path) -> int | None:

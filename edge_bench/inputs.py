@@ -1,8 +1,8 @@
-"""What a model is fed: standard normal latents, and labels if it is conditional."""
+"""What a model is fed: the inputs in its bundle, or standard normal latents and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,21 @@ class InputSpec:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+
+    def take(self, rows: NDArray[np.generic], batch: int) -> NDArray[np.generic]:
+        """The first `batch` of the rows `(n, ...)`, beginning again where there are no more.
+
+        Raises:
+            RunnerError: its batch size is fixed and another, or the rows do not fit its shape.
+        """
+        wanted, found = self._of_batch(batch)[1:], rows.shape[1:]
+        sizes = zip(wanted, found, strict=False)
+        if len(wanted) != len(found) or any(w not in (None, size) for w, size in sizes):
+            raise RunnerError(
+                f"input {self.name!r} has shape {self.shape}, and its rows in the bundle "
+                f"{rows.shape}; export the bundle again"
+            )
+        return rows[np.arange(batch) % len(rows)].astype(self.dtype)
 
     @property
     def is_label(self) -> bool:
@@ -68,13 +83,14 @@ class InputSpec:
 
 
 def check_inputs(path: Path, inputs: Sequence[InputSpec], n_outputs: int) -> tuple[InputSpec, ...]:
-    """The inputs of the model at `path`, latents first: latents alone, or latents and labels.
+    """The inputs of the model at `path`, labels last: noise or an image, and maybe labels.
 
     Raises:
         RunnerError: it has other inputs, or not exactly one output.
     """
     inputs = sorted(inputs, key=lambda spec: spec.is_label)
-    if [spec.is_label for spec in inputs] not in ([False], [False, True]) or n_outputs != 1:
+    kinds = [spec.is_label for spec in inputs]
+    if kinds not in ([False], [False, True], [False, False]) or n_outputs != 1:
         found = ", ".join(f"{spec.name} {spec.dtype}" for spec in inputs) or "none"
         raise RunnerError(
             f"{path}: one input (latents), or two (latents, and labels as whole numbers), and one "
@@ -83,8 +99,17 @@ def check_inputs(path: Path, inputs: Sequence[InputSpec], n_outputs: int) -> tup
     return tuple(inputs)
 
 
-def draw_feed(inputs: Sequence[InputSpec], batch: int, seed: int, n_classes: int | None) -> Feed:
-    """Latents and labels for `batch` images; equal seeds and inputs give equal numbers.
+def draw_feed(
+    inputs: Sequence[InputSpec],
+    batch: int,
+    seed: int,
+    n_classes: int | None,
+    samples: Mapping[str, NDArray[np.generic]],
+) -> Feed:
+    """Inputs for `batch` images; equal seeds and inputs give equal numbers.
+
+    Inputs are those in `samples`, by name, and otherwise made up: standard normal latents, and
+    labels.
 
     The first rows of a larger feed are the smaller one. If the number of classes is not known,
     every label is 0, a class that any conditional model has.
@@ -93,10 +118,13 @@ def draw_feed(inputs: Sequence[InputSpec], batch: int, seed: int, n_classes: int
         RunnerError: the model does not accept this batch size.
     """
     rng = np.random.default_rng(seed)
-    return tuple(
-        spec.labels(batch, n_classes or 1) if spec.is_label else spec.latents(batch, rng)
-        for spec in inputs
-    )
+
+    def draw(spec: InputSpec) -> NDArray[np.generic]:
+        if spec.name in samples:
+            return spec.take(samples[spec.name], batch)
+        return spec.labels(batch, n_classes or 1) if spec.is_label else spec.latents(batch, rng)
+
+    return tuple(draw(spec) for spec in inputs)
 
 
 def shapes_of(feed: Sequence[NDArray[np.generic]]) -> str:

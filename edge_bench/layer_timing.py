@@ -192,7 +192,7 @@ def _time_group(
             runners.append(opened.enter_context(layer))
         rng = np.random.default_rng(SEED)
         largest = max(batches)
-        inputs = [draw_feed(r.inputs, largest, SEED, None) for r in runners]
+        inputs = [draw_feed(r.inputs, largest, SEED, None, {}) for r in runners]
         for timing in measure(runners, inputs, batches, clock, plan, advance):
             # (rounds, block) of one call each
             us = timing.times_ns / 1e3 / runners[timing.runner].calls

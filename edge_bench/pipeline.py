@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_bench.bundle import Bundle, load_bundles
+from edge_bench.bundle import Bundle, load_bundles, load_samples
 from edge_bench.device import (
     DeviceDescription,
     DeviceState,
@@ -133,9 +133,10 @@ def _feeds(
     """The input of each runner, enough for the largest batch; equal inputs get equal values."""
     feeds = []
     for bundle, runner in zip(bundles, runners, strict=True):
+        samples = load_samples(bundle)
         for batch in batches:  # a size that the model refuses is an error before any timing
-            draw_feed(runner.inputs, batch, seed, bundle.n_classes)
-        feeds.append(draw_feed(runner.inputs, max(batches), seed, bundle.n_classes))
+            draw_feed(runner.inputs, batch, seed, bundle.n_classes, samples)
+        feeds.append(draw_feed(runner.inputs, max(batches), seed, bundle.n_classes, samples))
     return feeds
 
 

@@ -23,9 +23,9 @@ from export.sources import checkpoint_of, dense_checkpoint_of
 from export.summary import summary
 from export.targets import Targets
 from export.to_onnx import DEFAULT_OPSET, GraphSettings
-from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.files import sha256
+from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.panels import Panel
 
 # The last has the name of the field `engines`, whose options tyro puts into a panel of that name.
@@ -33,7 +33,7 @@ GRAPH, CHECK, ENGINE = Panel("graph"), Panel("parity check"), Panel("engines")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(GeneratorOptions):
     """What to export, and how."""
 
     run_or_checkpoint: Annotated[Path, tyro.conf.Positional]
@@ -44,9 +44,6 @@ class Config:
     """Arithmetic of the graph; latents and images are float32 in either case."""
     dense: bool = True
     """Also export the dense generator of a run directory, into OUT/dense."""
-    model: str | None = None
-    """Function that builds the network, as package.module:build, for a checkpoint that is only the
-    state dict of a network of your own."""
     name: str = "model"
     """Stem of the file names of the graph and the engines."""
 
@@ -84,19 +81,19 @@ def main(config: Config) -> None:
 
 def _load(config: Config) -> BundleSource:
     given = config.run_or_checkpoint
-    build = import_builder(config.model) if config.model else None
     path = checkpoint_of(given)
-    checkpoint = load_checkpoint(path)
+    opened = open_generator(path, config)
     dense = None
     if config.dense and given.is_dir():
         try:
-            dense = build_generator(load_checkpoint(dense_checkpoint_of(given)), build)
+            dense = dense_checkpoint_of(given)
         except MissingDenseError as error:
             raise MissingDenseError(f"{error}; bring it back or use --no-dense") from error
+    known = opened.interface if opened.interface.calling is not None else None
     return BundleSource(
-        build_generator(checkpoint, build),
-        dense,
-        checkpoint.provenance | {"file": path.name, "sha256": sha256(path)},
+        opened.generator,
+        None if dense is None else open_generator(dense, config, known=known).generator,
+        opened.checkpoint.provenance | {"file": path.name, "sha256": sha256(path)},
     )
 
 

@@ -21,15 +21,15 @@ from export import build_engine
 from export.engines import EngineChoice, EngineJob, build_engines
 from export.errors import ExportError
 from export.folder import complete_folder
-from export.interface import LABELS, LATENTS, arrays_of, inputs_of, outputs_of
-from export.manifest import BatchRange, FileEntry, Manifest, write_manifest
+from export.interface import arrays_of, image_range_of, inputs_of, outputs_of
+from export.manifest import BatchRange, FileEntry, Manifest, TensorSpec, write_manifest
 from export.parity import check_parity
 from export.readme import readme
 from export.targets import Targets
 from export.to_onnx import GraphSettings, write_onnx
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
-from nas_gan.networks.interface import interface_of
+from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.latents import latents_of
 
 DENSE, BUILD_SCRIPT, README = "dense", "build_engine.py", "README.md"
@@ -141,17 +141,17 @@ def _fill(
 ) -> Manifest:
     """Write a bundle into `folder`; `dense` names the folder in it for the dense generator's."""
     generator, graph = source.generator, settings.graph
-    _check_generator(generator)
+    interface = _checked_interface(generator)
     onnx_path = folder / f"{settings.name}.onnx"
-    latents = latents_of(interface_of(generator), settings.samples, settings.seed)
+    latents = latents_of(interface, settings.samples, settings.seed)
     write_onnx(generator, onnx_path, graph)
     advance(1)
     parity = check_parity(generator, onnx_path, latents, precision=graph.precision)
     advance(1)
-    inputs, outputs = inputs_of(interface_of(generator)), outputs_of(interface_of(generator))
+    inputs, outputs = inputs_of(interface), outputs_of(interface)
     job = EngineJob(generator, onnx_path, (*inputs, *outputs), settings.batch)
     built = [build_engines(wanted, job, advance) for wanted in settings.engines]
-    for tensor, array in arrays_of(interface_of(generator), latents).items():
+    for tensor, array in arrays_of(interface, latents).items():
         np.save(folder / f"{tensor}.npy", array)
     shutil.copyfile(build_engine.__file__, folder / BUILD_SCRIPT)
     (folder / BUILD_SCRIPT).chmod(0o755)
@@ -168,8 +168,7 @@ def _fill(
             precision=graph.precision,
             batch=settings.batch,
             tools=_tool_versions(),
-            latents={"file": f"{LATENTS}.npy", "seed": settings.seed, "samples": settings.samples}
-            | ({"labels": f"{LABELS}.npy"} if interface_of(generator).n_classes else {}),
+            latents=_bank(inputs, settings.seed, len(latents)),
             parity=parity.to_dict(),
             params=sum(parameter.numel() for parameter in generator.parameters()),
             macs=count_macs(generator),
@@ -177,7 +176,8 @@ def _fill(
             not_built=tuple(entry for builds in built for entry in builds.not_built),
             dense=dense,
             provenance=source.provenance,
-            n_classes=interface_of(generator).n_classes,
+            image_range=image_range_of(interface),
+            n_classes=interface.n_classes,
         )
 
     write_text(folder / README, readme(manifest()))
@@ -190,18 +190,25 @@ def count_macs(generator: nn.Module) -> int:
     """Multiply-adds of the convolutions and matrix products, per image."""
     measured = copy.deepcopy(generator).eval().cpu()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        measured(torch.zeros(1, interface_of(measured).input_width))
+        measured(torch.zeros(1, *interface_of(measured).row_shape))
     return counter.get_total_flops() // 2  # the counter counts a multiply-add as two
 
 
-def _check_generator(generator: nn.Module) -> None:
+def _bank(inputs: tuple[TensorSpec, ...], seed: int, n: int) -> dict[str, Any]:
+    """The entry of the manifest for the files with inputs to try."""
+    first, *labels = (f"{spec.name}.npy" for spec in inputs)
+    bank = {"file": first, "seed": seed, "samples": n}
+    return {**bank, "labels": labels[0]} if labels else bank
+
+
+def _checked_interface(generator: nn.Module) -> GeneratorInterface:
     for key, tensor in generator.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise ExportError(
                 f"{key}: holds NaN or infinite values; nothing useful can be exported"
             )
     try:
-        interface_of(generator)
+        return interface_of(generator)
     except InvalidValueError as error:
         raise ExportError(str(error)) from error
 

@@ -8,8 +8,10 @@ Nothing here needs torch. A program without this package can read the JSON file 
     files         {"model.onnx": {"sha256": hex, "bytes": n}, ...}: all files except the manifest
     inputs        [{"name": "latents", "dtype": "float32", "shape": ["batch", 120]}], followed by
                   {"name": "labels", "dtype": "int64", "shape": ["batch"]} if it is conditional
+                  a network of somebody else keeps the names and shapes of its own inputs
     outputs       [{"name": "images", "dtype": "float32", "shape": ["batch", 3, 32, 32]}]
-                  images are in [-1, 1]; a dimension given as a string is dynamic
+                  a dimension given as a string is dynamic
+    image_range   [-1.0, 1.0]: the values of black and white in the images
     opset         18
     precision     "fp32" or "fp16" arithmetic; images and latents are float32 in either case
     batch         {"min": 1, "opt": 8, "max": 64}: the optimisation profile of every engine
@@ -17,8 +19,8 @@ Nothing here needs torch. A program without this package can read the JSON file 
                     "compute_capability": "8.6", "tool": "tensorrt-rtx 1.7.1.116"}]
     not_built     [{"target": ..., "compute_capability": ..., "reason": one line}]
     tools         {"torch": version, "onnx": version, ...}: the packages that wrote the bundle
-    latents       {"file": "latents.npy", "seed": 0, "samples": 64}: float32 (samples, latent_dim);
-                  if it is conditional also "labels": "labels.npy", int64 (samples,)
+    latents       {"file": "latents.npy", "seed": 0, "samples": 64}: rows of the first input;
+                  if it is conditional also "labels": "labels.npy", rows of the second
     parity        {"max_abs": 1.2e-6, "psnr_db": 134.1, "samples": 64}: ONNX Runtime against torch
                   on these latents; psnr_db is null if all pixels are equal
     params, macs  parameters, biases included; multiply-adds per image, or null if unknown
@@ -116,8 +118,9 @@ class Manifest:
         name: Stem of the file names of the graph and the engines.
         onnx: File name of the graph.
         files: SHA-256 and size in bytes of every file except the manifest, by file name.
-        inputs: Name, element type and shape of `latents` and, if conditional, `labels`.
-        outputs: The same of `images`, which are in [-1, 1].
+        inputs: Name, element type and shape of the noise or the image and, if conditional, of the
+            labels.
+        outputs: The same of the images.
         opset: ONNX opset of the graph.
         precision: `fp32` or `fp16` arithmetic.
         batch: The batch sizes that every engine accepts.
@@ -132,6 +135,7 @@ class Manifest:
         dense: Folder in the bundle that holds the bundle of the dense generator; None if there is
             none.
         provenance: Where the generator comes from.
+        image_range: The values of black and white in the images.
         n_classes: Number of classes; 0 for an unconditional generator.
     """
 
@@ -152,6 +156,7 @@ class Manifest:
     not_built: tuple[NotBuilt, ...] = ()
     dense: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    image_range: tuple[float, float] = (-1.0, 1.0)
     _: KW_ONLY
     n_classes: int
 
@@ -188,6 +193,7 @@ class Manifest:
             not_built=tuple(NotBuilt(**entry) for entry in data["not_built"]),
             dense=data["dense"],
             provenance=data["provenance"],
+            image_range=tuple(data.get("image_range", (-1.0, 1.0))),
             n_classes=data.get("n_classes", 0),
         )
 

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError, MissingPackageError
-from export.interface import arrays_of
+from export.interface import arrays_of, image_range_of, with_exported_inputs
 from export.precision import PRECISIONS, Precision
-from nas_gan.networks.interface import interface_of
+from nas_gan.networks.interface import IMAGE_RANGE, interface_of
 
-# Images are in [-1, 1].
-IMAGE_RANGE = 2.0
 BATCH_SIZES = (1, 5)
 
 
@@ -28,8 +26,8 @@ class Parity:
     """How far the images of ONNX Runtime are from those of torch on the same latents.
 
     Attributes:
-        max_abs: The largest difference of a pixel value; pixels are in [-1, 1].
-        psnr_db: Peak signal-to-noise ratio in dB over this range of 2; infinite if all pixels are
+        max_abs: The largest difference of a pixel value, as if pixels were in [-1, 1].
+        psnr_db: Peak signal-to-noise ratio in dB over the range of pixels; infinite if all are
             equal.
         n: Number of latents.
     """
@@ -44,13 +42,18 @@ class Parity:
         return {"max_abs": self.max_abs, "psnr_db": psnr, "samples": self.n}
 
 
-def compare(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> Parity:
-    """The distance between two arrays of images `(n, c, h, w)` in [-1, 1]; any NaN gives NaN."""
+def compare(
+    expected: np.ndarray[Any, Any],
+    found: np.ndarray[Any, Any],
+    image_range: tuple[float, float] = IMAGE_RANGE,
+) -> Parity:
+    """The distance between two arrays of images `(n, c, h, w)` in a range; any NaN gives NaN."""
     if expected.shape != found.shape:
         raise ExportError(f"images have shape {found.shape}; torch gives {expected.shape}")
-    difference = found.astype(np.float64) - expected.astype(np.float64)
+    width, ours = (high - low for low, high in (image_range, IMAGE_RANGE))
+    difference = (found.astype(np.float64) - expected.astype(np.float64)) * (ours / width)
     mean_square = float(np.mean(difference**2))
-    psnr = 10 * math.log10(IMAGE_RANGE**2 / mean_square) if mean_square > 0 else math.inf
+    psnr = 10 * math.log10(ours**2 / mean_square) if mean_square > 0 else math.inf
     psnr = math.nan if math.isnan(mean_square) else psnr
     return Parity(float(np.abs(difference).max()), psnr, len(expected))
 
@@ -70,8 +73,8 @@ def check_parity(
     Args:
         generator: The generator, which is not changed.
         onnx_path: The graph that was exported from it.
-        latents: Float32 latents `(n, latent_dim + n_classes)`. The one-hot label of a conditional
-            generator follows the noise; the graph gets the two separately.
+        latents: Rows of latents `(n, *row_shape)`. The one-hot label of a conditional generator
+            follows the noise; the graph gets the two separately.
         precision: Arithmetic of the graph, which decides how much images may differ.
         batch_size: Number of latents that run at once.
 
@@ -82,9 +85,11 @@ def check_parity(
         ExportError: The images differ by more than the precision allows, or the graph does not run.
         MissingPackageError: onnxruntime is not installed.
     """
-    expected = _torch_images(generator, latents, batch_size)
-    found = _onnx_images(onnx_path, arrays_of(interface_of(generator), latents), batch_size)
-    parity = compare(expected, found)
+    interface = interface_of(generator)
+    arrays = arrays_of(interface, latents)
+    expected = _torch_images(generator, arrays, batch_size)
+    found = _onnx_images(onnx_path, arrays, batch_size)
+    parity = compare(expected, found, image_range_of(interface))
     tolerance = PRECISIONS[precision].tolerance
     # Written so that NaN fails the check.
     if not (parity.max_abs <= tolerance.max_abs and parity.psnr_db >= tolerance.psnr_db):
@@ -97,11 +102,12 @@ def check_parity(
 
 
 def _torch_images(
-    generator: nn.Module, latents: Tensor, batch_size: int
+    generator: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]], batch_size: int
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    reference = copy.deepcopy(generator).eval().cpu().float()
+    reference = with_exported_inputs(copy.deepcopy(generator).cpu().float()).eval()
+    batches = zip(*(torch.from_numpy(a).split(batch_size) for a in arrays.values()), strict=True)
     with torch.no_grad():
-        return torch.cat([reference(z) for z in latents.split(batch_size)]).numpy()
+        return torch.cat([reference(*batch) for batch in batches]).numpy()
 
 
 def _onnx_images(

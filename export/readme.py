@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from export import build_engine
-from export.interface import IMAGES, LABELS, LATENTS
-from export.manifest import Manifest
+from export.manifest import Manifest, TensorSpec
 
 WORKSPACE_MIB = 512
 
@@ -14,6 +13,7 @@ def readme(manifest: Manifest) -> str:
     data = manifest.to_dict()
     batch = manifest.batch
     line = build_engine.trtexec_line(data, (batch.min, batch.opt, batch.max), WORKSPACE_MIB)
+    images = manifest.outputs[0].name
     shape = ", ".join(str(size) for size in manifest.outputs[0].shape[1:])
     loaded = ", ".join(f'"{spec.name}": numpy.load("{spec.name}.npy")' for spec in manifest.inputs)
     engines = "".join(
@@ -27,29 +27,29 @@ def readme(manifest: Manifest) -> str:
         if manifest.dense
         else ""
     )
-    labels = (
+    first, *labels = manifest.inputs
+    about_labels = (
         f"""
-It is conditional: `{LABELS}` (batch), int64, gives the class of each image, 0 to
-{manifest.n_classes - 1}. `{LABELS}.npy` holds the labels that belong to `{LATENTS}.npy`.
+It is conditional: {_described(labels[0])} gives the class of each image, 0 to
+{manifest.n_classes - 1}. `{labels[0].name}.npy` holds the labels that belong to `{first.name}.npy`.
 
 """
-        if manifest.n_classes
+        if labels
         else ""
     )
-    bank = f"`{LATENTS}.npy` holds {manifest.latents['samples']}"
+    low, high = manifest.image_range
     return f"""# {manifest.name}: a generator, {manifest.precision}
 
-`{manifest.onnx}` maps standard normal `{LATENTS}` (batch, {manifest.inputs[0].shape[1]}) to
-`{IMAGES}` (batch, {shape}) in [-1, 1]. Both are float32, the batch is dynamic, and the opset is
-{manifest.opset}.
-{labels}`manifest.json` lists every file with its hash. {bank}
-latents to try it with:
+`{manifest.onnx}` maps {_described(first)} to `{images}` (batch, {shape}) in
+[{low:g}, {high:g}]. The images are float32, the batch is dynamic, the opset is {manifest.opset}.
+{about_labels}`manifest.json` lists every file with its hash. `{first.name}.npy` holds
+{manifest.latents["samples"]} inputs to try it with:
 {inside}
 ```python
 import numpy, onnxruntime
 
 session = onnxruntime.InferenceSession("{manifest.onnx}", providers=["CPUExecutionProvider"])
-[images] = session.run(["{IMAGES}"], {{{loaded}}})
+[images] = session.run(["{images}"], {{{loaded}}})
 ```
 
 ## On a Jetson
@@ -72,3 +72,9 @@ The script checks the files and the available memory, and writes `{manifest.name
 The graph states its precision. Do not add `--fp16`, which contradicts `--stronglyTyped`. From
 TensorRT 11 on, every network is strongly typed and `--stronglyTyped` may be omitted.
 {ahead}"""
+
+
+def _described(spec: TensorSpec) -> str:
+    """Name, shape and element type of an input, as in `latents` (batch, 120), float32."""
+    shape = ", ".join(str(size) for size in spec.shape)
+    return f"`{spec.name}` ({shape}), {spec.dtype},"

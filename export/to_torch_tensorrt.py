@@ -7,12 +7,13 @@ uses `build_engine.py` of the bundle. The result is a plain TensorRT engine.
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import nn
 
 from export.errors import ExportError, MissingPackageError
-from export.interface import with_exported_inputs
+from export.interface import inputs_of, with_exported_inputs
 from export.manifest import BatchRange
 from nas_gan.networks.interface import interface_of
 
@@ -20,13 +21,13 @@ INSTALL = 'pip install "ard-gan[torch-tensorrt]"'
 
 
 def build_torch_tensorrt_engine(
-    generator: nn.Module, latent_dim: int, *, batch: BatchRange, half: bool = False
+    generator: nn.Module, *, batch: BatchRange, half: bool = False
 ) -> bytes:
     """The whole generator as one serialized engine for the GPU of this machine.
 
-    The engine takes latents `(n, latent_dim)` with n in the range of `batch`, in float16 if `half`:
-    torch-tensorrt is strongly typed, so it computes in the type of the network. The engine of a
-    conditional generator takes int64 labels `(n,)` as its second input.
+    The engine takes the inputs of the generator's graph, with a batch in the range of `batch`, and
+    in float16 if `half`: torch-tensorrt is strongly typed, so it computes in the type of the
+    network. Whole numbers stay int64.
 
     Raises:
         MissingPackageError: torch-tensorrt is not installed.
@@ -41,9 +42,10 @@ def build_torch_tensorrt_engine(
     dtype = torch.float16 if half else torch.float32
     network = with_exported_inputs(copy.deepcopy(generator)).eval().to("cuda", dtype)
     # (sizes behind the batch, type) of each input
-    inputs: list[tuple[tuple[int, ...], torch.dtype]] = [((latent_dim,), dtype)]
-    if interface_of(generator).conditional:
-        inputs.append(((), torch.int64))
+    inputs = [
+        (cast("tuple[int, ...]", spec.shape[1:]), torch.int64 if spec.dtype == "int64" else dtype)
+        for spec in inputs_of(interface_of(generator))
+    ]
     example = tuple(torch.zeros((batch.opt, *s), device="cuda", dtype=t) for s, t in inputs)
     dimension = torch.export.Dim("batch", min=batch.min, max=batch.max)
     program = torch.export.export(

@@ -16,22 +16,22 @@ import torch
 import tyro
 from rich.console import Console
 
-from nas_gan.checkpoint import import_builder
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_json
+from nas_gan.generators import GeneratorOptions
 from nas_gan.metrics.evaluation import EvaluationSettings, Evaluator
 from nas_gan.metrics.features import ClassExtractor, ExtractorName, make_extractor
 from nas_gan.metrics.protocol import ProtocolName, find_protocol
 from nas_gan.metrics.report import EvaluationReport, render
 from nas_gan.metrics.scoring import MetricName
 from nas_gan.metrics.subjects import open_subject
-from nas_gan.panels import DATA, EVALUATION, FILES, MACHINE, NETWORK
+from nas_gan.panels import DATA, EVALUATION, FILES, MACHINE
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(GeneratorOptions):
     """What is evaluated, by which metrics, in which features and against what."""
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -65,9 +65,6 @@ class EvaluateConfig:
     """Device for the generator and the features: cpu, cuda, cuda:1 and so on."""
     batch_size: Annotated[int, MACHINE] = 64
     """Images per batch, which only affects speed and memory."""
-    model: Annotated[str | None, NETWORK] = None
-    """Function that builds the network, package.module:build, if the checkpoint does not describe
-    its architecture."""
     out: Path | None = None
     """JSON file to write the result to."""
     save_statistics: Annotated[Path | None, FILES] = None
@@ -88,6 +85,8 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     settings = _settings(config)
     subject = open_subject(config.source, settings.drawing)
     dense = None if config.against is None else open_subject(config.against, settings.drawing)
+    for line in subject.remarks:
+        Console(stderr=True).print(line, highlight=False, markup=False)
 
     @functools.cache
     def extractor() -> ClassExtractor:
@@ -117,7 +116,7 @@ def _settings(config: EvaluateConfig) -> EvaluationSettings:
         data_root=config.data_root,
         device=config.device,
         batch_size=config.batch_size,
-        build=import_builder(config.model) if config.model else None,
+        options=config,
     )
 
 

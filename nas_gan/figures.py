@@ -15,13 +15,13 @@ from typing import Annotated
 
 import tyro
 
-from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.generators import GeneratorOptions, open_generator
 
 
 @dataclass(frozen=True)
-class FiguresConfig:
+class FiguresConfig(GeneratorOptions):
     """Which figures, of what, and where they go."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -31,9 +31,6 @@ class FiguresConfig:
     """Folder of the figures."""
     checkpoint: Path | None = None
     """Checkpoint whose learned activations betas shows."""
-    model: str | None = None
-    """Function that builds the network, package.module:build, if the checkpoint does not describe
-    its architecture."""
     steps: int | None = None
     """Updates of the particles, instead of 600 for each side (losses) and 5000 (bounds)."""
     seed: int = 0
@@ -54,8 +51,7 @@ def main(config: FiguresConfig) -> int:
     names = config.names or [n for n in FIGURES if n != "betas" or config.checkpoint is not None]
     generator = None
     if "betas" in names and config.checkpoint is not None:
-        build = import_builder(config.model) if config.model else None
-        generator = build_generator(load_checkpoint(config.checkpoint), build)
+        generator = open_generator(config.checkpoint, config).generator
     settings = FigureSettings(
         config.out, config.seed, config.steps, generator, str(config.checkpoint), progress
     )

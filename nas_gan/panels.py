@@ -27,6 +27,7 @@ class Panel:
 FILES = Panel("file")
 DATA = Panel("data")
 NETWORK = Panel("network")
+GENERATOR = Panel("your own generator")
 ACTIVATIONS = Panel("activation")
 LOSS = Panel("loss")
 OPTIMISER = Panel("optimiser")

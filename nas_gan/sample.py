@@ -14,12 +14,12 @@ from typing import Annotated
 import tyro
 from torch import Tensor
 
-from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
-from nas_gan.networks.interface import GeneratorInterface, interface_of
-from nas_gan.panels import NETWORK, Panel
+from nas_gan.generators import GeneratorOptions, open_generator
+from nas_gan.networks.interface import GeneratorInterface
+from nas_gan.panels import Panel
 from nas_gan.pictures.animation import check_animation_path, save_animation
 from nas_gan.pictures.grid import check_grid_path, grid_pixels, save_grid
 from nas_gan.pictures.samples import class_latents, draw_images, picture_latents, walk_noise
@@ -30,7 +30,7 @@ STILL, MOVING = 64, 16
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(GeneratorOptions):
     """Which generator, how many images, and where the picture goes."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
@@ -53,18 +53,20 @@ class SampleConfig:
     """Seed of the latents."""
     device: str = "cpu"
     """Device to run the generator on: cpu, cuda, cuda:1 and so on."""
-    model: Annotated[str | None, NETWORK] = None
-    """Function that builds the network, package.module:build, if the checkpoint does not describe
-    its architecture."""
 
 
 def main(config: SampleConfig) -> int:
     out = _checked(config)
-    checkpoint = load_checkpoint(config.checkpoint)
-    build = import_builder(config.model) if config.model else None
     device = check_device(config.device)
-    generator = build_generator(checkpoint, build).to(device).eval()
-    interface = interface_of(generator)
+    opened = open_generator(config.checkpoint, config, device=config.device)
+    generator, interface = opened.generator, opened.interface
+    for line in opened.remarks():
+        sys.stderr.write(f"{line}\n")
+    if interface.takes_images and config.interpolate:
+        raise InvalidValueError(
+            f"needs a network that takes noise; that of {config.checkpoint} takes images",
+            setting="interpolate",
+        )
 
     def draw(latents: Tensor) -> Tensor:
         try:

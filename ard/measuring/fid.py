@@ -84,6 +84,8 @@ def _reference(request: ReferenceRequest) -> Reference:
         data=request.data,
         dense=request.dense,
         cache=request.cache,
+        dense_cache=request.run_dir,
+        progress=request.progress,
     )
     # FrechetReference is computed once for all banks of latents.
     return Reference(source, FrechetReference(statistics), dense=request.wanted == "dense")

@@ -81,18 +81,22 @@ def find_features(request: ReferenceRequest) -> Reference:
             real = request.data()
     images = request.dense() if real is None else real
     n = min(len(images), N_REFERENCE)
-    features = _features(images, n, request.extractor)
+    with request.progress("reference", n) as advance:
+        features = _features(images, n, request.extractor, advance)
     return Reference(f"{n} images of {images.name}", features, dense=real is None)
 
 
-def _features(images: Images, n: int, extractor: FeatureExtractor) -> Features:
-    """Features `(n, d)` of the first `n` images."""
+def _features(
+    images: Images, n: int, extractor: FeatureExtractor, advance: Callable[[int], None]
+) -> Features:
+    """Features `(n, d)` of the first `n` images; `advance(n)` is called when n more are done."""
     found: list[npt.NDArray[np.float32]] = []
     done = 0
     for batch in iterate_uint8(images):
         wanted = batch[: n - done]
         found.append(np.asarray(extractor(torch.as_tensor(wanted)), dtype=np.float32))
         done += len(wanted)
+        advance(len(wanted))
         if done == n:
             break
     return np.concatenate(found)

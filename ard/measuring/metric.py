@@ -11,6 +11,7 @@ from ard.measuring.bank import DenseBank, Reference
 from ard.measuring.evaluate import Evaluator
 from nas_gan.data.images import Images
 from nas_gan.metrics.features import FeatureExtractor
+from nas_gan.progress import Progress, no_progress
 
 
 class MetricEvaluator(Evaluator, Protocol):
@@ -34,6 +35,8 @@ class ReferenceRequest:
         data: loads that data set; None if there is none.
         dense: draws images of the dense generator, on latents that no candidate is scored on.
         cache: the folder that caches statistics of data sets.
+        run_dir: the folder that caches statistics of the dense generator's images, or None.
+        progress: shows a bar while images are drawn and looked at.
     """
 
     wanted: str
@@ -43,6 +46,8 @@ class ReferenceRequest:
     data: Callable[[], Images] | None
     dense: Callable[[], Images]
     cache: Path
+    run_dir: Path | None = None
+    progress: Progress = no_progress
 
 
 @dataclass(frozen=True)

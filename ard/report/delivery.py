@@ -13,21 +13,24 @@ from pathlib import Path
 
 from ard.errors import DeliveryError
 from ard.report.values import TimedRow
+from nas_gan.generators import GeneratorOptions
 from nas_gan.progress import Progress
 
 BATCHES = (1, 64)
 
 
 def deliver(
-    run_dir: Path, model: str | None, threads: int, progress: Progress
+    run_dir: Path, options: GeneratorOptions, threads: int, progress: Progress
 ) -> tuple[TimedRow, ...]:
     """Export the bundle of a run and time it against the dense generator.
+
+    `options` say how a network that its checkpoint does not describe is built and called.
 
     Raises:
         DeliveryError: a command failed; the message is that of the command.
     """
     with progress("exporting and timing", 2) as advance:
-        export_bundle(run_dir, run_dir / "bundle", model)
+        export_bundle(run_dir, run_dir / "bundle", options)
         advance(1)
         rows = compare_latency(
             run_dir / "bundle", run_dir / "bench", batches=BATCHES, threads=threads
@@ -36,16 +39,18 @@ def deliver(
     return rows
 
 
-def export_bundle(run_dir: Path, bundle: Path, model: str | None = None) -> None:
+def export_bundle(run_dir: Path, bundle: Path, options: GeneratorOptions) -> None:
     """Run `python -m export` on a run directory, for the compressed and the dense model.
-
-    `model` names the function that builds a network that the checkpoint does not describe.
 
     Raises:
         DeliveryError: the command failed; the message is that of the command.
     """
-    builder = ["--model", model] if model else []
-    _run(["export", str(run_dir), "--out", str(bundle), *builder])
+    given = [
+        # Joined, because a value such as -1,1 would be taken for an option.
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in options.given().items()
+    ]
+    _run(["export", str(run_dir), "--out", str(bundle), *given])
 
 
 def compare_latency(

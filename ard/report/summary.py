@@ -51,6 +51,7 @@ def make_report(
     objective: str,
     budget: Budget,
     latency: tuple[TimedRow, ...],
+    undelivered: str,
     timings: Mapping[str, float],
     environment: Mapping[str, str],
 ) -> CompressionReport:
@@ -105,4 +106,5 @@ def make_report(
         latency=latency,
         timings=timings,
         environment=environment,
+        undelivered=undelivered,
     )

@@ -91,6 +91,7 @@ class CompressionReport:
         recovered: the score of the saved model, on the held-out latents.
         skipped: layers that stay dense, each with the reason.
         timings: seconds per stage.
+        undelivered: why the bundle could not be exported or timed; empty if it was.
     """
 
     checkpoint: str
@@ -116,6 +117,7 @@ class CompressionReport:
     latency: tuple[TimedRow, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    undelivered: str = ""
 
     @property
     def compression(self) -> float:
@@ -262,11 +264,14 @@ def features_note(report: CompressionReport) -> str:
 
 def notes(report: CompressionReport) -> list[tuple[str, str]]:
     """The notes needed to read the table: budget, features, reference."""
-    return [
+    found = [
         ("budget", budget_note(report)),
         ("features", features_note(report)),
         ("reference", report.reference),
     ]
+    if report.undelivered:
+        found.append(("bundle", f"not written: {report.undelivered}"))
+    return found
 
 
 def to_text(report: CompressionReport, width: int = 80) -> str:

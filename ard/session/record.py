@@ -13,6 +13,7 @@ from ard.measuring.journal import FileJournal
 from ard.session.config import SearchConfig, SweepConfig
 from ard.session.setting import Setting
 from nas_gan.files import sha256, write_json
+from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.settings import chosen_settings, plain_settings
 from nas_gan.zoo import local_path
 
@@ -54,8 +55,17 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
         "extractor": setting.extractor.name,
         "metric": setting.metric.name,
         "reference": setting.reference.source,
+        **_interface(setting.interface),
         **chosen_settings(config, names),
     }
+
+
+def _interface(interface: GeneratorInterface) -> dict[str, Any]:
+    """How a network with an interface of its own is called, and on which inputs."""
+    if interface.calling is None:
+        return {}
+    inputs = {} if interface.inputs is None else {"inputs": interface.inputs.digest}
+    return {"interface": interface.to_dict(), **inputs}
 
 
 def resolved_config(config: SweepConfig, setting: Setting, run_dir: Path) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def open_session(config: SearchConfig) -> Session:
         evaluator = setting.metric.evaluator
         joint = evaluator(bank_of(setting, config, config.samples, _seed(config, "joint")), False)
         advance(1)
-        held_out = bank_of(setting, config, config.samples, _seed(config, "final"))
+        seed = _seed(config, "final")
+        held_out = bank_of(setting, config, config.samples, seed, "held_out")
         final = evaluator(held_out, True)
         advance(1)
     recovering = prepare_recovery(run_dir, single)
@@ -140,13 +141,14 @@ def open_setting(config: SweepConfig) -> Setting:
     check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    return load_setting(config.checkpoint, config)
+    return load_setting(config.checkpoint, config, run_dir=run_directory(config), progress=progress)
 
 
 def opening_lines(
     config: SweepConfig, session: Session, budget: Budget, option: str
 ) -> Iterator[str]:
     """Remarks for the user before a search starts; `option` is the option that set the budget."""
+    yield from session.setting.opened.remarks()
     yield from remarks(config, session.setting, budget, session.dense, option)
     if session.recovering.description:
         yield session.recovering.description

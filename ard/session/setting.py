@@ -12,20 +12,22 @@ from torch import Tensor, nn
 from ard.measuring.bank import DenseBank, Reference
 from ard.measuring.metric import Metric, ReferenceRequest
 from ard.measuring.metrics import MetricName, metric_named
-from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
+from nas_gan.checkpoint import Checkpoint
 from nas_gan.data.images import Fit, Images, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.generators import GeneratorOptions, OpenedGenerator, open_generator
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.metrics.reference import cache_dir, dense_images
-from nas_gan.networks.interface import GeneratorInterface, interface_of
+from nas_gan.networks.interface import GeneratorInterface, Part
 from nas_gan.networks.latents import latents_of
 from nas_gan.panels import FILES, MACHINE, QUALITY
+from nas_gan.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
-class MeasuringConfig:
+class MeasuringConfig(GeneratorOptions):
     """How quality is measured; shared by every command that measures it."""
 
     metric: MetricName = "fid"
@@ -45,8 +47,6 @@ class MeasuringConfig:
     file, with mu and sigma for the Fréchet distance or features for a kernel distance."""
     data_root: Annotated[Path | None, FILES] = None
     """Folder of the data set; needed if its reference statistics are not shipped."""
-    model: Annotated[str | None, FILES] = None
-    """Function package.module:build that builds the network of a bare state dict."""
     seed: Annotated[int, MACHINE] = 0
     """Seed of all random numbers: the same seed and settings repeat the run."""
     batch_size: Annotated[int, MACHINE] = 64
@@ -64,17 +64,33 @@ class Setting:
     `load_images` loads the data set that the checkpoint names; None if it names none.
     """
 
-    checkpoint: Checkpoint
-    generator: nn.Module
-    interface: GeneratorInterface
+    opened: OpenedGenerator
     extractor: FeatureExtractor
     metric: Metric
     reference: Reference
     load_images: Callable[[], Images] | None = None
 
-    def latents(self, n: int, seed: int) -> Tensor:
-        """A bank of `n` latents `(n, latent_dim)`, with labels if the generator is conditional."""
-        return latents_of(self.interface, n, seed)
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint of the dense generator."""
+        return self.opened.checkpoint
+
+    @property
+    def generator(self) -> nn.Module:
+        """The dense generator."""
+        return self.opened.generator
+
+    @property
+    def interface(self) -> GeneratorInterface:
+        """What the generator takes and returns."""
+        return self.opened.interface
+
+    def latents(self, n: int, seed: int, part: Part = "search") -> Tensor:
+        """A bank of `n` latents `(n, latent_dim)`, with labels if the generator is conditional.
+
+        For a network that takes images, inputs of that part, and fewer if there are no more.
+        """
+        return latents_of(self.interface, n, seed, part)
 
     @property
     def comparable(self) -> bool:
@@ -87,17 +103,27 @@ class Setting:
         return self.metric.label(self.comparable)
 
 
-def load_setting(path: Path, config: MeasuringConfig) -> Setting:
+def load_setting(
+    path: Path,
+    config: MeasuringConfig,
+    *,
+    run_dir: Path | None = None,
+    progress: Progress = no_progress,
+) -> Setting:
     """Load a checkpoint and find the features and the reference statistics for it.
+
+    Args:
+        path: the checkpoint, or the name of a shipped one.
+        config: how its quality is scored.
+        run_dir: the folder that keeps statistics of the dense generator's images, if not None.
+        progress: shows a bar while a reference is drawn and looked at.
 
     Raises:
         NasGanError: the file, its network or the reference statistics cannot be used.
     """
     check_device(config.device)
-    checkpoint = load_checkpoint(path)
-    build = import_builder(config.model) if config.model else None
-    generator = build_generator(checkpoint, build).to(config.device).requires_grad_(False)
-    interface = interface_of(generator)
+    opened = open_generator(path, config, device=config.device)
+    checkpoint = opened.checkpoint
     extractor = make_extractor(
         config.features,
         inception_weights=config.inception_weights,
@@ -105,28 +131,35 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
         threads=config.threads,
     )
     dataset = checkpoint.provenance.get("dataset")
-    resolution = interface.resolution
+    resolution = opened.interface.resolution
     fit = recorded_fit(checkpoint.provenance)
     load_images = _data_loader(dataset, resolution, config.data_root, fit)
     metric = metric_named(config.metric)
     reference = metric.find_reference(
         ReferenceRequest(
-            wanted=config.reference,
+            wanted=wanted_reference(config.reference, dataset),
             extractor=extractor,
             dataset=dataset,
             resolution=resolution,
             data=load_images,
             dense=lambda: dense_images(
-                generator,
+                opened.generator,
                 max(config.samples, 2 * extractor.dim),
                 config.seed,
                 batch_size=config.batch_size,
                 device=config.device,
             ),
             cache=cache_dir(),
+            run_dir=run_dir,
+            progress=progress,
         )
     )
-    return Setting(checkpoint, generator, interface, extractor, metric, reference, load_images)
+    return Setting(opened, extractor, metric, reference, load_images)
+
+
+def wanted_reference(choice: str, dataset: str | None) -> str:
+    """`dense` for `auto` if the checkpoint names no data set: there is nothing else."""
+    return "dense" if choice == "auto" and dataset is None else choice
 
 
 def _data_loader(
@@ -145,11 +178,13 @@ def _data_loader(
     return load
 
 
-def bank_of(setting: Setting, config: MeasuringConfig, n: int, seed: int) -> DenseBank:
+def bank_of(
+    setting: Setting, config: MeasuringConfig, n: int, seed: int, part: Part = "search"
+) -> DenseBank:
     """The dense generator on its own bank of `n` latents."""
     return DenseBank(
         setting.generator,
-        setting.latents(n, seed),
+        setting.latents(n, seed, part),
         setting.extractor,
         setting.reference,
         seed,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from nas_gan.data.images import Images, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.generators import GeneratorOptions
 from nas_gan.metrics.classifier import class_accuracy, find_classifier
 from nas_gan.metrics.collecting import Collected, Wanted, choose_rows, collect
 from nas_gan.metrics.features import ClassExtractor
@@ -66,7 +66,7 @@ class EvaluationSettings:
         data_root: folder of the data set, if it is not in its usual place.
         device: where generators run.
         batch_size: images per batch.
-        build: makes the network of a checkpoint that does not describe its architecture.
+        options: how a network that its checkpoint does not describe is built and called.
 
     Raises:
         InvalidValueError: a number is too small.
@@ -81,7 +81,7 @@ class EvaluationSettings:
     data_root: Path | None = None
     device: str = "cpu"
     batch_size: int = 64
-    build: Callable[[], nn.Module] | None = None
+    options: GeneratorOptions = field(default_factory=GeneratorOptions)
 
     def __post_init__(self) -> None:
         check_at_least("samples", self.samples, 2)
@@ -92,7 +92,7 @@ class EvaluationSettings:
     @property
     def drawing(self) -> Drawing:
         """How the images of the subject are drawn."""
-        return Drawing(self.samples, self.seed, self.device, self.protocol.quantize, self.build)
+        return Drawing(self.samples, self.seed, self.device, self.protocol.quantize, self.options)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ this order; or, if asked for, from images of the dense generator.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,6 +32,8 @@ from nas_gan.progress import Progress
 
 # Added to the seed of what is measured, so that a reference of generated images has other latents.
 REFERENCE_SEED = 0x5EED_0000
+# File name of cached statistics of the dense generator's images.
+DENSE_STATISTICS = "dense_reference.npz"
 
 
 def save_statistics(
@@ -170,8 +173,6 @@ def statistics_of_images(
 class GeneratedImages:
     """The images that a generator draws from latents `(n, input_width)`, as a data set."""
 
-    digest = ""
-
     def __init__(
         self,
         name: str,
@@ -184,6 +185,15 @@ class GeneratedImages:
     ) -> None:
         self.name, self.generator, self.latents = name, generator, latents
         self.batch_size, self.device, self.quantize = batch_size, device, quantize
+
+    @property
+    def digest(self) -> str:
+        """Identifies the images: the weights, the latents and how the network is called."""
+        digest = hashlib.sha256(repr(interface_of(self.generator).to_dict()).encode())
+        digest.update(getattr(self.quantize, "__qualname__", "").encode())
+        for tensor in (*self.generator.state_dict().values(), self.latents):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -213,7 +223,7 @@ def dense_images(
     Their latents are not those of `seed`, on which candidates are measured: compared with the same
     images, the dense generator would score 0 and candidates would keep the bias of a finite n.
     """
-    latents = latents_of(interface_of(generator), n, seed + REFERENCE_SEED)
+    latents = latents_of(interface_of(generator), n, seed + REFERENCE_SEED, "reference")
     return GeneratedImages(
         "the dense generator",
         generator,
@@ -233,6 +243,7 @@ def find_reference(
     data: Callable[[], Images] | None = None,
     dense: Callable[[], Images] | None = None,
     cache: Path | None = None,
+    dense_cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[FeatureStatistics, str]:
     """Find the statistics that generators are compared with.
@@ -246,6 +257,7 @@ def find_reference(
         data: loads the data set for `auto`.
         dense: returns the images for `dense`: see `dense_images`.
         cache: folder in which statistics of data sets are kept, if not None.
+        dense_cache: folder in which those of dense images are kept, if not None.
         progress: shows a bar while features are extracted.
 
     Returns:
@@ -259,7 +271,9 @@ def find_reference(
         if dense is None:
             raise InvalidValueError("a reference of dense images needs the dense generator")
         images = dense()
-        statistics = statistics_of_images(images, extractor, progress)
+        statistics = _statistics_of_data(
+            images, extractor, resolution, DENSE_STATISTICS, dense_cache, progress
+        )
         return statistics, f"{len(images)} images of {images.name}"
     if choice != "auto":
         return load_statistics(Path(choice), extractor), choice
@@ -314,6 +328,8 @@ def _statistics_of_data(
             resolution=resolution,
             data_sha256=images.digest,
         )
+        # Files hold float32. What is read back is what a later run reads.
+        return load_statistics(cached, extractor, images.digest)
     return statistics
 
 

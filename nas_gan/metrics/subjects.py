@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.errors import InvalidValueError
+from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.metrics.sources import GeneratedSource, ImageSource, open_images
 from nas_gan.networks.interface import interface_of
@@ -26,14 +26,14 @@ class Drawing:
         seed: seed of the latents.
         device: where the generator runs.
         quantize: turns images in [-1, 1] into bytes.
-        build: makes the network of a checkpoint that does not describe its architecture.
+        options: how a network that its checkpoint does not describe is built and called.
     """
 
     n: int
     seed: int
     device: str = "cpu"
     quantize: Callable[[Tensor], Tensor] = to_uint8
-    build: Callable[[], nn.Module] | None = None
+    options: GeneratorOptions = field(default_factory=GeneratorOptions)
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ class Subject:
         source: the images themselves.
         generator: what draws them, or None if they come from files.
         provenance: what the checkpoint says of its training; empty for files.
+        remarks: what was found out about the generator.
     """
 
     path: Path
     source: ImageSource
     generator: nn.Module | None
     provenance: dict[str, Any]
+    remarks: tuple[str, ...] = ()
 
 
 def open_subject(path: Path, drawing: Drawing) -> Subject:
@@ -64,16 +66,17 @@ def open_subject(path: Path, drawing: Drawing) -> Subject:
     images = open_images(path)
     if images is not None:
         return Subject(path, images, None, {})
-    checkpoint = load_checkpoint(path)
-    generator = build_generator(checkpoint, drawing.build).to(drawing.device)
+    opened = open_generator(path, drawing.options, device=drawing.device)
+    latents = StreamedLatents(opened.interface, drawing.n, drawing.seed)
     source = GeneratedSource(
-        f"{drawing.n} images of {path}",
-        generator,
-        StreamedLatents(interface_of(generator), drawing.n, drawing.seed),
+        f"{len(latents)} images of {path}",
+        opened.generator,
+        latents,
         device=drawing.device,
         quantize=drawing.quantize,
     )
-    return Subject(path, source, generator, checkpoint.provenance)
+    provenance = opened.checkpoint.provenance
+    return Subject(path, source, opened.generator, provenance, tuple(opened.remarks()))
 
 
 def check_pair(subject: Subject, dense: Subject) -> None:
@@ -88,7 +91,7 @@ def check_pair(subject: Subject, dense: Subject) -> None:
             setting="against",
         )
     ours, theirs = interface_of(subject.generator), interface_of(dense.generator)
-    if ours != theirs:
+    if not ours.same_rows(theirs):
         raise InvalidValueError(
             f"{subject.path} maps {ours.describe()}, {dense.path} maps {theirs.describe()}: they "
             "cannot be compared on the same latents"

@@ -17,11 +17,13 @@ BATCH = 64
 def picture_latents(
     interface: GeneratorInterface, n: int, seed: int, *, n_pictures: int = 1
 ) -> Tensor:
-    """Latents of pictures with `n` samples each, `(n_pictures, n, input_width)`.
+    """Latents of pictures with `n` samples each, `(n_pictures, n, *row_shape)`.
 
     The first picture does not depend on how many there are. Labels, if any, are the same in all.
     """
     bank = latents_of(interface, n_pictures * n, seed)
+    if interface.takes_images:  # of which there may be fewer
+        return bank[None]
     pictures = bank.view(n_pictures, n, interface.input_width)
     if interface.conditional:
         pictures[:, :, interface.latent_dim :] = pictures[0, :, interface.latent_dim :].clone()

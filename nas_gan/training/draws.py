@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nas_gan.networks.conditional import with_labels
 from nas_gan.networks.interface import GeneratorInterface
+from nas_gan.networks.latents import draw_noise
 
 Sampler = Callable[[int], Tensor]
 Batch = Tensor | tuple[Tensor, Tensor]
@@ -26,7 +27,7 @@ class StepNoise:
         self.seed, self.shape = seed, (batch_size, latent_dim)
 
     def __call__(self, index: int) -> Tensor:
-        return _noise(_rng(self.seed, index), self.shape)
+        return draw_noise(_rng(self.seed, index), self.shape, "normal")
 
 
 class StepLatents:
@@ -34,7 +35,8 @@ class StepLatents:
 
     A resumed run therefore draws the same latents as an uninterrupted one. An instance is called
     with the index of the step and returns a float32 tensor `(batch_size, latent_dim + n_classes)`.
-    The labels of a conditional generator are drawn uniformly and follow the noise, one-hot.
+    The labels of a conditional generator are drawn uniformly and follow the noise, one-hot. For a
+    network that takes images, they are inputs of the search's part, with replacement.
 
     Args:
         seed: Seed of all steps.
@@ -47,7 +49,9 @@ class StepLatents:
 
     def __call__(self, index: int) -> Tensor:
         rng, known = _rng(self.seed, index), self.interface
-        noise = _noise(rng, (self.batch_size, known.latent_dim))
+        if known.inputs is not None:
+            return known.inputs.draw(self.batch_size, rng)
+        noise = draw_noise(rng, (self.batch_size, known.latent_dim), known.latents)
         if not known.conditional:
             return noise
         labels = torch.from_numpy(rng.integers(known.n_classes, size=self.batch_size))
@@ -57,7 +61,3 @@ class StepLatents:
 def _rng(seed: int, index: int) -> np.random.Generator:
     # Not a torch.Generator: on the CPU it looks at the low 32 bits of its seed only.
     return np.random.default_rng([seed, index])
-
-
-def _noise(rng: np.random.Generator, shape: tuple[int, int]) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape, np.float32))

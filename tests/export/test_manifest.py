@@ -64,7 +64,7 @@ def test_the_file_has_the_keys_that_other_programs_read(bundle):
     assert set(data) == {
         *("format", "name", "onnx", "files", "inputs", "outputs", "opset", "precision", "batch"),
         *("engines", "not_built", "tools", "latents", "parity", "params", "macs", "dense"),
-        "provenance",
+        *("image_range", "provenance"),
     }
 
 

@@ -1,0 +1,138 @@
+"""Say what a checkpoint is, what can be compressed, how long that takes, and what to type next.
+
+    python -m ard.inspect netG.pth --model dcgan.py:Generator
+
+Takes seconds and writes nothing. Without a builder for a bare state dict, it says what is in the
+file and what is missing.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from ard.grid import RankGrid
+from ard.inspection import (
+    duration_text,
+    effort_of,
+    fate_of_layers,
+    measure_speed,
+    outlook_of,
+    state_summary,
+)
+from ard.layers import profile_layers
+from ard.report.values import engineering
+from ard.session.config import SearchConfig
+from ard.session.setting import wanted_reference
+from nas_gan.checkpoint import EXTERNAL_KIND, Checkpoint, load_checkpoint
+from nas_gan.cli import DONE, run
+from nas_gan.devices import check_device
+from nas_gan.generators import GeneratorOptions, OpenedGenerator, describe_interface, open_generator
+from nas_gan.metrics.features import ExtractorName, make_extractor
+from nas_gan.networks.latents import latents_of
+from nas_gan.tables import text_table
+
+# A budget to begin with, in the command that is suggested.
+FIRST_BUDGET = "5%"
+
+
+@dataclass(frozen=True)
+class InspectConfig(GeneratorOptions):
+    """What is inspected."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """Checkpoint to inspect: a file of this toolkit or of somebody else, or zoo:NAME."""
+    features: ExtractorName = "auto"
+    """Network whose features a run would compare, for the estimate of its time."""
+    device: str = "cpu"
+    """Device to run on: cpu, cuda, cuda:1 and so on."""
+
+
+def main(config: InspectConfig) -> int:
+    check_device(config.device)
+    checkpoint = load_checkpoint(config.checkpoint, state_key=config.state_key)
+    if config.model is None and checkpoint.architecture.get("kind") == EXTERNAL_KIND:
+        lines = list(_of_state(config, checkpoint))
+    else:
+        lines = list(_of_generator(config))
+    sys.stdout.write("\n".join(lines) + "\n")
+    return DONE
+
+
+def _of_state(config: InspectConfig, checkpoint: Checkpoint) -> Iterator[str]:
+    """What a bare state dict tells without its network."""
+    yield from _heading(config.checkpoint, checkpoint)
+    yield from state_summary(checkpoint.generator)
+    yield ""
+    yield "The file does not describe the network of these weights. Next, say what builds it:"
+    yield ""
+    given = {"model": "path/to/file.py:Class", **config.given()}
+    yield f"    {_command('ard.inspect', config.checkpoint, given)}"
+
+
+def _heading(path: Path, checkpoint: Checkpoint) -> Iterator[str]:
+    weights = checkpoint.provenance.get("weights", "as they are")
+    yield f"{'file':<10} {path}"
+    yield f"{'weights':<10} {weights}, {len(checkpoint.generator)} tensors"
+
+
+def _of_generator(config: InspectConfig) -> Iterator[str]:
+    opened = open_generator(config.checkpoint, config, device=config.device)
+    with torch.inference_mode():
+        rows = latents_of(opened.interface, 2, seed=0).to(config.device)
+        profile = profile_layers(opened.generator, rows)
+    outlook = outlook_of(profile, RankGrid())
+    yield from _heading(config.checkpoint, opened.checkpoint)
+    name, params = type(opened.generator).__name__, engineering(profile.total_params)
+    macs = engineering(profile.total_macs)
+    yield f"{'network':<10} {name}, {params} parameters, {macs} multiply-adds per image"
+    yield f"{'interface':<10} {describe_interface(opened.interface)}"
+    yield f"{'coverage':<10} {profile.coverage.describe()}"
+    yield ""
+    yield text_table(
+        ("layer", "kind", "weight", "params", "share", "MACs", "candidates"),
+        fate_of_layers(profile, RankGrid()),
+        n_text=3,
+    )
+    yield ""
+    yield (
+        f"within reach at most: {profile.total_params / outlook.params:.2f}x fewer parameters, "
+        f"{profile.total_macs / max(outlook.macs, 1):.2f}x fewer multiply-adds, before any quality "
+        "is counted"
+    )
+    yield _effort(config, opened)
+    yield ""
+    given = {**config.given(), "fid_budget": FIRST_BUDGET}
+    yield f"next: {_command('ard.compress', config.checkpoint, given)}"
+
+
+def _effort(config: InspectConfig, opened: OpenedGenerator) -> str:
+    extractor = make_extractor(config.features, device=config.device, threads=None)
+    search = SearchConfig(checkpoint=config.checkpoint)
+    wanted = wanted_reference("auto", opened.checkpoint.provenance.get("dataset"))
+    n_reference = max(search.samples, 2 * extractor.dim) if wanted == "dense" else 0
+    speed = measure_speed(opened.generator, opened.interface, extractor, device=config.device)
+    polished = opened.checkpoint.holds_discriminator
+    effort = effort_of(search, speed, n_reference, polished=polished)
+    against = "images of the dense generator" if n_reference else "the data set's images"
+    return (
+        f"a run with the default settings: about {duration_text(effort.seconds)} on this machine "
+        f"({effort.images:,} images in {extractor.name} features against {against}, "
+        f"{effort.updates:,} updates); fewer samples and trials are quicker"
+    )
+
+
+def _command(module: str, checkpoint: Path, options: dict[str, object]) -> str:
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    return shlex.join(["python", "-m", module, str(checkpoint), *given])
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, InspectConfig, prog="python -m ard.inspect", description=__doc__))

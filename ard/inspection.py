@@ -1,0 +1,166 @@
+"""What can be said of a generator in seconds: what is within reach, and how long a run takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ard.costs.cost import params_cost
+from ard.grid import RankGrid
+from ard.layers import LayerProfile, Profile
+from ard.pipeline import worthwhile_layers
+from ard.session.config import SearchConfig
+from nas_gan.metrics.features import FeatureExtractor
+from nas_gan.metrics.protocol import to_uint8
+from nas_gan.networks.interface import GeneratorInterface
+from nas_gan.networks.latents import latents_of
+from nas_gan.tables import text_table
+
+# Images that are timed, in batches of this many.
+N_TIMED, BATCH = 16, 8
+# Passes of a network that one update takes: one of the teacher, and of the student one forward and
+# two backward.
+PASSES_PER_UPDATE = 4
+# Measured again by a search because a plan relies on an estimate; see `ard.pipeline.find_plan`.
+CONFIRMED = 8
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per image on this machine: of the generator, and of the features of an image."""
+
+    generator: float
+    features: float
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is possible before any quality is counted.
+
+    Attributes:
+        params: parameters of the generator if every layer takes its smallest candidate.
+        macs: its multiply-adds per image then.
+    """
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a run takes: how many images are scored, how many updates are made, and seconds."""
+
+    images: int
+    updates: int
+    seconds: float
+
+
+def measure_speed(
+    generator: nn.Module,
+    interface: GeneratorInterface,
+    extractor: FeatureExtractor,
+    *,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> Speed:
+    """Time the generator and the extractor on a few images, after one batch to warm up."""
+    batches = latents_of(interface, N_TIMED, seed=0).split(BATCH)
+    with torch.inference_mode():
+        images = generator(batches[0].to(device)).cpu()
+        started = clock()
+        for batch in batches:
+            images = generator(batch.to(device)).cpu()
+        generated = clock() - started
+    pixels = to_uint8(images).expand(-1, 3, -1, -1)
+    extractor(pixels)
+    started = clock()
+    extractor(pixels)
+    n = sum(len(batch) for batch in batches)
+    return Speed(generated / n, (clock() - started) / len(pixels))
+
+
+def outlook_of(profile: Profile, grid: RankGrid) -> Outlook:
+    """The smallest generator that the candidates allow; each layer has its cheapest."""
+
+    def least(layer: LayerProfile, cost: Callable[..., int]) -> int:
+        return min([cost(), *(cost(choice) for choice in grid.choices(layer))])
+
+    layers, _ = worthwhile_layers(profile, params_cost)
+    saved_params = sum(layer.params() - least(layer, layer.params) for layer in layers)
+    saved_macs = sum(layer.macs() - least(layer, layer.macs) for layer in layers)
+    return Outlook(profile.total_params - saved_params, profile.total_macs - saved_macs)
+
+
+def effort_of(config: SearchConfig, speed: Speed, n_reference: int, *, polished: bool) -> Effort:
+    """What `ard.compress` takes with these settings, on this machine.
+
+    Args:
+        config: the settings.
+        speed: how long an image takes.
+        n_reference: images of the dense generator that serve as reference; 0 if there is another.
+        polished: whether the recovery ends in adversarial fine-tuning.
+
+    Returns:
+        An estimate. Recoveries in several stages and choosing the candidates are not counted.
+    """
+    dense = config.sweep_samples + 2 * config.samples
+    single = ((config.anchors or 1) + CONFIRMED) * config.sweep_samples
+    checks = 5 * config.sweep_samples if config.recover_steps else 0
+    whole = config.max_trials * (config.samples + checks * (2 if polished else 1)) + config.samples
+    images = n_reference + dense + single + whole
+    steps = config.recover_steps if config.polish_steps is None else config.polish_steps
+    updates = config.max_trials * (config.recover_steps + (steps if polished else 0))
+    training = updates * config.recover_batch * PASSES_PER_UPDATE * speed.generator
+    return Effort(images, updates, images * (speed.generator + speed.features) + training)
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as people say it.
+
+    >>> [duration_text(s) for s in (20, 400, 9000)]
+    ['under a minute', '7 minutes', '2.5 hours']
+    """
+    if seconds < 60:
+        return "under a minute"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def fate_of_layers(profile: Profile, grid: RankGrid) -> Iterator[tuple[str, ...]]:
+    """A row per layer: name, kind, weight, parameters, their share, MACs, and its candidates.
+
+    The last column of a layer that stays as it is says why.
+    """
+    worth, left = worthwhile_layers(profile, params_cost)
+    reasons = dict(left)
+    total = max(profile.total_params, 1)
+    for layer in profile.layers:
+        choices = list(grid.choices(layer))
+        what = reasons.get(layer.name, f"{len(choices)}")
+        yield (
+            layer.name,
+            layer.kind,
+            "x".join(map(str, layer.weight_shape)),
+            f"{layer.params():,}",
+            f"{layer.params() / total:.1%}",
+            f"{layer.macs():,}",
+            what if layer in worth or layer.name in reasons else "0",
+        )
+    for name, reason in profile.skipped:
+        yield (name, "", "", "", "", "", reason)
+
+
+def state_summary(state: Mapping[str, Tensor], most: int = 12) -> Iterator[str]:
+    """The tensors of a state dict in lines for a person: their number, and the first of them."""
+    params = sum(t.numel() for t in state.values() if t.is_floating_point())
+    yield f"{'size':<10} {params:,} numbers"
+    yield ""
+    rows = [(name, "x".join(map(str, t.shape)) or "1") for name, t in state.items()]
+    yield text_table(("tensor", "shape"), rows[:most])
+    if len(rows) > most:
+        yield f"... and {len(rows) - most} more"
