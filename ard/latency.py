@@ -33,7 +33,8 @@ from ard.costs.layer_times import (
 from ard.factorization.methods import COMPETITORS, MethodName
 from ard.grid import RankGrid
 from ard.layers import LayerProfile, profile_layers
-from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
+from nas_gan.builders import import_builder
+from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.interface import interface_of
@@ -97,7 +98,7 @@ def check(config: LatencyConfig) -> RankGrid:
 
 def load_layers(config: LatencyConfig) -> tuple[LayerProfile, ...]:
     """The layers of the generator that can be factorized."""
-    build = import_builder(config.model) if config.model else None
+    build = import_builder(config.model, {}) if config.model else None
     generator = build_generator(load_checkpoint(config.checkpoint), build)
     with torch.inference_mode():
         return profile_layers(generator, latents_of(interface_of(generator), 2, seed=0)).layers

@@ -23,7 +23,8 @@ from export.sources import checkpoint_of, dense_checkpoint_of
 from export.summary import summary
 from export.targets import Targets
 from export.to_onnx import DEFAULT_OPSET, GraphSettings
-from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
+from nas_gan.builders import import_builder
+from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.files import sha256
 from nas_gan.panels import Panel
@@ -84,7 +85,7 @@ def main(config: Config) -> None:
 
 def _load(config: Config) -> BundleSource:
     given = config.run_or_checkpoint
-    build = import_builder(config.model) if config.model else None
+    build = import_builder(config.model, {}) if config.model else None
     path = checkpoint_of(given)
     checkpoint = load_checkpoint(path)
     dense = None

@@ -7,7 +7,6 @@ published MMD-NAS checkpoints, and a bare state dict for a generator that the ca
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import math
@@ -423,23 +422,3 @@ def build_saved_discriminator(checkpoint: Checkpoint) -> nn.Module | None:
         raise CheckpointError(f"the checkpoint's discriminator cannot be built: {error}") from error
     load_weights(discriminator, checkpoint.discriminator)
     return discriminator.eval()
-
-
-def import_builder(reference: str) -> Callable[[], nn.Module]:
-    """The callable that `package.module:name` points at.
-
-    Raises:
-        InvalidValueError: the text has no colon, or nothing importable is there.
-    """
-    module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute:
-        raise InvalidValueError(f"takes package.module:build; got {reference!r}", setting="model")
-    try:
-        builder = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InvalidValueError(f"{reference}: {error}", setting="model") from error
-    if not callable(builder):
-        raise InvalidValueError(
-            f"{reference}: not callable; use a function that returns a module", setting="model"
-        )
-    return builder

@@ -16,7 +16,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from nas_gan.checkpoint import import_builder
+from nas_gan.builders import import_builder
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError
@@ -117,7 +117,7 @@ def _settings(config: EvaluateConfig) -> EvaluationSettings:
         data_root=config.data_root,
         device=config.device,
         batch_size=config.batch_size,
-        build=import_builder(config.model) if config.model else None,
+        build=import_builder(config.model, {}) if config.model else None,
     )
 
 

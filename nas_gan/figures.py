@@ -15,7 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
+from nas_gan.builders import import_builder
+from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.errors import InvalidValueError, unknown_name
 
@@ -54,7 +55,7 @@ def main(config: FiguresConfig) -> int:
     names = config.names or [n for n in FIGURES if n != "betas" or config.checkpoint is not None]
     generator = None
     if "betas" in names and config.checkpoint is not None:
-        build = import_builder(config.model) if config.model else None
+        build = import_builder(config.model, {}) if config.model else None
         generator = build_generator(load_checkpoint(config.checkpoint), build)
     settings = FigureSettings(
         config.out, config.seed, config.steps, generator, str(config.checkpoint), progress

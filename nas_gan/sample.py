@@ -14,7 +14,8 @@ from typing import Annotated
 import tyro
 from torch import Tensor
 
-from nas_gan.checkpoint import build_generator, import_builder, load_checkpoint
+from nas_gan.builders import import_builder
+from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
@@ -61,7 +62,7 @@ class SampleConfig:
 def main(config: SampleConfig) -> int:
     out = _checked(config)
     checkpoint = load_checkpoint(config.checkpoint)
-    build = import_builder(config.model) if config.model else None
+    build = import_builder(config.model, {}) if config.model else None
     device = check_device(config.device)
     generator = build_generator(checkpoint, build).to(device).eval()
     interface = interface_of(generator)

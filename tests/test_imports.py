@@ -38,7 +38,7 @@ ROOMS = {
         "architecture_search cli",
         "training options",
         "metrics pictures",
-        "checkpoint data losses settings tables panels devices",
+        "checkpoint data losses settings tables panels devices builders",
         "networks progress",
         "files npz zoo",
         "errors",

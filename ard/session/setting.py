@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ard.measuring.bank import DenseBank, Reference
 from ard.measuring.metric import Metric, ReferenceRequest
 from ard.measuring.metrics import MetricName, metric_named
-from nas_gan.checkpoint import Checkpoint, build_generator, import_builder, load_checkpoint
+from nas_gan.builders import import_builder
+from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint
 from nas_gan.data.images import Fit, Images, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
@@ -95,7 +96,7 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
     """
     check_device(config.device)
     checkpoint = load_checkpoint(path)
-    build = import_builder(config.model) if config.model else None
+    build = import_builder(config.model, {}) if config.model else None
     generator = build_generator(checkpoint, build).to(config.device).requires_grad_(False)
     interface = interface_of(generator)
     extractor = make_extractor(
