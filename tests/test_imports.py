@@ -39,8 +39,8 @@ ROOMS = {
         "training options",
         "metrics pictures",
         "checkpoint data losses settings tables panels devices builders",
-        "networks progress",
-        "files npz zoo",
+        "networks progress weight_files fitting",
+        "files npz zoo file_kinds foreign",
         "errors",
     ),
 }
