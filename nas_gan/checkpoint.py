@@ -248,8 +248,8 @@ def _foreign(
         ) from error
     weights = _as_floats(part.state, path)
     if not weights.keys() >= {"l1.weight", "to_rgb.0.weight", "to_rgb.2.weight"}:
-        provenance = {"source": path.name, "weights": part.description}
-        return Checkpoint({"kind": EXTERNAL_KIND}, weights, provenance=provenance)
+        taken = {"source": path.name, "weights": part.description}
+        return Checkpoint({"kind": EXTERNAL_KIND}, weights, provenance=taken)
     learned = any(name.endswith("activation_fn.beta") for name in weights)
     weights = {name.replace(".activation_fn.", "."): t for name, t in weights.items()}
     try:

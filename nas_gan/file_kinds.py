@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import re
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -23,8 +24,12 @@ _HEADS = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
 )
-# Classes that torch.load may build without running code of the file.
-_HARMLESS = ("torch.", "collections.", "numpy.", "_codecs.", "argparse.", "pathlib.", "builtins.")
+# What torch.load may build without running code of the file.
+_HARMLESS = re.compile(
+    r"torch\..*|_codecs\.encode|argparse\.Namespace|pathlib\..*|numpy\.(dtype|ndarray)"
+    r"|numpy\._?core\.multiarray\.(scalar|_reconstruct)|collections\.(OrderedDict|defaultdict)"
+    r"|(builtins|__builtin__)\.(set|frozenset|dict|list|tuple|int|float|bytearray|object)"
+)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -54,7 +59,7 @@ def other_kind(path: Path) -> str | None:
         return "text in XML, so the download may have failed; download the file itself"
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it first"
-    if path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] == b"\x12"):
+    if path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a")):
         return "an ONNX model; its weights cannot be trained, save the state dict of the network"
     return _archive(path) if zipfile.is_zipfile(path) else None
 
@@ -91,10 +96,10 @@ def why_refused(path: Path) -> str:
     The instructions of the pickle are listed, never carried out.
     """
     classes, strings = _pickled(path)
-    others = [name for name in classes if not name.startswith(_HARMLESS)]
-    modules = [name for name in classes if not name.startswith(_HARMLESS[1:])]
-    if {"_parameters", "_modules"} <= strings and modules:
-        whole = next(iter(others or modules))
+    others = [name for name in classes if not _HARMLESS.fullmatch(name)]
+    layers = [name for name in classes if name.startswith("torch.nn.modules.")]
+    if {"_parameters", "_modules"} <= strings and (others or layers):
+        whole = (others or layers)[0]
         return (
             f"it holds a whole pickled module ({whole}), Python objects that could run code, and "
             "is not loaded; where it can be loaded, save its state dict with "
@@ -105,6 +110,11 @@ def why_refused(path: Path) -> str:
         f"it holds Python objects that could run code, and is not loaded{named}; where you trust "
         "it, save the weights alone: torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)"
     )
+
+
+def holds_classes(path: Path) -> bool:
+    """Whether a pickle names classes or functions that are not known to be harmless."""
+    return any(not _HARMLESS.fullmatch(name) for name in _pickled(path)[0])
 
 
 def _pickled(path: Path) -> tuple[list[str], set[str]]:
@@ -144,4 +154,4 @@ def _listed(file: IO[bytes], pickles: int) -> tuple[list[str], set[str]]:
                     strings.add(argument[:80])
         except Exception:  # damaged, and what was found so far still says something
             break
-    return list(classes), strings
+    return [name for name in classes if re.fullmatch(r"[\w.]+", name)], strings

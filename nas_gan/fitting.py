@@ -90,7 +90,7 @@ def _variants(
 
 
 def _within(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """A state dict, and the parts of it that may be a generator, under shorter and shorter names."""
+    """A state dict and the parts of it that may be a generator, under ever shorter names."""
     yield state
     groups = groups_of(state)
     alone = len(groups) == 1

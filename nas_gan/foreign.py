@@ -49,6 +49,7 @@ class Part:
         group: the beginning of the names, part by part, that sets it apart from other networks
             in the same state dict.
         wrapped: further beginnings that all its names had in common.
+        without: groups that were left out, because they belong to other networks.
     """
 
     state: Mapping[str, Tensor]

@@ -8,6 +8,7 @@ import json
 import pathlib
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nas_gan.errors import CheckpointError
-from nas_gan.file_kinds import is_json, is_safetensors, other_kind, why_refused
+from nas_gan.file_kinds import holds_classes, is_json, is_safetensors, other_kind, why_refused
 from nas_gan.files import atomic_path
 
 _dtypes = [np.dtype(code) for code in "?bhilqBHILQefd"]
@@ -73,16 +74,31 @@ def load_torch(path: Path) -> Any:
     if kind := other_kind(path):
         raise CheckpointError(f"{path}: it is {kind}")
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, because torch refuses what it wrote itself under the suffix .safetensors.
+        with (
+            path.open("rb") as file,
+            torch.serialization.safe_globals(_HARMLESS),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if any(words in str(error).lower() for words in _REFUSED):
-            reason = why_refused(path)
-        else:
-            reason = "it is damaged or not a PyTorch file; save a state dict of plain tensors"
-        raise CheckpointError(f"{path}: {reason}") from error
+        raise CheckpointError(f"{path}: {_why_unreadable(path, str(error).lower())}") from error
     except _DAMAGED as error:
         raise CheckpointError(f"{path}: damaged or cut short; copy or train it again") from error
+
+
+def _why_unreadable(path: Path, message: str) -> str:
+    """What is wrong with a pickle that torch refused with `message`, and what to do."""
+    other_protocol = "unsupported operand" in message
+    if any(words in message for words in _REFUSED) or (other_protocol and holds_classes(path)):
+        return why_refused(path)
+    if other_protocol and _begins_as_torch(path):
+        return (
+            "its pickle protocol cannot be read without running code, or it is damaged; save it "
+            "again with torch.save and no pickle_protocol"
+        )
+    return "it is damaged or not a PyTorch file; save a state dict of plain tensors"
 
 
 def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -158,15 +174,10 @@ def _load_shards(index: Path) -> dict[str, Any]:
         ) from error
     merged: dict[str, Any] = {}
     for name in files:
-        if not isinstance(name, str) or Path(name).name != name or is_index(name):
+        if not isinstance(name, str) or Path(name).name != name or name.endswith(".json"):
             raise CheckpointError(f"{index}: {name!r} is not the name of a file beside it")
         content, _ = load_file(index.with_name(name))
         if not isinstance(content, Mapping):
             raise CheckpointError(f"{index}: {name} holds no tensors by name")
         merged |= content
     return merged
-
-
-def is_index(name: str) -> bool:
-    """Whether a file of this name is an index of others."""
-    return name.endswith(".json")
