@@ -160,10 +160,10 @@ def _chosen(parts: list[Part], content: Mapping[Any, Any]) -> Part:
     if not usable:
         names = ", ".join(part.key for part in parts)
         raise CheckpointError(
-            f"not a generator: all its weights are those of {names}; choose one of them if that "
-            "is wrong",
+            f"must choose the generator: all weights in the file are those of {names}",
             setting="state_key",
         )
+    usable = [part for part in usable if not _partial_average(part, usable)]
     best = max(_rank(part) for part in usable)
     found = [part for part in usable if _rank(part) == best]
     if len(found) > 1:
@@ -174,6 +174,21 @@ def _chosen(parts: list[Part], content: Mapping[Any, Any]) -> Part:
 
 def _other_network(part: Part) -> bool:
     return any(words_of(name) & (_DISCRIMINATOR | _BESIDE) for name in (*part.path, *part.group))
+
+
+def _partial_average(part: Part, parts: list[Part]) -> bool:
+    """Whether an average lacks tensors of the network, as one of parameters without buffers does.
+
+    The network is any other part that is as likely the generator, but for not being an average.
+    """
+    _, generator, _ = _rank(part)
+    plain = [
+        other
+        for other in parts
+        if not other.averaged and any(_rank(other)) and _rank(other)[1] >= generator
+    ]
+    twins = [_signature(other.state) for other in plain]
+    return part.averaged and bool(plain) and _signature(part.state) not in twins
 
 
 def _rank(part: Part) -> tuple[bool, bool, bool]:
@@ -233,8 +248,11 @@ def _split(part: Part) -> list[Part]:
     if len(groups) == 1:
         [(first, inner)] = groups.items()
         if "" not in inner:
+            alone = len(first) > 1 or first.isupper()
+            if words_of(first) & _DISCRIMINATOR and alone:
+                return [Part(inner, part.path, (*part.group, first))]
             within = _split(Part(inner, part.path, (*part.group, first)))
-            if len(within) > 1 or any(p.without for p in within):
+            if len(within) > 1 or any(p.without or _other_network(p) for p in within):
                 return within
         return [_unwrapped(part)]
     roles = {name: words_of(name) for name, inner in groups.items() if "" not in inner}
@@ -272,11 +290,20 @@ def _apart(
 
 
 def _averages(groups: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
-    """The groups that are averages of other ones: called so, with the same names within."""
-    within = {name: frozenset(_unwrapped(Part(group)).state) for name, group in groups.items()}
-    averaged = [name for name in groups if words_of(name) & _AVERAGED]
-    plain = [name for name in groups if name not in averaged]
-    return [a for a in averaged if any(within[a] == within[name] for name in plain)]
+    """The groups that are averages of other ones: called so, and with the same tensors."""
+    inner = {name: group for name, group in groups.items() if "" not in group}
+    averaged = [name for name in inner if words_of(name) & _AVERAGED]
+    plain = [_signature(group) for name, group in inner.items() if name not in averaged]
+    return [name for name in averaged if _signature(inner[name]) in plain]
+
+
+def _signature(state: Mapping[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
+    """What two copies of a network have in common, whatever stands before their names."""
+    return sorted(
+        (name.rpartition(".")[2], tuple(tensor.shape))
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and tensor.ndim
+    )
 
 
 def _unwrapped(part: Part) -> Part:

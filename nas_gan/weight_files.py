@@ -80,7 +80,8 @@ def load_torch(path: Path) -> Any:
             torch.serialization.safe_globals(_HARMLESS),
             warnings.catch_warnings(),
         ):
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            for message in ("Detected pickle protocol", "Validating sparse", "TypedStorage is"):
+                warnings.filterwarnings("ignore", message=message)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_why_unreadable(path, str(error).lower())}") from error

@@ -124,6 +124,29 @@ LAYOUTS = {
 }  # fmt: skip
 
 
+PARAMETERS = {n: t for n, t in EMA.items() if "running" not in n}
+UNNAMED = {n.replace(".", ""): t for n, t in PARAMETERS.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"G": G, "ema": PARAMETERS},
+        {"model": G, "model_ema": UNNAMED},
+        {"G": G, "ema": {"shadow_params": list(PARAMETERS.values()), "decay": 0.99}},
+        prefixed(generator=G, discriminator=D, generator_ema=UNNAMED),
+    ],
+)
+def test_an_average_that_lacks_buffers_or_names_is_passed_over(content, tmp_path):
+    torch.save(content, tmp_path / "a.pt")
+    assert value_in(tmp_path / "a.pt")[0] == 1
+
+
+def test_a_single_layer_with_running_statistics_is_one_network(tmp_path):
+    torch.save(weights(1, lambda: nn.BatchNorm1d(3)), tmp_path / "a.pt")
+    assert value_in(tmp_path / "a.pt", lambda: nn.BatchNorm1d(3)) == (1, "the whole file")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_generator_is_found_as_others_store_it(layout, tmp_path):
     content, value, where = LAYOUTS[layout]
@@ -187,7 +210,7 @@ def test_a_key_that_keeps_several_networks_still_fits_each(tmp_path):
     torch.save({"state_dict": prefixed(generator=G, discriminator=D)}, tmp_path / "a.ckpt")
     assert value_in(tmp_path / "a.ckpt", state_key="state_dict")[0] == 1
     both = build_generator(load_checkpoint(tmp_path / "a.ckpt", state_key="state_dict"), Both)
-    assert both.discriminator.model[0].weight[0, 0] == -1
+    assert both.get_parameter("discriminator.model.0.weight")[0, 0] == -1
 
 
 def refused(content, match, tmp_path, **options):
@@ -216,8 +239,9 @@ def test_two_that_may_be_the_generator_are_listed(content, names, tmp_path):
 
 
 def test_a_discriminator_is_not_taken_for_a_generator(tmp_path):
-    for content in ({"netD": D}, {"d": D, "d_optim": ADAM}, {"D": {"model": D}, "epoch": 3}):
-        setting = refused(content, "not a generator: all its weights are those of", tmp_path)
+    for content in ({"netD": D}, {"d": D, "d_optim": ADAM}, {"D": {"model": D}, "epoch": 3},
+                    prefixed(module__netD=D), prefixed(discriminator=D)):  # fmt: skip
+        setting = refused(content, "must choose the generator: all weights", tmp_path)
         assert setting == "state_key"
 
 

@@ -80,7 +80,7 @@ def test_options_paths_and_scores_beside_the_weights_do_no_harm(zipped, tmp_path
     assert_loads(tmp_path / "a.pt")
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:TypedStorage")
 def test_unusual_tensors_become_plain_ones(tmp_path):
     stored = {
         "0.weight": nn.Parameter(torch.eye(2).double()).to_sparse(),
