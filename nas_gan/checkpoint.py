@@ -2,17 +2,14 @@
 
 Nothing is unpickled beyond what `torch.load(weights_only=True)` allows, so a checkpoint cannot
 run code. Four kinds of file are read: the native `.pt`, the same content as `.safetensors`, the
-published MMD-NAS checkpoints, and a bare state dict for a generator that the caller builds.
+published MMD-NAS checkpoints, and any file that holds the state dict of a generator which the
+caller builds.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
 import math
-import pickle
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,11 +21,14 @@ from torch import Tensor, nn
 
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.files import atomic_path
+from nas_gan.fitting import load_weights
+from nas_gan.foreign import described, find_generator
 from nas_gan.networks.genotype import MMD_NAS, Genotype
-from nas_gan.networks.interface import GeneratorInterface, interface_of, latent_dim_of
+from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.networks.structure import apply_structure
+from nas_gan.weight_files import load_file, save_torch
 from nas_gan.zoo import local_path
 
 FORMAT = "ard-gan checkpoint 1"
@@ -36,19 +36,6 @@ MMD_NAS_KIND = "mmd-nas"
 EXTERNAL_KIND = "external"
 _DESCRIPTIVE = ("architecture", "discriminator_config", "provenance", "structure")
 _FIELDS = ("generator", "discriminator", *_DESCRIPTIVE)
-# Published checkpoints hold their best scores as numpy scalars, whose classes only hold numbers.
-# numpy 1 and 2 pickle them by different names of one function, which a scalar returns itself.
-_numpy_scalar = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS: list[Any] = [
-    np.dtype,
-    np.float64,
-    np.float32,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-    type(np.dtype(np.int64)),
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),
-    (_numpy_scalar, "numpy._core.multiarray.scalar"),
-]
 
 
 @dataclass(frozen=True)
@@ -109,16 +96,6 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     save_torch({"format": FORMAT, **{name: getattr(checkpoint, name) for name in _FIELDS}}, path)
 
 
-def save_torch(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file for `torch.load` atomically."""
-    # Through memory: if the disk becomes full, torch raises a RuntimeError about offsets, while our
-    # own write raises the OSError that says "no space left".
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
 def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     from safetensors.torch import save
 
@@ -134,92 +111,54 @@ def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(
-    path: Path, *, genotype: Genotype = MMD_NAS, activation: str | None = None
+    path: Path,
+    *,
+    genotype: Genotype = MMD_NAS,
+    activation: str | None = None,
+    state_key: str | None = None,
 ) -> Checkpoint:
     """Read a checkpoint from a file, or a shipped one by its name.
 
-    A native `.pt` or `.safetensors` file, a checkpoint of the published MMD-NAS code and a bare
-    state dict can be read. No code in the file runs.
+    A native file, a checkpoint of the published MMD-NAS code and the state dict of any generator
+    can be read, whatever else lies in the file: its averaged weights are preferred, and its
+    discriminator, optimizers and losses are left out. No code in the file runs.
 
     Args:
         path: A file, or the name of a shipped checkpoint as in `Path("zoo:fashion_mnist")`.
         genotype: The architecture of a published checkpoint, whose file does not name it.
         activation: The activation of a published checkpoint; by default PMish if the file holds
             learned activations, otherwise ReLU.
+        state_key: The names that lead to the generator in a file of another project, joined by
+            dots, as in `state_dict.generator`; by default it is found. A native file needs none.
 
     Returns:
-        The content of the file, with float32 weights on the CPU.
+        The content of the file, with float32 weights on the CPU. In a file of another project,
+        `provenance["weights"]` says in words which part of it was taken.
 
     Raises:
         CheckpointError: The file is missing, empty or damaged, holds objects that could run code,
-            or has weights that are not finite.
+            has weights that are not finite, or has nothing at `state_key`; or more than one part
+            of it may be the generator.
     """
     path = local_path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file; give the path of a .pt or .safetensors file")
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a directory; give the path of a .pt or .safetensors file")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; copy or train it again")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    content, metadata = load_file(path)
+    if metadata.get("format") == FORMAT:
+        content = _described(content, metadata, path)
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
         checkpoint = _native(content, path)
     elif isinstance(content, Mapping):
-        checkpoint = _foreign(content, path, genotype, activation)
+        checkpoint = _foreign(content, path, genotype, activation, state_key)
     else:
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+        raise CheckpointError(f"{path}: not a checkpoint but a {described(content)}")
     check_finite(checkpoint.generator, path)
     check_finite(checkpoint.discriminator or {}, path)
     return checkpoint
 
 
-# What torch.load raises for truncated and corrupted files, besides UnpicklingError.
-_DAMAGED = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    EOFError,
-    AssertionError,
-    OverflowError,
-    struct.error,
-)
-_REFUSED = ("unsupported global", "unsupported class", "unrecognized function", "allowlisted")
-
-
-def load_torch(path: Path) -> Any:
-    """Read what `save_torch` or `torch.save` wrote, on the CPU, without running code of the file.
-
-    Raises:
-        CheckpointError: the file is damaged, or holds more than plain values and tensors.
-    """
-    try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if any(words in str(error).lower() for words in _REFUSED):
-            reason = "it holds Python objects that could run code, and is not loaded"
-        else:
-            reason = "it is damaged or not a PyTorch file"
-        raise CheckpointError(f"{path}: {reason}; save a state dict of plain tensors") from error
-    except _DAMAGED as error:
-        raise CheckpointError(f"{path}: damaged or cut short; copy or train it again") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: damaged or not a safetensors file; copy it again"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        return tensors
+def _described(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
+) -> dict[str, Any]:
+    """The content of a native safetensors file."""
     parts = {
         part: {
             name.removeprefix(f"{part}."): t
@@ -263,7 +202,18 @@ def _as_floats(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: neither a checkpoint of this project nor a state dict of tensors"
         )
-    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    return {name: _as_float(name, t, path) for name, t in state.items()}
+
+
+def _as_float(name: str, tensor: Tensor, path: Path) -> Tensor:
+    if tensor.is_meta:
+        raise CheckpointError(f"{path}: {name} has a shape and no values; save it from the CPU")
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
@@ -282,18 +232,24 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _foreign(
-    content: Mapping[str, Any], path: Path, genotype: Genotype, activation: str | None
+    content: Mapping[Any, Any],
+    path: Path,
+    genotype: Genotype,
+    activation: str | None,
+    state_key: str | None,
 ) -> Checkpoint:
-    """A checkpoint of the published MMD-NAS code, or a bare state dict."""
-    state: Any = content
-    for name in ("avg_gen_state_dict", "gen_state_dict"):
-        if isinstance(content.get(name), Mapping):
-            state = content[name]
-            break
-    state = _as_floats(state, path)
-    weights = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    """A checkpoint of the published MMD-NAS code, or of any other project."""
+    try:
+        part = find_generator(content, state_key)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error.message} ({path})" if error.setting else f"{path}: {error}",
+            setting=error.setting,
+        ) from error
+    weights = _as_floats(part.state, path)
     if not weights.keys() >= {"l1.weight", "to_rgb.0.weight", "to_rgb.2.weight"}:
-        return Checkpoint({"kind": EXTERNAL_KIND}, state, provenance={"source": path.name})
+        taken = {"source": path.name, "weights": part.description}
+        return Checkpoint({"kind": EXTERNAL_KIND}, weights, provenance=taken)
     learned = any(name.endswith("activation_fn.beta") for name in weights)
     weights = {name.replace(".activation_fn.", "."): t for name, t in weights.items()}
     try:
@@ -307,7 +263,7 @@ def _foreign(
         # One version of the published code built a third input layer that it never used.
         weights = {name: t for name, t in weights.items() if not name.startswith("l3.")}
     weights = {name: t.reshape(1) if name.endswith(".beta") else t for name, t in weights.items()}
-    provenance = {"source": path.name, "averaged": "avg_gen_state_dict" in content}
+    provenance = {"source": path.name, "averaged": part.averaged}
     for name in ("epoch", "best_fid"):
         if name in content and content[name] is not None and np.isscalar(content[name]):
             provenance[name] = float(content[name])
@@ -344,21 +300,16 @@ def build_generator(
         build: Makes the bare network of a checkpoint whose architecture is external.
 
     Returns:
-        The generator in evaluation mode on the CPU. It has `latent_dim`; the families of this
-        package also have `image_shape`, `(c, h, w)`, and `n_classes`, which is 0 unless the
-        generator is conditional.
+        The generator in evaluation mode on the CPU. The families of this package have
+        `latent_dim`, `image_shape`, `(c, h, w)`, and `n_classes`, which is 0 unless the generator
+        is conditional.
 
     Raises:
-        CheckpointError: The architecture is not known, the weights do not fit it, or `build`
-            returned a module without `latent_dim`.
+        CheckpointError: The architecture is not known, or the weights do not fit it.
     """
     kind = checkpoint.architecture.get("kind")
     if build is not None:
         generator = build()
-        try:
-            latent_dim_of(generator)
-        except InvalidValueError as error:
-            raise CheckpointError(f"what was built is not a generator: {error}") from error
     elif kind not in (None, EXTERNAL_KIND):
         try:
             generator = build_model(checkpoint.architecture)
@@ -376,28 +327,6 @@ def build_generator(
         generator = apply_structure(generator, checkpoint.structure)
     load_weights(generator, checkpoint.generator)
     return generator.eval()
-
-
-def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load weights into `module`, in place.
-
-    Raises:
-        CheckpointError: a tensor is missing, unknown or of another shape; the first ones are named.
-    """
-    expected = module.state_dict()
-    problems = [f"{name} is missing" for name in expected if name not in state]
-    problems += [f"{name} is not in the network" for name in state if name not in expected]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, the network needs {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"the weights do not fit the network: {'; '.join(problems[:3])}{more}"
-        )
-    module.load_state_dict(dict(state))
 
 
 def build_saved_discriminator(checkpoint: Checkpoint) -> nn.Module | None:
@@ -423,23 +352,3 @@ def build_saved_discriminator(checkpoint: Checkpoint) -> nn.Module | None:
         raise CheckpointError(f"the checkpoint's discriminator cannot be built: {error}") from error
     load_weights(discriminator, checkpoint.discriminator)
     return discriminator.eval()
-
-
-def import_builder(reference: str) -> Callable[[], nn.Module]:
-    """The callable that `package.module:name` points at.
-
-    Raises:
-        InvalidValueError: the text has no colon, or nothing importable is there.
-    """
-    module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute:
-        raise InvalidValueError(f"takes package.module:build; got {reference!r}", setting="model")
-    try:
-        builder = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InvalidValueError(f"{reference}: {error}", setting="model") from error
-    if not callable(builder):
-        raise InvalidValueError(
-            f"{reference}: not callable; use a function that returns a module", setting="model"
-        )
-    return builder

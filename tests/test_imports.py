@@ -38,9 +38,9 @@ ROOMS = {
         "architecture_search cli",
         "training options",
         "metrics pictures",
-        "checkpoint data losses settings tables panels devices",
-        "networks progress",
-        "files npz zoo",
+        "checkpoint data losses settings tables panels devices builders",
+        "networks progress weight_files fitting",
+        "files npz zoo file_kinds foreign",
         "errors",
     ),
 }

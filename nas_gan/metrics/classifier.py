@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas_gan.checkpoint import load_torch, load_weights, save_torch
 from nas_gan.data.batches import to_float
 from nas_gan.data.images import Images, Labels, image_labels
 from nas_gan.errors import CheckpointError, InvalidValueError
+from nas_gan.fitting import load_weights
 from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
+from nas_gan.weight_files import load_torch, save_torch
 
 # As the network with which such accuracies were published (two convolutions, two linear layers,
 # dropout), but with strides instead of pooling, which is ten times as fast on a CPU.

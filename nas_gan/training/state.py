@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas_gan.checkpoint import load_torch, save_torch
 from nas_gan.errors import CheckpointError
+from nas_gan.weight_files import load_torch, save_torch
 
 
 class Stateful(Protocol):

@@ -12,11 +12,10 @@ from nas_gan.checkpoint import (
     Checkpoint,
     build_generator,
     build_saved_discriminator,
-    import_builder,
     load_checkpoint,
     save_checkpoint,
 )
-from nas_gan.errors import CheckpointError, InvalidValueError
+from nas_gan.errors import CheckpointError
 from nas_gan.networks.genotype import MMD_NAS, Genotype
 from nas_gan.networks.searched import DiscriminatorConfig, build_discriminator
 from nas_gan.networks.structure import layer_spec
@@ -379,23 +378,6 @@ def test_a_bare_state_dict_fills_the_network_of_its_builder(suffix, tmp_path):
     assert generator(torch.ones(1, 2)).tolist() == [[3, 4]]
     with pytest.raises(CheckpointError, match=r"model must say how .* package\.module:build"):
         build_generator(loaded)
-
-
-def test_what_a_builder_returns_must_have_a_latent_dim(small):
-    with pytest.raises(CheckpointError, match="Linear has no latent_dim"):
-        build_generator(small, lambda: nn.Linear(2, 2))
-
-
-def test_a_builder_is_found_by_its_name():
-    assert import_builder("torch.nn:Identity") is nn.Identity
-
-
-@pytest.mark.parametrize(
-    "reference", ["torch.nn", "torch.nn:Nothing", "no.such.module:build", ":build", "torch:pi"]
-)
-def test_a_builder_that_is_not_there_is_refused(reference):
-    with pytest.raises(InvalidValueError, match=r"^model "):
-        import_builder(reference)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
