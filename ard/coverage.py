@@ -101,8 +101,8 @@ def _count(value: int) -> str:
     >>> [_count(n) for n in (12, 1024, 2_100_000, 18_000_000, 999_999)]
     ['12', '1 k', '2.1 M', '18 M', '1 M']
     """
-    for factor, prefix in ((10**9, " G"), (10**6, " M"), (10**3, " k"), (1, "")):
-        scaled = float(f"{value / factor:.2g}")
-        if scaled >= 1:
-            return f"{scaled:g}{prefix}"
-    return "0"
+    rounded = float(f"{value:.2g}")
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rounded >= factor:
+            return f"{rounded / factor:g} {prefix}"
+    return str(value)

@@ -565,20 +565,23 @@ def _coverage(
 
     names = [name for layer in layers for name in (layer.name, *layer.aliases)]
     factorizable = sum(new(generator.get_submodule(name).parameters()) for name in names)
-    others: list[tuple[str, int]] = []
+    owned: dict[str, int] = {}
     for name, module in generator.named_modules():
-        params = new(module.parameters(recurse=False))
-        kind = type(module).__name__
-        if module is generator and name not in left:
-            unsaved = module._non_persistent_buffers_set
-            params += new(
-                buffer
-                for key, buffer in module.named_buffers(recurse=False)
-                if key not in unsaved and buffer.is_floating_point()
-            )
-            kind = f"{kind} itself"
+        # torch keeps what a weight is computed from in a submodule of the layer.
+        owner = name.partition(".parametrizations.")[0]
+        owned[owner] = owned.get(owner, 0) + new(module.parameters(recurse=False))
+    unsaved = generator._non_persistent_buffers_set
+    owned[""] += new(
+        buffer
+        for name, buffer in generator.named_buffers(recurse=False)
+        if name not in unsaved and buffer.is_floating_point()
+    )
+    others: list[tuple[str, int]] = []
+    for name, params in owned.items():
+        kind = type(generator.get_submodule(name)).__name__
+        qualifier = f", {left[name].short}" if name in left else "" if name else " itself"
         if params:
-            others.append((f"{kind}, {left[name].short}" if name in left else kind, params))
+            others.append((kind + qualifier, params))
     for name, layer in hidden.items():
         if name in left and (params := new(layer.parameters())):
             others.append((f"{type(layer).__name__}, {left[name].short}", params))

@@ -18,13 +18,7 @@ from torch.nn import functional as F
 
 from ard.errors import NonFiniteError, PlanError
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.hooks import (
-    OnInput,
-    OnOutput,
-    keeping_activations,
-    observing,
-    run_batches,
-)
+from nas_gan.networks.hooks import OnInput, OnOutput, observing, run_batches
 from nas_gan.networks.layer_types import Conv, Layer, layer_type_of
 from nas_gan.networks.structure import weight_sharers
 
@@ -169,7 +163,7 @@ def output_covariances(
         (module, capture(name, module)) for name in layer_names for module in _find(generator, name)
     ]
     start = 0
-    with observing(generator, leaving=layers), keeping_activations(), torch.enable_grad():
+    with observing(generator, leaving=layers), torch.enable_grad():
         for batch in latents.detach().split(batch_size):
             captured.clear()
             forward = True

@@ -61,8 +61,8 @@ def observing(
     entering: Iterable[tuple[nn.Module, OnInput]] = (),
     leaving: Iterable[tuple[nn.Module, OnOutput]] = (),
 ) -> Iterator[None]:
-    """`hooked`, with the network in evaluation mode and without gradients."""
-    with hooked(entering=entering, leaving=leaving), evaluating(network):
+    """`hooked`, with the network in evaluation mode, without gradients or recomputation."""
+    with hooked(entering=entering, leaving=leaving), keeping_activations(), evaluating(network):
         yield
 
 
@@ -70,7 +70,7 @@ def observing(
 def keeping_activations() -> Iterator[None]:
     """Within the block, re-entrant activation checkpoints keep what they would recompute.
 
-    They run without gradients and are refused by `torch.autograd.grad`.
+    `torch.autograd.grad` refuses them, and they warn if no input has a gradient.
     """
     recomputing = torch.utils.checkpoint.CheckpointFunction
     torch.utils.checkpoint.CheckpointFunction = _Kept  # type: ignore[assignment,misc]

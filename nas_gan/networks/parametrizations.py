@@ -77,7 +77,7 @@ def _fold_registered_(module: nn.Module) -> bool:
     # torch's remove_parametrizations deletes the property of the class, which copies share.
     module.__class__ = type(module).__bases__[0]
     del module.parametrizations
-    for name, (value, originals) in values.items():
+    for name, (value, originals) in sorted(values.items()):  # the bias before the weight
         _set_(module, name, value, originals)
     return True
 
