@@ -40,4 +40,4 @@ def test_below_a_fifth_it_is_low():
 
 def test_many_kinds_are_summed_up():
     text = Coverage.of(0, [(f"K{i}", 1000 - i) for i in range(9)]).describe()
-    assert text.endswith("K5 (1 layer, 995), 3 other kinds (3 layers, 3 k)")
+    assert text.endswith("K5 (1 layer, 1 k), 3 other kinds (3 layers, 3 k)")

@@ -87,8 +87,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_calling_a_layer_is_seen_once(way):
-    network, x = Wrapper(WAYS[way]), torch.randn(2, 3)
-    told = []
+    network, x, told = Wrapper(WAYS[way]), torch.randn(2, 3), list[Any]()
     with observing(
         network,
         entering=[(network.layer, told.append)],
@@ -138,12 +137,12 @@ def test_all_functions_of_a_module_are_told_each_time_that_it_is_called():
 
 
 def test_a_copy_made_within_the_block_has_weights_of_its_own_and_is_not_observed():
-    network, told = nn.Sequential(nn.Linear(3, 3)), []
+    network, told = nn.Sequential(nn.Linear(3, 3)), list[Any]()
     x = torch.ones(1, 3)
     with hooked(entering=[(network[0], told.append)]):
         twin = copy.deepcopy(network)
-        nn.init.zeros_(twin[0].weight)
-        nn.init.zeros_(twin[0].bias)
+        for parameter in twin.parameters():
+            nn.init.zeros_(parameter)
         assert not twin(x).any()
         assert not copy.deepcopy(twin)(x).any()
         assert told == []
@@ -152,7 +151,8 @@ def test_a_copy_made_within_the_block_has_weights_of_its_own_and_is_not_observed
 
 
 def test_a_forward_that_was_replaced_before_is_there_afterwards():
-    layer, told = nn.Linear(3, 3), []
+    layer: Any = nn.Linear(3, 3)
+    told = list[Any]()
     double = lambda x: 2 * x  # noqa: E731
     layer.forward = double
     with hooked(entering=[(layer, told.append)]):
@@ -162,7 +162,7 @@ def test_a_forward_that_was_replaced_before_is_there_afterwards():
 
 
 def test_gradients_pass_through_an_observed_layer():
-    layer = nn.Linear(3, 1)
+    layer: Any = nn.Linear(3, 1)
     with hooked(leaving=[(layer, lambda inputs, output: 2 * output)]):
         layer(torch.ones(1, 3)).sum().backward()
     assert torch.equal(layer.weight.grad, torch.full((1, 3), 2.0))

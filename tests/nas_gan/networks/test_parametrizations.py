@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_a_recurrent_layer_of_two_directions_is_folded():
         before, _ = network(x)
         fold_parametrizations_(network)
         assert torch.equal(network(x)[0], before)
-        nn.init.zeros_(layer.weight_hh_l0)
+        nn.init.zeros_(layer.get_parameter("weight_hh_l0"))
         assert not torch.equal(network(x)[0], before)
     assert sorted(network[0].state_dict()) == sorted(nn.GRU(3, 4, bidirectional=True).state_dict())
 
@@ -142,7 +143,7 @@ class SpectralNorm(nn.Module):
         module.register_parameter("weight_v", nn.Parameter(torch.randn(weight[0].numel()), False))
         module.register_parameter("weight_bar", nn.Parameter(weight.data))
 
-    def _update_u_v(self):
+    def _update_u_v(self) -> None:
         u, v, bar = self.module.weight_u, self.module.weight_v, self.module.weight_bar
         v.data = nn.functional.normalize(bar.flatten(1).T @ u, dim=0)
         u.data = nn.functional.normalize(bar.flatten(1) @ v, dim=0)
@@ -154,9 +155,9 @@ class SpectralNorm(nn.Module):
 
 
 class OtherNorm(SpectralNorm):
-    """The same under another name of its method, without iterating in evaluation."""
+    """The same without iterating in evaluation, and without a method that does."""
 
-    _update_u_v = None
+    _update_u_v: Any = None
 
     def forward(self, *inputs):
         u, v, bar = self.module.weight_u, self.module.weight_v, self.module.weight_bar

@@ -53,7 +53,8 @@ class Resampled(ModulatedConv2d):
     def __init__(self, sample_mode):
         super().__init__(5, 7, 3, 4)
         del self.upsample, self.downsample
-        self.modulation, self.sample_mode = nn.Linear(4, 5), sample_mode
+        self.add_module("modulation", nn.Linear(4, 5))
+        self.sample_mode = sample_mode
         self.weight = nn.Parameter(self.weight.detach() * self.scale)
         del self.scale
 
@@ -61,7 +62,8 @@ class Resampled(ModulatedConv2d):
         factor = {"upsample": 2.0, "downsample": 0.5, None: 1.0}[self.sample_mode]
         if factor != 1:
             x = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-        weight = self.weight * self.modulation(style)[:, None, :, None, None]
+        scales = self.get_submodule("modulation")(style)
+        weight = self.weight * scales[:, None, :, None, None]
         weight = weight * (weight.square().sum((2, 3, 4), keepdim=True) + self.eps).rsqrt()
         rows = [F.conv2d(a[None], w, padding=1) for a, w in zip(x, weight, strict=True)]
         return torch.cat(rows)
@@ -128,7 +130,7 @@ def test_a_rewritten_module_makes_the_same_outputs_from_plain_layers(name):
 
 def test_the_energy_of_a_kernel_by_hand():
     weight = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])  # one output, two inputs
-    assert energy_of(weight).weight.tolist() == [[5.0, 9.0]]
+    assert energy_of(weight).get_parameter("weight").tolist() == [[5.0, 9.0]]
     module = Modulated(plain_layer(weight), energy_of(weight), eps=0.0)
     x, style = torch.ones(1, 2, 1, 2), torch.tensor([[2.0, 1.0]])
     # 2 * (1 + 2) + 1 * 3, over the root of 4 * 5 + 1 * 9.
@@ -220,7 +222,7 @@ WRONG = {
 def test_a_wrong_rewrite_leaves_the_module_and_says_why(wrong):
     rewrite, reason = WRONG[wrong]
     register_rewrite("Scaled", rewrite)
-    network, x, remarks = nn.Sequential(nn.Tanh(), Scaled()), maps(2, 6, 4, 4), []
+    network, x, remarks = nn.Sequential(nn.Tanh(), Scaled()), maps(2, 6, 4, 4), list[str]()
     before = network(x)
     assert rewrite_modules_(network, [x], remarks=remarks) == ()
     assert torch.equal(network(x), before)
@@ -242,7 +244,7 @@ class Reader(nn.Module):
 
 def test_a_module_that_the_network_looks_into_stays_and_the_others_are_rewritten():
     register_rewrite("Scaled", lambda m: plain_layer(m.kernel * m.gain, padding=1))
-    network, x, remarks = Reader(), maps(2, 6, 4, 4), []
+    network, x, remarks = Reader(), maps(2, 6, 4, 4), list[str]()
     before = network(x)
     assert rewrite_modules_(network, [x], remarks=remarks) == ("a",)
     torch.testing.assert_close(network(x), before)
@@ -250,7 +252,7 @@ def test_a_module_that_the_network_looks_into_stays_and_the_others_are_rewritten
 
 
 def test_a_module_that_never_runs_stays_since_nothing_can_be_compared():
-    network, remarks = Reader(), []
+    network, remarks = Reader(), list[str]()
     network.idle = EqualLinear(4, 4)
     assert rewrite_modules_(network, [maps(2, 6, 4, 4)], remarks=remarks) == ()
     assert "idle: EqualLinear stays as it is: the network never calls it" in remarks[0]
@@ -296,7 +298,7 @@ def test_a_class_of_the_same_name_with_other_insides_is_left_alone():
         def forward(self, x, style):
             return F.conv2d(x, self.weight) * style.mean()
 
-    network, remarks = Around(ModulatedConv2d()), []
+    network, remarks = Around(ModulatedConv2d()), list[str]()
     assert rewrite_modules_(network, [maps(2, 4, 5, 5), maps(2, 4)], remarks=remarks) == ()
     assert "not known" in remarks[0]
 
