@@ -51,7 +51,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     budget, option = budget_of(config.metric, config.fid_budget, config.quality_budget)
     session = open_session(config)
     setting, run_dir = session.setting, session.run_dir
-    for line in opening_lines(config, session, budget, option):
+    for line in opening_lines(config, session, [budget], option):
         console.print(line, highlight=False)
 
     def show_reachable(prepared: Prepared, table: SensitivityTable) -> None:

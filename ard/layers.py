@@ -6,18 +6,23 @@ counted per image; bias additions, activations and normalisation are not counted
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
+from ard.coverage import Coverage
 from ard.errors import NonFiniteError, NothingToFactorizeError, RankError
 from ard.factorization.methods import METHODS
 from ard.factorization.ranks import Rank, Shape, group_shape
 from ard.plan import Factorization
 from ard.signature import signature_of
+from nas_gan.errors import InvalidValueError
 from nas_gan.networks.hooks import OnOutput, observing
 from nas_gan.networks.layer_types import (
     LAYER_TYPES,
@@ -27,11 +32,20 @@ from nas_gan.networks.layer_types import (
     is_plain,
     layer_type_of,
 )
-from nas_gan.networks.structure import weight_sharers
+from nas_gan.networks.parametrizations import computes_weight
+from nas_gan.networks.structure import evaluating, replace_modules, weight_sharers
 
 # With fewer channels than this on either side, no rank lies usefully between 0 and full rank. The
 # usual case is the last convolution, which has three output channels.
 MIN_CHANNELS = 4
+# Reasons in the message for a generator in which nothing can be factorized.
+N_LISTED = 5
+_OWN = {"weight", "bias"}
+_BARE = nn.Module()
+_NOT_REGISTERED = (
+    "kept in a plain list or dictionary, so that it is not part of the network; "
+    "use nn.ModuleList or nn.ModuleDict"
+)
 
 
 @dataclass(frozen=True)
@@ -187,12 +201,14 @@ class Profile:
         skipped: the other convolutions and linear layers, each with the reason.
         total_params: parameters of the whole generator.
         total_macs: MACs per image of all convolutions and linear layers.
+        coverage: the share of the parameters that is in `layers`, and in what the rest is.
     """
 
     layers: tuple[LayerProfile, ...]
     skipped: tuple[tuple[str, str], ...]
     total_params: int
     total_macs: int
+    coverage: Coverage = field(default_factory=Coverage)
 
     @property
     def fixed_params(self) -> int:
@@ -247,8 +263,10 @@ def profile_layers(
 
     Layers that share a weight are profiled as one layer, under the name of the one that runs first,
     with the multiply-adds of all calls. A layer is skipped if it is depthwise, too thin or never
-    called, if it shares a parameter with a layer of another kind, or if its class is a subclass of
-    torch's. On the meta device nothing is computed and values are not checked.
+    called, if it shares a parameter with a layer of another kind, if its class is a subclass of
+    torch's, or if the generator does more with it than call it. The last is found by running a copy
+    in which every layer is replaced. On the meta device nothing is computed and values are not
+    checked.
 
     Args:
         generator: maps latents to images; it is not changed.
@@ -261,14 +279,19 @@ def profile_layers(
     Raises:
         NothingToFactorizeError: every layer was skipped.
         NonFiniteError: an image or an activation is NaN or infinite.
+        InvalidValueError: the generator cannot be copied.
     """
-    calls = _record_calls(generator, latents)
+    hidden = _unregistered(generator)
+    calls, images = _record_calls(generator, latents, hidden)
     modules = {n: m for n, m in generator.named_modules() if isinstance(m, Layer)}
     layers: list[LayerProfile] = []
-    skipped: list[tuple[str, str]] = []
+    left: list[tuple[str, _Reason]] = []
     done: set[str] = set()
     for name in dict.fromkeys([*calls, *modules]):  # in execution order, unused layers last
         if name in done:
+            continue
+        if name in hidden:
+            left.append((name, _Reason("not registered", _NOT_REGISTERED)))
             continue
         aliases = [other for other in weight_sharers(generator, name) if other != name]
         called = [call for member in (name, *aliases) for call in calls.get(member, [])]
@@ -277,15 +300,28 @@ def profile_layers(
             layers.append(_all_calls(called, tuple(aliases)))
             done.update(aliases)
         else:
-            skipped.append((name, reason))
+            left.append((name, reason))
+    units = [(layer.name, *layer.aliases) for layer in layers]
+    # A layer that is never called is not unused if its weight is read.
+    units += [(name,) for name, reason in left if reason is _UNUSED]
+    entangled = _entangled(generator, latents, images, units)
+    left = [(name, entangled.get(name, reason)) for name, reason in left]
+    left += [(layer.name, entangled[layer.name]) for layer in layers if layer.name in entangled]
+    layers = [layer for layer in layers if layer.name not in entangled]
+    coverage = _coverage(generator, layers, dict(left), hidden)
     if not layers:
-        found = "; ".join(f"{name}: {reason}" for name, reason in skipped) or "no conv, no linear"
-        raise NothingToFactorizeError(f"the generator has no layer to factorize ({found})")
+        found = "; ".join(f"{name}: {reason.text}" for name, reason in left[:N_LISTED])
+        more = f"; and {len(left) - N_LISTED} more" if len(left) > N_LISTED else ""
+        raise NothingToFactorizeError(
+            f"the generator has no layer to factorize ({found or 'no conv, no linear'}{more}). "
+            f"{coverage.describe()}"
+        )
     return Profile(
         layers=tuple(layers),
-        skipped=tuple(skipped),
+        skipped=tuple((name, reason.text) for name, reason in left),
         total_params=sum(parameter.numel() for parameter in generator.parameters()),
         total_macs=sum(layer.macs() for called in calls.values() for layer in called),
+        coverage=coverage,
     )
 
 
@@ -306,8 +342,21 @@ def _all_calls(called: Sequence[LayerProfile], aliases: tuple[str, ...]) -> Laye
     )
 
 
-def _record_calls(generator: nn.Module, latents: Tensor) -> dict[str, list[LayerProfile]]:
-    """A profile for every call of every convolution and linear layer, in order."""
+@dataclass(frozen=True)
+class _Reason:
+    """Why a layer stays dense: in two words for a group of layers, and in full."""
+
+    short: str
+    text: str
+
+
+_UNUSED = _Reason("never called", "never called")
+
+
+def _record_calls(
+    generator: nn.Module, latents: Tensor, hidden: Mapping[str, Layer]
+) -> tuple[dict[str, list[LayerProfile]], object]:
+    """A profile for every call of every convolution and linear layer, in order, and the images."""
     calls: dict[str, list[LayerProfile]] = {}
     not_finite: list[str] = []
 
@@ -322,36 +371,57 @@ def _record_calls(generator: nn.Module, latents: Tensor) -> dict[str, list[Layer
         return on_output
 
     layers = [(n, module) for n, module in generator.named_modules() if isinstance(module, Layer)]
+    layers += hidden.items()
     with observing(generator, leaving=[(module, record(n, module)) for n, module in layers]):
-        images = generator(latents)
+        images = _seeded(generator, latents)
     if isinstance(images, Tensor) and not images.is_meta and not images.isfinite().all():
         not_finite.append("the image")
     if not_finite:
         raise NonFiniteError(f"{not_finite[0]} is NaN or infinite; check the generator's weights")
-    return calls
+    return calls, images
 
 
 def _reason_to_skip(
     generator: nn.Module, name: str, called: Sequence[LayerProfile], min_channels: int
-) -> str | None:
+) -> _Reason | None:
     module = generator.get_submodule(name)
+    kind = type(module).__name__
     if not is_plain(module):
-        return f"{type(module).__name__} is a subclass and may compute something else"
+        return _Reason("a subclass", f"{kind} is a subclass and may compute something else")
+    if computes_weight(module):
+        return _Reason(
+            "weight computed", "its weight is not a parameter, but computed whenever it runs"
+        )
+    if extra := sorted({*module._parameters, *module._buffers, *module._modules} - _OWN):
+        return _Reason("with additions", f"it has {extra[0]}, which its factors would not have")
+    if _has_hooks(module):
+        return _Reason("with hooks", "it has hooks, which its factors would not have")
     if not called:
-        return "never called"
+        return _UNUSED
     if stranger := _shares_with(generator, name):
-        return f"shares a parameter with {stranger}, which is not replaced with it"
+        return _Reason(
+            "shared", f"shares a parameter with {stranger}, which is not replaced with it"
+        )
     layer = called[0]
     c_out, c_in = group_shape(layer.shape, layer.groups)[:2]
     if layer.groups > 1 and 1 in (c_out, c_in):
-        return f"depthwise convolution ({layer.groups} groups)"
+        return _Reason("depthwise", f"depthwise convolution ({layer.groups} groups)")
     if min(c_out, c_in) < min_channels:
         where = f" in each of {layer.groups} groups" if layer.groups > 1 else ""
-        return f"too thin to factorize ({c_in} -> {c_out} channels{where})"
+        return _Reason("too thin", f"too thin to factorize ({c_in} -> {c_out} channels{where})")
     smallest = [Factorization(m, (layer.groups,) * len(layer.max_rank(m))) for m in layer.methods()]
     if not any(layer.params(choice) < layer.params() for choice in smallest):
-        return f"rank 1 has no fewer parameters than {layer.weight_shape}"
+        return _Reason("too small", f"rank 1 has no fewer parameters than {layer.weight_shape}")
     return None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether something happens when a layer is called that is not in its class."""
+    forward = module.__dict__.get("forward")
+    replaced = (
+        forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+    )
+    return bool(module._forward_hooks or module._forward_pre_hooks) or replaced
 
 
 def _shares_with(generator: nn.Module, name: str) -> str | None:
@@ -362,3 +432,157 @@ def _shares_with(generator: nn.Module, name: str) -> str | None:
         if other not in partners and any(id(p) in own for p in module.parameters(recurse=False)):
             return f"{other} ({type(module).__name__})"
     return None
+
+
+# -- layers with which the generator does more than call them
+
+
+def _entangled(
+    generator: nn.Module, latents: Tensor, images: object, units: Sequence[tuple[str, ...]]
+) -> dict[str, _Reason]:
+    """The layers that cannot be replaced because the generator reads or inspects them.
+
+    Every layer is put inside an `nn.Sequential`, which is what factors are; those of one unit share
+    a weight and are replaced together. If the generator then fails, or its images change, the
+    layers at fault are found by halving.
+    """
+    found: dict[str, _Reason] = {}
+
+    def search(units: Sequence[tuple[str, ...]]) -> None:
+        reason = _harm(generator, latents, images, [name for unit in units for name in unit])
+        if reason is None:
+            return
+        if len(units) == 1:
+            found.update(dict.fromkeys(units[0], reason))
+            return
+        middle = len(units) // 2
+        search(units[:middle])
+        search(units[middle:])
+
+    _check_copy(generator)
+    if units:
+        search(units)
+    return found
+
+
+def _check_copy(generator: nn.Module) -> None:
+    try:
+        copy.deepcopy(generator)
+    except Exception as error:  # whatever a stranger's module raises
+        raise InvalidValueError(
+            f"the generator cannot be copied by copy.deepcopy, which factorizing needs: {error}"
+        ) from error
+
+
+def _harm(
+    generator: nn.Module, latents: Tensor, images: object, names: Sequence[str]
+) -> _Reason | None:
+    """What goes wrong if the named layers are replaced, or None."""
+    inside = {name: nn.Sequential(generator.get_submodule(name)) for name in names}
+    try:
+        replaced = replace_modules(generator, inside)
+        with evaluating(replaced):
+            after = _seeded(replaced, latents)
+    except Exception as error:  # whatever a stranger's forward raises
+        return _reason_of(error)
+    if not (isinstance(images, Tensor) and isinstance(after, Tensor)) or images.is_meta:
+        return None
+    if torch.allclose(images, after, rtol=1e-3, atol=1e-3 * float(images.abs().max())):
+        return None
+    with evaluating(generator):
+        again = _seeded(generator, latents)
+    if not (isinstance(again, Tensor) and torch.equal(again, images)):
+        return None  # it is not the same twice, whatever is replaced
+    return _Reason("inspected", "the images change if another module takes its place")
+
+
+def _reason_of(error: Exception) -> _Reason:
+    if missing := re.search(r"'Sequential' object has no attribute '(\w+)'", str(error)):
+        return _Reason(
+            f"{missing[1]} read directly", f"its {missing[1]} is read without calling it"
+        )
+    line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, TypeError) and "forward()" in line:
+        return _Reason("called with more", "it is called with more than its input")
+    return _Reason(
+        "not replaceable", f"the generator fails without it ({type(error).__name__}: {line})"
+    )
+
+
+def _seeded(generator: nn.Module, latents: Tensor) -> object:
+    """The output of the generator, with the same random numbers every time."""
+    devices = [latents.device] if latents.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        return generator(latents)
+
+
+# -- what the rest of the parameters is
+
+
+def _unregistered(generator: nn.Module) -> dict[str, Layer]:
+    """Layers in plain lists and dictionaries of a module, of which the network does not know."""
+    registered = set(generator.modules())
+    found: dict[Layer, str] = {}
+    for name, module in generator.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute in vars(_BARE):
+                continue
+            for key, item in _items(value):
+                if not isinstance(item, nn.Module) or item in registered:
+                    continue
+                for inner, layer in item.named_modules():
+                    path = ".".join(part for part in (name, f"{attribute}[{key!r}]", inner) if part)
+                    if isinstance(layer, Layer) and layer not in registered:
+                        found.setdefault(layer, path)
+    return {name: layer for layer, name in found.items()}
+
+
+def _items(value: object) -> Iterator[tuple[object, object]]:
+    if isinstance(value, list | tuple):
+        yield from enumerate(value)
+    elif isinstance(value, dict):
+        yield from value.items()
+
+
+def _coverage(
+    generator: nn.Module,
+    layers: Sequence[LayerProfile],
+    left: Mapping[str, _Reason],
+    hidden: Mapping[str, Layer],
+) -> Coverage:
+    """The parameters by the class of the module that owns them, each counted once.
+
+    The buffers of the generator itself are counted too if they are saved and hold real numbers,
+    since a constant input is often one.
+    """
+    counted: set[int] = set()
+
+    def new(tensors: Iterator[Tensor]) -> int:
+        fresh = {id(t): t.numel() for t in tensors if id(t) not in counted}
+        counted.update(fresh)
+        return sum(fresh.values())
+
+    names = [name for layer in layers for name in (layer.name, *layer.aliases)]
+    factorizable = sum(new(generator.get_submodule(name).parameters()) for name in names)
+    owned: dict[str, int] = {}
+    for name, module in generator.named_modules():
+        # torch keeps what a weight is computed from in a submodule of the layer.
+        owner = name.partition(".parametrizations.")[0]
+        owned[owner] = owned.get(owner, 0) + new(module.parameters(recurse=False))
+    unsaved = generator._non_persistent_buffers_set
+    owned[""] += new(
+        buffer
+        for name, buffer in generator.named_buffers(recurse=False)
+        if name not in unsaved and buffer.is_floating_point()
+    )
+    others: list[tuple[str, int]] = []
+    for name, params in owned.items():
+        kind = type(generator.get_submodule(name)).__name__
+        qualifier = f", {left[name].short}" if name in left else "" if name else " itself"
+        if params:
+            others.append((kind + qualifier, params))
+    for name, layer in hidden.items():
+        if name in left and (params := new(layer.parameters())):
+            others.append((f"{type(layer).__name__}, {left[name].short}", params))
+    return Coverage.of(factorizable, others)

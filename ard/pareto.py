@@ -20,7 +20,7 @@ from ard.report.points import Point, budget_folder, point_of, points_figure, to_
 from ard.search.budget import Budget
 from ard.session.config import SearchConfig, parse_budgets
 from ard.session.saving import save_found
-from ard.session.search import Session, open_session, opening_lines
+from ard.session.search import Session, coverage_line, open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, run
 from nas_gan.files import write_text
 
@@ -39,9 +39,8 @@ def find_points(
     """Search under each budget and save what was found."""
     run_dir = session.run_dir
     ascending = sorted(budgets, key=lambda budget: budget.absolute(session.dense))
-    for budget in ascending:
-        for line in opening_lines(config, session, budget, "--budgets"):
-            console.print(line, highlight=False)
+    for line in opening_lines(config, session, ascending, "--budgets"):
+        console.print(line, highlight=False)
     results = compress_within(
         session.search,
         [budget.absolute(session.dense) for budget in ascending],
@@ -65,7 +64,8 @@ def main(config: ParetoConfig) -> int:
     points = find_points(config, budgets, session, Console(stderr=True))
     write_text(run_dir / "pareto.csv", to_csv(points))
     save_figure(points_figure(points, distance), run_dir / "pareto.png")
-    sys.stdout.write(f"{to_text(points, distance)}\n{run_dir / 'pareto.csv'}\n")
+    warning = f"{coverage_line(session.profile)}\n" if session.profile.coverage.low else ""
+    sys.stdout.write(f"{to_text(points, distance)}\n{warning}{run_dir / 'pareto.csv'}\n")
     return DONE if all(point.result.budget_met for point in points) else BUDGET_MISSED
 
 

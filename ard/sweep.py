@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import sys
 
+from rich.console import Console
+
 from ard.pipeline import measure_sensitivities, prepare
 from ard.report.summary import layer_rows
 from ard.search.reachable import reachable_plans, to_text
 from ard.session.config import SweepConfig
-from ard.session.search import open_sweep
+from ard.session.search import coverage_line, open_sweep
 from nas_gan.cli import DONE, run
 
 
@@ -24,7 +26,10 @@ def main(config: SweepConfig) -> int:
     from ard.report.plots import sensitivity_figure
     from nas_gan.pictures.plot_style import save_figure
 
-    search, setting, run_dir, single = open_sweep(config)
+    sweep = open_sweep(config)
+    search, run_dir, distance = sweep.search, sweep.run_dir, sweep.setting.distance
+    opening = coverage_line(sweep.profile)
+    Console(stderr=True).print(opening, highlight=False)
     prepared = prepare(search)
     table = measure_sensitivities(search, prepared)
     table.save(run_dir / "sensitivity.csv")
@@ -35,11 +40,12 @@ def main(config: SweepConfig) -> int:
         layer_rows(prepared.profile, mildest.plan),
         budget=mildest.expected,
         plan=mildest.plan,
-        distance=setting.distance,
+        distance=distance,
     )
     save_figure(figure, run_dir / "sensitivity.png")
-    text = to_text(rows, prepared.profile, single.dense_value, setting.distance)
-    sys.stdout.write(f"{text}\n{run_dir / 'sensitivity.csv'}\n")
+    text = to_text(rows, prepared.profile, sweep.single.dense_value, distance)
+    warning = f"{opening}\n" if sweep.profile.coverage.low else ""
+    sys.stdout.write(f"{text}\n{warning}{run_dir / 'sensitivity.csv'}\n")
     return DONE
 
 

@@ -28,7 +28,7 @@ ROOMS = {
         "costs measuring",
         "assembly csv_cells grid",
         "layers",
-        "plan signature",
+        "plan signature coverage",
         "factorization",
         "errors",
     ),

@@ -148,11 +148,13 @@ def output_covariances(
         raise InvalidValueError(f"n_probes must be at least 1; got {n_probes}")
     moments = {name: _SecondMoment() for name in layer_names}
     captured: list[tuple[str, nn.Module, Tensor]] = []
+    forward = True  # and not in a backward pass, where activation checkpoints run layers again
 
     def capture(name: str, module: nn.Module) -> OnOutput:
         def on_output(inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             tracked = output if output.requires_grad else output.requires_grad_()
-            captured.append((name, module, tracked))
+            if forward:
+                captured.append((name, module, tracked))
             return tracked.clone()  # the next layer may modify it in place
 
         return on_output
@@ -164,7 +166,9 @@ def output_covariances(
     with observing(generator, leaving=layers), torch.enable_grad():
         for batch in latents.detach().split(batch_size):
             captured.clear()
+            forward = True
             images = generator(batch)
+            forward = False
             if not isinstance(images, Tensor):
                 raise InvalidValueError(
                     "output covariances need a generator that returns one tensor of images; this "

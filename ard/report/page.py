@@ -186,7 +186,11 @@ def _before_after(report: CompressionReport) -> str:
         for row in before_after(report)
     ]
     table = _table(("", "dense", "compressed", "ratio"), rows, 1)
-    return f'{table}\n<p class="note">{escape(budget_note(report))}.</p>'
+    lines = [budget_note(report)]
+    if report.coverage.total:
+        warning = "Warning: " if report.coverage.low else ""
+        lines.append(warning + report.coverage.describe())
+    return "\n".join([table, *(f'<p class="note">{escape(line)}.</p>' for line in lines)])
 
 
 def _samples(png: bytes | None) -> str:

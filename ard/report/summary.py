@@ -103,6 +103,7 @@ def make_report(
         recovered=result.recovered,
         trials=tuple(trial(measured) for measured in result.trials),
         table=result.table,
+        coverage=profile.coverage,
         latency=latency,
         timings=timings,
         environment=environment,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ard.coverage import Coverage
 from ard.measuring.metrics import metric_description, metric_label
 from ard.measuring.score import Score, to_record
 from ard.measuring.sensitivity import SensitivityTable
@@ -90,6 +91,7 @@ class CompressionReport:
         factorized: the score of the chosen plan before recovery, on the held-out latents.
         recovered: the score of the saved model, on the held-out latents.
         skipped: layers that stay dense, each with the reason.
+        coverage: the share of the parameters in layers that can be factorized.
         timings: seconds per stage.
         undelivered: why the bundle could not be exported or timed; empty if it was.
     """
@@ -114,6 +116,7 @@ class CompressionReport:
     recovered: Score
     trials: tuple[Trial, ...]
     table: SensitivityTable
+    coverage: Coverage = field(default_factory=Coverage)
     latency: tuple[TimedRow, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -146,6 +149,7 @@ class CompressionReport:
         data.pop("table")
         data["plan"] = _plain_plan(self.plan)
         data[f"{self.metric}_dense"] = data.pop("dense_score")
+        data["coverage"] |= {"share": self.coverage.share}
         for name in ("factorized", "recovered"):
             data[name] = to_record(getattr(self, name))
         data["trials"] = [
@@ -263,12 +267,15 @@ def features_note(report: CompressionReport) -> str:
 
 
 def notes(report: CompressionReport) -> list[tuple[str, str]]:
-    """The notes needed to read the table: budget, features, reference."""
+    """The notes needed to read the table: budget, features, reference, coverage."""
     found = [
         ("budget", budget_note(report)),
         ("features", features_note(report)),
         ("reference", report.reference),
     ]
+    if report.coverage.total:
+        name = "warning" if report.coverage.low else "coverage"
+        found.append((name, report.coverage.describe()))
     if report.undelivered:
         found.append(("bundle", f"not written: {report.undelivered}"))
     return found

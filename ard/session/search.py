@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ard.costs.cost import LayerCost
 from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_times import TABLE, LayerTiming, measure_layers
 from ard.costs.objectives import is_timed, make_cost, parse_weights
-from ard.layers import LayerProfile, profile_layers
+from ard.layers import LayerProfile, Profile, profile_layers
 from ard.measuring.metric import MetricEvaluator
 from ard.pipeline import Evaluators, Run, Search
 from ard.recovery.store import RecoveredStore
@@ -48,6 +48,7 @@ class Session:
         run_dir: the directory of the run.
         dense: the dense generator's score on the held-out latents.
         pictured: the first of those latents, `(n, latent_dim)` on the device.
+        profile: the layers of the dense generator.
         recovering: the store of recovered generators, and how they are recovered, in words.
         seconds: the time spent on scoring the dense generator and timing its layers.
     """
@@ -57,6 +58,7 @@ class Session:
     run_dir: Path
     dense: float
     pictured: Tensor
+    profile: Profile
     recovering: Recovering
     seconds: float
 
@@ -72,6 +74,7 @@ def open_session(config: SearchConfig) -> Session:
     Wrong settings raise before anything is written or measured.
     """
     setting = open_setting(config)
+    profile = profile_of(config, setting)
     prepare_recovery = open_recovery(config, setting)
     run_dir = run_directory(config)
     journal = open_journal(config, setting, run_dir)
@@ -112,14 +115,27 @@ def open_session(config: SearchConfig) -> Session:
         run_dir,
         final.dense_value,
         held_out.latents[:N_PICTURED].to(config.device),
+        profile,
         recovering,
         time.monotonic() - started,
     )
 
 
-def open_sweep(config: SweepConfig) -> tuple[Search, Setting, Path, MetricEvaluator]:
-    """A search that only measures single layers, with its setting, run directory and evaluator."""
+@dataclass(frozen=True)
+class Sweep:
+    """A search that only measures single layers, by `single`, and what its report needs besides."""
+
+    search: Search
+    setting: Setting
+    run_dir: Path
+    single: MetricEvaluator
+    profile: Profile
+
+
+def open_sweep(config: SweepConfig) -> Sweep:
+    """Prepare everything that a sweep needs before it measures its first layer."""
     setting = open_setting(config)
+    profile = profile_of(config, setting)
     run_dir = run_directory(config)
     cost = layer_cost(config, setting, run_dir)
     single = single_evaluator(config, setting)
@@ -133,7 +149,7 @@ def open_sweep(config: SweepConfig) -> tuple[Search, Setting, Path, MetricEvalua
         effort=effort_of(config),
         run=Run(open_journal(config, setting, run_dir), progress=progress),
     )
-    return search, setting, run_dir, single
+    return Sweep(search, setting, run_dir, single, profile)
 
 
 def open_setting(config: SweepConfig) -> Setting:
@@ -145,13 +161,32 @@ def open_setting(config: SweepConfig) -> Setting:
 
 
 def opening_lines(
-    config: SweepConfig, session: Session, budget: Budget, option: str
+    config: SweepConfig, session: Session, budgets: Sequence[Budget], option: str
 ) -> Iterator[str]:
-    """Remarks for the user before a search starts; `option` is the option that set the budget."""
+    """Remarks for the user before a search starts; `option` is the option that set the budgets."""
     yield from session.setting.opened.remarks()
-    yield from remarks(config, session.setting, budget, session.dense, option)
+    yield coverage_line(session.profile)
+    for budget in budgets:
+        yield from remarks(config, session.setting, budget, session.dense, option)
     if session.recovering.description:
         yield session.recovering.description
+
+
+def coverage_line(profile: Profile) -> str:
+    """How much of the generator can be factorized at all; a warning if it is little."""
+    coverage = profile.coverage
+    return f"warning: {coverage.describe()}" if coverage.low else coverage.describe()
+
+
+def profile_of(config: SweepConfig, setting: Setting) -> Profile:
+    """The layers of the dense generator.
+
+    Raises:
+        NothingToFactorizeError: none of them can be factorized.
+    """
+    with torch.inference_mode():
+        latents = setting.latents(2, config.seed).to(config.device)
+        return profile_layers(setting.generator, latents)
 
 
 def remarks(
@@ -183,9 +218,7 @@ def layer_cost(config: SweepConfig, setting: Setting, run_dir: Path) -> LayerCos
     timed = is_timed(config.objective, weights)
     if not timed and not weights:
         return make_cost(config.objective)
-    with torch.inference_mode():
-        latents = setting.latents(2, config.seed).to(config.device)
-        layers = profile_layers(setting.generator, latents).layers
+    layers = profile_of(config, setting).layers
     table = _latency_table(config, layers, run_dir) if timed else None
     return make_cost(config.objective, table=table, weights=weights, layers=layers)
 

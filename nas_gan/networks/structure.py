@@ -32,6 +32,8 @@ _CONV = (
 )
 _TRANSPOSED = (*_CONV, "output_padding")
 _LINEAR = ("in_features", "out_features", "bias")
+# What every module keeps in attributes, such as its parameters.
+_OF_TORCH = frozenset(nn.Module().__dict__)
 # Constructor arguments of each class that a structure can hold, by the name of the class.
 _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     **{
@@ -126,6 +128,30 @@ def replace_modules(generator: nn.Module, modules: Mapping[str, nn.Module]) -> n
     # are never copied, and a layer with two parents is replaced in both.
     memo: dict[int, Any] = {id(_submodule(generator, name)): new for name, new in copies.items()}
     return copy.deepcopy(generator, memo)
+
+
+def exchange_(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` in the place of the module `old`, wherever the network holds it, in place.
+
+    A list, tuple or dictionary that is an attribute of a module counts too. The root is not
+    replaced. A module inside `new` keeps what it holds, so that `new` may contain `old`.
+    """
+    inside = set(new.modules())
+    for parent in [module for module in network.modules() if module not in inside]:
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+        for name, value in parent.__dict__.items():
+            if name in _OF_TORCH:
+                continue
+            if isinstance(value, list | tuple) and any(item is old for item in value):
+                items = [new if item is old else item for item in value]
+                if isinstance(value, list):
+                    value[:] = items
+                elif type(value) is tuple:
+                    parent.__dict__[name] = tuple(items)
+            elif isinstance(value, dict) and any(item is old for item in value.values()):
+                value.update({key: new for key, item in value.items() if item is old})
 
 
 def _share_parameters_(source: nn.Module, target: nn.Module, with_bias: bool) -> None:

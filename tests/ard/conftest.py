@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import checkpoint_of, lively_generator
 
+from ard.coverage import Coverage
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization, RankPlan
@@ -140,6 +141,7 @@ def example_report() -> CompressionReport:
         recovered=evaluation(12.5, 3.6, 4000),
         trials=trials,
         table=table,
+        coverage=Coverage.of(1_220_000, [("BatchNorm2d", 10_000)]),
         latency=(
             TimedRow("onnxruntime-cpu", 1, 4.2, 2.0, 2.1, 2.02, 2.2),
             TimedRow("onnxruntime-cpu", 64, 212.0, 88.3, 2.4, 2.31, 2.48),

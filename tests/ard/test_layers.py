@@ -3,12 +3,17 @@ import math
 
 import pytest
 import torch
+from foreign_nets import NETS
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ard.assembly.surgery import apply_plan
 from ard.errors import NonFiniteError, NothingToFactorizeError, RankError
 from ard.layers import LayerProfile, profile_layers
-from ard.plan import Factorization
+from ard.plan import Factorization, RankPlan
+from nas_gan.errors import InvalidValueError
+from nas_gan.networks.normal_form import normalize_
+from nas_gan.networks.parametrizations import fold_parametrizations_
 from nas_gan.networks.searched import Generator, GeneratorConfig
 
 # The numbering that every published table uses (layers 1 to 13, kernel side).
@@ -128,6 +133,14 @@ def test_what_cannot_be_replaced_safely_stays_dense_with_a_reason():
         "depthwise": "depthwise convolution (8 groups)",
         "grouped": "too thin to factorize (2 -> 2 channels in each of 4 groups)",
         "unused": "never called",
+    }
+    assert profile.coverage.factorizable == 8 * 8 + 8
+    assert {group.kind: group.params for group in profile.coverage.rest} == {
+        "Linear, shared": 2 * 64 + 8,  # the one bias counts once
+        "ParametrizedLinear, a subclass": 64 + 8,
+        "Conv2d, depthwise": 8 * 9 + 8,
+        "Conv2d, too thin": 8 * 2 * 9 + 8,
+        "Linear, never called": 8 * 8 + 8,
     }
     # fine, biased, owner, normed: 64 each; then 8 x 9 and 8 x 2 x 9 weights.
     assert profile.total_macs == 4 * 64 + 72 + 144
@@ -259,3 +272,178 @@ def test_a_transposed_layer_counts_where_each_part_works():
         middle_positions=50,
     )
     assert layer.macs(Factorization("spatial_svd", (5,))) == 25 * (8 * 4 * 5) + 50 * (5 * 4 * 6)
+
+
+class Calling(nn.Module):
+    """A layer that may be factorized, and one that `run` uses in a way of its own."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.fine, self.odd, self.run = nn.Linear(8, 8), nn.Linear(8, 8), run
+
+    def forward(self, z):
+        return self.run(self.odd, self.fine(z))
+
+
+READ = "its weight is read without calling it"
+USES = {
+    "only read": (lambda odd, z: z @ odd.weight.T, READ),
+    "called and read": (lambda odd, z: odd(z) / odd.weight.norm(), READ),
+    "run by forward and read": (lambda odd, z: odd.forward(z) + odd.weight.sum(), READ),
+    "read by name": (lambda odd, z: odd(z) * getattr(odd, "weight").mean(), READ),  # noqa: B009
+    "another attribute": (
+        lambda odd, z: odd(z).view(-1, odd.out_features),
+        "its out_features is read without calling it",
+    ),
+    "asked for its class": (
+        lambda odd, z: odd(z) if type(odd) is nn.Linear else z,
+        "the images change if another module takes its place",
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_layer_that_is_more_than_called_stays_dense_with_a_reason(use):
+    run, reason = USES[use]
+    profile = profile_layers(Calling(run), torch.randn(2, 8))
+    assert [layer.name for layer in profile.layers] == ["fine"]
+    assert profile.skipped == (("odd", reason),)
+
+
+@pytest.mark.parametrize(
+    "run", [lambda odd, z: odd.forward(z), lambda odd, z: odd(input=z)], ids=["forward", "keyword"]
+)
+def test_a_layer_that_is_called_in_another_way_is_found_and_factorized(run):
+    net, z = Calling(run), torch.randn(2, 8)
+    profile = profile_layers(net, z)
+    assert [layer.name for layer in profile.layers] == ["fine", "odd"]
+    assert profile.total_macs == 2 * 64
+    small = apply_plan(net, RankPlan({"odd": Factorization("svd", (8,))}))
+    torch.testing.assert_close(small(z), net(z))
+
+
+def test_a_layer_with_more_than_one_input_stays_dense():
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(8, 8, 3, padding=1)
+            self.up = nn.ConvTranspose2d(8, 8, 3, stride=2, padding=1)
+
+        def forward(self, z):
+            return self.up(self.first(z), output_size=[8, 8])
+
+    profile = profile_layers(Sized(), torch.randn(2, 8, 4, 4))
+    assert [layer.name for layer in profile.layers] == ["first"]
+    assert profile.skipped == (("up", "it is called with more than its input"),)
+
+
+def test_layers_whose_weight_or_output_is_made_by_something_else_stay_dense():
+    net = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
+    net[1].register_forward_hook(lambda module, inputs, output: output + 1)
+    net[2].forward = lambda x: x
+    net[3].gain = nn.Parameter(torch.ones(1))
+    torch.nn.utils.spectral_norm(net[4])
+    assert dict(profile_layers(net, torch.randn(2, 8)).skipped) == {
+        "1": "it has hooks, which its factors would not have",
+        "2": "it has hooks, which its factors would not have",
+        "3": "it has gain, which its factors would not have",
+        "4": "its weight is not a parameter, but computed whenever it runs",
+    }
+
+
+def test_layers_in_a_plain_list_are_named_and_counted():
+    class Hiding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fine = nn.Linear(8, 8)
+            self.steps = [nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8))]
+            self.critic = {"idle": nn.Linear(8, 8)}  # not part of the images
+            self.again = [self.fine]
+
+        def forward(self, z):
+            return self.steps[1](self.steps[0](self.again[0](z)))
+
+    profile = profile_layers(Hiding(), torch.randn(2, 8))
+    assert [layer.name for layer in profile.layers] == ["fine"]
+    assert [name for name, _ in profile.skipped] == ["steps[0]", "steps[1].0"]
+    assert all("nn.ModuleList" in reason for _, reason in profile.skipped)
+    assert profile.total_params == 72
+    assert profile.coverage.share == pytest.approx(1 / 3)
+    assert profile.coverage.describe().endswith("the rest: Linear, not registered (2 layers, 144)")
+
+
+def test_random_numbers_in_the_network_are_no_reason_to_keep_its_layers():
+    class Noisy(nn.Sequential):
+        def forward(self, z):
+            return super().forward(z + torch.randn_like(z))
+
+    net = Noisy(nn.Linear(8, 8), nn.Linear(8, 8))
+    state = torch.get_rng_state()
+    assert len(profile_layers(net, torch.ones(2, 8)).layers) == 2
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_that_cannot_be_copied_is_refused_at_once():
+    net = nn.Sequential(nn.Linear(8, 8))
+    net.cache = (2 * net.get_parameter("0.weight")).sum()  # a tensor with a gradient
+    with pytest.raises(InvalidValueError, match="cannot be copied"):
+        profile_layers(net, torch.ones(2, 8))
+
+
+def test_the_plan_of_a_folded_network_is_that_of_the_plain_one():
+    plain = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    normed = nn.Sequential(spectral_norm(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, 8))
+    fold_parametrizations_(normed)
+    z = torch.randn(2, 8)
+    assert profile_layers(normed, z) == profile_layers(plain, z)
+
+
+def test_a_message_about_nothing_to_factorize_says_what_the_parameters_are():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8, 8))
+            self.register_buffer("start", torch.ones(8))
+            self.register_buffer("unsaved", torch.ones(9), persistent=False)
+            self.table = nn.Embedding(10, 8)
+
+        def forward(self, z):
+            return z @ self.weight + self.start
+
+    expected = (
+        r"no conv, no linear\). 0 % of the parameters .*; the rest: "
+        r"Embedding \(1 layer, 80\), Bare itself \(1 layer, 72\)"
+    )
+    with pytest.raises(NothingToFactorizeError, match=expected):
+        profile_layers(Bare(), torch.ones(2, 8))
+
+
+class OneTensor(nn.Module):
+    """A foreign network as a function of one tensor of latents."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.net = NETS[name].build()
+        self.name, self.options = name, NETS[name].options
+
+    def forward(self, z):
+        if self.name == "stylegan2":
+            return self.net([z], **self.options)[0]
+        if self.name == "cgan":
+            return self.net(z, torch.arange(len(z)))
+        return self.net(z)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_most_of_a_foreign_network_can_be_factorized_in_its_normal_form(name):
+    net = OneTensor(name)
+    inputs = NETS[name].inputs(2, 0)
+    z = inputs[0][0] if name == "stylegan2" else inputs[0]
+    before = net(z)
+    _, remarks = normalize_(net, [z])
+    profile = profile_layers(net, z)
+    assert remarks == ()
+    assert profile.coverage.share > 0.6
+    full = {layer.name: layer.methods()[0] for layer in profile.layers}
+    plan = {n: Factorization(m, profile[n].max_rank(m)) for n, m in full.items()}
+    torch.testing.assert_close(apply_plan(net, RankPlan(plan))(z), before, rtol=1e-2, atol=1e-3)

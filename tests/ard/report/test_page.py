@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ard.coverage import Coverage
 from ard.plan import RankPlan
 from ard.report.page import to_html
 from ard.report.values import CompressionReport, before_after
@@ -204,3 +205,11 @@ def dump_dom(page: Path, profile: Path) -> str:
         command, capture_output=True, text=True, timeout=300, check=True, env=environment
     )
     return done.stdout
+
+
+def test_the_coverage_is_below_the_table_and_a_warning_if_it_is_low(report):
+    sentence = "of the parameters are in layers that this tool can factorize"
+    assert f"99 % {sentence}" in to_html(report, samples_png=None)
+    low = replace(report, coverage=Coverage.of(10, [("<b>", 90)]))
+    html = to_html(low, samples_png=None)
+    assert f"Warning: 10 % {sentence}; the rest: &lt;b&gt; (1 layer, 90)." in html

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from ard.coverage import Coverage
 from ard.report.values import (
     CompressionReport,
     TimedRow,
@@ -136,3 +137,18 @@ def test_another_metric_is_named_everywhere_and_keeps_its_own_keys(report):
     assert data["recovered"]["delta_kid"] == 12.5
     assert data["kid_dense"] == 446.0
     assert "fid_dense" not in data
+
+
+def test_the_coverage_is_a_note_and_in_the_json(report):
+    sentence = "99 % of the parameters are in layers that this tool can factorize"
+    assert f"\ncoverage   {sentence}" in to_text(report, 120)
+    found = json.loads(to_json(report))["coverage"]
+    assert found["rest"] == [{"kind": "BatchNorm2d", "modules": 1, "params": 10_000}]
+    assert found["share"] == pytest.approx(122 / 123)
+
+
+def test_a_low_coverage_is_a_warning_in_the_last_lines(report):
+    low = replace(report, coverage=Coverage.of(10, [("Conv2DMod", 90)]))
+    last = to_text(low, 200).splitlines()[-1]
+    assert last.startswith("warning    10 % of the parameters are in layers that this tool")
+    assert last.endswith("the rest: Conv2DMod (1 layer, 90)")
