@@ -27,16 +27,26 @@ from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import make_loss
 from nas_gan.networks.searched import GeneratorConfig
+from nas_gan.progress import Progress, no_progress
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distributed import Processes, exchange_among, global_batch_norm_
 from nas_gan.training.schedule import Schedule
 from nas_gan.training.seeds import Stream
 
 
-def load_images(config: SearchConfig) -> Images:
-    """The data set of a search, in the size of its networks."""
+def load_images(config: SearchConfig, progress: Progress = no_progress) -> Images:
+    """The data set of a search, in the size of its networks.
+
+    `progress` shows a bar while the files of a folder are looked at.
+    """
     size = GeneratorConfig.for_dataset(config.shape).image_size
-    return load_dataset(config.dataset, size=size, root=config.data_root)
+    return load_dataset(
+        config.dataset,
+        size=size,
+        root=config.data_root,
+        background=config.background,
+        progress=progress,
+    )
 
 
 def build_supernets(config: SearchConfig) -> Supernets:

@@ -19,6 +19,7 @@ from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
+from nas_gan.progress import Progress, no_progress
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import (
@@ -67,11 +68,13 @@ class Networks:
         return interface_of(self.generator)
 
 
-def load_images(config: TrainConfig) -> Images:
+def load_images(config: TrainConfig, progress: Progress = no_progress) -> Images:
     """The data set of a run, in the size and the colours of its networks.
 
+    `progress` shows a bar while the files of a folder are looked at.
+
     Raises:
-        InvalidValueError: the networks are for images that are not square, or need labels that
+        InvalidValueError: the networks are for images that are not square, or need classes that
             the data set does not have.
     """
     interface = interface_of(blueprint(describe_networks(config)[0]))
@@ -84,7 +87,10 @@ def load_images(config: TrainConfig) -> Images:
         root=config.data_root,
         channels=channels,
         fit=config.fit,
+        background=config.background,
         labelled=interface.conditional,
+        classes=interface.n_classes,
+        progress=progress,
     )
 
 
