@@ -28,6 +28,7 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.losses import make_loss
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.progress import Progress, no_progress
+from nas_gan.seeds import folded
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distributed import Processes, exchange_among, global_batch_norm_
 from nas_gan.training.schedule import Schedule
@@ -61,9 +62,9 @@ def build_supernets(config: SearchConfig) -> Supernets:
     generator = SuperGenerator(skeleton, config.table, columns)
     discriminator = SuperDiscriminator(config.df_dim, config.n_outputs)
     # The power iteration of spectral norm starts from the global generator.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(folded(config.seed))
     for stream, network in ((Stream.GENERATOR, generator), (Stream.DISCRIMINATOR, discriminator)):
-        rng = torch.Generator().manual_seed(config.seed + stream)
+        rng = torch.Generator().manual_seed(folded(config.seed + stream))
         initialize_supernet_(network, config.init, rng)
         network.to(config.device).to(memory_format=torch.channels_last)
         global_batch_norm_(network)

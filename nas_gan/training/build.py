@@ -20,6 +20,7 @@ from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 from nas_gan.progress import Progress, no_progress
+from nas_gan.seeds import folded
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import (
@@ -101,11 +102,11 @@ def build_networks(config: TrainConfig) -> Networks:
         InvalidValueError: the settings describe no networks, or two that do not fit each other.
     """
     g_architecture, d_architecture = describe_networks(config)
-    rng = torch.Generator().manual_seed(config.seed + Stream.GENERATOR)
+    rng = torch.Generator().manual_seed(folded(config.seed + Stream.GENERATOR))
     generator = build_model(g_architecture, init=config.init, rng=rng)
-    rng = torch.Generator().manual_seed(config.seed + Stream.DISCRIMINATOR)
+    rng = torch.Generator().manual_seed(folded(config.seed + Stream.DISCRIMINATOR))
     # The power iteration of spectral norm starts from the global generator.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(folded(config.seed))
     discriminator = build_model(d_architecture, "discriminator", init=config.init, rng=rng)
     _check_pair(generator, discriminator)
     for network in (generator, discriminator):
