@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ard.errors import LatencyError
 from nas_gan.networks.layer_types import LAYER_TYPES, Kind, LayerType, layer_type_of
+from nas_gan.seeds import folded
 
 # The options of a convolution and their defaults, which signatures omit.
 NEUTRAL: dict[str, int | str] = {
@@ -140,7 +141,7 @@ class LayerSignature:
             layer = layer_type(channels, out_channels, *kernel, bias=self.bias, **options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise LatencyError(f"no layer has the signature {self} ({error})") from error
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(folded(seed))
         with torch.no_grad():
             for parameter in layer.parameters():
                 scale = math.prod(self.weight_shape[1:]) ** -0.5

@@ -26,6 +26,7 @@ from nas_gan.foreign import described, find_generator
 from nas_gan.networks.genotype import MMD_NAS, Genotype
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
+from nas_gan.networks.normal_form import NormalForm, normal_form_
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.networks.structure import apply_structure
 from nas_gan.weight_files import load_file, save_torch
@@ -323,6 +324,9 @@ def build_generator(
             "without an architecture",
             setting="model",
         )
+    form = checkpoint.architecture.get("normal_form")
+    if form is not None:
+        normal_form_(generator, NormalForm.from_dict(form))
     if checkpoint.structure:
         generator = apply_structure(generator, checkpoint.structure)
     load_weights(generator, checkpoint.generator)

@@ -6,18 +6,19 @@ is the one way from a checkpoint and these options to a generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from torch import nn
 
 from nas_gan.builders import import_builder, parse_arguments
 from nas_gan.checkpoint import EXTERNAL_KIND, Checkpoint, build_generator, load_checkpoint
 from nas_gan.data.inputs import StoredInputs, open_inputs
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.adapting import adapt_
+from nas_gan.networks.adapting import adapt_, call_arguments
 from nas_gan.networks.finding import InterfaceHints, find_interface
 from nas_gan.networks.interface import (
     Distribution,
@@ -25,7 +26,9 @@ from nas_gan.networks.interface import (
     interface_from_dict,
     interface_of,
 )
+from nas_gan.networks.latents import latents_of
 from nas_gan.networks.layer_types import Conv
+from nas_gan.networks.normal_form import normalize_
 from nas_gan.panels import GENERATOR
 
 
@@ -80,11 +83,13 @@ class OpenedGenerator:
         checkpoint: the checkpoint; that of a foreign network says how it is called.
         generator: the network in evaluation mode on its device, called with rows.
         interface: what it takes and returns.
+        changes: what was done to the network so that it consists of plain layers, in lines.
     """
 
     checkpoint: Checkpoint
     generator: nn.Module
     interface: GeneratorInterface
+    changes: tuple[str, ...] = ()
 
     def remarks(self) -> Iterator[str]:
         """What was found, in lines for a person; none for a generator of this toolkit."""
@@ -94,6 +99,7 @@ class OpenedGenerator:
         if self.interface.calling is not None:
             yield f"interface: {describe_interface(self.interface)}"
             yield from _doubts(self.interface)
+        yield from self.changes
 
 
 def open_generator(
@@ -124,13 +130,42 @@ def open_generator(
     if known is None and saved is not None:
         known = interface_from_dict(saved)
     interface = _interface(generator, options, known)
+    form, changes = _normalized(generator, interface, checkpoint)
     described = {
         "kind": EXTERNAL_KIND,
         **{name: value for name, value in options.given().items() if name in _ALWAYS[:2]},
         "interface": interface.to_dict(),
+        "normal_form": form,
     }
     checkpoint = replace(checkpoint, architecture={**checkpoint.architecture, **described})
-    return OpenedGenerator(checkpoint, adapt_(generator, interface), interface)
+    return OpenedGenerator(checkpoint, adapt_(generator, interface), interface, changes)
+
+
+def _normalized(
+    network: nn.Module, interface: GeneratorInterface, checkpoint: Checkpoint
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Bring the network into normal form, in place, unless its checkpoint was made in it.
+
+    Returns:
+        The form as plain values, and what was changed, in lines.
+    """
+    saved = checkpoint.architecture.get("normal_form")
+    if saved is not None or (interface.takes_images and interface.inputs is None):
+        return saved or {}, ()
+    like = next(network.parameters(), torch.empty(0))
+    inputs, named = call_arguments(interface, latents_of(interface, 2, seed=0).to(like.device))
+    form, left = normalize_(network, inputs, named)
+    lines = []
+    if form.folded:
+        lines.append(f"folded: the computed weights of {_listed(form.folded)}")
+    if form.rewritten:
+        lines.append(f"rewritten as plain layers: {_listed(form.rewritten)}")
+    return form.to_dict(), (*lines, *left)
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _builder(options: GeneratorOptions) -> Callable[[], nn.Module] | None:

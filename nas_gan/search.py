@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -35,7 +36,7 @@ def main(config: SearchConfig) -> int:
     with joined_processes(config.device) as processes:
         config = replace(config, device=processes.device)
         check_device(config.device)
-        images = load_images(config)
+        images = load_images(config, partial(progress, shown=processes.is_main))
         # One bar for all processes.
         with progress("searching", config.steps, shown=processes.is_main) as advance:
             result = search(config, images, on_update=advance, processes=processes)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -33,7 +34,7 @@ def main(config: TrainConfig) -> int:
     with joined_processes(config.device) as processes:
         config = replace(config, device=processes.device)
         check_device(config.device, weight_type(config))
-        images = load_images(config)
+        images = load_images(config, partial(progress, shown=processes.is_main))
         measure = make_measure(config, images, progress=progress) if processes.is_main else None
         # One bar for all processes.
         with progress("training", config.steps, shown=processes.is_main) as advance:

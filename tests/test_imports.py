@@ -19,8 +19,8 @@ ALLOWED = {
 # below its own and from itself alone, so that no two rooms can need one another.
 ROOMS = {
     "ard": (
-        "compress sweep pareto select latency",
-        "selection report",
+        "compress sweep pareto select latency inspect",
+        "selection report inspection",
         "session",
         "pipeline",
         "recovery baselines",
@@ -38,9 +38,10 @@ ROOMS = {
         "architecture_search cli",
         "training options",
         "metrics pictures",
+        "generators",
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weight_files fitting",
-        "files npz zoo file_kinds foreign",
+        "files npz seeds zoo file_kinds foreign",
         "errors",
     ),
 }

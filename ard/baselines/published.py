@@ -28,6 +28,7 @@ from ard.layers import describe_layer
 from ard.plan import Factorization, RankPlan
 from nas_gan.networks.layer_types import Layer
 from nas_gan.networks.structure import replace_modules
+from nas_gan.seeds import RANDOM_STATE_BITS, folded
 
 N_ITER_MAX = 100
 TOL = 1e-8
@@ -148,7 +149,7 @@ def _parafac(array: np.ndarray, rank: int, seed: int) -> list[np.ndarray] | None
                 tol=TOL,
                 normalize_factors=True,
                 orthogonalise=True,
-                random_state=seed,
+                random_state=folded(seed, RANDOM_STATE_BITS),
             )
         except np.linalg.LinAlgError:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -66,6 +67,9 @@ class RecoveredStore:
         if path.exists():
             device = next(self.generator.parameters()).device
             stored = load_checkpoint(path)
+            # The network here is in that form already.
+            architecture = {k: v for k, v in stored.architecture.items() if k != "normal_form"}
+            stored = replace(stored, architecture=architecture)
             return build_generator(stored, lambda: copy.deepcopy(self.generator)).to(device)
         recovered = self.recover(build, plan)
         save_checkpoint(compressed_checkpoint(self.dense, recovered, plan), path)

@@ -27,16 +27,27 @@ from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import make_loss
 from nas_gan.networks.searched import GeneratorConfig
+from nas_gan.progress import Progress, no_progress
+from nas_gan.seeds import folded
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distributed import Processes, exchange_among, global_batch_norm_
 from nas_gan.training.schedule import Schedule
 from nas_gan.training.seeds import Stream
 
 
-def load_images(config: SearchConfig) -> Images:
-    """The data set of a search, in the size of its networks."""
+def load_images(config: SearchConfig, progress: Progress = no_progress) -> Images:
+    """The data set of a search, in the size of its networks.
+
+    `progress` shows a bar while the files of a folder are looked at.
+    """
     size = GeneratorConfig.for_dataset(config.shape).image_size
-    return load_dataset(config.dataset, size=size, root=config.data_root)
+    return load_dataset(
+        config.dataset,
+        size=size,
+        root=config.data_root,
+        background=config.background,
+        progress=progress,
+    )
 
 
 def build_supernets(config: SearchConfig) -> Supernets:
@@ -51,9 +62,9 @@ def build_supernets(config: SearchConfig) -> Supernets:
     generator = SuperGenerator(skeleton, config.table, columns)
     discriminator = SuperDiscriminator(config.df_dim, config.n_outputs)
     # The power iteration of spectral norm starts from the global generator.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(folded(config.seed))
     for stream, network in ((Stream.GENERATOR, generator), (Stream.DISCRIMINATOR, discriminator)):
-        rng = torch.Generator().manual_seed(config.seed + stream)
+        rng = torch.Generator().manual_seed(folded(config.seed + stream))
         initialize_supernet_(network, config.init, rng)
         network.to(config.device).to(memory_format=torch.channels_last)
         global_batch_norm_(network)

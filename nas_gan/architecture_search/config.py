@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 from nas_gan.architecture_search.amending import check_coefficient
 from nas_gan.architecture_search.relaxation import GumbelLogits, TemperatureSchedule
 from nas_gan.architecture_search.step import ArchitectureLoss, check_batch_size
+from nas_gan.data.files import WHITE, parse_colour
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.genotype import Table
 from nas_gan.networks.searched import InitName
-from nas_gan.panels import FILES, LOSS, MACHINE, NETWORK, OPTIMISER, Panel
+from nas_gan.panels import DATA, FILES, LOSS, MACHINE, NETWORK, OPTIMISER, Panel
 from nas_gan.settings import check_above, check_at_least, check_fraction
 
 SPACE, RELAXATION = Panel("search space"), Panel("relaxation")
@@ -32,6 +33,8 @@ class SearchConfig:
     """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, folder or synthetic."""
     data_root: Path | None = None
     """Folder of the data set, if it is not in its usual place."""
+    background: Annotated[str, DATA] = WHITE
+    """Colour that transparent pixels of image files are laid over, such as white or #808080."""
     shape: Annotated[str, NETWORK] = "cifar10"
     """Published shape of the networks: cifar10, cifar100, stl10, celeba64 or celeba128."""
     gf_dim: Annotated[int, NETWORK] = 160
@@ -121,6 +124,7 @@ class SearchConfig:
             raise InvalidValueError(
                 f"is about the table mmd-nas only; got {self.table}", setting="dead_conv_transpose"
             )
+        parse_colour(self.background)
         check_batch_size(self.batch_size)
         check_coefficient(self.amending)
         TemperatureSchedule(self.temperature_start, self.temperature_end)

@@ -21,6 +21,7 @@ from nas_gan.training.state import save_state
 _FREE = (
     *("config", "run_dir", "data_root", "device", "threads"),
     *("log_every", "sample_every", "derive_every", "save_every"),
+    "background",  # part of the digest of the data
 )
 
 

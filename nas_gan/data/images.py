@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
@@ -15,15 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas_gan.errors import MissingDataError, unknown_name
+from nas_gan.data.files import WHITE, content_digests, parse_colour, read_picture
+from nas_gan.errors import unknown_name
+from nas_gan.progress import Progress, no_progress
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # How an image file becomes a square: cropped at its centre, stretched, or scaled to cover 72 x 88
 # pixels, of which the middle 64 x 64 are kept: the face, in aligned CelebA (178 x 218).
 Fit = Literal["crop", "stretch", "crop-72x88"]
 _COVER, _KEPT = (72, 88), 64
-# Largest number of broken files that a warning names; `FileImages.skipped` has all of them.
-NAMED = 5
 # Weights of red, green and blue in the luminance (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 
@@ -36,7 +34,9 @@ class Images(Protocol):
     """
 
     name: str
-    digest: str
+
+    @property
+    def digest(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -106,30 +106,67 @@ class FileImages:
         *,
         channels: int = 3,
         fit: Fit = "crop",
+        background: str = WHITE,
         labels: Labels | None = None,
         skipped: Sequence[Path] = (),
+        digests: Sequence[str] | None = None,
+        progress: Progress = no_progress,
     ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            name: what the data set is called.
+            files: the image files, in order.
+            size: height and width in pixels.
+            channels: 3 for colour, 1 for grey.
+            fit: how an image becomes a square.
+            background: what transparent pixels are laid over.
+            labels: the class of each file.
+            skipped: files that are left out.
+            digests: the sha256 of each file's bytes, if they are known.
+            progress: shows a bar while files are read for their digest.
+        """
         self.name, self.files, self.size = name, list(files), size
-        self.channels, self.fit = channels, fit
+        self.channels, self.fit, self.background = channels, fit, background
         self.labels = labels.values if labels else None
         self.n_classes = labels.n_classes if labels else 0
         self.skipped = tuple(skipped)
-        listing = "\n".join(f"{file.name} {file.stat().st_size}" for file in self.files)
-        how = "" if (channels, fit) == (3, "crop") else f" {channels} {fit}"
-        self.digest = hashlib.sha256(f"{size}{how}\n{listing}".encode()).hexdigest()
+        self._digests, self._progress = digests, progress
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the bytes of all files in their order, their classes and how they are read.
+
+        Neither names nor times are part of it: other pixels under the same names are other data,
+        and a copy of the folder is the same. All files are read, and nothing is remembered of them,
+        since their times can be set at will.
+        """
+        digests = self._digests
+        if digests is None:
+            with self._progress(f"reading {self.name}", len(self.files)) as advance:
+                digests = content_digests(self.files, advance)
+        how = f"{self.size} {self.channels} {self.fit} {self.background}"
+        classes = b"" if self.labels is None else self.labels.numpy().tobytes()
+        return hashlib.sha256("\n".join((how, *digests, "")).encode() + classes).hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        files = (self.files[i] for i in indices.tolist())
-        return torch.stack(
-            [read_image(file, self.size, channels=self.channels, fit=self.fit) for file in files]
+        read = partial(
+            read_image,
+            size=self.size,
+            channels=self.channels,
+            fit=self.fit,
+            background=self.background,
         )
+        return torch.stack([read(self.files[i]) for i in indices.tolist()])
 
 
-def read_image(path: Path, size: int, *, channels: int = 3, fit: Fit = "crop") -> Tensor:
-    """One image file as uint8 `(channels, size, size)`.
+def read_image(
+    path: Path, size: int, *, channels: int = 3, fit: Fit = "crop", background: str = WHITE
+) -> Tensor:
+    """One image file as uint8 `(channels, size, size)`; transparent pixels show the background.
 
     `crop` scales it to cover the square and cuts out the centre; `stretch` changes its proportions.
     `crop-72x88` scales it to cover 72 x 88 pixels and cuts out the middle 64 x 64 (MMD-GAN with
@@ -137,23 +174,18 @@ def read_image(path: Path, size: int, *, channels: int = 3, fit: Fit = "crop") -
 
     Raises:
         MissingDataError: Pillow cannot read the file.
+        InvalidValueError: the background is no colour.
     """
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as image:
-            colours = image.convert("RGB" if channels == 3 else "L")
-            if fit == "stretch":
-                square = colours.resize((size, size), Image.Resampling.LANCZOS)
-            else:
-                width, height = _covered(size) if fit == "crop-72x88" else (size, size)
-                covering = ImageOps.fit(colours, (width, height), Image.Resampling.LANCZOS)
-                left, top = (width - size) // 2, (height - size) // 2
-                square = covering.crop((left, top, left + size, top + size))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MissingDataError(
-            f"{path}: not a readable image ({error}); remove or replace it"
-        ) from error
+    colours = read_picture(path, channels=channels, background=parse_colour(background)).pixels
+    if fit == "stretch":
+        square = colours.resize((size, size), Image.Resampling.LANCZOS)
+    else:
+        width, height = _covered(size) if fit == "crop-72x88" else (size, size)
+        covering = ImageOps.fit(colours, (width, height), Image.Resampling.LANCZOS)
+        left, top = (width - size) // 2, (height - size) // 2
+        square = covering.crop((left, top, left + size, top + size))
     pixels = torch.from_numpy(np.array(square))
     return pixels.permute(2, 0, 1) if channels == 3 else pixels[None]
 
@@ -170,31 +202,15 @@ def recorded_fit(provenance: Mapping[str, Any]) -> Fit:
     return cast("Fit", fit)
 
 
+def recorded_background(provenance: Mapping[str, Any]) -> str:
+    """What the transparent pixels of a checkpoint's training images were laid over."""
+    return str(provenance.get("background", WHITE))
+
+
 def _covered(size: int) -> tuple[int, int]:
     """Width and height to which `crop-72x88` scales an image, for a square of `size` pixels."""
     width, height = (round(size * side / _KEPT) for side in _COVER)
     return width, height
-
-
-def broken_images(files: Sequence[Path], size: int) -> dict[Path, str]:
-    """The files that Pillow cannot read completely, each with the reason.
-
-    A JPEG file is only decoded at the resolution that `size` pixels need.
-    """
-    from PIL import Image
-
-    def problem(file: Path) -> str | None:
-        try:
-            with Image.open(file) as image:
-                image.draft("RGB", (size, size))
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return str(error).replace(f" {str(file)!r}", "")
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter lock
-        found = zip(files, pool.map(problem, files), strict=True)
-        return {file: reason for file, reason in found if reason is not None}
 
 
 def to_square(images: Tensor, size: int, channels: int = 3) -> Tensor:

@@ -7,27 +7,34 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nas_gan.data.files import (
+    WHITE,
+    ImageFiles,
+    Inspected,
+    inspect_images,
+    list_images,
+    named,
+    parse_colour,
+)
 from nas_gan.data.images import (
-    IMAGE_SUFFIXES,
-    NAMED,
     ArrayImages,
     FileImages,
     Fit,
     Images,
     Labels,
-    broken_images,
     image_labels,
     to_grey,
     to_square,
 )
 from nas_gan.errors import InvalidValueError, MissingDataError, unknown_name
+from nas_gan.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +98,15 @@ def load_dataset(
     root: Path | None = None,
     channels: int = 3,
     fit: Fit = "crop",
+    background: str = WHITE,
     labelled: bool = False,
+    classes: int | None = None,
+    progress: Progress = no_progress,
 ) -> Images:
     """The training images of a data set by name, square, `size` pixels wide.
 
-    Nothing is downloaded. Files of a folder that cannot be read are left out, with a warning that
-    names them.
+    Nothing is downloaded. Whatever is left out of a folder (files that cannot be read, hidden ones,
+    those without the suffix of an image) is counted and named in a warning.
 
     Args:
         name: one of `DATASETS`.
@@ -105,19 +115,25 @@ def load_dataset(
             subfolders are the classes. By default NAS_GAN_DATA or `data`.
         channels: 3 for colour, 1 for grey.
         fit: how an image file becomes a square.
+        background: colour that the transparent pixels of image files are laid over, by its name or
+            as `#rrggbb`.
         labelled: whether labels are needed.
+        classes: how many classes there must be if labels are needed; None for any number.
+        progress: shows a bar while the files of a folder are looked at.
 
     Returns:
         The data set: `images[indices]` is uint8 `(n, channels, size, size)`.
 
     Raises:
-        InvalidValueError: the name is not in `DATASETS`, or the data set has no labels although
-            they are needed.
+        InvalidValueError: the name is not in `DATASETS`, the background is no colour, or the data
+            set does not have the labels that are needed: it has none, another number of classes, a
+            class without a readable image, or images beside its classes.
         MissingDataError: the files are missing; the message names every place that was searched.
     """
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     root = root or Path(os.environ.get("NAS_GAN_DATA", "data"))
+    parse_colour(background)
     if name == "synthetic":
         images: Images = synthetic_shapes(size=size, channels=channels)
     elif name == "fashion_mnist":
@@ -128,15 +144,28 @@ def load_dataset(
             labels = Labels.counted(read_idx_labels(file))
         images = ArrayImages(name, to_square(pixels, size, channels), labels)
     elif name == "folder":
-        images = _folder(root, size, channels, fit)
+        found = list_images(root)
+        if labelled:
+            _check_class_folders(found, classes)
+        images = _folder(found, size, channels, fit, background, labelled, progress)
     else:
-        images = _torchvision(name, root, size, channels, fit)
-    if labelled and image_labels(images) is None:
+        images = _torchvision(name, root, size, channels, fit, progress)
+    if labelled:
+        _check_classes(images, classes)
+    return images
+
+
+def _check_classes(images: Images, wanted: int | None) -> None:
+    labels = image_labels(images)
+    if labels is None:
         raise InvalidValueError(
             f"{images.name} has no labels; use fashion_mnist, mnist, cifar10, cifar100, or a "
             "folder with a subfolder for each class"
         )
-    return images
+    if wanted is not None and labels.n_classes != wanted:
+        raise InvalidValueError(
+            f"{images.name} has {labels.n_classes} classes; n_classes is {wanted}"
+        )
 
 
 def _fashion_mnist_file(root: Path, file: str) -> Path:
@@ -151,40 +180,101 @@ def _fashion_mnist_file(root: Path, file: str) -> Path:
     )
 
 
-def _folder(root: Path, size: int, channels: int, fit: Fit) -> FileImages:
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise MissingDataError(f"no {', '.join(IMAGE_SUFFIXES)} files below {root}")
-    broken = broken_images(found, size)
-    files = [file for file in found if file not in broken]
-    if broken:
-        named = [f"{file} ({reason})" for file, reason in list(broken.items())[:NAMED]]
-        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-        text = f"{len(broken)} of {len(found)} images below {root} cannot be read"
-        if not files:
-            raise MissingDataError(f"{text}: {', '.join(named)}{more}; replace them")
-        logger.warning("%s and are left out: %s%s", text, ", ".join(named), more)
+def _check_class_folders(found: ImageFiles, wanted: int | None) -> None:
+    """What the paths tell of the classes, before any file is opened."""
+    root, classes = found.root, [_class_of(found.root, file) for file in found.files]
+    beside = [file.name for file, of in zip(found.files, classes, strict=True) if of is None]
+    names = sorted({of for of in classes if of is not None})
+    if beside and names:
+        raise InvalidValueError(
+            f"{root} has {len(beside)} images beside the folders of its classes ({named(beside)}); "
+            f"move each into one of {named(names)}, or out of {root}"
+        )
+    if names and wanted is not None and len(names) != wanted:
+        raise InvalidValueError(
+            f"{root} has {len(names)} classes, the folders {named(names)}; n_classes is {wanted}"
+        )
+
+
+def _class_of(root: Path, file: Path) -> str | None:
+    """The subfolder of `root` that a file is in, which is its class; None if it is in none."""
+    first, *rest = file.relative_to(root).parts
+    return first if rest else None
+
+
+def _folder(
+    found: ImageFiles,
+    size: int,
+    channels: int,
+    fit: Fit,
+    background: str,
+    labelled: bool,
+    progress: Progress,
+) -> FileImages:
+    root = found.root
+    with progress(f"looking at {root.name}", len(found.files)) as advance:
+        seen = inspect_images(found.files, size, advance)
+    files = [file for file in found.files if seen[file].problem is None]
+    _report_left_out(found, seen, len(files))
+    if labelled:
+        lost = {_class_of(root, file) for file in found.files}
+        lost -= {_class_of(root, file) for file in files}
+        for name in sorted(filter(None, lost)):
+            file = next(file for file in found.files if _class_of(root, file) == name)
+            raise InvalidValueError(
+                f"class {name} of {root} has no readable image, as {file} ({seen[file].problem}); "
+                "replace them, or remove the folder"
+            )
+    transparent = [file for file in files if seen[file].transparent]
+    if transparent:
+        logger.warning(
+            "%d of %d images below %s have transparent pixels, which are laid over %s, the setting "
+            "background: %s",
+            *(len(transparent), len(files), root, background),
+            named(file.name for file in transparent),
+        )
     return FileImages(
         f"folder:{root.name}",
         files,
         size,
         channels=channels,
         fit=fit,
+        background=background,
         labels=_folder_labels(root, files),
-        skipped=list(broken),
+        skipped=[file for file in found.files if seen[file].problem is not None],
+        digests=[seen[file].sha256 for file in files],
     )
+
+
+def _report_left_out(found: ImageFiles, seen: Mapping[Path, Inspected], n_readable: int) -> None:
+    """Say what of a folder is not used.
+
+    Raises:
+        MissingDataError: none of its images can be read.
+    """
+    if others := found.describe_left_out():
+        logger.warning("left out below %s: %s", found.root, others)
+    broken = [f"{file} ({look.problem})" for file, look in seen.items() if look.problem is not None]
+    if not broken:
+        return
+    text = f"{len(broken)} of {len(seen)} images below {found.root} cannot be read"
+    if not n_readable:
+        raise MissingDataError(f"{text}: {named(broken)}; replace them")
+    logger.warning("%s and are left out: %s", text, named(broken))
 
 
 def _folder_labels(root: Path, files: Sequence[Path]) -> Labels | None:
     """The classes of files by subfolder of `root`, numbered by name; None if a file is in none."""
-    parts = [file.relative_to(root).parts for file in files]
-    if any(len(part) == 1 for part in parts):
+    names = [_class_of(root, file) for file in files]
+    if None in names:
         return None
-    classes = sorted({part[0] for part in parts})
-    return Labels.counted(torch.tensor([classes.index(part[0]) for part in parts]))
+    classes = {name: number for number, name in enumerate(sorted(set(filter(None, names))))}
+    return Labels.counted(torch.tensor([classes[name] for name in names if name is not None]))
 
 
-def _torchvision(name: str, root: Path, size: int, channels: int, fit: Fit) -> Images:
+def _torchvision(
+    name: str, root: Path, size: int, channels: int, fit: Fit, progress: Progress
+) -> Images:
     from torchvision import datasets
 
     classes = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
@@ -193,7 +283,7 @@ def _torchvision(name: str, root: Path, size: int, channels: int, fit: Fit) -> I
             celeba = datasets.CelebA(root, split="train")
             folder = Path(celeba.root) / celeba.base_folder / "img_align_celeba"
             files = [folder / file for file in celeba.filename]
-            return FileImages(name, files, size, channels=channels, fit=fit)
+            return FileImages(name, files, size, channels=channels, fit=fit, progress=progress)
         if name == "stl10":  # most of it has no labels
             stl = datasets.STL10(root, split="train+unlabeled")
             return ArrayImages(name, to_square(torch.from_numpy(stl.data), size, channels))

@@ -25,6 +25,7 @@ from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
+from nas_gan.seeds import folded
 from nas_gan.weight_files import load_torch, save_torch
 
 # As the network with which such accuracies were published (two convolutions, two linear layers,
@@ -106,7 +107,7 @@ def train_classifier(
     per_epoch = len(used) // batch_size
     channels, height, width = images[torch.zeros(1, dtype=torch.long)].shape[1:]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # weights and dropout
+        torch.manual_seed(folded(seed))  # weights and dropout
         classifier = ImageClassifier((channels, height, width), known.n_classes)
         optimizer = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

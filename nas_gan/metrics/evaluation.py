@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nas_gan.data.images import Images, recorded_fit
+from nas_gan.data.images import Images, recorded_background, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.generators import GeneratorOptions
@@ -188,7 +188,7 @@ class Evaluator:
                 ci_high=delta.ci_high,
             )
         if "accuracy" in settings.metrics:
-            accuracy, by = accuracy_of(subject, settings)
+            accuracy, by = accuracy_of(subject, settings, self.progress)
             report = replace(report, accuracy=accuracy, accuracy_by=by)
         return report
 
@@ -246,6 +246,8 @@ class Evaluator:
                 size=resolution,
                 root=settings.data_root,
                 fit=recorded_fit(subject.provenance or beside),
+                background=recorded_background(subject.provenance or beside),
+                progress=self.progress,
             )
 
         @functools.cache
@@ -358,7 +360,9 @@ class Evaluator:
         )
 
 
-def accuracy_of(subject: Subject, settings: EvaluationSettings) -> tuple[float, str]:
+def accuracy_of(
+    subject: Subject, settings: EvaluationSettings, progress: Progress = no_progress
+) -> tuple[float, str]:
     """The share of images in the class that was asked for, 0 to 1, and what judged them.
 
     Raises:
@@ -370,14 +374,18 @@ def accuracy_of(subject: Subject, settings: EvaluationSettings) -> tuple[float, 
             f"{subject.path}: accuracy is for a checkpoint of a conditional generator that names "
             "its data set; leave it out of the metrics"
         )
-    channels, _, resolution = interface_of(generator).image_shape
+    interface = interface_of(generator)
+    channels, _, resolution = interface.image_shape
     images = load_dataset(
         str(dataset),
         size=resolution,
         root=settings.data_root,
         channels=channels,
         fit=recorded_fit(subject.provenance),
+        background=recorded_background(subject.provenance),
         labelled=True,
+        classes=interface.n_classes,
+        progress=progress,
     )
     classifier = find_classifier(images, cache=cache_dir())
     accuracy = class_accuracy(

@@ -14,6 +14,7 @@ import torch
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.optional import import_for
+from nas_gan.seeds import RANDOM_STATE_BITS, folded
 
 # As in the paper.
 SUBSETS, SUBSET_SIZE = 100, 1000
@@ -59,7 +60,7 @@ def kernel_distance(
         torch.from_numpy(reference).double(),
         kid_subsets=subsets,
         kid_subset_size=size,
-        rng_seed=seed,
+        rng_seed=folded(seed, RANDOM_STATE_BITS),
         verbose=False,
     )
     return KernelDistance(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nas_gan.data.images import IMAGE_SUFFIXES, Images
+from nas_gan.data.files import list_images, named, read_picture
+from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.metrics.sampling import generate_uint8
@@ -20,6 +22,8 @@ from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import n_classes_of
 from nas_gan.networks.latents import StreamedLatents
 from nas_gan.npz import open_npz
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,16 +115,19 @@ class DatasetSource:
 class FolderSource:
     """Image files below a folder, each at its own size. Unreadable ones are skipped and named.
 
+    Transparency is dropped and the orientation in EXIF data is not applied, as in pytorch-fid and
+    clean-fid. Other than there, more than 8 bits are scaled down instead of clipped.
+
     Raises:
         MissingDataError: there are no image files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
-        files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        self.files = sorted(files)
-        if not self.files:
-            raise MissingDataError(f"no {', '.join(IMAGE_SUFFIXES)} files below {folder}")
+        found = list_images(folder)
+        if others := found.describe_left_out():
+            logger.warning("left out below %s: %s", folder, others)
+        self.files = found.files
         self.skipped: list[str] = []
 
     def __len__(self) -> int:
@@ -133,14 +140,18 @@ class FolderSource:
             MissingDataError: none of the files can be read.
         """
         self.skipped = []
+        transparent: list[str] = []
         rows: list[int] = []
         images: list[Tensor] = []
         for row, file in enumerate(self.files):
             try:
-                image = read_rgb(file)
+                picture = read_picture(file)
             except MissingDataError as error:
                 self.skipped.append(str(error))
                 continue
+            if picture.transparent:
+                transparent.append(file.name)
+            image = torch.from_numpy(np.array(picture.pixels)).permute(2, 0, 1)
             if images and (len(images) == batch_size or image.shape != images[0].shape):
                 yield ImageBatch(np.array(rows), torch.stack(images))
                 rows, images = [], []
@@ -150,22 +161,12 @@ class FolderSource:
             yield ImageBatch(np.array(rows), torch.stack(images))
         if len(self.skipped) == len(self.files):
             raise MissingDataError(f"no readable image below {self.name}; {self.skipped[0]}")
-
-
-def read_rgb(path: Path) -> Tensor:
-    """One image file as uint8 `(3, h, w)`.
-
-    Raises:
-        MissingDataError: Pillow does not read it.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MissingDataError(f"{path}: not a readable image ({error})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        if transparent:
+            logger.warning(
+                "%d of %d images below %s have transparent pixels; the transparency is dropped, as "
+                "pytorch-fid does: %s",
+                *(len(transparent), len(self), self.name, named(transparent)),
+            )
 
 
 class ArraySource:

@@ -26,6 +26,7 @@ from nas_gan.networks.activations import (
     make_output_activation,
 )
 from nas_gan.pictures.plot_style import BLUE, CYCLE, GREEN, INK, MUTED, apply_style, new_figure
+from nas_gan.seeds import folded
 
 Curve = npt.NDArray[np.float64]
 BETAS = (0.5, 1.0, 2.0, 5.0)
@@ -168,7 +169,7 @@ def landscape(activation: nn.Module, x: npt.ArrayLike, seed: int = 0) -> Curve:
     grid = torch.as_tensor(np.asarray(x), dtype=torch.float32)
     sides = torch.meshgrid(grid, grid, indexing="xy")
     h = torch.stack(sides, dim=-1).view(-1, 2)  # (n * n, 2)
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(folded(seed))
     activation = activation.float()
     widths = [2, *[LANDSCAPE_WIDTH] * (LANDSCAPE_DEPTH - 1), 1]
     with torch.no_grad():

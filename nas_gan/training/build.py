@@ -19,6 +19,8 @@ from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
+from nas_gan.progress import Progress, no_progress
+from nas_gan.seeds import folded
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import (
@@ -67,11 +69,13 @@ class Networks:
         return interface_of(self.generator)
 
 
-def load_images(config: TrainConfig) -> Images:
+def load_images(config: TrainConfig, progress: Progress = no_progress) -> Images:
     """The data set of a run, in the size and the colours of its networks.
 
+    `progress` shows a bar while the files of a folder are looked at.
+
     Raises:
-        InvalidValueError: the networks are for images that are not square, or need labels that
+        InvalidValueError: the networks are for images that are not square, or need classes that
             the data set does not have.
     """
     interface = interface_of(blueprint(describe_networks(config)[0]))
@@ -84,7 +88,10 @@ def load_images(config: TrainConfig) -> Images:
         root=config.data_root,
         channels=channels,
         fit=config.fit,
+        background=config.background,
         labelled=interface.conditional,
+        classes=interface.n_classes,
+        progress=progress,
     )
 
 
@@ -95,11 +102,11 @@ def build_networks(config: TrainConfig) -> Networks:
         InvalidValueError: the settings describe no networks, or two that do not fit each other.
     """
     g_architecture, d_architecture = describe_networks(config)
-    rng = torch.Generator().manual_seed(config.seed + Stream.GENERATOR)
+    rng = torch.Generator().manual_seed(folded(config.seed + Stream.GENERATOR))
     generator = build_model(g_architecture, init=config.init, rng=rng)
-    rng = torch.Generator().manual_seed(config.seed + Stream.DISCRIMINATOR)
+    rng = torch.Generator().manual_seed(folded(config.seed + Stream.DISCRIMINATOR))
     # The power iteration of spectral norm starts from the global generator.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(folded(config.seed))
     discriminator = build_model(d_architecture, "discriminator", init=config.init, rng=rng)
     _check_pair(generator, discriminator)
     for network in (generator, discriminator):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+from nas_gan.data.files import WHITE, parse_colour
 from nas_gan.data.images import Fit
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.networks.searched import InitName
@@ -48,6 +49,8 @@ class TrainConfig:
     fit: Annotated[Fit, DATA] = "crop"
     """How an image file becomes a square: cropped at its centre, stretched, or cropped like the
     faces of MMD-GAN (scaled to cover 72 x 88 pixels, of which the middle 64 x 64 are kept)."""
+    background: Annotated[str, DATA] = WHITE
+    """Colour that transparent pixels of image files are laid over, such as white or #808080."""
     flip: Annotated[bool, DATA] = False
     """Mirror half of the real images, chosen anew for every batch."""
 
@@ -236,6 +239,7 @@ class TrainConfig:
             raise InvalidValueError(
                 f"must be 1 or 3; got {self.image_channels}", setting="image_channels"
             )
+        parse_colour(self.background)
         self._check_metrics()
         if self.upper_bound.startswith("saturate") and not self.measures_fid:
             raise InvalidValueError(

@@ -32,6 +32,7 @@ _FREE = (
     *("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every"),
     *("save_every", "snapshot_every", "eval_every", "eval_samples", "eval_metrics"),
     *("reference", "features"),
+    "background",  # part of the digest of the data
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
 )
 # Files count by their content, which is in the description of the networks.
@@ -113,6 +114,7 @@ def make_checkpoint(
         provenance={
             "dataset": config.dataset,
             "fit": config.fit,
+            "background": config.background,
             "resolution": networks.interface.image_shape[1],
             "data_sha256": images.digest,
             "steps": step,

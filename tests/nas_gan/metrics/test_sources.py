@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nas_gan.data.loading import synthetic_shapes
+from nas_gan.data.loading import load_dataset, synthetic_shapes
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.sources import (
     ArraySource,
@@ -116,3 +116,27 @@ def test_chosen_rows_of_a_data_set_come_in_their_order():
 
 def test_a_checkpoint_is_no_images(tmp_path: Path):
     assert open_images(tmp_path / "g.pt") is None
+
+
+def test_transparent_images_are_counted_in_one_warning(tmp_path: Path, caplog):
+    write_images(tmp_path / "i", [4, 4])
+    for name in ("8.png", "9.png"):
+        Image.new("RGBA", (4, 4), (7, 0, 0, 0)).save(tmp_path / "i" / name)
+    source = FolderSource(tmp_path / "i")
+    [batch] = source.batches(8)
+    assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 7, 7]
+    [record] = caplog.records
+    assert "2 of 4 images" in record.getMessage()
+    assert record.getMessage().endswith("as pytorch-fid does: 8.png, 9.png")
+
+
+def test_training_and_metrics_read_the_same_files_alike(tmp_path: Path):
+    deep = np.random.default_rng(0).integers(0, 65536, (3, 8, 8)).astype(np.uint16)
+    for number, pixels in enumerate(deep):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    Image.fromarray(deep[0]).save(tmp_path / ".ipynb_checkpoints" / "0.png")
+    [batch] = FolderSource(tmp_path).batches(8)
+    trained = load_dataset("folder", size=8, root=tmp_path)[torch.arange(3)]
+    assert torch.equal(batch.images, trained)
+    np.testing.assert_array_equal(batch.images[:, 0], deep >> 8)
