@@ -307,8 +307,8 @@ def describe_interface(interface: GeneratorInterface) -> str:
         scaled = "" if given is None else f" in [{given[0]:g}, {given[1]:g}]"
         taken = f"inputs {shape}{scaled}"
     else:
-        shape = (interface.latent_dim,) if calling is None else calling.input_shape
-        taken = f"{interface.latents} noise {'x'.join(map(str, shape))}"
+        sizes = (interface.latent_dim,) if calling is None else calling.input_shape
+        taken = f"{interface.latents} noise {'x'.join(map(str, sizes))}"
         if interface.conditional:
             forms = {"index": "whole numbers", "onehot": "one-hot", "joined": "one-hot behind it"}
             form = "one-hot behind it" if calling is None else forms[calling.label_form]

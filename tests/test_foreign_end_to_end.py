@@ -16,7 +16,7 @@ from PIL import Image
 
 from ard.compress import CompressConfig
 from ard.compress import main as compress
-from edge_bench.command import main as bench
+from edge_bench.__main__ import main as bench
 from export.__main__ import Config as ExportConfig
 from export.__main__ import main as export
 from export.interface import arrays_of
