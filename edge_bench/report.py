@@ -120,6 +120,7 @@ def to_json(report: BenchReport) -> dict[str, Any]:
     for bundle in value["bundles"]:
         for key in ("path", "model", "engine", "dense"):
             bundle[key] = None if bundle[key] is None else str(bundle[key])
+        bundle["samples"] = [str(path) for path in bundle["samples"]]
     # Two decimals are ten nanoseconds, which is finer than the clock of any board.
     for row in value["rows"]:
         row["samples_us"] = [[round(time, 2) for time in block] for block in row["samples_us"]]

@@ -133,7 +133,7 @@ class Graph:
             graph.ClearField(field)
         graph.node.extend(nodes)
         graph.initializer.extend(
-            numpy_helper.from_array(np.ascontiguousarray(array), name)
+            numpy_helper.from_array(np.asarray(array, order="C"), name)
             for name, array in self.constants.items()
             if name in read
         )

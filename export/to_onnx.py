@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from export.batch import has_dynamic_batch, with_dynamic_batch
 from export.errors import ExportError, MissingPackageError
 from export.interface import BATCH, inputs_of, outputs_of, with_exported_inputs
 from export.precision import PRECISIONS, Precision
@@ -114,12 +115,31 @@ def build_model(
 def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
     inputs = inputs_of(interface_of(generator))
     traced = with_exported_inputs(copy.deepcopy(generator)).eval().cpu()
-    # Two rows, because the exporter would take an example batch of 1 for a constant.
-    example = tuple(
-        torch.zeros((2, *cast("tuple[int, ...]", spec.shape[1:])), dtype=getattr(torch, spec.dtype))
-        for spec in inputs
-    )
     batch = torch.export.Dim(BATCH, min=1)
+    names = [spec.name for spec in inputs], [s.name for s in outputs_of(interface_of(generator))]
+
+    def example(n: int) -> tuple[torch.Tensor, ...]:
+        return tuple(
+            torch.zeros((n, *cast("tuple[int, ...]", s.shape[1:])), dtype=getattr(torch, s.dtype))
+            for s in inputs
+        )
+
+    # Two rows, because the exporter would take an example batch of 1 for a constant.
+    sizes = tuple({0: batch} for _ in inputs)
+    model = _export(traced, example(2), names, opset, sizes)
+    if has_dynamic_batch(model):
+        return model
+    return with_dynamic_batch(lambda n: _export(traced, example(n), names, opset, None), BATCH)
+
+
+def _export(
+    network: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    names: tuple[list[str], list[str]],
+    opset: int,
+    dynamic_shapes: tuple[dict[int, torch.export.Dim], ...] | None,
+) -> onnx.ModelProto:
+    """What torch's exporter makes of a network; `names` are those of its inputs and outputs."""
     try:
         # The exporter reports its progress on stdout and warns about its own deprecations.
         with (
@@ -129,12 +149,14 @@ def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:
         ):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                traced,
+                network,
                 example,
-                input_names=[spec.name for spec in inputs],
-                output_names=[spec.name for spec in outputs_of(interface_of(generator))],
+                input_names=names[0],
+                output_names=names[1],
                 opset_version=opset,
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                dynamic_shapes=dynamic_shapes,
+                # Of a fixed batch, nothing may be folded that another batch would not have.
+                optimize=dynamic_shapes is not None,
                 dynamo=True,
                 external_data=False,
                 verbose=False,

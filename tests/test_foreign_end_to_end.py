@@ -140,7 +140,8 @@ def test_it_is_evaluated_and_drawn_as_well(name: str, reference: Path, tmp_path:
     assert command(evaluate, EvaluateConfig, dense, *told, *scored, *features) == 0
     assert json.loads((tmp_path / "scores.json").read_text())["n"] == 8
     assert command(sample, SampleConfig, dense, *told, "--n", "4", "--out", tmp_path / "g.png") == 0
-    assert Image.open(tmp_path / "g.png").width > 32
+    with Image.open(tmp_path / "g.png") as picture:
+        assert picture.width > 32
 
 
 def test_a_trained_network_from_the_registry_goes_through_the_whole_command(
@@ -153,10 +154,10 @@ def test_a_trained_network_from_the_registry_goes_through_the_whole_command(
         *("--model-args", '{"ngpu": 0, "nc": 3, "nz": 100, "ngf": 64}'),
     ]
     options = [
-        *("--fid-budget", "1e6", "--methods", "svd", "--fractions", "0.3", "--run-dir", tmp_path),
+        *("--fid-budget", "1e6", "--methods", "spatial_svd", "--fractions", "0.3"),
         *("--samples", "24", "--sweep-samples", "12", "--recover-steps", "1", "--max-trials", "1"),
         *("--features", "efficientnet-lite0", "--anchors", "2", "--threads", "1"),
-        *("--reference", "dense", "--recover-batch", "4"),
+        *("--reference", "dense", "--recover-batch", "4", "--run-dir", tmp_path),
     ]
     threads = torch.get_num_threads()
     assert command(compress, CompressConfig, weights, *told, *options) == 0
