@@ -126,7 +126,7 @@ class EqualConv2d(nn.Module):
 
 
 class Blur(nn.Module):
-    """A depthwise convolution with a fixed kernel, a buffer."""
+    """A convolution of every channel with a fixed kernel, a buffer."""
 
     kernel: Tensor
 
@@ -138,10 +138,10 @@ class Blur(nn.Module):
         self.pad = pad
 
     def forward(self, input: Tensor) -> Tensor:
-        channels = input.shape[1]
-        padded = F.pad(input, (self.pad[0], self.pad[1], self.pad[0], self.pad[1]))
-        weight = self.kernel.flip(0, 1).expand(channels, 1, -1, -1)
-        return F.conv2d(padded, weight, groups=channels)
+        n, c, h, w = input.shape
+        padded = F.pad(input.reshape(n * c, 1, h, w), self.pad * 2)
+        out = F.conv2d(padded, self.kernel.flip(0, 1)[None, None])
+        return out.reshape(n, c, *out.shape[2:])
 
 
 class ModulatedConv2d(nn.Module):
