@@ -406,7 +406,7 @@ class LucidGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         style = self.net(z)
-        x, rgb = self.initial_block.expand(len(z), -1, -1, -1), None
+        x, rgb = self.initial_block.expand(z.shape[0], -1, -1, -1), None
         for block in self.blocks:
             x, rgb = block(x, rgb, style)
         assert rgb is not None
@@ -555,7 +555,7 @@ class SnganGenerator(nn.Module):
         self.c5 = nn.Conv2d(ngf, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.l1(x).view(len(x), self.ngf, self.bottom_width, self.bottom_width)
+        h = self.l1(x).view(-1, self.ngf, self.bottom_width, self.bottom_width)
         h = self.block4(self.block3(self.block2(h)))
         return torch.tanh(self.c5(F.relu(self.b5(h))))
 
