@@ -351,6 +351,9 @@ class _Reason:
 
 
 _UNUSED = _Reason("never called", "never called")
+_HELD = _Reason(
+    "held elsewhere", "the generator holds its weight in a second place, such as a list of weights"
+)
 
 
 def _record_calls(
@@ -459,19 +462,34 @@ def _entangled(
         search(units[:middle])
         search(units[middle:])
 
-    _check_copy(generator)
-    if units:
-        search(units)
+    for unit in _held_elsewhere(generator, units):
+        found.update(dict.fromkeys(unit, _HELD))
+    if alone := [unit for unit in units if unit[0] not in found]:
+        search(alone)
     return found
 
 
-def _check_copy(generator: nn.Module) -> None:
+def _held_elsewhere(
+    generator: nn.Module, units: Sequence[tuple[str, ...]]
+) -> list[tuple[str, ...]]:
+    """The units with a parameter that something besides their layers holds, such as a list.
+
+    A copy of the generator without the layers then still contains it. It would keep the dense
+    weight, which is not in the state dict under that name.
+    """
+    layers = {name: generator.get_submodule(name) for unit in units for name in unit}
+    memo: dict[int, object] = {id(layer): nn.Identity() for layer in layers.values()}
     try:
-        copy.deepcopy(generator)
+        copy.deepcopy(generator, memo)
     except Exception as error:  # whatever a stranger's module raises
         raise InvalidValueError(
             f"the generator cannot be copied by copy.deepcopy, which factorizing needs: {error}"
         ) from error
+    return [
+        unit
+        for unit in units
+        if any(id(p) in memo for name in unit for p in layers[name].parameters())
+    ]
 
 
 def _harm(

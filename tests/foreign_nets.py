@@ -126,7 +126,7 @@ class EqualConv2d(nn.Module):
 
 
 class Blur(nn.Module):
-    """A depthwise convolution with a fixed kernel, a buffer."""
+    """A convolution of every channel with a fixed kernel, a buffer."""
 
     kernel: Tensor
 
@@ -138,10 +138,10 @@ class Blur(nn.Module):
         self.pad = pad
 
     def forward(self, input: Tensor) -> Tensor:
-        channels = input.shape[1]
-        padded = F.pad(input, (self.pad[0], self.pad[1], self.pad[0], self.pad[1]))
-        weight = self.kernel.flip(0, 1).expand(channels, 1, -1, -1)
-        return F.conv2d(padded, weight, groups=channels)
+        n, c, h, w = input.shape
+        padded = F.pad(input.reshape(n * c, 1, h, w), self.pad * 2)
+        out = F.conv2d(padded, self.kernel.flip(0, 1)[None, None])
+        return out.reshape(n, c, *out.shape[2:])
 
 
 class ModulatedConv2d(nn.Module):
@@ -406,7 +406,7 @@ class LucidGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         style = self.net(z)
-        x, rgb = self.initial_block.expand(len(z), -1, -1, -1), None
+        x, rgb = self.initial_block.expand(z.shape[0], -1, -1, -1), None
         for block in self.blocks:
             x, rgb = block(x, rgb, style)
         assert rgb is not None
@@ -555,7 +555,7 @@ class SnganGenerator(nn.Module):
         self.c5 = nn.Conv2d(ngf, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.l1(x).view(len(x), self.ngf, self.bottom_width, self.bottom_width)
+        h = self.l1(x).view(-1, self.ngf, self.bottom_width, self.bottom_width)
         h = self.block4(self.block3(self.block2(h)))
         return torch.tanh(self.c5(F.relu(self.b5(h))))
 

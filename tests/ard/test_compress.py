@@ -498,7 +498,7 @@ def test_a_generator_whose_images_are_not_finite_ends_in_one_line(
     code, out, err = command(path, *options, *QUICK)
     assert (code, out) == (1, "")
     assert err.count("error: ") == 1
-    assert "hold a NaN or an infinity" in err.splitlines()[-1]
+    assert "l1: the output of this layer is NaN or infinite" in err.splitlines()[-1]
 
 
 def test_a_generator_without_a_layer_to_factorize_ends_in_one_line(

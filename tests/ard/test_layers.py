@@ -322,6 +322,37 @@ def test_a_layer_that_is_called_in_another_way_is_found_and_factorized(run):
     torch.testing.assert_close(small(z), net(z))
 
 
+def test_a_layer_whose_weight_is_held_in_a_second_place_stays_dense():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fine, self.tied = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.weights = {"last": [self.tied.weight]}
+
+        def forward(self, z):
+            return self.tied(self.fine(z)) @ self.weights["last"][0]
+
+    profile = profile_layers(Tied(), torch.randn(2, 8))
+    assert [layer.name for layer in profile.layers] == ["fine"]
+    reason = "the generator holds its weight in a second place, such as a list of weights"
+    assert profile.skipped == (("tied", reason),)
+
+
+def test_the_fast_path_of_a_transformer_which_reads_weights_is_noticed():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fine = nn.Linear(8, 8)
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, z):
+            return self.block(self.fine(z)[:, None])
+
+    profile = profile_layers(Attending().eval(), torch.randn(2, 8))
+    assert [layer.name for layer in profile.layers] == ["fine"]
+    assert dict(profile.skipped)["block.linear1"] == READ
+
+
 def test_a_layer_with_more_than_one_input_stays_dense():
     class Sized(nn.Module):
         def __init__(self):
