@@ -40,7 +40,7 @@ ROOMS = {
         "metrics pictures",
         "checkpoint data losses settings tables panels devices",
         "networks progress",
-        "files npz seeds zoo",
+        "files npz seeds zoo interrupts",
         "errors",
     ),
 }

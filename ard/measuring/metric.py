@@ -33,7 +33,7 @@ class ReferenceRequest:
         resolution: height and width of the generator's images in pixels.
         data: loads that data set; None if there is none.
         dense: draws images of the dense generator, on latents that no candidate is scored on.
-        cache: the folder that caches statistics of data sets.
+        cache: the folder that caches statistics of data sets, if there is one.
     """
 
     wanted: str
@@ -42,7 +42,7 @@ class ReferenceRequest:
     resolution: int
     data: Callable[[], Images] | None
     dense: Callable[[], Images]
-    cache: Path
+    cache: Path | None
 
 
 @dataclass(frozen=True)

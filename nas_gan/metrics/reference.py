@@ -6,7 +6,6 @@ this order; or, if asked for, from images of the dense generator.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import resources
@@ -20,6 +19,8 @@ from nas_gan.data.batches import iterate_uint8
 from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import atomic_path
+from nas_gan.metrics.cache import cache_dir as cache_dir  # with the references, for others
+from nas_gan.metrics.cache import caching, is_cached
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
 from nas_gan.metrics.protocol import protocol_of, to_uint8
@@ -298,25 +299,24 @@ def _statistics_of_data(
     cache: Path | None,
     progress: Progress | None,
 ) -> FeatureStatistics:
-    cached = None if cache is None else cache / name
-    if cached is not None and cached.is_file():
+    cached = None
+    if cache is not None:
+        # Two data sets of one name, as any two folders are, do not replace each other.
+        cached = cache / f"{Path(name).stem}_{images.digest[:16]}.npz"
+    if cached is not None and is_cached(cached):
         try:
             return load_statistics(cached, extractor, images.digest)
-        except InvalidValueError:
-            pass  # other data under the same name, or a damaged file: made again and replaced
+        except (InvalidValueError, MissingDataError):
+            pass  # a damaged file: made again and replaced
     statistics = statistics_of_images(images, extractor, progress)
     if cached is not None:
-        save_statistics(
-            cached,
-            statistics,
-            extractor=extractor.name,
-            dataset=images.name,
-            resolution=resolution,
-            data_sha256=images.digest,
-        )
+        with caching(cached):
+            save_statistics(
+                cached,
+                statistics,
+                extractor=extractor.name,
+                dataset=images.name,
+                resolution=resolution,
+                data_sha256=images.digest,
+            )
     return statistics
-
-
-def cache_dir() -> Path:
-    """The folder for statistics of data sets: `ard-gan` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ard-gan"
