@@ -51,6 +51,9 @@ def as_process(main: Callable[[], int]) -> int:
         code = exit_.code if isinstance(exit_.code, int) else USAGE
     except BrokenPipeError:  # of one of the streams: nothing else here is a pipe
         code = NOT_READ
+    except KeyboardInterrupt:  # outside of measuring
+        sys.stderr.write("interrupted: nothing was written; run the same command again\n")
+        code = INTERRUPTED
     lost = _flush(sys.stdout)
     if lost is not None and not isinstance(lost, BrokenPipeError):
         sys.stderr.write(f"error: output: {_describe(lost)}\n")
