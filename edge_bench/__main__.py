@@ -17,6 +17,7 @@ from edge_bench.command import (
     Advance,
     add_timing_options,
     add_topics,
+    as_process,
     check_writable,
     make_parser,
     not_negative,
@@ -94,4 +95,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_process(main))

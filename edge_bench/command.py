@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import math
 import os
 import sys
@@ -15,16 +16,65 @@ from pathlib import Path
 from typing import TextIO
 
 from edge_bench.errors import EdgeBenchError
+from edge_bench.interrupts import INTERRUPTED, interrupt_as_usual
 from edge_bench.runners import RUNNERS
 
 Advance = Callable[[float], None]
 """Called with the finished fraction, 0 to 1."""
 
-DONE, ERROR, INTERRUPTED = 0, 1, 130
-EXIT_CODES = "exit codes: 0 done, 1 error, 2 usage, 130 interrupted"
+DONE, ERROR, USAGE = 0, 1, 2
+# 128 + SIGPIPE, which is how the commands of a shell end if nobody reads on.
+NOT_READ = 141
+EXIT_CODES = "exit codes: 0 done, 1 error, 2 usage, 130 interrupted, 141 output not read"
 
 # Go to the start of the line, and clear it.
 WIPE = "\r\x1b[K"
+
+
+def as_process(main: Callable[[], int]) -> int:
+    """Call the main function of a command that owns its process; return its exit code.
+
+    Characters that stdout or stderr cannot encode are replaced. A pipe that its reader has closed
+    is no error.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell, as in >&-
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, nowhere)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        interrupt_as_usual()
+        code = main()
+    except SystemExit as exit_:  # argparse's way to say usage or help
+        code = exit_.code if isinstance(exit_.code, int) else USAGE
+    except BrokenPipeError:  # of one of the streams: nothing else here is a pipe
+        code = NOT_READ
+    except KeyboardInterrupt:  # outside of measuring
+        sys.stderr.write("interrupted: nothing was written; run the same command again\n")
+        code = INTERRUPTED
+    lost = _flush(sys.stdout)
+    if lost is not None and not isinstance(lost, BrokenPipeError):
+        sys.stderr.write(f"error: output: {_describe(lost)}\n")
+        code = code or ERROR
+    _flush(sys.stderr)
+    return code if lost is None else code or NOT_READ
+
+
+def _flush(stream: TextIO) -> OSError | None:
+    """Write what is buffered; a stream that fails leads nowhere from now on.
+
+    The interpreter would otherwise try again as it ends, and show a traceback.
+    """
+    try:
+        stream.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return error
+    return None
 
 
 def run(measure: Callable[[Advance], str], *, interrupted: str) -> int:
@@ -44,6 +94,8 @@ def run(measure: Callable[[Advance], str], *, interrupted: str) -> int:
     except EdgeBenchError as error:
         sys.stderr.write(f"error: {_one_line(error)}\n")
         return ERROR
+    except BrokenPipeError:
+        raise
     except OSError as error:
         sys.stderr.write(f"error: {_describe(error)}\n")
         return ERROR

@@ -15,6 +15,7 @@ from edge_bench.command import (
     Advance,
     add_timing_options,
     add_topics,
+    as_process,
     check_writable,
     make_parser,
     run,
@@ -83,4 +84,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_process(main))

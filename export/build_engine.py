@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -39,6 +40,8 @@ def main(args: list[str] | None = None) -> int:
         return run(options)
     except BuildError as error:
         sys.stderr.write(f"error: {error}\n")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or ''}: {error.strerror or error}\n")
     except KeyboardInterrupt:
@@ -393,5 +396,37 @@ def _first(errors: list[str]) -> str:
     return " ".join(errors[0].split()) if errors else "it gave no reason"
 
 
+def as_process() -> int:
+    """Call `main` in a process of its own.
+
+    Characters that stdout or stderr cannot encode are replaced. A pipe that its reader has closed
+    is no error; the exit code is then 141, 128 + SIGPIPE, as of the commands of a shell.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell, as in >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        code = main()
+    except SystemExit as exit_:  # argparse's way to say usage or help
+        code = exit_.code if isinstance(exit_.code, int) else 2
+    except BrokenPipeError:  # of one of the streams: nothing else here is a pipe
+        code = 141
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            # The interpreter would try again as it ends, and show a traceback.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                code = code or 141
+            else:
+                sys.stderr.write(f"error: output: {error.strerror}\n")
+                code = code or 1
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_process())

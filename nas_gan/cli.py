@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from pathlib import Path
+from typing import TextIO, TypeVar
 
 import tyro
 from rich.console import Console
@@ -22,11 +26,15 @@ from rich.progress import (
 )
 
 from nas_gan.errors import NasGanError, UsageError
+from nas_gan.interrupts import INTERRUPTED as INTERRUPTED
+from nas_gan.interrupts import interrupt_as_usual
 from nas_gan.options import flattened, nested_type
 
 Config = TypeVar("Config")
 
-DONE, ERROR, USAGE, BUDGET_MISSED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, ERROR, USAGE, BUDGET_MISSED = 0, 1, 2, 3
+# 128 + SIGPIPE, which is how the commands of a shell end if nobody reads on.
+NOT_READ = 141
 
 
 def run(
@@ -40,6 +48,8 @@ def run(
 ) -> int:
     """Parse the command line into `config_type`, call `main`, and return an exit code.
 
+    Characters that stdout or stderr cannot encode are replaced.
+
     Args:
         main: what the command does; it may return an exit code of its own.
         config_type: a flat dataclass. `nas_gan.panels` says how its options get their help and
@@ -50,10 +60,74 @@ def run(
         default: makes the settings that the command line overrides, such as those of a preset.
 
     Returns:
-        0 done, 1 our error (one line on stderr), 2 usage, 130 interrupted, or what `main` returned.
+        0 done, 1 our error (one line on stderr), 2 usage, 130 interrupted, 141 if what reads the
+        output closed the pipe, or what `main` returned.
     """
+    _make_writable()
     logging.captureWarnings(True)
     try:
+        code = _run(main, config_type, prog, description, args, default)
+    except BrokenPipeError as error:
+        if any(map(_is_closed, (sys.stdout, sys.stderr))):  # and not some other pipe
+            _flush(sys.stdout)
+            _flush(sys.stderr)
+            return NOT_READ
+        sys.stderr.write(f"error: {_describe(error)}\n")
+        return ERROR
+    lost = _flush(sys.stdout)
+    if lost is not None and not isinstance(lost, BrokenPipeError):
+        sys.stderr.write(f"error: output: {_describe(lost)}\n")
+        code = code or ERROR
+    _flush(sys.stderr)  # nobody need watch
+    return code if lost is None else code or NOT_READ
+
+
+def _make_writable() -> None:
+    """Both streams exist and take any text, or an error would come after an hour of work."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell, as in >&-
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, nowhere)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether a pipe has no reader any more."""
+    poll = select.poll()
+    try:
+        poll.register(stream, 0)
+    except OSError:  # no file behind it
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _flush(stream: TextIO) -> OSError | None:
+    """Write what is buffered; a stream that fails leads nowhere from now on.
+
+    The interpreter would otherwise try again as it ends, and show a traceback.
+    """
+    try:
+        stream.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return error
+    return None
+
+
+def _run(
+    main: Callable[[Config], int | None],
+    config_type: type[Config],
+    prog: str,
+    description: str | None,
+    args: Sequence[str] | None,
+    default: Callable[[], Config] | None,
+) -> int:
+    try:
+        interrupt_as_usual()
         nested = tyro.cli(
             nested_type(config_type, None if default is None else default()),
             prog=prog,
@@ -67,6 +141,8 @@ def run(
             return USAGE
         return main(config) or DONE
     except SystemExit as exit_:  # tyro's way to say usage or help
+        if isinstance(exit_.__context__, BrokenPipeError):  # rich's way to say that nobody reads
+            return NOT_READ
         return exit_.code if isinstance(exit_.code, int) else USAGE
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to resume\n")
@@ -80,6 +156,8 @@ def run(
     except MemoryError:
         sys.stderr.write("error: out of memory; use a smaller --batch-size or fewer --samples\n")
         return ERROR
+    except BrokenPipeError:
+        raise
     except OSError as error:
         sys.stderr.write(f"error: {_describe(error)}\n")
         return ERROR
@@ -97,6 +175,13 @@ def _describe(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"{where}no space left on device; free some, then run the same command again"
     return f"{where}{error.strerror or _one_line(error)}"
+
+
+class _Watched(Console):
+    """A console that falls silent when nobody watches any more; the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 # Two live displays would draw over each other, so a bar inside a bar becomes its second line.
@@ -130,7 +215,7 @@ def progress(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=_Watched(stderr=True)) as bar:
         task = bar.add_task(description, total=total)
         token = _SHOWN.set(bar)
         try:

@@ -41,7 +41,7 @@ ROOMS = {
         "generators",
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weight_files fitting",
-        "files npz seeds zoo file_kinds foreign",
+        "files npz seeds zoo interrupts file_kinds foreign",
         "errors",
     ),
 }

@@ -34,7 +34,7 @@ class ReferenceRequest:
         resolution: height and width of the generator's images in pixels.
         data: loads that data set; None if there is none.
         dense: draws images of the dense generator, on latents that no candidate is scored on.
-        cache: the folder that caches statistics of data sets.
+        cache: the folder that caches statistics of data sets, if there is one.
         run_dir: the folder that caches statistics of the dense generator's images, or None.
         progress: shows a bar while images are drawn and looked at.
     """
@@ -45,7 +45,7 @@ class ReferenceRequest:
     resolution: int
     data: Callable[[], Images] | None
     dense: Callable[[], Images]
-    cache: Path
+    cache: Path | None
     run_dir: Path | None = None
     progress: Progress = no_progress
 

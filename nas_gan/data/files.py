@@ -258,7 +258,8 @@ def inspect_images(
     A JPEG file is only decoded at the resolution that `size` pixels need. `advance(n)` is called
     when n more files are done.
     """
-    return _for_each(partial(_inspect, size=size), files, advance)
+    looks = _for_each(partial(_inspect, size=size), files, advance)
+    return dict(zip(files, looks, strict=True))
 
 
 def _inspect(file: Path, size: int) -> Inspected:
@@ -292,20 +293,22 @@ def content_digests(
         except OSError as error:
             raise MissingDataError(f"{file}: cannot be read ({error.strerror})") from error
 
-    return list(_for_each(digest, files, advance).values())
+    return _for_each(digest, files, advance)
 
 
 def _for_each(
     call: Callable[[Path], Value], files: Sequence[Path], advance: Callable[[int], None]
-) -> dict[Path, Value]:
-    def results(pool: ThreadPoolExecutor) -> Iterator[tuple[Path, Value]]:
-        for file, value in zip(files, pool.map(call, files), strict=True):
-            advance(1)
-            yield file, value
-
+) -> list[Value]:
+    results = []
     # Pillow and hashlib work without the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(results(pool))
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for value in pool.map(call, files):
+            results.append(value)
+            advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
+    return results
 
 
 def parse_colour(text: str) -> Colour:

@@ -21,6 +21,7 @@ from nas_gan.data.batches import to_float
 from nas_gan.data.images import Images, Labels, image_labels
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.fitting import load_weights
+from nas_gan.metrics.cache import caching, is_cached
 from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import interface_of
@@ -157,10 +158,10 @@ def find_classifier(
     content = hashlib.sha256(f"{images.digest} {seed}".encode() + labels.numpy().tobytes())
     digest = content.hexdigest()
     path = None if cache is None else cache / f"classifier-{digest[:16]}.pt"
-    if path is not None and path.is_file():
+    if path is not None and is_cached(path):
         try:
             return _load(path, digest)
-        except CheckpointError:
+        except (CheckpointError, OSError):
             pass
     classifier = train_classifier(images, seed=seed, on_update=on_update)
     if path is not None:
@@ -172,7 +173,8 @@ def find_classifier(
             "accuracy": classifier.accuracy,
             "weights": classifier.state_dict(),
         }
-        save_torch(content_of, path)
+        with caching(path):
+            save_torch(content_of, path)
     return classifier
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.metrics.cache import is_cached
 from nas_gan.metrics.inception import InceptionV3, inception_cache
 from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
@@ -267,7 +268,7 @@ def make_extractor(
         The extractor, which also classifies.
     """
     if name == "auto":
-        found = inception_weights is not None or inception_cache().is_file()
+        found = inception_weights is not None or is_cached(inception_cache())
         name = "inception" if found else "efficientnet-lite0"
     if name == "inception":
         return InceptionV3(inception_weights, device=device, threads=threads, protocol=protocol)

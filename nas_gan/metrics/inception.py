@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import pickle
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
@@ -16,8 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from nas_gan.errors import MissingDataError
+from nas_gan.metrics.cache import is_cached
 from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
+
+logger = logging.getLogger(__name__)
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 SIZE = 299
@@ -92,15 +99,44 @@ def _load_inception_weights(path: Path | None) -> dict[str, Tensor]:
             raise _unusable(f"{path}: not a file of tensors") from error
     fid = _import_pytorch_fid()
     try:
-        return torch.hub.load_state_dict_from_url(
-            fid.FID_WEIGHTS_URL, map_location="cpu", check_hash=True, weights_only=True
-        )
+        with _hub_folder() as folder:
+            return torch.hub.load_state_dict_from_url(
+                fid.FID_WEIGHTS_URL,
+                str(folder),
+                map_location="cpu",
+                check_hash=True,
+                weights_only=True,
+            )
     except (OSError, HTTPException, RuntimeError, pickle.UnpicklingError) as error:
         raise MissingDataError(
             f"must be given, since {fid.FID_WEIGHTS_URL} cannot be downloaded ({error}); get that "
             "file elsewhere, or use the features efficientnet-lite0",
             setting="inception_weights",
         ) from error
+
+
+@contextmanager
+def _hub_folder() -> Iterator[Path]:
+    """The cache of torch's hub if the weights are or can be there, else a temporary folder."""
+    kept = inception_cache()
+    if not is_cached(kept):
+        try:
+            if not kept.is_absolute():  # torch could not expand ~
+                raise FileNotFoundError(errno.ENOENT, "not an absolute path")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=kept.parent):
+                pass
+        except OSError as error:
+            logger.warning(
+                "%s cannot be written (%s); the Inception weights are downloaded for this run "
+                "alone",
+                kept.parent,
+                error.strerror,
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+            return
+    yield kept.parent
 
 
 def _unusable(problem: str) -> MissingDataError:

@@ -7,7 +7,6 @@ this order; or, if asked for, from images of the dense generator.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import resources
@@ -21,6 +20,8 @@ from nas_gan.data.batches import iterate_uint8
 from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import atomic_path
+from nas_gan.metrics.cache import cache_dir as cache_dir  # with the references, for others
+from nas_gan.metrics.cache import caching, is_cached
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
 from nas_gan.metrics.protocol import protocol_of, to_uint8
@@ -304,6 +305,12 @@ def find_reference(
     )
 
 
+def _as_stored(statistics: FeatureStatistics) -> FeatureStatistics:
+    """What a later run reads from the cache: a covariance that has been through float32."""
+    covariance = statistics.covariance.astype(np.float32).astype(np.float64)
+    return FeatureStatistics(statistics.mean, covariance, statistics.n)
+
+
 def _statistics_of_data(
     images: Images,
     extractor: FeatureExtractor,
@@ -312,27 +319,24 @@ def _statistics_of_data(
     cache: Path | None,
     progress: Progress | None,
 ) -> FeatureStatistics:
-    cached = None if cache is None else cache / name
-    if cached is not None and cached.is_file():
+    cached = None
+    if cache is not None:
+        # Two data sets of one name, as any two folders are, do not replace each other.
+        cached = cache / f"{Path(name).stem}_{images.digest[:16]}.npz"
+    if cached is not None and is_cached(cached):
         try:
             return load_statistics(cached, extractor, images.digest)
-        except InvalidValueError:
-            pass  # other data under the same name, or a damaged file: made again and replaced
-    statistics = statistics_of_images(images, extractor, progress)
+        except (InvalidValueError, MissingDataError):
+            pass  # a damaged file: made again and replaced
+    statistics = _as_stored(statistics_of_images(images, extractor, progress))
     if cached is not None:
-        save_statistics(
-            cached,
-            statistics,
-            extractor=extractor.name,
-            dataset=images.name,
-            resolution=resolution,
-            data_sha256=images.digest,
-        )
-        # Files hold float32. What is read back is what a later run reads.
-        return load_statistics(cached, extractor, images.digest)
+        with caching(cached):
+            save_statistics(
+                cached,
+                statistics,
+                extractor=extractor.name,
+                dataset=images.name,
+                resolution=resolution,
+                data_sha256=images.digest,
+            )
     return statistics
-
-
-def cache_dir() -> Path:
-    """The folder for statistics of data sets: `ard-gan` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ard-gan"

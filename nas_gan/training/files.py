@@ -155,5 +155,8 @@ def fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:
 
 def reasons(config: TrainConfig) -> dict[str, str]:
     """Why a setting makes another run, if that is not obvious."""
+    found = {"data_sha256": "other images, or another background"}
     dependence = end_dependence(config)
-    return {"steps": f"{dependence} depends on the number of steps"} if dependence else {}
+    if dependence:
+        found["steps"] = f"{dependence} depends on the number of steps"
+    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
 
 if TYPE_CHECKING:
@@ -55,11 +56,21 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 class RunLog:
-    """Scalars as JSON lines and as TensorBoard events; rows past the resumed step are dropped."""
+    """Scalars as JSON lines and as TensorBoard events; rows past the resumed step are dropped.
+
+    Raises:
+        InvalidValueError: TensorBoard cannot write to a folder of this name.
+    """
 
     def __init__(self, run_dir: Path, first: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
+        try:
+            str(run_dir.absolute()).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidValueError(
+                f"must have a name in UTF-8, for TensorBoard; got {run_dir}", setting="run_dir"
+            ) from error
         self.path = run_dir / "log.jsonl"
         if self.path.exists():
             kept = [row for row in read_log(self.path).rows if row["step"] <= first]

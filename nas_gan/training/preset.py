@@ -78,7 +78,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         InvalidValueError: it is not one.
     """
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidValueError(f"{path}: not a TOML file ({error})") from error
 

@@ -67,6 +67,11 @@ def test_an_error_of_ours_is_one_line_and_code_1(error, line, capsys):
     assert capsys.readouterr().err == line
 
 
+def test_another_pipe_that_breaks_is_an_error(capsys):
+    assert call(raising(BrokenPipeError(errno.EPIPE, "Broken pipe"))) == 1
+    assert capsys.readouterr().err == "error: Broken pipe\n"
+
+
 def test_a_full_disk_is_one_line_that_says_so(capsys):
     def main(config):
         with open("/dev/full", "w") as file:  # noqa: PTH123

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -77,3 +78,9 @@ def test_json_reads_back(tmp_path):
 def test_the_digest_is_that_of_the_content(tmp_path):
     write_bytes(tmp_path / "a", b"abc")
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_the_bytes_of_a_file_name_that_is_no_text_are_kept(tmp_path):
+    name = os.fsdecode(b"\xe9.png")
+    write_text(tmp_path / "a", f"Δ {name}")
+    assert (tmp_path / "a").read_bytes() == "Δ ".encode() + b"\xe9.png"

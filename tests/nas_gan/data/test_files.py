@@ -272,6 +272,9 @@ def test_an_inspection_tells_content_problem_and_transparency(here):
         "in no format that Pillow knows",
     ]
     assert sum(done) == 3
+    assert content_digests([files[0], *files[:2]]) == content_digests(files[:1]) + content_digests(
+        files[:2]
+    )
 
 
 def test_other_pixels_under_the_same_name_size_and_time_are_other_data(here):

@@ -1,5 +1,8 @@
+import os
+
 import pytest
 
+from nas_gan.errors import InvalidValueError
 from nas_gan.training.log import LogContent, RunLog, read_log
 
 WHOLE = b'{"step": 1, "loss/d": 0.5}\n{"step": 2, "loss/d": 0.25}\n'
@@ -41,3 +44,8 @@ def test_a_resumed_log_goes_on_after_the_last_saved_step(path):
     log.scalars(3, {"loss/d": 0.125})
     log.close()
     assert [row["step"] for row in read_log(path).rows] == [1, 2, 3]
+
+
+def test_a_run_directory_that_tensorboard_cannot_write_is_refused(tmp_path):
+    with pytest.raises(InvalidValueError, match="run_dir must have a name in UTF-8"):
+        RunLog(tmp_path / os.fsdecode(b"\xe9"), 0)

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from nas_gan import sample
 from nas_gan.checkpoint import build_generator, load_checkpoint
+from nas_gan.data.images import FileImages
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.metrics.classifier import class_accuracy, train_classifier
@@ -428,3 +430,17 @@ def test_a_full_disk_keeps_the_last_good_state(config, images):
 
 
 # The command.
+
+
+def test_a_run_does_not_go_on_with_other_pixels_under_the_same_names(config, tmp_path):
+    def written(level):
+        files = [tmp_path / f"{number}.bmp" for number in range(12)]
+        for number, file in enumerate(files):
+            Image.new("RGB", (32, 32), (level, number, 0)).save(file)
+        return FileImages("noise", files, 32)
+
+    train(replace(config, steps=3, upper_bound="fixed"), written(10))
+    with pytest.raises(CheckpointError, match=r"data_sha256 .* \(other images, or another backg"):
+        train(replace(config, steps=6, upper_bound="fixed"), written(11))
+    finished = train(replace(config, steps=6, upper_bound="fixed"), written(10))
+    assert finished.step == 6
