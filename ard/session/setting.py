@@ -13,7 +13,7 @@ from ard.measuring.bank import DenseBank, Reference
 from ard.measuring.metric import Metric, ReferenceRequest
 from ard.measuring.metrics import MetricName, metric_named
 from nas_gan.checkpoint import Checkpoint
-from nas_gan.data.images import Fit, Images, recorded_fit
+from nas_gan.data.images import Images, recorded_background, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
@@ -132,8 +132,7 @@ def load_setting(
     )
     dataset = checkpoint.provenance.get("dataset")
     resolution = opened.interface.resolution
-    fit = recorded_fit(checkpoint.provenance)
-    load_images = _data_loader(dataset, resolution, config.data_root, fit)
+    load_images = _data_loader(checkpoint, resolution, config.data_root)
     metric = metric_named(config.metric)
     reference = metric.find_reference(
         ReferenceRequest(
@@ -163,15 +162,19 @@ def wanted_reference(choice: str, dataset: str | None) -> str:
 
 
 def _data_loader(
-    dataset: str | None, resolution: int, root: Path | None, fit: Fit
+    checkpoint: Checkpoint, resolution: int, root: Path | None
 ) -> Callable[[], Images] | None:
-    if dataset is None:
+    """Loads the data set of a checkpoint as its training did; None if it names none."""
+    known = checkpoint.provenance
+    if known.get("dataset") is None:
         return None
-    name = dataset
+    fit, background = recorded_fit(known), recorded_background(known)
 
     def load() -> Images:
         try:
-            return load_dataset(name, size=resolution, root=root, fit=fit)
+            return load_dataset(
+                str(known["dataset"]), size=resolution, root=root, fit=fit, background=background
+            )
         except InvalidValueError as error:  # a data set unknown to us counts as missing
             raise MissingDataError(str(error)) from error
 
