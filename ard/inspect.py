@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -41,6 +41,14 @@ from nas_gan.tables import text_table
 
 # A budget to begin with, in the command that is suggested.
 FIRST_BUDGET = "5%"
+# Settings of a run that only shows what to expect.
+FIRST_LOOK: dict[str, Any] = {
+    "samples": 2560,
+    "sweep_samples": 400,
+    "anchors": 8,
+    "recover_steps": 50,
+    "max_trials": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -107,31 +115,39 @@ def _of_generator(config: InspectConfig) -> Iterator[str]:
         f"{profile.total_macs / max(outlook.macs, 1):.2f}x fewer multiply-adds, before any quality "
         "is counted"
     )
-    yield _effort(config, opened)
     yield ""
     given = {**config.given(), "fid_budget": FIRST_BUDGET}
+    with_defaults, in_a_hurry = _efforts(config, opened)
     yield f"next: {_command('ard.compress', config.checkpoint, given)}"
+    yield f"    {with_defaults}"
+    yield f"or, for a first look: the same with {_options(FIRST_LOOK)}"
+    yield f"    {in_a_hurry}"
 
 
-def _effort(config: InspectConfig, opened: OpenedGenerator) -> str:
+def _efforts(config: InspectConfig, opened: OpenedGenerator) -> Iterator[str]:
+    """What a run takes with the default settings, and with those of a first look."""
     extractor = make_extractor(config.features, device=config.device, threads=None)
-    search = SearchConfig(checkpoint=config.checkpoint)
-    wanted = wanted_reference("auto", opened.checkpoint.provenance.get("dataset"))
-    n_reference = max(search.samples, 2 * extractor.dim) if wanted == "dense" else 0
     speed = measure_speed(opened.generator, opened.interface, extractor, device=config.device)
-    polished = opened.checkpoint.holds_discriminator
-    effort = effort_of(search, speed, n_reference, polished=polished)
-    against = "images of the dense generator" if n_reference else "the data set's images"
-    return (
-        f"a run with the default settings: about {duration_text(effort.seconds)} on this machine "
-        f"({effort.images:,} images in {extractor.name} features against {against}, "
-        f"{effort.updates:,} updates); fewer samples and trials are quicker"
-    )
+    wanted = wanted_reference("auto", opened.checkpoint.provenance.get("dataset"))
+    against = "images of the dense generator" if wanted == "dense" else "the data set"
+    for settings in ({}, FIRST_LOOK):
+        search = SearchConfig(checkpoint=config.checkpoint, **settings)
+        n_reference = max(search.samples, 2 * extractor.dim) if wanted == "dense" else 0
+        polished = opened.checkpoint.holds_discriminator
+        effort = effort_of(search, speed, n_reference, polished=polished)
+        yield (
+            f"about {duration_text(effort.seconds)} on this machine: {effort.images:,} images in "
+            f"{extractor.name} features, against {against}, and {effort.updates:,} updates"
+        )
 
 
-def _command(module: str, checkpoint: Path, options: dict[str, object]) -> str:
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+def _command(module: str, checkpoint: Path, options: Mapping[str, object]) -> str:
+    given = (f"--{name.replace('_', '-')}={value}" for name, value in options.items())
     return shlex.join(["python", "-m", module, str(checkpoint), *given])
+
+
+def _options(options: Mapping[str, object]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
 
 
 if __name__ == "__main__":

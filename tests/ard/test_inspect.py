@@ -1,0 +1,114 @@
+"""What `ard.inspect` says of a checkpoint, and what it suggests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import foreign_nets
+import pytest
+import torch
+from tiny import PixelFeatures, SmallNet
+
+from ard.grid import RankGrid
+from ard.inspect import InspectConfig
+from ard.inspect import main as inspect
+from ard.inspection import Speed, effort_of, measure_speed, outlook_of
+from ard.layers import profile_layers
+from ard.session.config import SearchConfig
+from nas_gan import cli
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
+
+
+def run(*arguments: str | Path) -> int:
+    return cli.run(
+        inspect, InspectConfig, prog="test", description="", args=[str(a) for a in arguments]
+    )
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "netG.pth"
+    torch.save({"netG_state_dict": foreign_nets.sngan().state_dict()}, path)
+    return path
+
+
+def test_a_bare_state_dict_says_what_is_in_it_and_what_is_missing(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(weights) == 0
+    out = capsys.readouterr().out
+    assert "netG_state_dict" in out
+    assert re.search(r"l1\.weight +256x64", out)
+    assert "--model=path/to/file.py:Class" in out
+
+
+def test_with_its_network_the_interface_the_layers_and_the_next_command_are_said(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--model", "foreign_nets:sngan", "--features", "efficientnet-lite0")
+    assert run(weights, *options) == 0
+    out = capsys.readouterr().out
+    assert "normal noise 64 to images 3x32x32 in [-1, 1]" in out
+    layers = [m for m, _ in foreign_nets.sngan().named_modules() if m.endswith((".c1", ".c2"))]
+    assert all(re.search(rf"^{re.escape(name)} ", out, re.MULTILINE) for name in layers)
+    assert re.search(r"^c5 .* too thin to factorize", out, re.MULTILINE)
+    assert f"next: python -m ard.compress {weights} --model=foreign_nets:sngan" in out
+
+
+def test_nothing_is_written(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(weights, "--model", "foreign_nets:sngan", "--features", "efficientnet-lite0") == 0
+    assert list(tmp_path.iterdir()) == [weights]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "foreign_nets:nobody"], "nobody"),
+        (["--model", "foreign_nets:cgan"], "do not fit"),
+        (["--model", "foreign_nets:sngan", "--latent-shape", "7"], "--latent-shape"),
+        (["--model", "foreign_nets:sngan", "--inputs", "gone"], "no such folder"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    weights: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(weights, *options) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_what_is_within_reach_is_the_smallest_candidate_of_every_layer() -> None:
+    net = SmallNet()
+    profile = profile_layers(net, latents_of(interface_of(net), 2, 0))
+    grid = RankGrid(("svd", "tucker2"), (0.5, 0.25))
+    outlook = outlook_of(profile, grid)
+    smallest = sum(min(layer.params(c) for c in grid.choices(layer)) for layer in profile.layers)
+    assert outlook.params == profile.fixed_params + smallest
+    assert outlook_of(profile, RankGrid(("svd",), ())).params == profile.total_params
+
+
+def test_speed_is_the_fastest_batch_by_the_clock() -> None:
+    net, ticks = SmallNet(), iter(range(1000))
+    speed = measure_speed(net, interface_of(net), PixelFeatures(), clock=lambda: next(ticks))
+    assert speed == Speed(1 / 8, 1 / 8)  # every batch of 8 takes one tick
+
+
+def estimate(**settings: Any) -> float:
+    config = SearchConfig(checkpoint=Path("x"), **settings)
+    return effort_of(config, Speed(0.01, 0.02), 100, polished=False).seconds
+
+
+def test_an_estimate_grows_with_what_is_asked_for() -> None:
+    usual = estimate()
+    for name, value in (("samples", 10_000), ("max_trials", 20), ("recover_steps", 1000)):
+        assert estimate(**{name: value}) > usual
+    # Without a search of whole plans, what is left is 100 + 2 x 10 + 10 + 9 x 10 images, a plan's
+    # 10 and the final 10, each of 0.03 seconds.
+    small = estimate(samples=10, sweep_samples=10, anchors=1, max_trials=1, recover_steps=0)
+    assert small == pytest.approx(0.03 * (100 + 20 + 10 + 90 + 10 + 10))
