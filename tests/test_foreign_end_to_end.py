@@ -153,7 +153,7 @@ def test_a_trained_network_from_the_registry_goes_through_the_whole_command(
         *("--model", "gan_face_generate.models:Generator"),
         *("--model-args", '{"ngpu": 0, "nc": 3, "nz": 100, "ngf": 64}'),
     ]
-    options = [
+    options: list[str | Path] = [
         *("--fid-budget", "1e6", "--methods", "spatial_svd", "--fractions", "0.3"),
         *("--samples", "24", "--sweep-samples", "12", "--recover-steps", "1", "--max-trials", "1"),
         *("--features", "efficientnet-lite0", "--anchors", "2", "--threads", "1"),

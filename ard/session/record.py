@@ -50,6 +50,7 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
     if isinstance(config, SearchConfig):
         names += ["recover_steps", "recover_batch", "recover_lr"]
         names += ["feature_weight", "stage_ratio", "polish_steps"]
+    names += [name for name in ("model_args", "state_key") if name in config.given()]
     return {
         "checkpoint": sha256(local_path(config.checkpoint)),
         "extractor": setting.extractor.name,

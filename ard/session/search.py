@@ -164,7 +164,7 @@ def opening_lines(
     config: SweepConfig, session: Session, budgets: Sequence[Budget], option: str
 ) -> Iterator[str]:
     """Remarks for the user before a search starts; `option` is the option that set the budgets."""
-    yield from session.setting.opened.remarks()
+    yield from session.setting.remarks
     yield coverage_line(session.profile)
     for budget in budgets:
         yield from remarks(config, session.setting, budget, session.dense, option)

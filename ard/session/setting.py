@@ -17,7 +17,7 @@ from nas_gan.data.images import Images, recorded_background, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
-from nas_gan.generators import GeneratorOptions, OpenedGenerator, open_generator
+from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.metrics.reference import cache_dir, dense_images
 from nas_gan.networks.interface import GeneratorInterface, Part
@@ -61,29 +61,18 @@ class MeasuringConfig(GeneratorOptions):
 class Setting:
     """A dense generator on its device, and everything that is needed to score it.
 
-    `load_images` loads the data set that the checkpoint names; None if it names none.
+    `load_images` loads the data set that the checkpoint names; None if it names none. `remarks` say
+    what was found out about a network of somebody else.
     """
 
-    opened: OpenedGenerator
+    checkpoint: Checkpoint
+    generator: nn.Module
+    interface: GeneratorInterface
     extractor: FeatureExtractor
     metric: Metric
     reference: Reference
     load_images: Callable[[], Images] | None = None
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint of the dense generator."""
-        return self.opened.checkpoint
-
-    @property
-    def generator(self) -> nn.Module:
-        """The dense generator."""
-        return self.opened.generator
-
-    @property
-    def interface(self) -> GeneratorInterface:
-        """What the generator takes and returns."""
-        return self.opened.interface
+    remarks: tuple[str, ...] = ()
 
     def latents(self, n: int, seed: int, part: Part = "search") -> Tensor:
         """A bank of `n` latents `(n, latent_dim)`, with labels if the generator is conditional.
@@ -153,7 +142,16 @@ def load_setting(
             progress=progress,
         )
     )
-    return Setting(opened, extractor, metric, reference, load_images)
+    return Setting(
+        checkpoint,
+        opened.generator,
+        opened.interface,
+        extractor,
+        metric,
+        reference,
+        load_images,
+        tuple(opened.remarks()),
+    )
 
 
 def wanted_reference(choice: str, dataset: str | None) -> str:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edge_bench.bundle import load_bundle, load_bundles
+from edge_bench.bundle import load_bundle, load_bundles, load_samples
 from edge_bench.errors import BundleError
 
 
@@ -111,3 +113,35 @@ def test_equal_names_are_told_apart_by_their_folders_then_by_a_number(make_bundl
 def test_a_folder_given_as_a_dot_has_its_own_name(make_bundle, monkeypatch):
     monkeypatch.chdir(make_bundle("generator"))
     assert load_bundle(Path()).name == "generator"
+
+
+def with_samples(folder: Path, array: object) -> Path:
+    """The bundle with a file of inputs, listed as the exporter does."""
+    np.save(folder / "latents.npy", array)  # type: ignore[arg-type]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / "latents.npy").read_bytes()).hexdigest()
+    manifest["files"]["latents.npy"] = {"sha256": digest}
+    manifest["latents"] = {"file": "latents.npy", "seed": 0, "samples": 3}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_the_inputs_of_a_bundle_are_read_by_the_name_of_the_input(make_bundle):
+    bundle = load_bundle(with_samples(make_bundle(), np.ones((3, 4), np.float32)))
+    samples = load_samples(bundle)
+    assert samples["latents"].tolist() == np.ones((3, 4)).tolist()
+    assert load_samples(load_bundle(make_bundle("without"))) == {}
+
+
+def test_inputs_that_are_not_the_exported_ones_are_refused(make_bundle):
+    folder = with_samples(make_bundle(), np.ones((3, 4), np.float32))
+    np.save(folder / "latents.npy", np.zeros((3, 4), np.float32))
+    with pytest.raises(BundleError, match=r"latents\.npy: sha256 is"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("array", [np.array(["a"]), np.zeros((0, 4))])
+def test_inputs_that_are_no_numbers_are_refused(make_bundle, array):
+    bundle = load_bundle(with_samples(make_bundle(), array))
+    with pytest.raises(BundleError, match="not an array of inputs"):
+        load_samples(bundle)

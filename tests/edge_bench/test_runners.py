@@ -38,7 +38,7 @@ def test_onnx_runtime_computes_the_images(make_model, batch):
 )
 def test_latents_have_the_type_and_shape_that_the_model_asks_for(make_model, dtype, expected):
     with ONNX_RUNTIME(make_model(dtype=dtype)) as runner:
-        [latents] = draw_feed(runner.inputs, 5, 0, None)
+        [latents] = draw_feed(runner.inputs, 5, 0, None, {})
         assert (latents.shape, latents.dtype) == ((5, 4), np.dtype(expected))
         assert runner.infer(latents).shape == (5, 6)
 
@@ -130,8 +130,8 @@ def test_a_session_can_be_passed_in(make_model, tmp_path):
 def test_a_fixed_batch_refuses_another_one(make_model):
     with ONNX_RUNTIME(make_model(batch=2)) as runner:
         with pytest.raises(RunnerError, match=r"fixed batch of 2, asked for 64; use batch size 2"):
-            draw_feed(runner.inputs, 64, 0, None)
-        assert runner.infer(*draw_feed(runner.inputs, 2, 0, None)).shape == (2, 6)
+            draw_feed(runner.inputs, 64, 0, None, {})
+        assert runner.infer(*draw_feed(runner.inputs, 2, 0, None, {})).shape == (2, 6)
 
 
 def test_a_file_that_is_no_model_is_one_line(tmp_path):

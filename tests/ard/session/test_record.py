@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny import takes
 
 from ard.session.config import SearchConfig
 from ard.session.record import fingerprint, run_directory
@@ -18,6 +19,7 @@ SETTING: Any = SimpleNamespace(
     extractor=SimpleNamespace(name="pixels"),
     metric=SimpleNamespace(name="fid"),
     reference=SimpleNamespace(source="hand-made"),
+    interface=takes(120),
 )
 SHIPPED = SearchConfig(checkpoint=Path("zoo:fashion_mnist"))
 

@@ -37,7 +37,7 @@ from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.frechet import FrechetReference, statistics_of
 from nas_gan.metrics.sampling import extract_features
-from nas_gan.networks.interface import interface_of
+from nas_gan.networks.interface import Calling, interface_of
 from nas_gan.networks.latents import latent_bank
 from nas_gan.networks.models import build_model
 
@@ -144,6 +144,8 @@ MATTERS: dict[str, Any] = {
     "stage_ratio": 7.0,
     "polish_steps": 7,
     "model": "my_gan:build",
+    "model_args": '{"ngf": 64}',
+    "state_key": "netG",
 }
 # What changes which plans are looked at, how fast, or where from, but no score of any of them.
 DOES_NOT: dict[str, Any] = {
@@ -167,6 +169,17 @@ DOES_NOT: dict[str, Any] = {
     "batch_size": 7,
     "device": "cuda",
     "threads": 7,
+    # The interface that was found counts, and the content of the inputs.
+    "latent_shape": "7",
+    "latent": "uniform",
+    "classes": 7,
+    "label_input": "onehot",
+    "inputs": Path("images"),
+    "input_size": "7x7",
+    "input_range": "0,1",
+    "output": "7",
+    "output_range": "0,1",
+    "forward_args": "{}",
 }
 
 
@@ -184,6 +197,10 @@ def test_the_fingerprint_differs_where_a_measurement_does(
         )
         != own
     )
+    width = setting.interface.latent_dim
+    for calling in (Calling(("z",), (width,)), Calling(("z",), (width, 1, 1))):
+        called = replace(setting.interface, calling=calling)
+        assert fingerprint(config, replace(setting, interface=called)) != own
 
 
 def test_the_fingerprint_is_the_same_where_no_measurement_differs(

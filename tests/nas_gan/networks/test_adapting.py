@@ -77,7 +77,7 @@ def test_a_copy_is_adapted_as_well() -> None:
     rows = latents_of(interface, 2, seed=0)
     with torch.no_grad():
         torch.testing.assert_close(twin(rows), network(rows))
-        twin.linear.weight.zero_()  # type: ignore[union-attr]
+        twin.get_parameter("linear.weight").zero_()
         assert not torch.equal(twin(rows), network(rows))
 
 

@@ -207,7 +207,7 @@ def test_the_form_of_labels_is_found(onehot: bool, form: str) -> None:
 
 def test_a_label_that_may_be_left_out_is_taken_if_classes_are_given() -> None:
     class Optional(Labelled):
-        def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
             if y is None:
                 y = torch.zeros(len(z), dtype=torch.int64)
             return super().forward(z, y)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.interface import GeneratorInterface, interface_of
+from nas_gan.networks.interface import IMAGE_RANGE, GeneratorInterface, interface_of
 from nas_gan.networks.latents import latent_bank, latents_of
 from nas_gan.networks.models import MODELS, build_model
 from nas_gan.networks.searched import GeneratorConfig
@@ -63,7 +63,7 @@ def test_a_generator_returns_what_its_interface_says(kind: str) -> None:
     with torch.no_grad():
         images = generator(torch.zeros(2, interface.input_width))
     assert images.shape == (2, *interface.image_shape)
-    low, high = interface.image_range
+    low, high = IMAGE_RANGE
     assert low <= images.min() <= images.max() <= high
     assert Checkpoint(architecture, {}).interface == interface
 
