@@ -4,11 +4,12 @@
 
 For three budgets, shares of the dense generator's distance, each way to choose ranks gets the most
 compressed of its plans for which the upper end of the 95 % interval of ΔFD is within the budget:
-with nothing trained, and after recovery (distillation, then fine-tuning against the discriminator
-with the data set), the same for all. All plans of a net are scored on the same latents. Baselines
-factorize the weights alone and have their batch statistics corrected. The published rule has its
-faults mended: linear factors scaled right, averaged weights, factors that are trained. Claim: at
-least 2 times the compression of the published rule, 1.3 times that of the best baseline.
+with nothing trained, and after recovery, the same for all: distillation and, if the checkpoint
+holds a discriminator, fine-tuning against it with the data set. All plans of a net are scored on
+the same latents. Baselines factorize the weights alone and have their batch statistics corrected.
+The published rule has its faults mended: linear factors scaled right, averaged weights, factors
+that are trained. Claim: at least 2 times the compression of the published rule, 1.3 times that of
+the best baseline.
 
 Interrupt it and start it again: what was measured is in --work.
 """

@@ -1,4 +1,4 @@
-"""What the benchmarks of the rank engine share: the two nets, the ways to choose ranks, one score.
+"""What the benchmarks of the rank engine share: the nets, the ways to choose ranks, one score.
 
 Every way to choose ranks is a list of plans, mild to harsh. A plan is built as its method builds
 it, scored on one bank of latents, recovered by one recovery, and scored again on the same bank.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from ard.measuring.sweep import Measure, single_layer_plans, sweep
 from ard.pipeline import Evaluators, Prepared, Run, Search, prepare
 from ard.plan import DENSE, Factorization, RankPlan
 from ard.recovery.adversarial import FineTuning, fine_tune
-from ard.recovery.distillation import Recovery, feature_distance, recover
+from ard.recovery.distillation import Distance, Recovery, feature_distance, recover
 from ard.report.summary import plan_macs, plan_params
 from ard.session.recovering import FEATURE_WEIGHT
 from ard.session.setting import MeasuringConfig, Setting, bank_of, load_setting
@@ -53,7 +54,30 @@ from nas_gan.training.distillation import image_distance
 from nas_gan.training.draws import Batch, StepLatents
 
 ZOO = Path(__file__).parents[1] / "nas_gan" / "zoo"
-NETS = {"mmd-nas": ZOO / "fashion_mnist.pt", "adversarial-nas": ZOO / "adversarial_nas.pt"}
+
+
+@dataclass(frozen=True)
+class Net:
+    """A checkpoint, and how its network is built and scored."""
+
+    path: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# The weights are part of the package gan-face-generate: a DCGAN of 64 x 64 faces.
+_FACES = util.find_spec("gan_face_generate")
+NETS = {
+    "mmd-nas": Net(ZOO / "fashion_mnist.pt"),
+    "adversarial-nas": Net(ZOO / "adversarial_nas.pt"),
+    "faces": Net(
+        Path(str(_FACES and _FACES.origin)).with_name("weights.tar"),
+        {
+            "model": "gan_face_generate.models:Generator",
+            "model_args": '{"ngpu": 0, "nc": 3, "nz": 100, "ngf": 64}',
+            "reference": "dense",
+        },
+    ),
+}
 RESULTS = Path(__file__).parent / "results"
 # Ranks of the published sweep as multiples of the width of its net (128 to 768 of 256), and the
 # ranks of its linear layers.
@@ -186,6 +210,8 @@ class RankBench:
 
     def recover(self, factorized: nn.Module) -> nn.Module:
         """What `ard.compress` does with a plan that is not recovered in stages."""
+        if not self.setting.checkpoint.holds_discriminator:
+            return self.distil(factorized, self.effort.recover_steps, feature_weight=0.0)
         distilled = self.distil(factorized, self.effort.recover_steps)
         return self.fine_tune(distilled, self.effort.polish_steps, self.real)
 
@@ -193,7 +219,9 @@ class RankBench:
         self, start: nn.Module, n_steps: int, feature_weight: float = FEATURE_WEIGHT
     ) -> nn.Module:
         """Updates towards the dense generator's images and what the discriminator sees of them."""
-        features = feature_distance(self.discriminator, feature_weight)
+        distance: Distance = image_distance
+        if feature_weight:
+            distance = feature_distance(self.discriminator, feature_weight)
         return recover(
             start,
             self.generator,
@@ -201,7 +229,7 @@ class RankBench:
             latents=StepLatents(4, self.effort.recover_batch, self.setting.interface),
             selection=self.setting.latents(64, 5),
             score=self.score,
-            distance=features if feature_weight else image_distance,
+            distance=distance,
         )
 
     def fine_tune(self, start: nn.Module, n_steps: int, real: Callable[[int], Batch]) -> nn.Module:
@@ -380,7 +408,9 @@ def open_bench(name: str, effort: Effort, work: Path) -> RankBench:
     torch.set_num_threads(effort.threads)
     # Weights that a training drove to almost nothing make a CPU ten times slower.
     torch.set_flush_denormal(True)
-    setting = load_setting(NETS[name], MeasuringConfig(threads=effort.threads))
+    net = NETS[name]
+    config = MeasuringConfig(samples=effort.samples, threads=effort.threads, **net.options)
+    setting = load_setting(net.path, config, run_dir=work / name, progress=progress)
     return RankBench(name, setting, effort, work)
 
 

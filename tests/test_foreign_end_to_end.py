@@ -167,3 +167,45 @@ def test_a_trained_network_from_the_registry_goes_through_the_whole_command(
     assert manifest.inputs[0].shape == ("batch", 100, 1, 1)
     assert manifest.outputs[0].shape == ("batch", 3, 64, 64)
     assert (tmp_path / "report.html").is_file()
+
+
+LOOPED = """
+import torch
+from torch import nn
+
+class Looped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.conv = nn.Linear(8, 16 * 8 * 8), nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, z):
+        h = torch.stack([row.view(16, 8, 8) for row in self.layer(z)[: len(z)].unbind()])
+        return torch.tanh(self.last(self.conv(h)))
+"""
+
+
+def test_a_bundle_that_fails_does_not_take_the_report_with_it(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "looped.py").write_text(LOOPED)
+    scope: dict[str, Any] = {}
+    exec(LOOPED, scope)
+    torch.manual_seed(0)
+    torch.save(scope["Looped"]().state_dict(), tmp_path / "looped.pth")
+    told = ("--model", f"{tmp_path / 'looped.py'}:Looped", "--reference", reference)
+    quick = [option for option in QUICK if option != "--no-bundle"]
+    run_dir = tmp_path / "run"
+    code = command(
+        compress, CompressConfig, tmp_path / "looped.pth", *told, "--run-dir", run_dir, *quick
+    )
+    assert code == 1
+    out, err = capsys.readouterr()
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: the result is saved, but not its bundle: python -m export: ")
+    assert "x.shape[0]" in last
+    assert "bundle     not written" in out
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["undelivered"]
+    assert report["latency"] == []
+    assert {"compressed.pt", "plan.json", "report.html"} <= {p.name for p in run_dir.iterdir()}
