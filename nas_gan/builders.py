@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -247,8 +248,11 @@ def _attribute(module: ModuleType, name: str, source: str) -> Any:
         ]  # fmt: skip
         others = [n for n, value in vars(module).items() if isinstance(value, nn.Module)]
         names = list(dict.fromkeys([*theirs, *others]))
+        near = get_close_matches(name, names, n=1)
+        names = list(dict.fromkeys([*near, *names]))
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         there = f"it has {', '.join(names[:8])}{more}" if names else "it has no function or class"
+        there = f"did you mean {near[0]}? {there}" if near else there
         raise InvalidValueError(f"{source} has no {name!r}; {there}", setting="model") from error
     return found
 

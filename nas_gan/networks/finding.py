@@ -157,34 +157,51 @@ def _parameters_of(network: nn.Module, given: Mapping[str, Any]) -> _Parameters:
 
 
 def _first_that_works(network: nn.Module, parameters: _Parameters, hints: InterfaceHints) -> _Found:
-    failures: list[str] = []
+    failures: dict[str, list[str]] = {}  # what was answered, to what
     for calling, n_classes in _ways(network, parameters, hints):
         rows = _trial_rows(calling, n_classes, hints)
         try:
             output = _call(network, calling, rows)
         except Exception as error:  # a network of somebody else may raise anything
             if not calling.listed:  # a list is the last resort, and its failure tells nothing new
-                failures.append(f"{_shown(rows)}: {_first_line(error)}")
+                failures.setdefault(_first_line(error), []).append(_shown(rows))
             continue
         try:
             which = hints.output if hints.output is not None else _which(output)
             form, shape = _form_of(pick_output(output, which), len(rows[0]))
         except _NotImages as error:
-            failures.append(f"{_shown(rows)}: {error}")
+            failures.setdefault(str(error), []).append(_shown(rows))
             continue
         return _Found(replace(calling, output=which, output_form=form), shape, n_classes)
+    name = type(network).__name__
+    if not failures and _takes_images(network):
+        raise InvalidValueError(
+            f"are missing: the first layer of {name} takes images; give a folder of images or an "
+            ".npy file, or the shape of its noise",
+            setting="inputs",
+        )
     if not failures:
         raise InvalidValueError(
-            f"cannot be told from {type(network).__name__}, whose first layer takes images or is "
-            "not known; give the shape of its noise, such as 100,1,1, or its input images",
+            f"cannot be told: {name} has no layer that says it; give the shape of its noise, such "
+            "as 100,1,1",
             setting="latent_shape",
         )
-    more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
+    tried = [f"{' or '.join(rows)}: {answer}" for answer, rows in failures.items()]
+    more = f" (and {len(tried) - 2} more)" if len(tried) > 2 else ""
+    verdict = "do not fit" if hints.inputs is not None else "cannot be told"
+    if hints.latent_shape is not None:
+        verdict = "does not fit"
     raise InvalidValueError(
-        f"{type(network).__name__} gave no images for what was tried: "
-        f"{'; '.join(failures[:3])}{more}; give the shape of its noise, or its input images",
+        f"{verdict}: {name} gave no images for {'; '.join(tried[:2])}{more}. Give the "
+        "shape of its noise, or its input images",
         setting="inputs" if hints.inputs is not None else "latent_shape",
     )
+
+
+def _takes_images(network: nn.Module) -> bool:
+    layers = (m for m in network.modules() if isinstance(m, nn.Linear | Conv | Transposed))
+    first = next(layers, None)
+    return isinstance(first, Conv) and first.in_channels in CHANNELS
 
 
 def _ways(

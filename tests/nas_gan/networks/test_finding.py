@@ -73,7 +73,7 @@ def test_any_size_of_input_that_the_network_takes_will_do() -> None:
 
 
 def test_a_network_of_images_asks_for_them() -> None:
-    with pytest.raises(InvalidValueError, match="its input images"):
+    with pytest.raises(InvalidValueError, match="takes images; give a folder"):
         find_interface(foreign_nets.srgan())
 
 
@@ -231,7 +231,7 @@ def test_three_inputs_are_refused_by_their_names() -> None:
 
 
 def test_a_shape_that_does_not_work_says_what_the_network_answered() -> None:
-    with pytest.raises(InvalidValueError, match=r"\(2, 7\): RuntimeError: mat1 and mat2") as caught:
+    with pytest.raises(InvalidValueError, match=r"\(2, 7\): RuntimeError: .*mat1") as caught:
         find_interface(Net(), hints(latent_shape=(7,)))
     assert caught.value.setting == "latent_shape"
     assert "\n" not in str(caught.value)
