@@ -173,7 +173,7 @@ def test_what_is_not_there_is_named(file):
     refused("nets.other:build", {}, r"there is no module 'nets\.other'")
     refused("torch:pi", {}, "not callable but a float")
     refused(f"{file}:table", {}, "not callable but a dict")
-    match = "has no 'Genrator'; did you mean Generator\? it has Generator, Sized, small, pair, .* and 1 more"
+    match = r"has no 'Genrator'; did you mean Generator\? it has Generator, Sized, .* and 1 more"
     refused(f"{file}:Genrator", {}, match)
 
 
