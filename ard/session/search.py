@@ -15,12 +15,14 @@ from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_times import TABLE, LayerTiming, measure_layers
 from ard.costs.objectives import is_timed, make_cost, parse_weights
 from ard.layers import LayerProfile, profile_layers
+from ard.measuring.bank import DenseBank
 from ard.measuring.metric import MetricEvaluator
 from ard.pipeline import Evaluators, Run, Search
 from ard.recovery.store import RecoveredStore
 from ard.search.budget import Budget
 from ard.search.proxy import MovementEvaluator, feature_error
 from ard.session.config import (
+    FRESH,
     SEEDS,
     SearchConfig,
     SweepConfig,
@@ -30,7 +32,7 @@ from ard.session.config import (
 )
 from ard.session.record import open_journal, run_directory
 from ard.session.recovering import Recovering, open_recovery
-from ard.session.setting import Setting, bank_of, load_setting
+from ard.session.setting import Setting, bank_of, load_setting, samples_of
 from nas_gan.cli import progress
 
 N_STATISTICS = 128  # latents for activation covariances and all closed-form fits
@@ -81,9 +83,10 @@ def open_session(config: SearchConfig) -> Session:
         single = single_evaluator(config, setting)
         advance(1)
         evaluator = setting.metric.evaluator
-        joint = evaluator(bank_of(setting, config, config.samples, _seed(config, "joint")), False)
+        samples = samples_of(config, setting.metric, setting.extractor)
+        joint = evaluator(bank_of(setting, config, samples, _seed(config, "joint")), False)
         advance(1)
-        held_out = bank_of(setting, config, config.samples, _seed(config, "final"))
+        held_out = held_out_bank(config, setting, 0)
         final = evaluator(held_out, True)
         advance(1)
     recovering = prepare_recovery(run_dir, single)
@@ -93,6 +96,7 @@ def open_session(config: SearchConfig) -> Session:
         final,
         factorized=evaluator(held_out, False),
         proxy=proxy_evaluator(config, setting),
+        fresh=lambda bank: evaluator(held_out_bank(config, setting, bank), True),
     )
     search = Search(
         setting.generator,
@@ -160,7 +164,8 @@ def remarks(
     `dense` is the dense generator's score.
     """
     features = setting.extractor.name
-    yield budget.explain(dense, f"{setting.distance} in {features} features")
+    what = f"{setting.distance} in {features} features"
+    yield budget.explain(dense, ", ".join(filter(None, (what, setting.metric.limit))))
     if not setting.comparable and not budget.relative and dense > 0:
         share = 100 * budget.absolute(dense) / dense
         yield (
@@ -168,10 +173,12 @@ def remarks(
             f"values; here {budget.text} is the same as {option} {share:.3g}%"
         )
     enough = setting.metric.enough_images(setting.extractor)
-    if config.samples < enough:
+    samples = samples_of(config, setting.metric, setting.extractor)
+    if samples < enough:
+        worth = setting.metric.worth(setting.extractor, samples)
         yield (
-            f"hint: with these features, intervals from fewer than {enough} images are too narrow; "
-            f"this run scores {config.samples}"
+            f"hint: with these features, {enough} images or more make a good interval; one from "
+            f"{samples}, as in this run, {worth}"
         )
 
 
@@ -203,6 +210,13 @@ def single_evaluator(config: SweepConfig, setting: Setting) -> MetricEvaluator:
     """The evaluator of single layers, on its own bank of latents."""
     bank = bank_of(setting, config, config.sweep_samples, _seed(config, "single"))
     return setting.metric.evaluator(bank, False)
+
+
+def held_out_bank(config: SweepConfig, setting: Setting, number: int) -> DenseBank:
+    """The bank of held-out latents of this number; each tests one plan."""
+    seed = _seed(config, "final") + FRESH * number
+    samples = samples_of(config, setting.metric, setting.extractor)
+    return bank_of(setting, config, samples, seed)
 
 
 def proxy_evaluator(config: SweepConfig, setting: Setting) -> MovementEvaluator | None:

@@ -31,8 +31,9 @@ class MeasuringConfig:
     metric: MetricName = "fid"
     """Quality metric whose rise the budget bounds: the Fréchet distance (fid) or a kernel distance
     (kid, mmd) on the same features."""
-    samples: int = 5000
-    """Images per score of a whole plan."""
+    samples: int | None = None
+    """Images per score of a whole plan; by default four per feature for fid, from which its
+    interval is as good as it gets, and 5000 for a kernel distance."""
     sweep_samples: Annotated[int, QUALITY] = 1000
     """Images per score of a single factorized layer."""
     features: Annotated[ExtractorName, QUALITY] = "auto"
@@ -118,7 +119,7 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
             data=load_images,
             dense=lambda: dense_images(
                 generator,
-                max(config.samples, 2 * extractor.dim),
+                max(samples_of(config, metric, extractor), 2 * extractor.dim),
                 config.seed,
                 batch_size=config.batch_size,
                 device=config.device,
@@ -127,6 +128,11 @@ def load_setting(path: Path, config: MeasuringConfig) -> Setting:
         )
     )
     return Setting(checkpoint, generator, interface, extractor, metric, reference, load_images)
+
+
+def samples_of(config: MeasuringConfig, metric: Metric, extractor: FeatureExtractor) -> int:
+    """The number of images per score of a whole plan."""
+    return config.samples or metric.default_images(extractor)
 
 
 def _data_loader(

@@ -14,6 +14,9 @@ from nas_gan.metrics.scoring import Scores
 class EvaluationReport(Scores):
     """What was measured and how; the fields of ΔFID are None without a dense generator.
 
+    `delta_fid` and its interval refer to what `delta_fid_of` says. `fid`, `fid_dense` and
+    `delta_fid_at_n` are those of the images that were measured, as FIDs are published.
+
     `n` images were measured, not counting `skipped`; `extractor` is None if no metric needed
     features. `accuracy` is the share of a conditional generator's images that a classifier trained
     on the data set assigns to the class asked for.
@@ -33,6 +36,8 @@ class EvaluationReport(Scores):
     skipped_in_reference: tuple[str, ...] = ()
     fid_dense: float | None = None
     delta_fid: float | None = None
+    delta_fid_of: str | None = None
+    delta_fid_at_n: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
     accuracy: float | None = None
@@ -73,6 +78,9 @@ def _score_rows(report: EvaluationReport) -> list[tuple[str, str]]:
         interval = f"[{report.ci_low:+.4f}, {report.ci_high:+.4f}]"
         rows.append(("dense", f"{report.fid_dense:.4f}"))
         rows.append(("Δ against dense, 95 %", f"{report.delta_fid:+.4f}  {interval}"))
+        rows.append(("that Δ is", f"{report.delta_fid_of}, estimated from {report.n}"))
+        if report.delta_fid_at_n is not None:
+            rows.append((f"Δ of these {report.n} images", f"{report.delta_fid_at_n:+.4f}"))
         if report.fid_dense > 0:
             rows.append(("Δ relative to dense", f"{report.delta_fid / report.fid_dense:+.2%}"))
     if (kid := report.kid) is not None:
