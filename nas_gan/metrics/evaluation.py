@@ -16,6 +16,7 @@ from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.classifier import class_accuracy, find_classifier
 from nas_gan.metrics.collecting import Collected, Wanted, choose_rows, collect
+from nas_gan.metrics.doubts import doubts
 from nas_gan.metrics.features import ClassExtractor
 from nas_gan.metrics.frechet import (
     DeltaFid,
@@ -176,7 +177,7 @@ class Evaluator:
             delta = self._paired(reference, collected, dense_side)
         if statistics_file is not None:
             self._save_statistics(statistics_file, subject, collected)
-        report = self._report(subject, wanted, collected, reference)
+        report = self._report(subject, wanted, collected, reference, paired=delta is not None)
         if dense is not None and delta is not None:
             report = replace(
                 report,
@@ -327,6 +328,8 @@ class Evaluator:
         wanted: Wanted,
         collected: Collected,
         reference: OtherSide | None,
+        *,
+        paired: bool,
     ) -> EvaluationReport:
         settings = self.settings
         extractor = self.extractor() if wanted.needs_features else None
@@ -340,6 +343,8 @@ class Evaluator:
             kept=settings.kept,
             seed=settings.seed,
         )
+        n_reference = reference.n_images if reference else None
+        dim = extractor.dim if extractor else None
         in_its_space = settings.protocol.comparable_with if comparable else NOT_COMPARABLE
         return EvaluationReport(
             **vars(scores),
@@ -351,7 +356,8 @@ class Evaluator:
             n=collected.n,
             seed=settings.seed,
             reference=reference.name if reference else None,
-            n_reference=reference.n_images if reference else None,
+            n_reference=n_reference,
+            doubts=doubts(scores, collected.n, n_reference, dim, paired=paired),
             skipped=tuple(subject.source.skipped),
             skipped_in_reference=reference.skipped if reference else (),
         )

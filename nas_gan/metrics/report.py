@@ -19,7 +19,7 @@ class EvaluationReport(Scores):
 
     `n` images were measured, not counting `skipped`; `extractor` is None if no metric needed
     features. `accuracy` is the share of a conditional generator's images that a classifier trained
-    on the data set assigns to the class asked for.
+    on the data set assigns to the class asked for. `doubts` says which scores have too few images.
     """
 
     source: str
@@ -42,6 +42,7 @@ class EvaluationReport(Scores):
     ci_high: float | None = None
     accuracy: float | None = None
     accuracy_by: str | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def render(report: EvaluationReport) -> Table:
@@ -112,4 +113,5 @@ def _score_rows(report: EvaluationReport) -> list[tuple[str, str]]:
             rows.append((name, f"{alike.mean:.4f} {deviation}"))
     if report.accuracy is not None:
         rows.append(("class accuracy", f"{report.accuracy:.2%} by {report.accuracy_by}"))
+    rows += [("warning", doubt) for doubt in report.doubts]
     return rows
