@@ -27,6 +27,10 @@ Features = npt.NDArray[np.floating[Any]]
 
 # Rows processed at once, because a float64 copy of all features would double the memory.
 CHUNK = 4096
+# An interval moves by at most this many standard errors, so that it always holds the rise.
+LARGEST_SHIFT = 0.6
+# The jackknife corrects the bias in full from this many images per feature on.
+FULL_JACKKNIFE = 1.2
 
 
 @dataclass(frozen=True)
@@ -294,12 +298,6 @@ class PairedFid:
             delta + error * (shift + quantile),
             self.n,
         )
-
-
-# An interval moves by at most this many standard errors, so that it always holds the rise.
-LARGEST_SHIFT = 0.6
-# The jackknife corrects the bias in full from this many images per feature on.
-FULL_JACKKNIFE = 1.2
 
 
 @dataclass(frozen=True)
