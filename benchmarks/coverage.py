@@ -175,8 +175,12 @@ class Case:
         for draw in range(draws):
             rng = np.random.default_rng([draw, n, self.d])
             features = dense.draw(n, rng)
-            found = PairedFid(reference, features).compare(candidate.draw(features, rng))
-            rows.append((found.delta, found.ci_low, found.ci_high, found.delta_at_n))
+            changed = candidate.draw(features, rng)
+            found = PairedFid(reference, features).compare(changed)
+            at_n, at_n_dense = (
+                reference.distance(statistics_of(side)) for side in (changed, features)
+            )
+            rows.append((found.delta, found.ci_low, found.ci_high, at_n - at_n_dense))
         rise, low, high, at_n = np.array(rows).T
         half = (high - low) / 2
         return {

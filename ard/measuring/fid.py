@@ -69,7 +69,7 @@ class FidEvaluator:
         delta = self.paired.compare(features)
         return Score(
             metric=FID.name,
-            value=delta.limit,
+            value=delta.fid,
             rise=delta.delta,
             ci_low=delta.ci_low,
             ci_high=delta.ci_high,
@@ -81,7 +81,7 @@ class FidEvaluator:
     @property
     def dense_value(self) -> float:
         """The dense generator's own distance in the limit of many images."""
-        return self.paired.limit_dense
+        return self.paired.fid_dense
 
 
 def _evaluator(bank: DenseBank, reported: bool) -> FidEvaluator:

@@ -168,25 +168,26 @@ class Evaluator:
         if dense is not None:  # pairs of rows, and therefore all of them
             wanted = replace(wanted, statistics=False, features=len(subject.source))
         collected = self._collect(subject.source, wanted, "images")
-        delta = None
+        delta, fid_dense = None, 0.0
         if dense is not None:
             every = Wanted(features=len(dense.source))
             dense_side = self._collect(dense.source, every, "dense images")
             collected = replace(collected, statistics=statistics_of(_features(collected)))
             assert reference is not None
-            delta = self._paired(reference, collected, dense_side)
+            fid_dense, delta = self._paired(reference, collected, dense_side)
         if statistics_file is not None:
             self._save_statistics(statistics_file, subject, collected)
         report = self._report(subject, wanted, collected, reference, paired=delta is not None)
         if dense is not None and delta is not None:
+            assert report.fid is not None
             report = replace(
                 report,
                 against=str(dense.path),
-                fid=delta.fid,
-                fid_dense=delta.fid_dense,
+                fid_dense=fid_dense,
+                fid_dense_in_limit=delta.fid_dense,
                 delta_fid=delta.delta,
                 delta_fid_of=LIMIT,
-                delta_fid_at_n=delta.delta_at_n,
+                delta_fid_at_n=report.fid - fid_dense,
                 ci_low=delta.ci_low,
                 ci_high=delta.ci_high,
             )
@@ -303,13 +304,16 @@ class Evaluator:
                 advance=advance,
             )
 
-    def _paired(self, reference: OtherSide, collected: Collected, dense: Collected) -> DeltaFid:
+    def _paired(
+        self, reference: OtherSide, collected: Collected, dense: Collected
+    ) -> tuple[float, DeltaFid]:
+        """The FID of the dense images, and the rise."""
         assert reference.statistics is not None
+        prepared = FrechetReference(reference.statistics)
         with self.progress("interval", 1) as advance:
-            paired = PairedFid(FrechetReference(reference.statistics), _features(dense))
-            delta = paired.compare(_features(collected))
+            delta = PairedFid(prepared, _features(dense)).compare(_features(collected))
             advance(1)
-        return delta
+        return prepared.distance(statistics_of(_features(dense))), delta
 
     def _save_statistics(self, path: Path, subject: Subject, collected: Collected) -> None:
         assert collected.statistics is not None

@@ -185,13 +185,12 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 @dataclass(frozen=True)
 class DeltaFid:
-    """The rise in FID of a candidate over the dense generator, on the same latents.
+    """FIDs in the limit of many images, estimated from n on the same latents.
 
     Attributes:
-        fid_dense: the dense generator's FID, as these n images have it.
-        fid: the candidate's, likewise.
-        limit_dense: the dense generator's FID in the limit of many images.
-        delta: the rise in the limit of many images.
+        fid_dense: the dense generator's.
+        fid: the candidate's.
+        delta: the rise, `fid - fid_dense`.
         ci_low: lower end of the interval of `delta`, at the confidence that was asked for.
         ci_high: its upper end.
         n: images per side.
@@ -199,21 +198,10 @@ class DeltaFid:
 
     fid_dense: float
     fid: float
-    limit_dense: float
     delta: float
     ci_low: float
     ci_high: float
     n: int
-
-    @property
-    def limit(self) -> float:
-        """The candidate's FID in the limit of many images."""
-        return self.limit_dense + self.delta
-
-    @property
-    def delta_at_n(self) -> float:
-        """The rise as these n images have it; its bias does not shrink with the interval."""
-        return self.fid - self.fid_dense
 
 
 class PairedFid:
@@ -249,8 +237,8 @@ class PairedFid:
 
     where γ is the skewness of the n D - (n - 1) D_a. A few latents decide about spread, so a draw
     without them shows too small a rise and too small an s; k moves the interval to where both of
-    its ends err equally often (Hall, 1992). How often it covers the true rise
-    was simulated (`benchmarks/coverage.py`); with fewer images than features it promises nothing.
+    its ends err equally often (Hall, 1992). How often it covers the true rise was simulated
+    (`benchmarks/coverage.py`); with fewer images than features it promises nothing.
     """
 
     def __init__(
@@ -268,11 +256,6 @@ class PairedFid:
 
     @property
     def fid_dense(self) -> float:
-        """The dense generator's FID, as these n images have it."""
-        return self._dense.distance
-
-    @property
-    def limit_dense(self) -> float:
         """The dense generator's FID in the limit of many images."""
         return _limit(self._dense.limits)
 
@@ -283,16 +266,14 @@ class PairedFid:
                 f"features of shape {features.shape} cannot be paired with the dense generator's "
                 f"{self._shape}; use the same latents and extractor"
             )
-        sample = _Sample(features, self.reference)
-        difference = sample.limits - self._dense.limits
+        difference = _Sample(features, self.reference).limits - self._dense.limits
         delta = _limit(difference)
         error = _standard_error(difference)
         quantile = float(scipy.stats.t.ppf((1 + self.confidence) / 2, self.n - 1))
         shift = _shift(difference, quantile)
         return DeltaFid(
             self.fid_dense,
-            sample.distance,
-            self.limit_dense,
+            self.fid_dense + delta,
             delta,
             delta + error * (shift - quantile),
             delta + error * (shift + quantile),
@@ -380,11 +361,6 @@ class _Sample:
             raise InvalidValueError("features hold a NaN or an infinity")
         self._features, self._mean = features, mean
         self._reference = reference
-
-    @cached_property
-    def distance(self) -> float:
-        """Squared Fréchet distance of these images."""
-        return self._reference.distance(statistics_of(self._features))
 
     @cached_property
     def limits(self) -> _Limits:

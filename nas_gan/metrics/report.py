@@ -14,8 +14,9 @@ from nas_gan.metrics.scoring import Scores
 class EvaluationReport(Scores):
     """What was measured and how; the fields of ΔFID are None without a dense generator.
 
-    `delta_fid` and its interval refer to what `delta_fid_of` says. `fid`, `fid_dense` and
-    `delta_fid_at_n` are those of the images that were measured, as FIDs are published.
+    `delta_fid`, its interval and `fid_dense_in_limit` refer to what `delta_fid_of` says. `fid`,
+    `fid_dense` and `delta_fid_at_n` are those of the images that were measured, as FIDs are
+    published.
 
     `n` images were measured, not counting `skipped`; `extractor` is None if no metric needed
     features. `accuracy` is the share of a conditional generator's images that a classifier trained
@@ -35,6 +36,7 @@ class EvaluationReport(Scores):
     skipped: tuple[str, ...] = ()
     skipped_in_reference: tuple[str, ...] = ()
     fid_dense: float | None = None
+    fid_dense_in_limit: float | None = None
     delta_fid: float | None = None
     delta_fid_of: str | None = None
     delta_fid_at_n: float | None = None
@@ -82,8 +84,8 @@ def _score_rows(report: EvaluationReport) -> list[tuple[str, str]]:
         rows.append(("that Δ is", f"{report.delta_fid_of}, estimated from {report.n}"))
         if report.delta_fid_at_n is not None:
             rows.append((f"Δ of these {report.n} images", f"{report.delta_fid_at_n:+.4f}"))
-        if report.fid_dense > 0:
-            rows.append(("Δ relative to dense", f"{report.delta_fid / report.fid_dense:+.2%}"))
+        if (limit := report.fid_dense_in_limit) is not None and limit > 0:
+            rows.append(("Δ relative to dense", f"{report.delta_fid / limit:+.2%} of {limit:.4f}"))
     if (kid := report.kid) is not None:
         subsets = f"{kid.subsets} subsets of {kid.subset_size}"
         name = "KID" if own else f"kernel distance in {report.extractor}"

@@ -130,7 +130,7 @@ def test_the_rise_is_the_difference_of_the_two_distances_in_the_limit(
     paired: FidEvaluator, candidate: Candidate
 ) -> None:
     evaluation = paired(candidate)
-    assert evaluation.value == pytest.approx(paired.paired.limit_dense + evaluation.rise)
+    assert evaluation.value == pytest.approx(paired.paired.fid_dense + evaluation.rise)
     assert (evaluation.n_images, evaluation.features) == (96, "pixels")
 
 

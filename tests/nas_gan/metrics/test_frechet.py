@@ -108,16 +108,24 @@ def test_statistics_of_another_dimension_are_refused():
 
 
 @pytest.mark.parametrize("n", [300, 20], ids=["more images than features", "fewer"])
-def test_the_fids_of_the_images_are_the_distances(n: int):
+def test_the_rise_is_the_difference_of_the_two_fids(n: int):
     reference = FrechetReference(statistics_of(draw(500, 32, 1)))
     dense = draw(n, 32, 2).astype(np.float32)
-    candidate = candidate_of(dense).astype(np.float32)
-    result = PairedFid(reference, dense).compare(candidate)
-    assert result.fid_dense == reference.distance(statistics_of(dense))
-    assert result.fid == reference.distance(statistics_of(candidate))
-    assert result.delta_at_n == result.fid - result.fid_dense
-    assert result.limit == pytest.approx(result.limit_dense + result.delta)
+    paired = PairedFid(reference, dense)
+    result = paired.compare(candidate_of(dense).astype(np.float32))
+    assert result.fid_dense == paired.fid_dense
+    assert result.delta == pytest.approx(result.fid - result.fid_dense)
     assert result.ci_low < result.delta < result.ci_high
+    # The distance of n images is too large.
+    assert result.fid_dense < reference.distance(statistics_of(dense))
+
+
+def test_of_many_images_the_fids_are_the_distances():
+    reference = FrechetReference(statistics_of(draw(500, 4, 1)))
+    dense = draw(100_000, 4, 2)
+    result = PairedFid(reference, dense).compare(1.2 * dense)
+    for fid, features in ((result.fid_dense, dense), (result.fid, 1.2 * dense)):
+        assert fid == pytest.approx(reference.distance(statistics_of(features)), abs=1e-3)
 
 
 @pytest.mark.parametrize("n", [100, 17, 16, 10, 4])
@@ -149,11 +157,11 @@ def test_scaled_normal_features_rise_by_the_closed_form(n: int, scale: float, ri
     # Between N(0, I) and N(0, s² I) in 16 dimensions the distance is 16 (1 - s)². Averaged over 200
     # draws, the rise in the limit must be that, while the rise at n is off by many deviations.
     reference = FrechetReference(FeatureStatistics(np.zeros(16), np.eye(16)))
-    found = [
-        PairedFid(reference, dense).compare(scale * dense)
-        for dense in np.random.default_rng(n).standard_normal((200, n, 16))
-    ]
-    limit, at_n = (np.array([getattr(f, name) for f in found]) for name in ("delta", "delta_at_n"))
+    found = []
+    for dense in np.random.default_rng(n).standard_normal((200, n, 16)):
+        at_n = [reference.distance(statistics_of(x)) for x in (scale * dense, dense)]
+        found.append((PairedFid(reference, dense).compare(scale * dense).delta, at_n[0] - at_n[1]))
+    limit, at_n = np.array(found).T
     error = limit.std() / len(found) ** 0.5
     assert abs(limit.mean() - rise) < 4 * error
     assert abs(at_n.mean() - rise) > 10 * error
