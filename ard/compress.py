@@ -49,10 +49,14 @@ class CompressConfig(SearchConfig):
 def compress(config: CompressConfig, console: Console) -> tuple[CompressionReport, Path]:
     """Run the whole command; returns the report and the run directory, with its files written."""
     budget, option = budget_of(config.metric, config.fid_budget, config.quality_budget)
-    session = open_session(config)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    session = open_session(config, tell)
     setting, run_dir = session.setting, session.run_dir
     for line in opening_lines(config, session, [budget], option):
-        console.print(line, highlight=False)
+        tell(line)
 
     def show_reachable(prepared: Prepared, table: SensitivityTable) -> None:
         rows = reachable_plans(table, prepared.profile, prepared.layers, session.search.cost)

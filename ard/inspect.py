@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +28,10 @@ from ard.inspection import (
     state_summary,
 )
 from ard.layers import profile_layers
+from ard.measuring.metrics import metric_named
 from ard.report.values import engineering
 from ard.session.config import SearchConfig
-from ard.session.setting import wanted_reference
+from ard.session.setting import samples_of, wanted_reference
 from nas_gan.checkpoint import EXTERNAL_KIND, Checkpoint, load_checkpoint
 from nas_gan.cli import DONE, run
 from nas_gan.devices import check_device
@@ -130,11 +131,13 @@ def _efforts(config: InspectConfig, opened: OpenedGenerator) -> Iterator[str]:
     speed = measure_speed(opened.generator, opened.interface, extractor, device=config.device)
     wanted = wanted_reference("auto", opened.checkpoint.provenance.get("dataset"))
     against = "images of the dense generator" if wanted == "dense" else "the data set"
+    metric = metric_named("fid")
     for settings in ({}, FIRST_LOOK):
         search = SearchConfig(checkpoint=config.checkpoint, **settings)
-        n_reference = max(search.samples, 2 * extractor.dim) if wanted == "dense" else 0
+        samples = samples_of(search, metric, extractor)
+        n_reference = max(samples, 2 * extractor.dim) if wanted == "dense" else 0
         polished = opened.checkpoint.holds_discriminator
-        effort = effort_of(search, speed, n_reference, polished=polished)
+        effort = effort_of(replace(search, samples=samples), speed, n_reference, polished=polished)
         yield (
             f"about {duration_text(effort.seconds)} on this machine: {effort.images:,} images in "
             f"{extractor.name} features, against {against}, and {effort.updates:,} updates"

@@ -110,7 +110,7 @@ def effort_of(config: SearchConfig, speed: Speed, n_reference: int, *, polished:
     """What `ard.compress` takes with these settings, on this machine.
 
     Args:
-        config: the settings.
+        config: the settings, with a number of samples.
         speed: how long an image takes.
         n_reference: images of the dense generator that serve as reference; 0 if there is another.
         polished: whether the recovery ends in adversarial fine-tuning.
@@ -118,10 +118,11 @@ def effort_of(config: SearchConfig, speed: Speed, n_reference: int, *, polished:
     Returns:
         An estimate. Recoveries in several stages and choosing the candidates are not counted.
     """
-    dense = config.sweep_samples + 2 * config.samples
+    samples = config.samples or 0
+    dense = config.sweep_samples + 2 * samples
     single = ((config.anchors or 1) + CONFIRMED) * config.sweep_samples
     checks = 5 * config.sweep_samples if config.recover_steps else 0
-    whole = config.max_trials * (config.samples + checks * (2 if polished else 1)) + config.samples
+    whole = config.max_trials * (samples + checks * (2 if polished else 1)) + samples
     images = n_reference + dense + single + whole
     steps = config.recover_steps if config.polish_steps is None else config.polish_steps
     updates = config.max_trials * (config.recover_steps + (steps if polished else 0))

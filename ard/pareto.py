@@ -11,6 +11,7 @@ everything is saved but at least one budget was not met.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -34,13 +35,13 @@ class ParetoConfig(SearchConfig):
 
 
 def find_points(
-    config: ParetoConfig, budgets: list[Budget], session: Session, console: Console
+    config: ParetoConfig, budgets: list[Budget], session: Session, tell: Callable[[str], None]
 ) -> list[Point]:
     """Search under each budget and save what was found."""
     run_dir = session.run_dir
     ascending = sorted(budgets, key=lambda budget: budget.absolute(session.dense))
     for line in opening_lines(config, session, ascending, "--budgets"):
-        console.print(line, highlight=False)
+        tell(line)
     results = compress_within(
         session.search,
         [budget.absolute(session.dense) for budget in ascending],
@@ -59,9 +60,14 @@ def main(config: ParetoConfig) -> int:
     from nas_gan.pictures.plot_style import save_figure
 
     budgets = parse_budgets(config.budgets)  # fails before anything is measured
-    session = open_session(config)
+    console = Console(stderr=True)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    session = open_session(config, tell)
     run_dir, distance = session.run_dir, session.setting.distance
-    points = find_points(config, budgets, session, Console(stderr=True))
+    points = find_points(config, budgets, session, tell)
     write_text(run_dir / "pareto.csv", to_csv(points))
     save_figure(points_figure(points, distance), run_dir / "pareto.png")
     warning = f"{coverage_line(session.profile)}\n" if session.profile.coverage.low else ""

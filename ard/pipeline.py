@@ -18,7 +18,7 @@ from ard.errors import NothingToFactorizeError
 from ard.factorization.methods import COMPETITORS
 from ard.grid import DEFAULT_GRID, RankGrid
 from ard.layers import LayerProfile, Profile, profile_layers
-from ard.measuring.evaluate import Evaluator
+from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.executors import Executor, SerialExecutor
 from ard.measuring.journal import Journal, MemoryJournal
 from ard.measuring.measurement import Measurement, Stage
@@ -49,6 +49,9 @@ class Evaluators:
         single: scores single-layer plans; there are many, so it should be cheap.
         joint: scores whole plans, to choose among them.
         final: scores the result that is reported, on held-out latents.
+        fresh: makes the evaluator of the k-th further plan that is tested before one is reported,
+            on held-out latents of its own; k counts from 1. Without it `final` tests them all, and
+            latents that rejected one plan judge the next.
         factorized: scores the chosen plan before recovery, for the report; `final` if None.
         proxy: a cheap stand-in for `single` (see `ard.search.proxy`). With one, only some
             single-layer plans are scored, and the others are estimated from it.
@@ -59,6 +62,11 @@ class Evaluators:
     final: Evaluator
     factorized: Evaluator | None = None
     proxy: Evaluator | None = None
+    fresh: Callable[[int], Evaluator] | None = None
+
+    def held_out(self, bank: int) -> Evaluator:
+        """The evaluator on the held-out latents of this number."""
+        return self.fresh(bank) if bank and self.fresh is not None else self.final
 
     @staticmethod
     def all_alike(evaluate: Evaluator) -> Evaluators:
@@ -157,7 +165,7 @@ class Found:
         plan: the cheapest plan within the budget, or the closest to it if there is none.
         generator: the recovered generator with that plan.
         factorized: its score before recovery.
-        recovered: its score on held-out latents.
+        recovered: its score on held-out latents that tested no other plan.
         trials: the whole plans that this search recovered and scored, in order.
         table: the single-layer scores at the end of the search.
     """
@@ -389,12 +397,19 @@ def find_plan(
 
     def measure(plan: RankPlan, stage: Stage, advance: Callable[[int], None]) -> Measurement:
         build, evaluate = stages[stage]
+        bank = 0
+        if stage == "final":
+            # A plan that the sweep finds in the journal keeps its bank.
+            tested = [m.bank for m in run.journal.measurements() if m.stage == "final"]
+            bank = max(tested, default=-1) + 1
+            evaluate = partial(_lazily, evaluators.held_out, bank)
         [measured] = sweep(
             [plan],
             Measure(build, evaluate),
             run.executor,
             run.journal,
             stage=stage,
+            bank=bank,
             on_measured=advance,
         )
         return measured
@@ -426,7 +441,8 @@ def find_plan(
         while True:
             while (plan := next_plan()) is not None:
                 controller.tell(measure(plan, "recovered", advance))
-            # The winner was picked for its score, so check that score on held-out latents.
+            # The winner was picked for its score, so check that score on held-out latents. Each
+            # plan is checked on its own: latents that decided about one are no judge of another.
             chosen = controller.best() or controller.closest()
             assert chosen is not None, "the controller always asks for at least one plan"
             final = measure(chosen.plan, "final", lambda n: None)
@@ -447,6 +463,11 @@ def find_plan(
         trials=controller.trials,
         table=table,
     )
+
+
+def _lazily(held_out: Callable[[int], Evaluator], bank: int, candidate: Candidate) -> Score:
+    """Score a candidate on held-out latents, on which nothing is drawn before they are needed."""
+    return held_out(bank)(candidate)
 
 
 def cheaper_within(smaller: Found, larger: Found, price: Callable[[RankPlan], float]) -> Found:

@@ -26,10 +26,9 @@ def main(config: SweepConfig) -> int:
     from ard.report.plots import sensitivity_figure
     from nas_gan.pictures.plot_style import save_figure
 
-    sweep = open_sweep(config)
+    console = Console(stderr=True)
+    sweep = open_sweep(config, lambda line: console.print(line, highlight=False, markup=False))
     search, run_dir, distance = sweep.search, sweep.run_dir, sweep.setting.distance
-    opening = coverage_line(sweep.profile)
-    Console(stderr=True).print(opening, highlight=False)
     prepared = prepare(search)
     table = measure_sensitivities(search, prepared)
     table.save(run_dir / "sensitivity.csv")
@@ -44,7 +43,7 @@ def main(config: SweepConfig) -> int:
     )
     save_figure(figure, run_dir / "sensitivity.png")
     text = to_text(rows, prepared.profile, sweep.single.dense_value, distance)
-    warning = f"{opening}\n" if sweep.profile.coverage.low else ""
+    warning = f"{coverage_line(sweep.profile)}\n" if sweep.profile.coverage.low else ""
     sys.stdout.write(f"{text}\n{warning}{run_dir / 'sensitivity.csv'}\n")
     return DONE
 

@@ -50,6 +50,7 @@ from ard.session.setting import MeasuringConfig, Setting, bank_of, load_setting
 from nas_gan.checkpoint import build_saved_discriminator
 from nas_gan.cli import progress
 from nas_gan.data.batches import ShuffledBatches
+from nas_gan.generators import open_generator
 from nas_gan.training.distillation import image_distance
 from nas_gan.training.draws import Batch, StepLatents
 
@@ -410,7 +411,8 @@ def open_bench(name: str, effort: Effort, work: Path) -> RankBench:
     torch.set_flush_denormal(True)
     net = NETS[name]
     config = MeasuringConfig(samples=effort.samples, threads=effort.threads, **net.options)
-    setting = load_setting(net.path, config, run_dir=work / name, progress=progress)
+    opened = open_generator(net.path, config)
+    setting = load_setting(opened, config, run_dir=work / name, progress=progress)
     return RankBench(name, setting, effort, work)
 
 

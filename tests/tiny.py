@@ -86,16 +86,14 @@ class SmallNet(nn.Module):
         return torch.tanh(self.to_rgb(self.norm(h)))
 
 
-def fid_evaluator(
-    generator: Generator | SmallNet, n: int, seed: int, *, bootstrap: bool = False
-) -> FidEvaluator:
+def fid_evaluator(generator: Generator | SmallNet, n: int, seed: int) -> FidEvaluator:
     """ΔFID on `n` latents of its own; the reference is the dense generator on others still."""
     features = PixelFeatures()
     others = extract_features(generator, latent_bank(n, generator.latent_dim, 99), features)
     latents = latent_bank(n, generator.latent_dim, seed)
     dense = extract_features(generator, latents, features)
-    paired = PairedFid(FrechetReference(statistics_of(others)), dense, seed=seed)
-    return FidEvaluator(paired, latents, features, bootstrap=bootstrap)
+    paired = PairedFid(FrechetReference(statistics_of(others)), dense)
+    return FidEvaluator(paired, latents, features)
 
 
 def checkpoint_of(generator: Generator) -> Checkpoint:

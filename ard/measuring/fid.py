@@ -15,18 +15,39 @@ from nas_gan.metrics.frechet import FrechetReference, PairedFid
 from nas_gan.metrics.reference import find_reference
 from nas_gan.metrics.sampling import extract_features
 
+# Images per feature from which an interval is about as good as it gets.
+ENOUGH = 4
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How often an interval held the true rise, at a number of images per feature.
+
+    Attributes:
+        ratio: images per feature.
+        least: share of draws, of the population and candidate where it was smallest.
+        most: where it was largest.
+        width: of the interval, relative to `ENOUGH` images per feature; a median.
+    """
+
+    ratio: float
+    least: float
+    most: float
+    width: float
+
+
+# From benchmarks/results/coverage.json.
+WORTH = (Worth(0.3, 0.0, 1.0, 3.0),)
+
 
 @dataclass(frozen=True, eq=False)
 class FidEvaluator:
-    """Paired ΔFID against the dense generator on one bank of latents.
+    """Paired ΔFID against the dense generator on one bank of latents, in the limit of many images.
 
     Attributes:
         paired: the reference statistics, and the dense generator's features on `latents`.
         latents: `(n, latent_dim)`.
         extractor: maps images to features.
-        bootstrap: compute the interval by resampling. Otherwise it comes from the influence
-            function, which is much cheaper and agrees if the candidate is close to the dense
-            generator.
         batch_size: images per batch.
         device: the device that generators run on.
     """
@@ -34,7 +55,6 @@ class FidEvaluator:
     paired: PairedFid
     latents: Tensor
     extractor: FeatureExtractor
-    bootstrap: bool = False
     batch_size: int = 64
     device: str = "cpu"
 
@@ -46,7 +66,7 @@ class FidEvaluator:
             batch_size=self.batch_size,
             device=self.device,
         )  # (n, d)
-        delta = self.paired.compare(features, bootstrap=self.bootstrap)
+        delta = self.paired.compare(features)
         return Score(
             metric=FID.name,
             value=delta.fid,
@@ -60,16 +80,15 @@ class FidEvaluator:
 
     @property
     def dense_value(self) -> float:
-        """The dense generator's own distance on these latents."""
+        """The dense generator's own distance in the limit of many images."""
         return self.paired.fid_dense
 
 
-def _evaluator(bank: DenseBank, resampled: bool) -> FidEvaluator:
+def _evaluator(bank: DenseBank, reported: bool) -> FidEvaluator:
     return FidEvaluator(
-        PairedFid(bank.reference.content, bank.features, seed=bank.seed),
+        PairedFid(bank.reference.content, bank.features),
         bank.latents,
         bank.extractor,
-        bootstrap=resampled,
         batch_size=bank.batch_size,
         device=bank.device,
     )
@@ -91,12 +110,27 @@ def _reference(request: ReferenceRequest) -> Reference:
     return Reference(source, FrechetReference(statistics), dense=request.wanted == "dense")
 
 
+def interval_worth(extractor: FeatureExtractor, n: int) -> str:
+    """What a 95 % interval of ΔFID from `n` images is worth, by the simulation."""
+    ratio = n / extractor.dim
+    known = [row for row in WORTH if row.ratio <= ratio]
+    row = known[-1] if known else WORTH[0]
+    held = f"held the true rise in {row.least:.0%} to {row.most:.0%} of simulated draws"
+    if not known:
+        held += f" at {row.ratio:g}, and in fewer below"
+    return f"{held}, and was {row.width:.2g} times as wide as from {ENOUGH * extractor.dim}"
+
+
 FID = Metric(
     name="fid",
     symbol="FID",
     symbol_elsewhere="FD",
     description="Fréchet distance",
-    enough_images=lambda extractor: 2 * extractor.dim,
+    enough_images=lambda extractor: ENOUGH * extractor.dim,
     find_reference=_reference,
     evaluator=_evaluator,
+    default_images=lambda extractor: ENOUGH * extractor.dim,
+    worth=interval_worth,
+    estimator="limit",
+    limit="in the limit of many images",
 )

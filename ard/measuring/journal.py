@@ -16,7 +16,7 @@ from ard.plan import Factorization, RankPlan
 # Stages in which a single layer is replaced and nothing is trained.
 SINGLE_STAGES = ("proxy", "single")
 # Settings that fingerprints of earlier versions lack, because there was only one choice.
-UNSAID = {"metric": "fid"}
+UNSAID = {"metric": "fid", "estimator": "plain"}
 
 
 class Journal(Protocol):
@@ -92,6 +92,7 @@ class FileJournal:
                 "stage": measurement.stage,
                 "plan": {name: str(choice) for name, choice in measurement.plan.items()},
                 "evaluation": to_record(measurement.score),
+                **({"bank": measurement.bank} if measurement.bank else {}),
             }
         )
         self._lines.append(measurement)
@@ -127,7 +128,8 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
 def _measurement(path: Path, number: int, value: Mapping[str, Any]) -> Measurement:
     try:
         plan = RankPlan({n: Factorization.parse(text) for n, text in value["plan"].items()})
-        return Measurement(value["stage"], plan, from_record(value["evaluation"]))
+        score = from_record(value["evaluation"])
+        return Measurement(value["stage"], plan, score, value.get("bank", 0))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise JournalError(f"{path}: line {number}: {error}; use another run directory") from error
 

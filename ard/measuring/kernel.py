@@ -121,7 +121,7 @@ def _read_features(path: Path, extractor: FeatureExtractor) -> Features:
 
 
 def _evaluator(
-    bank: DenseBank, resampled: bool, *, metric: str, kernel: Callable[[Features], Kernel]
+    bank: DenseBank, reported: bool, *, metric: str, kernel: Callable[[Features], Kernel]
 ) -> KernelEvaluator:
     reference: Features = bank.reference.content
     paired = PairedKernelDistance(reference, bank.features, kernel(reference))

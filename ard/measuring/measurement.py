@@ -21,8 +21,11 @@ class Measurement:
             plans after recovery, `final` on held-out latents.
         plan: the plan.
         score: its score.
+        bank: which bank of held-out latents scored it, counted from 0. Every plan that is tested
+            for the final time has one of its own.
     """
 
     stage: Stage
     plan: RankPlan
     score: Score
+    bank: int = 0

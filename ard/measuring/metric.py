@@ -61,11 +61,15 @@ class Metric:
         symbol: its name in tables if values are comparable with published ones.
         symbol_elsewhere: its name with other features or another reference.
         description: the metric in words, such as "Fréchet distance".
-        enough_images: the number of images, given the extractor, below which intervals are
-            doubtful.
+        enough_images: the number of images, given the extractor, below which users are told what
+            an interval is worth.
         find_reference: finds what the dense generator and every candidate are compared with.
-        evaluator: makes the evaluator on a bank of latents. The second argument asks for resampled
-            intervals, which are slower and used for the reported score.
+        evaluator: makes the evaluator on a bank of latents. The second argument is whether its
+            score will be reported, for which an interval may be slower.
+        default_images: the images, given the extractor, that score a whole plan by default.
+        worth: what an interval from a number of images is worth, if those are fewer than enough.
+        estimator: names what is estimated; journals of another estimator are not continued.
+        limit: what values and rises refer to, in words, if not to the images that were scored.
     """
 
     name: str
@@ -75,6 +79,10 @@ class Metric:
     enough_images: Callable[[FeatureExtractor], int]
     find_reference: Callable[[ReferenceRequest], Reference]
     evaluator: Callable[[DenseBank, bool], MetricEvaluator]
+    default_images: Callable[[FeatureExtractor], int] = lambda extractor: 5000
+    worth: Callable[[FeatureExtractor, int], str] = lambda extractor, n: "is too narrow"
+    estimator: str = "plain"
+    limit: str = ""
 
     def label(self, comparable: bool) -> str:
         """The symbol to print; `comparable` means that values compare with published ones."""

@@ -45,6 +45,11 @@ def metric_label(name: str, comparable: bool) -> str:
     return METRICS[name].label(comparable) if name in METRICS else name
 
 
+def metric_limit(name: str) -> str:
+    """What values of a metric refer to, in words; empty if to the images that were scored."""
+    return METRICS[name].limit if name in METRICS else ""
+
+
 def metric_description(name: str) -> str:
     """A metric in words."""
     return METRICS[name].description if name in METRICS else name

@@ -34,6 +34,7 @@ def sweep(
     journal: Journal,
     *,
     stage: Stage = "single",
+    bank: int = 0,
     on_measured: Callable[[int], None] = lambda n: None,
 ) -> list[Measurement]:
     """Measure every plan that the journal does not hold yet.
@@ -47,6 +48,7 @@ def sweep(
         executor: runs the measurements.
         journal: holds earlier measurements and records new ones.
         stage: how the plans are scored; only measurements of the same stage are reused.
+        bank: recorded with each new measurement; see `Measurement`.
         on_measured: called with the number of plans that were finished since the last call.
 
     Returns:
@@ -56,7 +58,7 @@ def sweep(
     pending = [plan for plan in dict.fromkeys(plans) if plan not in known]
     on_measured(len(plans) - len(pending))
     for plan, score in executor.run(measure, pending):
-        known[plan] = Measurement(stage, plan, score)
+        known[plan] = Measurement(stage, plan, score, bank)
         journal.append(known[plan])
         on_measured(1)
     return [known[plan] for plan in plans]

@@ -33,6 +33,7 @@ from ard.report.values import (
     delta_text,
     engineering,
     features_note,
+    limit_note,
     plain_number,
 )
 from nas_gan.pictures.plot_style import BLUE, GREEN, VERMILION
@@ -130,7 +131,8 @@ def _cards(report: CompressionReport) -> str:
         _card(
             rise,
             f"Δ{escape(report.distance_in_features)}",
-            f"95 % interval {interval}, allowed +{plain_number(report.budget)}",
+            f"95 % interval {interval}, allowed +{plain_number(report.budget)}"
+            + (f"; {of}" if (of := limit_note(report)) else ""),
             _meter(report.recovered, report.budget),
             "good" if report.budget_met else "bad",
         )
@@ -241,6 +243,7 @@ def _measured(report: CompressionReport) -> str:
     searched = {t.score.n_images for t in report.trials}
     facts = {
         "features": features_note(report),
+        **({"values": of} if (of := limit_note(report)) else {}),
         "reference": report.reference,
         "the saved model": f"{report.recovered.n_images:,} images of held-out latents",
         "during the search": ", ".join(f"{n:,} images" for n in sorted(searched)),

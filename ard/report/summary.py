@@ -98,7 +98,8 @@ def make_report(
         skipped=result.skipped,
         dense=totals(setting.generator, DENSE),
         compressed=totals(result.generator, result.plan),
-        dense_score=session.dense,
+        # On the latents that scored the result, which need not be those of the budget.
+        dense_score=result.recovered.value - result.recovered.rise,
         factorized=result.factorized,
         recovered=result.recovered,
         trials=tuple(trial(measured) for measured in result.trials),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ard.coverage import Coverage
-from ard.measuring.metrics import metric_description, metric_label
+from ard.measuring.metrics import metric_description, metric_label, metric_limit
 from ard.measuring.score import Score, to_record
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import RankPlan
@@ -166,6 +166,7 @@ class CompressionReport:
         return {
             "format": FORMAT,
             **data,
+            "values": metric_limit(self.metric) or "of the images that were scored",
             "compression": self.compression,
             "macs_ratio": self.macs_ratio,
         }
@@ -266,10 +267,18 @@ def features_note(report: CompressionReport) -> str:
     return f"{within}; not comparable with published values"
 
 
+def limit_note(report: CompressionReport) -> str:
+    """What the scores and their rise refer to, if not to the images that were scored."""
+    limit = metric_limit(report.metric)
+    return f"{limit}, estimated from {report.recovered.n_images}" if limit else ""
+
+
 def notes(report: CompressionReport) -> list[tuple[str, str]]:
     """The notes needed to read the table: budget, features, reference, coverage."""
+    of = limit_note(report)
     found = [
         ("budget", budget_note(report)),
+        *([("values", of)] if of else []),
         ("features", features_note(report)),
         ("reference", report.reference),
     ]

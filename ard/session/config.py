@@ -27,6 +27,8 @@ SEEDS = {
     "single": 1, "joint": 2, "final": 3, "recovery": 4, "selection": 5, "statistics": 6,
     "proxy": 7, "fine_tuning": 8, "real": 9,
 }  # fmt: skip
+# From the seed of one bank of held-out latents to that of the next.
+FRESH = 1_000_003
 
 
 @dataclass(frozen=True)

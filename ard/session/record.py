@@ -11,7 +11,7 @@ import torch
 from ard.errors import ArdError, JournalError
 from ard.measuring.journal import FileJournal
 from ard.session.config import SearchConfig, SweepConfig
-from ard.session.setting import Setting
+from ard.session.setting import Setting, samples_of
 from nas_gan.files import sha256, write_json
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.settings import chosen_settings, plain_settings
@@ -46,7 +46,7 @@ def open_journal(config: SweepConfig, setting: Setting, run_dir: Path) -> FileJo
 
 def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
     """The settings that a recorded score depends on, unlike budget, objective and methods."""
-    names = ["samples", "sweep_samples", "closed_form", "model", "seed"]
+    names = ["sweep_samples", "closed_form", "model", "seed"]
     if isinstance(config, SearchConfig):
         names += ["recover_steps", "recover_batch", "recover_lr"]
         names += ["feature_weight", "stage_ratio", "polish_steps"]
@@ -55,7 +55,9 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
         "checkpoint": sha256(local_path(config.checkpoint)),
         "extractor": setting.extractor.name,
         "metric": setting.metric.name,
+        "estimator": setting.metric.estimator,
         "reference": setting.reference.source,
+        "samples": samples_of(config, setting.metric, setting.extractor),
         **_interface(setting.interface),
         **chosen_settings(config, names),
     }
@@ -74,6 +76,7 @@ def resolved_config(config: SweepConfig, setting: Setting, run_dir: Path) -> dic
     return {
         **plain_settings(config),
         "run_dir": str(run_dir),
+        "samples": samples_of(config, setting.metric, setting.extractor),
         "extractor": setting.extractor.name,
         "reference_source": setting.reference.source,
         "environment": environment(),

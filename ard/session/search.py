@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ard.costs.cost import LayerCost
 from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_times import TABLE, LayerTiming, measure_layers
 from ard.costs.objectives import is_timed, make_cost, parse_weights
 from ard.layers import LayerProfile, Profile, profile_layers
+from ard.measuring.bank import DenseBank
 from ard.measuring.metric import MetricEvaluator
 from ard.pipeline import Evaluators, Run, Search
 from ard.recovery.store import RecoveredStore
 from ard.search.budget import Budget
 from ard.search.proxy import MovementEvaluator, feature_error
 from ard.session.config import (
+    FRESH,
     SEEDS,
     SearchConfig,
     SweepConfig,
@@ -30,8 +32,12 @@ from ard.session.config import (
 )
 from ard.session.record import open_journal, run_directory
 from ard.session.recovering import Recovering, open_recovery
-from ard.session.setting import Setting, bank_of, load_setting
+from ard.session.setting import Setting, bank_of, load_setting, samples_of
 from nas_gan.cli import progress
+from nas_gan.devices import check_device
+from nas_gan.generators import open_generator
+from nas_gan.networks.interface import GeneratorInterface
+from nas_gan.networks.latents import latents_of
 
 N_STATISTICS = 128  # latents for activation covariances and all closed-form fits
 N_PROXY = 32  # latents for the proxy
@@ -68,13 +74,13 @@ class Session:
         return self.recovering.store
 
 
-def open_session(config: SearchConfig) -> Session:
+def open_session(config: SearchConfig, tell: Callable[[str], None]) -> Session:
     """Prepare everything that a search needs before it measures its first plan.
 
-    Wrong settings raise before anything is written or measured.
+    Wrong settings raise before anything is written or measured. `tell` is called with what was
+    found out about the generator, as soon as it is.
     """
-    setting = open_setting(config)
-    profile = profile_of(config, setting)
+    setting, profile = open_setting(config, tell)
     prepare_recovery = open_recovery(config, setting)
     run_dir = run_directory(config)
     journal = open_journal(config, setting, run_dir)
@@ -84,10 +90,10 @@ def open_session(config: SearchConfig) -> Session:
         single = single_evaluator(config, setting)
         advance(1)
         evaluator = setting.metric.evaluator
-        joint = evaluator(bank_of(setting, config, config.samples, _seed(config, "joint")), False)
+        samples = samples_of(config, setting.metric, setting.extractor)
+        joint = evaluator(bank_of(setting, config, samples, _seed(config, "joint")), False)
         advance(1)
-        seed = _seed(config, "final")
-        held_out = bank_of(setting, config, config.samples, seed, "held_out")
+        held_out = held_out_bank(config, setting, 0)
         final = evaluator(held_out, True)
         advance(1)
     recovering = prepare_recovery(run_dir, single)
@@ -97,6 +103,7 @@ def open_session(config: SearchConfig) -> Session:
         final,
         factorized=evaluator(held_out, False),
         proxy=proxy_evaluator(config, setting),
+        fresh=lambda bank: evaluator(held_out_bank(config, setting, bank), True),
     )
     search = Search(
         setting.generator,
@@ -132,10 +139,12 @@ class Sweep:
     profile: Profile
 
 
-def open_sweep(config: SweepConfig) -> Sweep:
-    """Prepare everything that a sweep needs before it measures its first layer."""
-    setting = open_setting(config)
-    profile = profile_of(config, setting)
+def open_sweep(config: SweepConfig, tell: Callable[[str], None]) -> Sweep:
+    """Prepare everything that a sweep needs before it measures its first layer.
+
+    `tell` is called with what was found out about the generator, as soon as it is.
+    """
+    setting, profile = open_setting(config, tell)
     run_dir = run_directory(config)
     cost = layer_cost(config, setting, run_dir)
     single = single_evaluator(config, setting)
@@ -152,20 +161,28 @@ def open_sweep(config: SweepConfig) -> Sweep:
     return Sweep(search, setting, run_dir, single, profile)
 
 
-def open_setting(config: SweepConfig) -> Setting:
-    """Check the settings and load the checkpoint with everything that scores it."""
+def open_setting(config: SweepConfig, tell: Callable[[str], None]) -> tuple[Setting, Profile]:
+    """Check the settings, and load the checkpoint with everything that scores it.
+
+    The generator is looked at first: what cannot be compressed is refused in seconds, before a
+    reference is made.
+    """
     check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    return load_setting(config.checkpoint, config, run_dir=run_directory(config), progress=progress)
+    check_device(config.device)
+    opened = open_generator(config.checkpoint, config, device=config.device)
+    profile = profile_of(config, opened.generator, opened.interface)
+    for line in (*opened.remarks(), coverage_line(profile)):
+        tell(line)
+    run_dir = run_directory(config)
+    return load_setting(opened, config, run_dir=run_dir, progress=progress), profile
 
 
 def opening_lines(
     config: SweepConfig, session: Session, budgets: Sequence[Budget], option: str
 ) -> Iterator[str]:
     """Remarks for the user before a search starts; `option` is the option that set the budgets."""
-    yield from session.setting.remarks
-    yield coverage_line(session.profile)
     for budget in budgets:
         yield from remarks(config, session.setting, budget, session.dense, option)
     if session.recovering.description:
@@ -178,15 +195,15 @@ def coverage_line(profile: Profile) -> str:
     return f"warning: {coverage.describe()}" if coverage.low else coverage.describe()
 
 
-def profile_of(config: SweepConfig, setting: Setting) -> Profile:
+def profile_of(config: SweepConfig, generator: nn.Module, interface: GeneratorInterface) -> Profile:
     """The layers of the dense generator.
 
     Raises:
         NothingToFactorizeError: none of them can be factorized.
     """
     with torch.inference_mode():
-        latents = setting.latents(2, config.seed).to(config.device)
-        return profile_layers(setting.generator, latents)
+        latents = latents_of(interface, 2, config.seed).to(config.device)
+        return profile_layers(generator, latents)
 
 
 def remarks(
@@ -197,7 +214,8 @@ def remarks(
     `dense` is the dense generator's score.
     """
     features = setting.extractor.name
-    yield budget.explain(dense, f"{setting.distance} in {features} features")
+    what = f"{setting.distance} in {features} features"
+    yield budget.explain(dense, ", ".join(filter(None, (what, setting.metric.limit))))
     if not setting.comparable and not budget.relative and dense > 0:
         share = 100 * budget.absolute(dense) / dense
         yield (
@@ -205,10 +223,12 @@ def remarks(
             f"values; here {budget.text} is the same as {option} {share:.3g}%"
         )
     enough = setting.metric.enough_images(setting.extractor)
-    if config.samples < enough:
+    samples = samples_of(config, setting.metric, setting.extractor)
+    if samples < enough:
+        worth = setting.metric.worth(setting.extractor, samples)
         yield (
-            f"hint: with these features, intervals from fewer than {enough} images are too narrow; "
-            f"this run scores {config.samples}"
+            f"hint: with these features, {enough} images or more make a good interval; one from "
+            f"{samples}, as in this run, {worth}"
         )
 
 
@@ -218,7 +238,7 @@ def layer_cost(config: SweepConfig, setting: Setting, run_dir: Path) -> LayerCos
     timed = is_timed(config.objective, weights)
     if not timed and not weights:
         return make_cost(config.objective)
-    layers = profile_of(config, setting).layers
+    layers = profile_of(config, setting.generator, setting.interface).layers
     table = _latency_table(config, layers, run_dir) if timed else None
     return make_cost(config.objective, table=table, weights=weights, layers=layers)
 
@@ -238,6 +258,13 @@ def single_evaluator(config: SweepConfig, setting: Setting) -> MetricEvaluator:
     """The evaluator of single layers, on its own bank of latents."""
     bank = bank_of(setting, config, config.sweep_samples, _seed(config, "single"))
     return setting.metric.evaluator(bank, False)
+
+
+def held_out_bank(config: SweepConfig, setting: Setting, number: int) -> DenseBank:
+    """The bank of held-out latents of this number; each tests one plan."""
+    seed = _seed(config, "final") + FRESH * number
+    samples = samples_of(config, setting.metric, setting.extractor)
+    return bank_of(setting, config, samples, seed, "held_out")
 
 
 def proxy_evaluator(config: SweepConfig, setting: Setting) -> MovementEvaluator | None:

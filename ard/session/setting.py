@@ -15,9 +15,8 @@ from ard.measuring.metrics import MetricName, metric_named
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.data.images import Images, recorded_background, recorded_fit
 from nas_gan.data.loading import load_dataset
-from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError, MissingDataError
-from nas_gan.generators import GeneratorOptions, open_generator
+from nas_gan.generators import GeneratorOptions, OpenedGenerator
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.metrics.reference import cache_dir, dense_images
 from nas_gan.networks.interface import GeneratorInterface, Part
@@ -33,8 +32,9 @@ class MeasuringConfig(GeneratorOptions):
     metric: MetricName = "fid"
     """Quality metric whose rise the budget bounds: the Fréchet distance (fid) or a kernel distance
     (kid, mmd) on the same features."""
-    samples: int = 5000
-    """Images per score of a whole plan."""
+    samples: int | None = None
+    """Images per score of a whole plan; by default four per feature for fid, from which its
+    interval is as good as it gets, and 5000 for a kernel distance."""
     sweep_samples: Annotated[int, QUALITY] = 1000
     """Images per score of a single factorized layer."""
     features: Annotated[ExtractorName, QUALITY] = "auto"
@@ -61,8 +61,7 @@ class MeasuringConfig(GeneratorOptions):
 class Setting:
     """A dense generator on its device, and everything that is needed to score it.
 
-    `load_images` loads the data set that the checkpoint names; None if it names none. `remarks` say
-    what was found out about a network of somebody else.
+    `load_images` loads the data set that the checkpoint names; None if it names none.
     """
 
     checkpoint: Checkpoint
@@ -72,7 +71,6 @@ class Setting:
     metric: Metric
     reference: Reference
     load_images: Callable[[], Images] | None = None
-    remarks: tuple[str, ...] = ()
 
     def latents(self, n: int, seed: int, part: Part = "search") -> Tensor:
         """A bank of `n` latents `(n, latent_dim)`, with labels if the generator is conditional.
@@ -93,25 +91,23 @@ class Setting:
 
 
 def load_setting(
-    path: Path,
+    opened: OpenedGenerator,
     config: MeasuringConfig,
     *,
     run_dir: Path | None = None,
     progress: Progress = no_progress,
 ) -> Setting:
-    """Load a checkpoint and find the features and the reference statistics for it.
+    """Find the features and the reference statistics for a generator.
 
     Args:
-        path: the checkpoint, or the name of a shipped one.
+        opened: the generator, on the device of the settings.
         config: how its quality is scored.
         run_dir: the folder that keeps statistics of the dense generator's images, if not None.
         progress: shows a bar while a reference is drawn and looked at.
 
     Raises:
-        NasGanError: the file, its network or the reference statistics cannot be used.
+        NasGanError: the features or the reference cannot be used.
     """
-    check_device(config.device)
-    opened = open_generator(path, config, device=config.device)
     checkpoint = opened.checkpoint
     extractor = make_extractor(
         config.features,
@@ -132,7 +128,7 @@ def load_setting(
             data=load_images,
             dense=lambda: dense_images(
                 opened.generator,
-                max(config.samples, 2 * extractor.dim),
+                max(samples_of(config, metric, extractor), 2 * extractor.dim),
                 config.seed,
                 batch_size=config.batch_size,
                 device=config.device,
@@ -150,13 +146,17 @@ def load_setting(
         metric,
         reference,
         load_images,
-        tuple(opened.remarks()),
     )
 
 
 def wanted_reference(choice: str, dataset: str | None) -> str:
     """`dense` for `auto` if the checkpoint names no data set: there is nothing else."""
     return "dense" if choice == "auto" and dataset is None else choice
+
+
+def samples_of(config: MeasuringConfig, metric: Metric, extractor: FeatureExtractor) -> int:
+    """The number of images per score of a whole plan."""
+    return config.samples or metric.default_images(extractor)
 
 
 def _data_loader(

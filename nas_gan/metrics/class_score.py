@@ -24,13 +24,17 @@ _ORDER_STREAM = 2
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Mean and deviation over `splits` parts of `n` images; `classes` names the classifier."""
+    """Mean and deviation over `splits` parts of `n` images.
+
+    `classes` names the classifier, which has `n_classes`.
+    """
 
     mean: float
     std: float
     splits: int
     n: int
     classes: str
+    n_classes: int
 
 
 class StreamingClassScore:
@@ -87,4 +91,5 @@ class StreamingClassScore:
             len(scores),
             int(self._counts.sum()),
             self.classes,
+            self._sum.shape[1],
         )

@@ -81,7 +81,8 @@ def collect(
     statistics = StreamingStatistics(network.dim) if network and wanted.statistics else None
     score = None
     if network and wanted.class_score:
-        score = StreamingClassScore(n, network.name, min(SPLITS, n), seed)
+        # A part of one image scores 1, whatever it shows.
+        score = StreamingClassScore(n, network.name, SPLITS if n >= SPLITS else 1, seed)
     keeps_features, keeps_images = (
         np.isin(np.arange(n), choose_rows(n, keep, seed))
         for keep in (wanted.features, wanted.images)

@@ -16,6 +16,7 @@ from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.generators import GeneratorOptions
 from nas_gan.metrics.classifier import class_accuracy, find_classifier
 from nas_gan.metrics.collecting import Collected, Wanted, choose_rows, collect
+from nas_gan.metrics.doubts import doubts
 from nas_gan.metrics.features import ClassExtractor
 from nas_gan.metrics.frechet import (
     DeltaFid,
@@ -47,7 +48,7 @@ from nas_gan.networks.interface import interface_of
 from nas_gan.progress import Progress, no_progress
 from nas_gan.settings import check_at_least
 
-RESAMPLES = 40
+LIMIT = "in the limit of many images"
 NOT_COMPARABLE = "another feature space than published FIDs: compare within this extractor only"
 
 
@@ -167,23 +168,26 @@ class Evaluator:
         if dense is not None:  # pairs of rows, and therefore all of them
             wanted = replace(wanted, statistics=False, features=len(subject.source))
         collected = self._collect(subject.source, wanted, "images")
-        delta = None
+        delta, fid_dense = None, 0.0
         if dense is not None:
             every = Wanted(features=len(dense.source))
             dense_side = self._collect(dense.source, every, "dense images")
             collected = replace(collected, statistics=statistics_of(_features(collected)))
             assert reference is not None
-            delta = self._paired(reference, collected, dense_side)
+            fid_dense, delta = self._paired(reference, collected, dense_side)
         if statistics_file is not None:
             self._save_statistics(statistics_file, subject, collected)
-        report = self._report(subject, wanted, collected, reference)
+        report = self._report(subject, wanted, collected, reference, paired=delta is not None)
         if dense is not None and delta is not None:
+            assert report.fid is not None
             report = replace(
                 report,
                 against=str(dense.path),
-                fid=delta.fid,
-                fid_dense=delta.fid_dense,
+                fid_dense=fid_dense,
+                fid_dense_in_limit=delta.fid_dense,
                 delta_fid=delta.delta,
+                delta_fid_of=LIMIT,
+                delta_fid_at_n=report.fid - fid_dense,
                 ci_low=delta.ci_low,
                 ci_high=delta.ci_high,
             )
@@ -302,16 +306,16 @@ class Evaluator:
                 advance=advance,
             )
 
-    def _paired(self, reference: OtherSide, collected: Collected, dense: Collected) -> DeltaFid:
+    def _paired(
+        self, reference: OtherSide, collected: Collected, dense: Collected
+    ) -> tuple[float, DeltaFid]:
+        """The FID of the dense images, and the rise."""
         assert reference.statistics is not None
-        paired = PairedFid(
-            FrechetReference(reference.statistics),
-            _features(dense),
-            resamples=RESAMPLES,
-            seed=self.settings.seed,
-        )
-        with self.progress("interval", RESAMPLES) as advance:
-            return paired.compare(_features(collected), bootstrap=True, progress=advance)
+        prepared = FrechetReference(reference.statistics)
+        with self.progress("interval", 1) as advance:
+            delta = PairedFid(prepared, _features(dense)).compare(_features(collected))
+            advance(1)
+        return prepared.distance(statistics_of(_features(dense))), delta
 
     def _save_statistics(self, path: Path, subject: Subject, collected: Collected) -> None:
         assert collected.statistics is not None
@@ -330,6 +334,8 @@ class Evaluator:
         wanted: Wanted,
         collected: Collected,
         reference: OtherSide | None,
+        *,
+        paired: bool,
     ) -> EvaluationReport:
         settings = self.settings
         extractor = self.extractor() if wanted.needs_features else None
@@ -343,6 +349,8 @@ class Evaluator:
             kept=settings.kept,
             seed=settings.seed,
         )
+        n_reference = reference.n_images if reference else None
+        dim = extractor.dim if extractor else None
         in_its_space = settings.protocol.comparable_with if comparable else NOT_COMPARABLE
         return EvaluationReport(
             **vars(scores),
@@ -354,7 +362,8 @@ class Evaluator:
             n=collected.n,
             seed=settings.seed,
             reference=reference.name if reference else None,
-            n_reference=reference.n_images if reference else None,
+            n_reference=n_reference,
+            doubts=doubts(scores, collected.n, n_reference, dim, paired=paired),
             skipped=tuple(subject.source.skipped),
             skipped_in_reference=reference.skipped if reference else (),
         )

@@ -9,8 +9,9 @@ complex. The distance is that of Heusel et al. (2017). Everything here is numpy 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,17 @@ import scipy.linalg
 import scipy.stats
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.metrics.frechet_limit import FEWEST, SHIFTS, blocks, partners, root_traces
 
 Array = npt.NDArray[np.float64]
 Features = npt.NDArray[np.floating[Any]]
 
 # Rows processed at once, because a float64 copy of all features would double the memory.
 CHUNK = 4096
+# An interval moves by at most this many standard errors, so that it always holds the rise.
+LARGEST_SHIFT = 0.6
+# The jackknife corrects the bias in full from this many images per feature on.
+FULL_JACKKNIFE = 1.2
 
 
 @dataclass(frozen=True)
@@ -179,10 +185,15 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 @dataclass(frozen=True)
 class DeltaFid:
-    """The difference between the FIDs of a candidate and the dense generator on the same latents.
+    """FIDs in the limit of many images, estimated from n on the same latents.
 
-    `ci_low` and `ci_high` bound `delta = fid - fid_dense` at the confidence that was asked for;
-    `n` is the number of images per side.
+    Attributes:
+        fid_dense: the dense generator's.
+        fid: the candidate's.
+        delta: the rise, `fid - fid_dense`.
+        ci_low: lower end of the interval of `delta`, at the confidence that was asked for.
+        ci_high: its upper end.
+        n: images per side.
     """
 
     fid_dense: float
@@ -200,123 +211,139 @@ class PairedFid:
     `(n, d)`. The noise that both sides share cancels, so the interval of the difference is far
     narrower than that of either FID.
 
-    The interval is `delta ± q s`, with s the standard error of the difference by one of two ways:
+    The FID of n images is too large, by more for a generator with more spread. So the rise is that
+    of two estimates in the limit of many images, each
 
-    * influence functions (the default, cheap): to first order a sample x moves the distance by
+        d²∞ = |μ - μ_r|² - tr Σ / n + tr Σ + tr Σ_r - 2 T,
 
-          2 (μ - μ_r)^T (x - μ) + (x - μ)^T G (x - μ) - tr(G Σ),
-          G = I - F (F^T Σ F)^(-½) F^T,
+    with T the estimate of `tr (F^T Σ F)^½` in `nas_gan.metrics.frechet_limit`. The first term is
+    unbiased, and so is T if features are linear images of independent numbers. Let D be the
+    difference of the two sides, D_a without latent a, and D_ab without two. The jackknife removes
+    what is left of the bias, and gives the variance:
 
-      and s is the deviation of the paired difference of these numbers over sqrt(n). Directions in
-      which `F^T Σ F` is zero are left out of its inverse root, since no sample has a component
-      there.
-    * a paired bootstrap: both sides on the same resampled rows, `resamples` times; s is the
-      deviation of the replicates `delta*_b` about their own mean. Neither the deviation about
-      `delta` nor percentiles of the replicates are used, because a resample repeats rows: like a
-      smaller sample it has an FID with an upward bias, which differs between the two sides. With
-      about forty resamples, a deviation and a Student quantile are also much more stable than the
-      second smallest replicate.
+        rise = D + w B,    B = (n - 1) (D - mean D_a),
+        s² = var(n D - (n - 1) D_a) / n - (1 - r/n) mean Q_ab² / 2 + (1 - w)² B²,
+        Q_ab = n D - (n - 1) (D_a + D_b) + (n - 2) D_ab,
 
-    On synthetic features both agree with the spread of ΔFID over fresh latents if there are at
-    least twice as many images as features. With fewer images neither is reliable, since the
-    covariance becomes singular. The interval is that of the mean ΔFID of n images. The bias of a
-    finite n is nearly the same on both sides and cancels; for a candidate that adds noise, ΔFID at
-    a small n is too large rather than too small.
+    with r the rank of the covariance. Pairs of latents matter to a candidate that adds noise of
+    its own; the jackknife counts their share of the variance twice (Efron and Stein, 1981), and the
+    second term takes it out once, but never more than half of the first. Close to n = r a single
+    row is no small change any more, and B is a size rather than a correction: w falls from 1 at
+    n = 1.2 r to 0 at n = r, and the part of B that is not used widens the interval.
 
-    Resampled rows only depend on (seed, replicate): all candidates use the same ones, and the
-    replicates of the dense generator are computed once, when first needed.
+    The interval is `rise + (k ± q) s` with a quantile q of Student's t and
+
+        k = γ (2 q² + 1) / 6 n^½,    at most `LARGEST_SHIFT`,
+
+    where γ is the skewness of the n D - (n - 1) D_a. A few latents decide about spread, so a draw
+    without them shows too small a rise and too small an s; k moves the interval to where both of
+    its ends err equally often (Hall, 1992). How often it covers the true rise was simulated
+    (`benchmarks/coverage.py`); with fewer images than features it promises nothing.
     """
 
     def __init__(
-        self,
-        reference: FrechetReference,
-        dense_features: Features,
-        *,
-        confidence: float = 0.95,
-        resamples: int = 40,
-        seed: int = 0,
+        self, reference: FrechetReference, dense_features: Features, *, confidence: float = 0.95
     ) -> None:
         if not 0 < confidence < 1:
             raise InvalidValueError(
                 f"must lie between 0 and 1; got {confidence}", setting="confidence"
             )
-        if resamples < 2:
-            raise InvalidValueError(f"a bootstrap needs at least 2 resamples; got {resamples}")
         self.reference = reference
         self.confidence = confidence
-        self.resamples = resamples
-        self.seed = seed
-        self._dense_features = dense_features
         self.n = len(dense_features)
-        dense = _Sample(dense_features, reference)
-        self.fid_dense = dense.distance()
-        self._dense_influence: Array | None = None
-        self._dense_replicates: Array | None = None
+        self._shape = dense_features.shape
+        self._dense = _Sample(dense_features, reference)
 
-    def compare(
-        self,
-        features: Features,
-        bootstrap: bool = False,
-        progress: Callable[[int], None] | None = None,
-    ) -> DeltaFid:
-        """ΔFID of a candidate with features `(n, d)`, and its confidence interval.
+    @property
+    def fid_dense(self) -> float:
+        """The dense generator's FID in the limit of many images."""
+        return _limit(self._dense.limits)
 
-        `progress` is called with 1 after each resample of the candidate.
-        """
-        if features.shape != self._dense_features.shape:
+    def compare(self, features: Features) -> DeltaFid:
+        """The rise of a candidate with features `(n, d)`, and its confidence interval."""
+        if features.shape != self._shape:
             raise InvalidValueError(
                 f"features of shape {features.shape} cannot be paired with the dense generator's "
-                f"{self._dense_features.shape}; use the same latents and extractor"
+                f"{self._shape}; use the same latents and extractor"
             )
-        sample = _Sample(features, self.reference)
-        fid = sample.distance()
-        delta = fid - self.fid_dense
-        if bootstrap:
-            error = float(
-                np.std(self._replicates(sample, progress) - self.dense_replicates, ddof=1)
-            )
-            degrees = self.resamples - 1
-        else:
-            difference = sample.influence() - self.dense_influence
-            error = float(np.std(difference, ddof=1)) / self.n**0.5
-            degrees = self.n - 1
-        half_width = error * float(scipy.stats.t.ppf((1 + self.confidence) / 2, degrees))
-        return DeltaFid(self.fid_dense, fid, delta, delta - half_width, delta + half_width, self.n)
+        difference = _Sample(features, self.reference).limits - self._dense.limits
+        delta = _limit(difference)
+        error = _standard_error(difference)
+        quantile = float(scipy.stats.t.ppf((1 + self.confidence) / 2, self.n - 1))
+        shift = _shift(difference, quantile)
+        return DeltaFid(
+            self.fid_dense,
+            self.fid_dense + delta,
+            delta,
+            delta + error * (shift - quantile),
+            delta + error * (shift + quantile),
+            self.n,
+        )
 
-    @property
-    def dense_influence(self) -> Array:
-        """Influence of every sample on the dense generator's FID, `(n,)`."""
-        if self._dense_influence is None:
-            self._dense_influence = _Sample(self._dense_features, self.reference).influence()
-        return self._dense_influence
 
-    @property
-    def dense_replicates(self) -> Array:
-        """The dense generator's FID on every resample, `(resamples,)`."""
-        if self._dense_replicates is None:
-            self._dense_replicates = self._replicates(_Sample(self._dense_features, self.reference))
-        return self._dense_replicates
+@dataclass(frozen=True)
+class _Limits:
+    """Distances in the limit of many images, from n images and without some of them."""
 
-    def _replicates(self, sample: _Sample, progress: Callable[[int], None] | None = None) -> Array:
-        replicates = np.empty(self.resamples)
-        for b in range(self.resamples):
-            replicates[b] = sample.distance(self._counts(b))
-            if progress is not None:
-                progress(1)
-        return replicates
+    whole: float
+    without_one: Array  # (n,)
+    without_two: Array  # (2, n), without a row and its partner
+    rank: int
 
-    def _counts(self, replicate: int) -> Array:
-        """How often each row is drawn in a resample, `(n,)`."""
-        rng = np.random.default_rng([self.seed, replicate])
-        return np.bincount(rng.integers(self.n, size=self.n), minlength=self.n).astype(np.float64)
+    def __sub__(self, other: _Limits) -> _Limits:
+        return _Limits(
+            self.whole - other.whole,
+            self.without_one - other.without_one,
+            self.without_two - other.without_two,
+            max(self.rank, other.rank),
+        )
+
+
+def _limit(limits: _Limits) -> float:
+    """The distance in the limit, with what the jackknife takes from its bias."""
+    return limits.whole + _share(limits) * _correction(limits)
+
+
+def _correction(limits: _Limits) -> float:
+    n = len(limits.without_one)
+    return (n - 1) * (limits.whole - float(limits.without_one.mean()))
+
+
+def _share(limits: _Limits) -> float:
+    """How much of the correction is used, 0 to 1."""
+    if not limits.rank:
+        return 1.0
+    excess = len(limits.without_one) / limits.rank - 1
+    return min(max(excess / (FULL_JACKKNIFE - 1), 0.0), 1.0)
+
+
+def _standard_error(limits: _Limits) -> float:
+    n = len(limits.without_one)
+    one = (n - 1) * (limits.whole - limits.without_one)  # (n,)
+    jackknife = float(one.var(ddof=1)) / n
+    # Q, arranged as differences of nearly equal numbers
+    two = (n - 2) * (limits.whole - limits.without_two)  # (2, n)
+    interactions = one + one[partners(n)] - two
+    counted_twice = float((interactions**2).mean()) / 2
+    variance = jackknife - max(1 - limits.rank / n, 0.0) * counted_twice
+    unused = (1 - _share(limits)) * _correction(limits)
+    return (max(variance, jackknife / 2) + unused**2) ** 0.5
+
+
+def _shift(limits: _Limits, quantile: float) -> float:
+    """By how many standard errors the interval moves for the skewness of its latents."""
+    centred = limits.without_one.mean() - limits.without_one  # (n,)
+    variance = float((centred**2).mean())
+    if variance == 0:
+        return 0.0
+    skewness = float((centred**3).mean()) / variance**1.5
+    shift = skewness * (2 * quantile**2 + 1) / (6 * len(centred) ** 0.5)
+    largest = min(LARGEST_SHIFT, quantile / 2)
+    return min(max(shift, -largest), largest)
 
 
 class _Sample:
-    """Features and their product with the reference's factor, ready for reweighting.
-
-    With `y = F^T (x - μ)` the covariance of a resample is one Gram matrix of y, so the two products
-    with the root of the reference are computed once instead of for every resample.
-    """
+    """Features against a reference, with their product `y = F^T (x - μ)`."""
 
     def __init__(self, features: Features, reference: FrechetReference) -> None:
         n, d = features.shape
@@ -325,74 +352,81 @@ class _Sample:
                 f"features of length {d} cannot be compared with a reference of {reference.dim}; "
                 "were they made by another extractor?"
             )
-        if n < 2:
-            raise InvalidValueError(f"a covariance needs at least 2 images; got {n}")
-        self.features = features
-        self.reference = reference
-        self.mean: Array = features.mean(axis=0, dtype=np.float64)
-        if not np.isfinite(self.mean).all():
+        if n < FEWEST:
+            raise InvalidValueError(
+                f"an interval needs at least {FEWEST} images; got {n}; use more images"
+            )
+        mean: Array = features.mean(axis=0, dtype=np.float64)
+        if not np.isfinite(mean).all():
             raise InvalidValueError("features hold a NaN or an infinity")
-        self.shift: Array = self.mean - reference.mean
+        self._features, self._mean = features, mean
+        self._reference = reference
+
+    @cached_property
+    def limits(self) -> _Limits:
+        """Estimates of the distance in the limit of many images."""
+        n = len(self._features)
+        shift = self._mean - self._reference.mean
         # y is a factor and is never squared, so float32 rounding costs 1e-7 at most; sums over rows
         # are computed in float64.
-        self.projected = np.empty((n, reference.factor.shape[1]), np.float32)
-        self.squares: Array = np.empty(n)  # |x - mean|^2
-        for rows in _chunks(n):
-            centred = features[rows] - self.mean
-            self.projected[rows] = centred @ reference.factor
-            self.squares[rows] = np.einsum("ij,ij->i", centred, centred)
-
-    def distance(self, counts: Array | None = None) -> float:
-        """Squared Fréchet distance with row i counted `counts[i]` times (once if None)."""
-        n = len(self.features)
-        counts = np.ones(n) if counts is None else counts
-        # The mean moves by the average of (x - mean), in which the ones of a plain sample cancel.
-        # The sum is smaller than its terms by sqrt(n) only, so float32 is accurate enough.
-        moved = ((counts - 1).astype(self.features.dtype) @ self.features).astype(np.float64) / n
-        shift = self.shift + moved
-        trace = (counts @ self.squares - n * float(moved @ moved)) / (n - 1)
-        gram, rank = self._gram(counts)
-        roots = _sum_of_roots(gram, rank) / (n - 1) ** 0.5
-        return float(shift @ shift) + self.reference.trace + float(trace) - 2 * roots
-
-    def influence(self) -> Array:
-        """First-order effect of each sample on the distance, `(n,)`; sums to zero."""
-        n = len(self.features)
-        gram, rank = self._gram(np.ones(n))
-        values, vectors = scipy.linalg.eigh(
-            gram / (n - 1), lower=True, check_finite=False, driver="evd"
+        projected = np.empty((n, self._reference.factor.shape[1]), np.float32)
+        norms, along = np.empty(n), np.empty(n)  # |x - mean|² and (x - mean)^T shift
+        products = np.empty((len(SHIFTS), n))  # with the partners
+        for rows in blocks(n):
+            centred = self._features[rows].astype(np.float64) - self._mean
+            projected[rows] = centred @ self._reference.factor
+            norms[rows] = np.einsum("ij,ij->i", centred, centred)
+            along[rows] = centred @ shift
+            for k, pair in enumerate(SHIFTS):
+                products[k, rows] = np.einsum("ij,ij->i", centred, np.roll(centred, -pair, axis=0))
+        projected -= projected.mean(axis=0, dtype=np.float64)
+        roots = root_traces(projected)
+        terms = _Terms(n, float(shift @ shift), float(norms.sum()), self._reference.trace)
+        zero, partner = np.zeros(1), partners(n)
+        pair_norms = norms + norms[partner]
+        return _Limits(
+            terms.without(0, zero, zero, zero, roots.whole).item(),
+            terms.without(1, along, norms, norms, roots.without_one),
+            terms.without(
+                2,
+                along + along[partner],
+                pair_norms + 2 * products,
+                pair_norms,
+                roots.without_two,
+            ),
+            roots.rank,
         )
-        kept = _above_rounding(values)
-        kept[: len(values) - rank] = False
-        values, vectors = values[kept], vectors[:, kept]
-        result = np.empty(n)
-        for rows in _chunks(n):
-            if len(gram) == self.projected.shape[1]:
-                weighted = (self.projected[rows] @ (vectors * values**-0.25)) ** 2
-            else:  # the Gram matrix of the rows: y V = sqrt(n - 1) U S for y = sqrt(n - 1) U S V^T
-                weighted = (n - 1) * vectors[rows] ** 2 * np.sqrt(values)
-            quadratic = self.squares[rows] - weighted.sum(axis=1)
-            result[rows] = 2 * ((self.features[rows] - self.mean) @ self.shift) + quadratic
-        return result - result.mean()
 
-    def _gram(self, counts: Array) -> tuple[Array, int]:
-        """(n - 1) times `F^T Σ F`, or a smaller one with the same non-zero eigenvalues; its rank.
 
-        Rows that a resample leaves out, more than a third of them, cost nothing.
+@dataclass(frozen=True)
+class _Terms:
+    """The terms of the distance that are simple in the rows.
+
+    Attributes:
+        n: rows.
+        shift: `|mean - reference's mean|²`.
+        scatter: the sum of `|x - mean|²`.
+        trace: of the reference's covariance.
+    """
+
+    n: int
+    shift: float
+    scatter: float
+    trace: float
+
+    def without(
+        self, rows: int, along: Array, total: Array, norms: Array, roots: Array | float
+    ) -> Array:
+        """Distances in the limit without `rows` rows each.
+
+        `along` is `(sum of x - mean)^T shift` over the rows left out, `total` is `|sum|²`, `norms`
+        the sum of their squared norms, and `roots` the trace of the root without them.
         """
-        width = self.projected.shape[1]
-        drawn = np.flatnonzero(counts)
-        mean = counts @ self.projected / counts.sum()  # (rank,)
-        rank = _rank(width, len(drawn))
-        if len(drawn) < width:
-            rows = (self.projected[drawn] - mean) * np.sqrt(counts[drawn, None])
-            return rows @ rows.T, rank
-        gram = np.zeros((width, width))
-        for chunk in _chunks(len(drawn)):
-            index = drawn[chunk]
-            rows = (self.projected[index] - mean) * np.sqrt(counts[index, None])
-            gram += rows.T @ rows
-        return gram, rank
+        left = self.n - rows
+        shift = self.shift - 2 * along / left + total / left**2
+        trace = (self.scatter - norms - total / left) / (left - 1)
+        result: Array = shift - trace / left + trace + self.trace - 2 * np.asarray(roots)
+        return result
 
 
 def _chunks(n: int) -> Iterator[slice]:
@@ -434,8 +468,3 @@ def _sum_of_roots(matrix: Array, rank: int) -> float:
     # accurate to 1e-14, and to 1e-7 in the reverse order.
     values = scipy.linalg.eigvalsh(matrix, lower=True, check_finite=False)
     return float(np.sqrt(values[-rank:].clip(min=0)).sum())
-
-
-def _above_rounding(values: Array) -> npt.NDArray[np.bool_]:
-    """Which eigenvalues, in ascending order, stand above the rounding of their matrix."""
-    return values > 4 * float(np.finfo(np.float64).eps) * max(float(values[-1]), 0.0)

@@ -14,9 +14,13 @@ from nas_gan.metrics.scoring import Scores
 class EvaluationReport(Scores):
     """What was measured and how; the fields of ΔFID are None without a dense generator.
 
+    `delta_fid`, its interval and `fid_dense_in_limit` refer to what `delta_fid_of` says. `fid`,
+    `fid_dense` and `delta_fid_at_n` are those of the images that were measured, as FIDs are
+    published.
+
     `n` images were measured, not counting `skipped`; `extractor` is None if no metric needed
     features. `accuracy` is the share of a conditional generator's images that a classifier trained
-    on the data set assigns to the class asked for.
+    on the data set assigns to the class asked for. `doubts` says which scores have too few images.
     """
 
     source: str
@@ -32,11 +36,15 @@ class EvaluationReport(Scores):
     skipped: tuple[str, ...] = ()
     skipped_in_reference: tuple[str, ...] = ()
     fid_dense: float | None = None
+    fid_dense_in_limit: float | None = None
     delta_fid: float | None = None
+    delta_fid_of: str | None = None
+    delta_fid_at_n: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
     accuracy: float | None = None
     accuracy_by: str | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def render(report: EvaluationReport) -> Table:
@@ -73,8 +81,11 @@ def _score_rows(report: EvaluationReport) -> list[tuple[str, str]]:
         interval = f"[{report.ci_low:+.4f}, {report.ci_high:+.4f}]"
         rows.append(("dense", f"{report.fid_dense:.4f}"))
         rows.append(("Δ against dense, 95 %", f"{report.delta_fid:+.4f}  {interval}"))
-        if report.fid_dense > 0:
-            rows.append(("Δ relative to dense", f"{report.delta_fid / report.fid_dense:+.2%}"))
+        rows.append(("that Δ is", f"{report.delta_fid_of}, estimated from {report.n}"))
+        if report.delta_fid_at_n is not None:
+            rows.append((f"Δ of these {report.n} images", f"{report.delta_fid_at_n:+.4f}"))
+        if (limit := report.fid_dense_in_limit) is not None and limit > 0:
+            rows.append(("Δ relative to dense", f"{report.delta_fid / limit:+.2%} of {limit:.4f}"))
     if (kid := report.kid) is not None:
         subsets = f"{kid.subsets} subsets of {kid.subset_size}"
         name = "KID" if own else f"kernel distance in {report.extractor}"
@@ -104,4 +115,5 @@ def _score_rows(report: EvaluationReport) -> list[tuple[str, str]]:
             rows.append((name, f"{alike.mean:.4f} {deviation}"))
     if report.accuracy is not None:
         rows.append(("class accuracy", f"{report.accuracy:.2%} by {report.accuracy_by}"))
+    rows += [("warning", doubt) for doubt in report.doubts]
     return rows

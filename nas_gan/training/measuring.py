@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
@@ -15,6 +16,8 @@ from nas_gan.networks.latents import latents_of
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import blueprint, describe_networks
 from nas_gan.training.seeds import Stream
+
+logger = logging.getLogger(__name__)
 
 # An averaged generator to its figures by name, such as `fid`.
 Measure = Callable[[nn.Module], Mapping[str, float]]
@@ -48,12 +51,15 @@ def make_measure(
 def _fid(config: TrainConfig, images: Images, progress: Progress) -> Callable[[nn.Module], float]:
     """The distance of a generator's images to the reference that a run names."""
     # Here, since a run that measures nothing need not wait for scipy.
+    from nas_gan.metrics.doubts import few_for_a_distance
     from nas_gan.metrics.features import make_extractor
     from nas_gan.metrics.frechet import FrechetReference, StreamingStatistics
     from nas_gan.metrics.reference import cache_dir, find_reference
     from nas_gan.metrics.sampling import extract_features
 
     extractor = make_extractor(config.features, device=config.device)
+    for doubt in few_for_a_distance(config.eval_samples, extractor.dim, "eval_samples"):
+        logger.warning("%s", doubt)
     statistics, _ = find_reference(
         config.reference,
         extractor,

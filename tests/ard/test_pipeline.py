@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from ard.errors import NothingToFactorizeError
 from ard.grid import RankGrid
 from ard.layers import LayerProfile, Profile
 from ard.measuring.evaluate import Candidate
-from ard.measuring.journal import Journal, MemoryJournal
+from ard.measuring.journal import FileJournal, Journal, MemoryJournal
 from ard.measuring.measurement import Measurement
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
@@ -110,7 +111,7 @@ def evaluators(dense: SmallNet) -> tuple[Callable[[Candidate], Score], ...]:
     return (
         fid_evaluator(dense, 256, 1),
         fid_evaluator(dense, 512, 2),
-        fid_evaluator(dense, 512, 3, bootstrap=True),
+        fid_evaluator(dense, 512, 3),
     )
 
 
@@ -231,6 +232,52 @@ def test_a_winner_that_does_not_hold_on_other_latents_gives_way_to_a_milder_plan
     assert result.recovered.rise == 2 * damage_of(result.plan) <= 4.0 - 0.1
     finals = [m for m in strict.journal.measurements() if m.stage == "final"]
     assert len(finals) > 1
+
+
+def on_fresh_banks(dense: SmallNet, selection: Tensor, journal: Journal) -> tuple[Run, list[int]]:
+    """Every plan looks twice as bad on held-out latents; also the numbers of banks that were used.
+
+    A rise ends in the number of its bank.
+    """
+    run, used = made_up(dense, selection, lambda damage: 2 * damage), []
+
+    def fresh(bank: int) -> Callable[[Candidate], Score]:
+        used.append(bank)
+        return lambda candidate: scored(2 * damage_of(candidate.plan) + 1e-6 * bank, half=0.1)
+
+    evaluators = replace(run.evaluators, fresh=fresh)
+    return replace(run, evaluators=evaluators, journal=journal), used
+
+
+def test_every_winner_is_tested_on_latents_that_tested_no_other(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    run, used = on_fresh_banks(dense, selection, MemoryJournal())
+    result = run(4.0)
+    finals = [m for m in run.journal.measurements() if m.stage == "final"]
+    assert [m.bank for m in finals] == list(range(len(finals)))
+    assert used == [m.bank for m in finals[1:]]
+    assert len(finals) > 1
+    assert result.recovered.rise == 2 * damage_of(result.plan) + 1e-6 * finals[-1].bank
+    run(4.0)  # knows them all
+    assert len(used) == len(finals) - 1
+
+
+def test_the_banks_go_on_from_a_journal_on_disk(
+    dense: SmallNet, selection: Tensor, tmp_path: Path
+) -> None:
+    whole, _ = on_fresh_banks(dense, selection, MemoryJournal())
+    expected = whole(4.0)
+    lines = list(whole.journal.measurements())
+    first = next(i for i, m in enumerate(lines) if m.stage == "final")
+    for cut in (first, first + 1, len(lines) - 1):
+        path = tmp_path / f"{cut}.jsonl"
+        for measurement in lines[:cut]:
+            FileJournal(path, {}).append(measurement)
+        resumed, _ = on_fresh_banks(dense, selection, FileJournal(path, {}))
+        result = resumed(4.0)
+        assert (result.plan, result.recovered) == (expected.plan, expected.recovered)
+        assert list(FileJournal(path, {}).measurements()) == lines
 
 
 def test_a_winner_whose_every_successor_fails_ends_without_the_budget(

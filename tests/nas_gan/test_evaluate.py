@@ -65,7 +65,8 @@ def test_the_dense_generator_against_itself_differs_by_nothing(dense: Path):
 def test_a_changed_generator_is_paired_with_the_dense_one(dense: Path, tmp_path: Path):
     changed = save_generator(tmp_path / "changed.pt", seed=0, scale=0.5)
     report: Any = evaluate(small(changed, against=dense))
-    assert report.delta_fid == pytest.approx(report.fid - report.fid_dense)
+    assert report.delta_fid_at_n == pytest.approx(report.fid - report.fid_dense)
+    assert report.delta_fid_of == "in the limit of many images"
     assert report.ci_low < report.delta_fid < report.ci_high
     # The dense side does not depend on what it is compared with.
     assert report.fid_dense == pytest.approx(evaluate(small(dense)).fid, rel=1e-5)

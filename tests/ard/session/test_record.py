@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from tiny import takes
 
+from ard.measuring.metrics import metric_named
 from ard.session.config import SearchConfig
 from ard.session.record import fingerprint, run_directory
 from nas_gan import zoo
 from nas_gan.files import sha256
 
 SETTING: Any = SimpleNamespace(
-    extractor=SimpleNamespace(name="pixels"),
-    metric=SimpleNamespace(name="fid"),
+    extractor=SimpleNamespace(name="pixels", dim=16),
+    metric=metric_named("fid"),
     reference=SimpleNamespace(source="hand-made"),
     interface=takes(120),
 )

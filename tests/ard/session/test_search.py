@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +13,11 @@ from tiny import PixelFeatures, checkpoint_of, lively_generator
 from ard.compress import CompressConfig
 from ard.costs.cost import LatencyCost, MixedCost, macs_cost, params_cost
 from ard.costs.latency_table import LatencyTable
-from ard.errors import ArdError
+from ard.errors import ArdError, JournalError
 from ard.layers import profile_layers
 from ard.measuring.bank import Reference
-from ard.measuring.fid import FID
+from ard.measuring.fid import FID, WORTH, Worth
+from ard.measuring.journal import FileJournal
 from ard.measuring.kernel import KID
 from ard.pareto import ParetoConfig
 from ard.recovery.adversarial import FineTuning
@@ -30,7 +32,13 @@ from ard.session.recovering import (
     loss_of,
     real_images,
 )
-from ard.session.search import layer_cost, proxy_evaluator, remarks, statistics_latents
+from ard.session.search import (
+    held_out_bank,
+    layer_cost,
+    proxy_evaluator,
+    remarks,
+    statistics_latents,
+)
 from ard.session.setting import Setting
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.data.images import Images
@@ -41,6 +49,7 @@ from nas_gan.networks.interface import Calling, interface_of
 from nas_gan.networks.latents import latent_bank
 from nas_gan.networks.models import build_model
 
+ROOT = Path(__file__).parents[3]
 GOOD = SearchConfig(checkpoint=Path("ckpt.pt"))
 
 
@@ -282,12 +291,51 @@ def test_times_that_no_table_was_given_for_are_measured_here(
 def test_an_absolute_budget_in_other_features_comes_with_its_share(setting: Setting) -> None:
     lines = list(remarks(GOOD, setting, Budget.parse("2"), 40.0, "--fid-budget"))
     assert "here 2 is the same as --fid-budget 5%" in lines[1]
-    assert len(lines) == 2  # 5000 samples are enough for 16 features
-    few = replace(GOOD, samples=31)
-    assert (
-        "fewer than 32 images"
-        in list(remarks(few, setting, Budget.parse("5%"), 40.0, "--fid-budget"))[-1]
-    )
+    assert len(lines) == 2  # four images per feature are drawn by default
+    few = replace(GOOD, samples=32)
+    hint = list(remarks(few, setting, Budget.parse("5%"), 40.0, "--fid-budget"))[-1]
+    assert "64 images or more make a good interval; one from 32, as in this run" in hint
+    assert f"{row_of(2).least:.0%} to {row_of(2).most:.0%} of simulated draws" in hint
+
+
+def row_of(ratio: float) -> Worth:
+    return next(row for row in WORTH if row.ratio == ratio)
+
+
+def test_what_is_said_about_intervals_was_simulated() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/coverage.json").read_text())["by_ratio"]
+    simulated = [
+        Worth(
+            row["ratio"],
+            round(row["covered_least"], 2),
+            round(row["covered_most"], 2),
+            float(f"{row['width_relative_to_4']:.2g}"),
+        )
+        for row in rows
+    ]
+    assert list(WORTH) == simulated
+
+
+def test_below_the_table_the_hint_promises_less(setting: Setting) -> None:
+    few = list(remarks(replace(GOOD, samples=4), setting, Budget.parse("2"), 40.0, "--fid-budget"))
+    assert few[-1].count("and in fewer below") == 1
+
+
+def test_a_run_from_before_is_not_continued(setting: Setting, tmp_path: Path) -> None:
+    # Its single-layer scores are rises of as many images as it drew, not in the limit.
+    config = replace(GOOD, checkpoint=tmp_path / "any.pt")
+    config.checkpoint.touch()
+    now = fingerprint(config, setting)
+    FileJournal(tmp_path / "journal.jsonl", {k: v for k, v in now.items() if k != "estimator"})
+    with pytest.raises(JournalError, match="estimator is plain there and limit here"):
+        FileJournal(tmp_path / "journal.jsonl", now)
+
+
+def test_every_bank_of_held_out_latents_is_another(setting: Setting) -> None:
+    config = replace(GOOD, samples=8)
+    banks = [held_out_bank(config, setting, k).latents for k in (0, 1, 2, 1)]
+    assert torch.equal(banks[1], banks[3])
+    assert not any(torch.equal(banks[a], banks[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
 
 
 # -- discriminators and images for the recovery

@@ -10,6 +10,7 @@ from torch import Tensor
 from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.evaluation import EvaluationSettings, Evaluator
 from nas_gan.metrics.reference import load_statistics
+from nas_gan.metrics.report import render
 from nas_gan.metrics.subjects import Drawing, Subject, open_subject
 
 
@@ -80,3 +81,24 @@ def test_images_cannot_be_paired_by_their_latents(subject: Subject) -> None:
 def test_a_setting_that_is_too_small_is_named(name: str, value: int) -> None:
     with pytest.raises(InvalidValueError, match=f"^{name} must be at least"):
         EvaluationSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_scores_of_few_images_say_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "few.npz", rng.integers(0, 200, (3, 4, 4, 3)).astype(np.uint8))
+    np.savez(tmp_path / "two.npz", rng.integers(0, 200, (2, 4, 4, 3)).astype(np.uint8))
+    few = open_subject(tmp_path / "few.npz", Drawing(2, 0))
+    report = evaluator(tmp_path / "two.npz", metrics=("fid", "is", "kid")).evaluate(few)
+    assert report.class_score is not None
+    assert (report.class_score.splits, report.class_score.std) == (1, 0)
+    distance, kernel, classes = report.doubts
+    assert "2 reference images in 3 features" in distance
+    assert "one side has only 2" in kernel
+    assert "class score of 3 images in one part" in classes
+    shown = [str(cell) for cell in render(report).columns[1].cells]
+    assert set(report.doubts) <= set(shown)
+
+
+def test_scores_of_enough_images_say_nothing(subject: Subject, tmp_path: Path) -> None:
+    report = evaluator(write_images(tmp_path / "b.npz", 10), metrics=("fid",)).evaluate(subject)
+    assert report.doubts == ()
