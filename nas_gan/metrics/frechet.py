@@ -238,7 +238,8 @@ class PairedFid:
     where γ is the skewness of the n D - (n - 1) D_a. A few latents decide about spread, so a draw
     without them shows too small a rise and too small an s; k moves the interval to where both of
     its ends err equally often (Hall, 1992). How often it covers the true rise was simulated
-    (`benchmarks/coverage.py`); with fewer images than features it promises nothing.
+    (`benchmarks/coverage.py`). With fewer images than features, part of the spectrum was never
+    seen, and the interval promises nothing; it is extended by that of the rise of these images.
     """
 
     def __init__(
@@ -271,20 +272,18 @@ class PairedFid:
         error = _standard_error(difference)
         quantile = float(scipy.stats.t.ppf((1 + self.confidence) / 2, self.n - 1))
         shift = _shift(difference, quantile)
-        return DeltaFid(
-            self.fid_dense,
-            self.fid_dense + delta,
-            delta,
-            delta + error * (shift - quantile),
-            delta + error * (shift + quantile),
-            self.n,
-        )
+        low, high = delta + error * (shift - quantile), delta + error * (shift + quantile)
+        if difference.rank == self.n - 1:  # part of a spectrum was never seen
+            low = min(low, difference.at_n - error * quantile)
+            high = max(high, difference.at_n + error * quantile)
+        return DeltaFid(self.fid_dense, self.fid_dense + delta, delta, low, high, self.n)
 
 
 @dataclass(frozen=True)
 class _Limits:
     """Distances in the limit of many images, from n images and without some of them."""
 
+    at_n: float  # as these images have it, with its bias
     whole: float
     without_one: Array  # (n,)
     without_two: Array  # (2, n), without a row and its partner
@@ -292,6 +291,7 @@ class _Limits:
 
     def __sub__(self, other: _Limits) -> _Limits:
         return _Limits(
+            self.at_n - other.at_n,
             self.whole - other.whole,
             self.without_one - other.without_one,
             self.without_two - other.without_two,
@@ -384,7 +384,9 @@ class _Sample:
         terms = _Terms(n, float(shift @ shift), float(norms.sum()), self._reference.trace)
         zero, partner = np.zeros(1), partners(n)
         pair_norms = norms + norms[partner]
+        biased = terms.without(0, zero, zero, zero, roots.seen) + terms.scatter / (n - 1) / n
         return _Limits(
+            biased.item(),
             terms.without(0, zero, zero, zero, roots.whole).item(),
             terms.without(1, along, norms, norms, roots.without_one),
             terms.without(

@@ -50,12 +50,14 @@ class RootTraces:
     """Estimates of `tr M^½`, from all n rows and without some of them.
 
     Attributes:
+        seen: the sum of the roots of the spectrum of these rows.
         whole: the estimate in the limit, from all rows.
         without_one: without each row, `(n,)`.
         without_two: without each row and its partner, `(len(SHIFTS), n)`; see `partners`.
         rank: the number of eigenvalues above rounding, at most n - 1.
     """
 
+    seen: float
     whole: float
     without_one: Array
     without_two: Array
@@ -75,7 +77,7 @@ def root_traces(rows: Rows) -> RootTraces:
     values, whiten = _spectrum(rows)  # (r,), eigenvalues of rows^T rows
     rank = len(values)
     if not rank:
-        return RootTraces(0.0, np.zeros(n), np.zeros((len(SHIFTS), n)), 0)
+        return RootTraces(0.0, 0.0, np.zeros(n), np.zeros((len(SHIFTS), n)), 0)
     integral = _Integral(values, n)
     # With a full rank of n - 1 the leverages are known, and subtracting them would cancel.
     spare = rank < n - 1
@@ -101,7 +103,8 @@ def root_traces(rows: Rows) -> RootTraces:
             ) / _positive(own * _after(own, shift) - shared**2)
             without_two[k, block] = two.trace(change)
     whole = integral.without(0).trace(np.zeros(1)).item()
-    return RootTraces(whole, without_one, without_two, rank)
+    seen = float(np.sqrt(values / (n - 1)).sum())
+    return RootTraces(seen, whole, without_one, without_two, rank)
 
 
 def partners(n: int) -> npt.NDArray[np.intp]:
