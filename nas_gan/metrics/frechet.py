@@ -260,8 +260,12 @@ class PairedFid:
         """The dense generator's FID in the limit of many images."""
         return _limit(self._dense.limits)
 
-    def compare(self, features: Features) -> DeltaFid:
-        """The rise of a candidate with features `(n, d)`, and its confidence interval."""
+    def compare(self, features: Features, *, careful: bool = True) -> DeltaFid:
+        """The rise of a candidate with features `(n, d)`, and its confidence interval.
+
+        With fewer than 1.2 images per feature a `careful` interval is far wider than one of noise
+        alone, which is good enough to put candidates in order.
+        """
         if features.shape != self._shape:
             raise InvalidValueError(
                 f"features of shape {features.shape} cannot be paired with the dense generator's "
@@ -269,11 +273,11 @@ class PairedFid:
             )
         difference = _Sample(features, self.reference).limits - self._dense.limits
         delta = _limit(difference)
-        error = _standard_error(difference)
+        error = _standard_error(difference, careful)
         quantile = float(scipy.stats.t.ppf((1 + self.confidence) / 2, self.n - 1))
         shift = _shift(difference, quantile)
         low, high = delta + error * (shift - quantile), delta + error * (shift + quantile)
-        if difference.rank == self.n - 1:  # part of a spectrum was never seen
+        if careful and difference.rank == self.n - 1:  # part of a spectrum was never seen
             low = min(low, difference.at_n - error * quantile)
             high = max(high, difference.at_n + error * quantile)
         return DeltaFid(self.fid_dense, self.fid_dense + delta, delta, low, high, self.n)
@@ -317,7 +321,7 @@ def _share(limits: _Limits) -> float:
     return min(max(excess / (FULL_JACKKNIFE - 1), 0.0), 1.0)
 
 
-def _standard_error(limits: _Limits) -> float:
+def _standard_error(limits: _Limits, careful: bool) -> float:
     n = len(limits.without_one)
     one = (n - 1) * (limits.whole - limits.without_one)  # (n,)
     jackknife = float(one.var(ddof=1)) / n
@@ -326,7 +330,7 @@ def _standard_error(limits: _Limits) -> float:
     interactions = one + one[partners(n)] - two
     counted_twice = float((interactions**2).mean()) / 2
     variance = jackknife - max(1 - limits.rank / n, 0.0) * counted_twice
-    unused = (1 - _share(limits)) * _correction(limits)
+    unused = (1 - _share(limits)) * _correction(limits) if careful else 0.0
     return (max(variance, jackknife / 2) + unused**2) ** 0.5
 
 
