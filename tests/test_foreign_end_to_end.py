@@ -97,6 +97,7 @@ def test_a_common_shape_goes_from_its_checkpoint_to_the_clock(
     torch.set_num_threads(threads)
     report = json.loads((run_dir / "report.json").read_text())
     assert report["compressed"]["params"] < report["dense"]["params"]
+    assert report["interface"] in (run_dir / "report.html").read_text()
 
     out = ("--out", bundle, "--tensorrt-rtx", "off", "--samples", "6")
     assert command(export, ExportConfig, run_dir, *told, *out) == 0

@@ -245,6 +245,7 @@ def _measured(report: CompressionReport) -> str:
         "features": features_note(report),
         **({"values": of} if (of := limit_note(report)) else {}),
         "reference": report.reference,
+        **({"network": report.interface} if report.interface else {}),
         "the saved model": f"{report.recovered.n_images:,} images of held-out latents",
         "during the search": ", ".join(f"{n:,} images" for n in sorted(searched)),
         f"Δ{escape(report.distance)} before recovery": delta_text(report, report.factorized),

@@ -14,6 +14,7 @@ from ard.plan import DENSE, RankPlan
 from ard.report.values import CompressionReport, LayerRow, TimedRow, Totals, Trial
 from ard.search.budget import Budget
 from ard.session.search import Session
+from nas_gan.generators import describe_interface
 
 
 def layer_rows(profile: Profile, plan: RankPlan) -> tuple[LayerRow, ...]:
@@ -57,6 +58,7 @@ def make_report(
 ) -> CompressionReport:
     """The report of a compression, from its result, its session and its settings."""
     profile, setting = result.profile, session.setting
+    foreign = setting.interface.calling
 
     def cost(plan: RankPlan) -> float:
         if objective in ("params", "macs"):
@@ -108,5 +110,6 @@ def make_report(
         latency=latency,
         timings=timings,
         environment=environment,
+        interface="" if foreign is None else describe_interface(setting.interface),
         undelivered=undelivered,
     )

@@ -93,6 +93,7 @@ class CompressionReport:
         skipped: layers that stay dense, each with the reason.
         coverage: the share of the parameters in layers that can be factorized.
         timings: seconds per stage.
+        interface: what a network of somebody else takes and returns, in words; empty for ours.
         undelivered: why the bundle could not be exported or timed; empty if it was.
     """
 
@@ -120,6 +121,7 @@ class CompressionReport:
     latency: tuple[TimedRow, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    interface: str = ""
     undelivered: str = ""
 
     @property
@@ -282,6 +284,8 @@ def notes(report: CompressionReport) -> list[tuple[str, str]]:
         ("features", features_note(report)),
         ("reference", report.reference),
     ]
+    if report.interface:
+        found.append(("network", report.interface))
     if report.coverage.total:
         name = "warning" if report.coverage.low else "coverage"
         found.append((name, report.coverage.describe()))
