@@ -60,6 +60,8 @@ def interruptible() -> Iterator[None]:
             if signal.getsignal(number) in (default, _end):
                 before[number] = default
                 signal.signal(number, _raise)
+    if before:
+        _signals.forget()
     try:
         yield
     finally:
@@ -103,6 +105,11 @@ class _Signals:
 
     def __init__(self) -> None:
         self.held = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, as for the next command in this process."""
+        self.process = os.getpid()
         self.kept: int | None = None
         self.terminated_at = -float("inf")
         self.process = os.getpid()

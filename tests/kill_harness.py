@@ -1,0 +1,540 @@
+"""Commands that are killed at some moment and started again, for `test_kills` and `benchmarks`.
+
+A command starts in a process that is forked from one with everything imported. So it does its work
+from the first moment on, and a moment drawn at random is one of that work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+IMPORTED = (
+    "ard.compress", "ard.pareto", "ard.sweep", "ard.report.page", "ard.report.plots",
+    "export.__main__", "nas_gan.search", "nas_gan.train", "onnx", "onnxruntime", "onnxsim",
+    "matplotlib.backends.backend_agg", "scipy.linalg", "torch.utils.tensorboard.writer",
+)  # fmt: skip
+
+
+# -- starting and killing
+
+
+class Nursery:
+    """Starts commands, each in a process of its own that has everything imported."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+        )
+
+    def start(self, arguments: Sequence[str | Path], log: Path) -> Started:
+        """Start `module arguments...` or `file.py arguments...`; `log` gets its stderr."""
+        return Started(self, self._ask({"start": [*map(str, arguments)], "log": str(log)}), log)
+
+    def status(self, pid: int) -> int | None:
+        """The exit code of a process, negative for a signal; None while it runs."""
+        return self._ask({"status": pid})
+
+    def close(self) -> None:
+        self.process.communicate()
+
+    def _ask(self, question: Mapping[str, Any]) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@dataclass(frozen=True)
+class Started:
+    """A command that runs."""
+
+    nursery: Nursery
+    pid: int
+    log: Path
+
+    def send(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 600.0) -> int | None:
+        """The exit code; None if it still runs after so many seconds."""
+        until = time.monotonic() + seconds
+        while (code := self.nursery.status(self.pid)) is None and time.monotonic() < until:
+            time.sleep(0.003)
+        return code
+
+
+@contextmanager
+def nursery() -> Iterator[Nursery]:
+    """A nursery for as long as the block lasts."""
+    made = Nursery()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def serve() -> None:
+    """Be the process that has everything imported: fork, and say how the forked ones ended."""
+    ended: dict[int, int] = {}
+    for name in IMPORTED:
+        with contextlib.suppress(ImportError):
+            __import__(name)
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "start" in question:
+            pid = os.fork()
+            if not pid:
+                _be(question["start"], question["log"])
+            answer: int | None = pid
+        else:
+            pid = question["status"]
+            if pid not in ended:
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    ended[pid] = os.waitstatus_to_exitcode(status)
+            answer = ended.get(pid)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _be(arguments: list[str], log: str) -> None:
+    """Run one command in this forked process, and end it."""
+    code = 99
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream, target in ((0, nothing), (1, nothing), (2, handle)):
+            os.dup2(target, stream)
+        sys.argv = list(arguments)
+        warnings.simplefilter("ignore")
+        if arguments[0].endswith(".py"):
+            runpy.run_path(arguments[0], run_name="__main__")
+        else:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+# -- what is killed, and what must be the same afterwards
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command in a folder of its own.
+
+    Attributes:
+        name: what it is called.
+        arguments: of the command, given the folder.
+        result: what a finished command leaves, in a form that can be compared with `==`.
+        prepare: fills the folder before the command starts.
+        codes: the exit codes of a finished command.
+    """
+
+    name: str
+    arguments: Callable[[Path], Sequence[str | Path]]
+    result: Callable[[Path], Any]
+    prepare: Callable[[Path], None] = lambda folder: None
+    codes: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What an uninterrupted command leaves, and how many seconds it takes."""
+
+    result: Any
+    seconds: float
+
+
+def uninterrupted(job: Job, folder: Path, by: Nursery) -> Whole:
+    """Run a job without interrupting it."""
+    folder.mkdir()
+    job.prepare(folder)
+    started = time.monotonic()
+    finish(job, folder, by)
+    return Whole(job.result(folder), time.monotonic() - started)
+
+
+def finish(job: Job, folder: Path, by: Nursery) -> None:
+    """Run a job to its end, which must be a good one."""
+    log = folder.with_name(f"{folder.name}.log")
+    code = by.start(job.arguments(folder), log).wait()
+    assert code in job.codes, f"{job.name}: exit code {code}: {log.read_text()}"
+
+
+def moments(name: str, n: int, seconds: float, seed: int = 0) -> list[float]:
+    """`n` moments in a run of so many seconds, one at random in each n-th of it."""
+    rng = random.Random(f"{name} {seed}")
+    return [(place + rng.random()) / n * seconds for place in range(n)]
+
+
+def check_kill(
+    job: Job,
+    whole: Whole,
+    folder: Path,
+    by: Nursery,
+    after_s: float,
+    number: signal.Signals = signal.SIGKILL,
+) -> bool:
+    """Kill a job after so many seconds, start it again, and compare with the uninterrupted one.
+
+    Returns:
+        Whether the command was still running at that moment.
+    """
+    folder.mkdir()
+    job.prepare(folder)
+    log = folder.with_name(f"{folder.name}.log")
+    started = by.start(job.arguments(folder), log)
+    code = started.wait(after_s)
+    if code is None:
+        started.send(number)
+        code = started.wait()
+    killed = code not in job.codes
+    context = f"{job.name}, {number.name} after {after_s:.3f} s"
+    if killed:
+        expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+        assert code == expected, f"{context}: exit code {code}: {log.read_text()}"
+        if number != signal.SIGKILL:
+            last = log.read_text().splitlines()[-1]
+            assert last.startswith(("terminated: ", "interrupted: ")), f"{context}: {last}"
+            assert "Traceback" not in log.read_text(), context
+    half = half_written(folder)
+    assert not half, f"{context}: half-written: {half}"
+    finish(job, folder, by)
+    assert not left_over(folder), f"{context}: left over: {left_over(folder)}"
+    found = job.result(folder)
+    assert found == whole.result, f"{context}: another result: {difference(whole.result, found)}"
+    shutil.rmtree(folder)
+    return killed
+
+
+def left_over(folder: Path) -> list[str]:
+    """Hidden files, which are temporary ones and locks, in a folder or beside it."""
+    beside = folder.parent.glob(f".{folder.name}*")
+    return sorted(str(path) for path in (*folder.rglob(".*"), *beside))
+
+
+def half_written(folder: Path) -> list[str]:
+    """Files that cannot be read, of those that have their names; logs may end in half a line."""
+    broken = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.suffix in READERS:
+            try:
+                READERS[path.suffix](path)
+            except Exception as error:
+                broken.append(f"{path.relative_to(folder)}: {error!r}")
+    return broken
+
+
+def _read_lines(path: Path) -> None:
+    *lines, _torn = path.read_text().split("\n")
+    for line in lines:
+        json.loads(line)
+
+
+def _read_tensors(path: Path) -> Any:
+    import torch
+
+    return torch.load(path, weights_only=True)
+
+
+def _read_safetensors(path: Path) -> None:
+    from safetensors.torch import load_file
+
+    load_file(path)
+
+
+def _read_array(path: Path) -> None:
+    import numpy as np
+
+    np.load(path)
+
+
+def _read_picture(path: Path) -> None:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()
+
+
+def _read_graph(path: Path) -> None:
+    import onnx
+
+    onnx.checker.check_model(str(path))
+
+
+def _read_table(path: Path) -> None:
+    header, *rows = path.read_text().splitlines()
+    assert header
+    assert path.read_bytes().endswith(b"\n"), rows[-1:]
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".json": lambda path: json.loads(path.read_text()),
+    ".jsonl": _read_lines,
+    ".pt": _read_tensors,
+    ".safetensors": _read_safetensors,
+    ".npy": _read_array,
+    ".png": _read_picture,
+    ".onnx": _read_graph,
+    ".csv": _read_table,
+    ".html": lambda path: path.read_text().rstrip().index("</html>"),
+}
+
+
+def difference(expected: Any, found: Any, where: str = "") -> str:
+    """Where two results differ first."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in expected.keys() | found.keys():
+            if expected.get(key) != found.get(key):
+                return difference(expected.get(key), found.get(key), f"{where}/{key}")
+    return f"{where}: {str(expected)[:300]} became {str(found)[:300]}"
+
+
+# -- results
+
+
+def plain(value: Any) -> Any:
+    """A value with its tensors as bytes, which compare as `==` does not."""
+    if hasattr(value, "numpy"):
+        array = value.detach().numpy()
+        return (str(array.dtype), array.shape, array.tobytes())
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def texts(folder: Path, *names: str) -> dict[str, str]:
+    return {name: (folder / name).read_text() for name in names}
+
+
+def tensors(folder: Path, *names: str) -> dict[str, Any]:
+    return {name: plain(_read_tensors(folder / name)) for name in names}
+
+
+def swept(folder: Path) -> dict[str, Any]:
+    """The measurements in their order, and the table: equal only if none was made twice."""
+    return texts(folder, "journal.jsonl", "sensitivity.csv") | {"files": names(folder)}
+
+
+def compressed(folder: Path) -> dict[str, Any]:
+    report = json.loads((folder / "report.json").read_text())
+    for name in ("timings", "latency"):
+        report.pop(name, None)
+    return {
+        **swept(folder),
+        **texts(folder, "plan.json"),
+        **tensors(folder, "compressed.pt"),
+        "report": report,
+    }
+
+
+def pareto(folder: Path) -> dict[str, Any]:
+    found = {**swept(folder), **texts(folder, "pareto.csv")}
+    for path in sorted(folder.glob("*/plan.json")):
+        budget = path.parent
+        found[budget.name] = {**texts(budget, "plan.json"), **tensors(budget, "compressed.pt")}
+    return found
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    return {
+        **texts(folder, "log.jsonl"),
+        **tensors(folder, "ckpt.pt", "state.pt"),
+        "files": names(folder),
+    }
+
+
+def searched(folder: Path) -> dict[str, Any]:
+    kept = texts(folder, "log.jsonl", "genotype.json", "discriminator.json")
+    return {**kept, **tensors(folder, "state.pt"), "files": names(folder)}
+
+
+def exported(folder: Path) -> dict[str, Any]:
+    from export.manifest import verify
+
+    verify(folder / "bundle")
+    manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
+    return {"manifest": manifest, "files": names(folder)}
+
+
+def built(folder: Path) -> dict[str, Any]:
+    """All but how long it took and the engine's bytes, which must be those of the record."""
+    import hashlib
+
+    record = json.loads((folder / "engine.json").read_text())
+    engine = (folder / record["engine"]).read_bytes()
+    assert record.pop("sha256") == hashlib.sha256(engine).hexdigest()
+    assert record.pop("bytes") == len(engine)
+    record.pop("seconds")
+    return {"record": record, "files": names(folder)}
+
+
+def names(folder: Path) -> list[str]:
+    """The files of a folder but for TensorBoard's, of which every start makes one."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if path.parts[0] != "tensorboard")
+
+
+# -- jobs
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the jobs start from: a tiny checkpoint, statistics of no real images, a bundle."""
+
+    checkpoint: Path
+    statistics: Path
+    bundle: Path | None = None
+
+
+def make_inputs(folder: Path, by: Nursery) -> Inputs:
+    """Write the inputs into a folder."""
+    import numpy as np
+    from tiny import checkpoint_of, lively_generator
+
+    from nas_gan.checkpoint import save_checkpoint
+
+    checkpoint, statistics = folder / "tiny.pt", folder / "reference.npz"
+    save_checkpoint(checkpoint_of(lively_generator(4)), checkpoint)
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((1280, 16))
+    np.savez(statistics, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T / 100, n=17)
+    inputs = Inputs(checkpoint, statistics)
+    bundle = folder / "bundle"
+    bundle.mkdir()
+    export = export_job(inputs)
+    finish(export, bundle, by)
+    return Inputs(checkpoint, statistics, bundle / "bundle")
+
+
+def search_options(inputs: Inputs) -> tuple[str | Path, ...]:
+    return (
+        inputs.checkpoint, "--reference", inputs.statistics, "--features", "efficientnet-lite0",
+        "--samples", "24", "--sweep-samples", "16", "--anchors", "3", "--threads", "1",
+        "--methods", "svd", "--fractions", "0.5", "0.2",
+    )  # fmt: skip
+
+
+RECOVERY = ("--recover-steps", "2", "--max-trials", "2")
+
+
+def export_job(inputs: Inputs) -> Job:
+    return Job(
+        "export",
+        lambda folder: (
+            "export", inputs.checkpoint, "--out", folder / "bundle", "--samples", "4",
+            "--tensorrt-rtx", "off",
+        ),
+        exported,
+    )  # fmt: skip
+
+
+def jobs(inputs: Inputs, *, bundle: bool = False) -> list[Job]:
+    """The commands whose runs can be resumed; `bundle` lets compress export and time, too."""
+    options = search_options(inputs)
+    small = ("--threads", "1", "--gf-dim", "2", "--df-dim", "2", "--batch-size", "4")
+
+    def copy_bundle(folder: Path) -> None:
+        assert inputs.bundle is not None
+        shutil.copytree(inputs.bundle, folder, dirs_exist_ok=True)
+
+    def replace_bundle(folder: Path) -> None:
+        assert inputs.bundle is not None
+        shutil.copytree(inputs.bundle, folder / "bundle")
+        (folder / "bundle" / "bench.json").write_text("{}")
+
+    export = export_job(inputs)
+    found = [
+        Job("sweep", lambda folder: ("ard.sweep", *options, "--run-dir", folder), swept),
+        Job(
+            "compress",
+            lambda folder: (
+                "ard.compress", *options, *RECOVERY, "--fid-budget", "300%", "--run-dir", folder,
+                *(() if bundle else ("--no-bundle",)),
+            ),
+            compressed,
+            codes=(0, 3),
+        ),
+        Job(
+            "pareto",
+            lambda folder: (
+                "ard.pareto", *options, *RECOVERY, "--budgets", "100%", "300%", "--run-dir", folder,
+            ),
+            pareto,
+            codes=(0, 3),
+        ),
+        Job(
+            "train",
+            lambda folder: (
+                "nas_gan.train", "--config", "smoke", *small, "--steps", "12", "--run-dir", folder,
+            ),
+            trained,
+        ),
+        Job(
+            "search",
+            lambda folder: (
+                "nas_gan.search", "--config", "search_smoke", *small, "--run-dir", folder,
+            ),
+            searched,
+        ),
+        Job("export", export.arguments, exported),
+        Job("export over a bundle", export.arguments, exported, replace_bundle),
+    ]  # fmt: skip
+    if can_build():
+        found.append(
+            Job(
+                "build_engine",
+                lambda folder: (
+                    str(folder / "build_engine.py"), "--bundle", folder, "--module", "tensorrt_rtx",
+                ),
+                built,
+                copy_bundle,
+            )
+        )  # fmt: skip
+    return found
+
+
+def can_build() -> bool:
+    """Whether an engine can be built here."""
+    import importlib.util
+
+    return importlib.util.find_spec("tensorrt_rtx") is not None
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    serve()
