@@ -48,9 +48,18 @@ class Nursery:
             env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
         )
 
-    def start(self, arguments: Sequence[str | Path], log: Path) -> Started:
-        """Start `module arguments...` or `file.py arguments...`; `log` gets its stderr."""
-        return Started(self, self._ask({"start": [*map(str, arguments)], "log": str(log)}), log)
+    def start(
+        self, arguments: Sequence[str | Path], log: Path, *, dies_at: int | None = None
+    ) -> Started:
+        """Start a command.
+
+        Args:
+            arguments: a module or a .py file, and its arguments.
+            log: gets its stderr, and a file beside it the number of its syncs to disk.
+            dies_at: at which of these syncs, from 1, it gets SIGKILL; None for never.
+        """
+        question = {"start": [*map(str, arguments)], "log": str(log), "dies_at": dies_at}
+        return Started(self, self._ask(question), log)
 
     def status(self, pid: int) -> int | None:
         """The exit code of a process, negative for a signal; None while it runs."""
@@ -108,7 +117,7 @@ def serve() -> None:
         if "start" in question:
             pid = os.fork()
             if not pid:
-                _be(question["start"], question["log"])
+                _be(question["start"], question["log"], question["dies_at"])
             answer: int | None = pid
         else:
             pid = question["status"]
@@ -121,9 +130,18 @@ def serve() -> None:
         sys.stdout.flush()
 
 
-def _be(arguments: list[str], log: str) -> None:
+def _be(arguments: list[str], log: str, dies_at: int | None) -> None:
     """Run one command in this forked process, and end it."""
-    code = 99
+    code, syncs, sync = 99, 0, os.fsync
+
+    def counted(handle: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(handle)
+
+    os.fsync = counted
     try:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -143,6 +161,7 @@ def _be(arguments: list[str], log: str) -> None:
     finally:
         with contextlib.suppress(Exception):
             sys.stderr.flush()
+            Path(f"{log}.syncs").write_text(str(syncs))
         os._exit(code)
 
 
@@ -170,10 +189,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Whole:
-    """What an uninterrupted command leaves, and how many seconds it takes."""
+    """What an uninterrupted command leaves, and how many seconds and syncs to disk it takes."""
 
     result: Any
     seconds: float
+    syncs: int
 
 
 def uninterrupted(job: Job, folder: Path, by: Nursery) -> Whole:
@@ -182,20 +202,40 @@ def uninterrupted(job: Job, folder: Path, by: Nursery) -> Whole:
     job.prepare(folder)
     started = time.monotonic()
     finish(job, folder, by)
-    return Whole(job.result(folder), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    syncs = int(log_of(folder).with_name(f"{log_of(folder).name}.syncs").read_text())
+    return Whole(job.result(folder), seconds, syncs)
+
+
+def log_of(folder: Path) -> Path:
+    """What a command in this folder says, beside the folder."""
+    return folder.with_name(f"{folder.name}.log")
 
 
 def finish(job: Job, folder: Path, by: Nursery) -> None:
     """Run a job to its end, which must be a good one."""
-    log = folder.with_name(f"{folder.name}.log")
+    log = log_of(folder)
     code = by.start(job.arguments(folder), log).wait()
     assert code in job.codes, f"{job.name}: exit code {code}: {log.read_text()}"
 
 
-def moments(name: str, n: int, seconds: float, seed: int = 0) -> list[float]:
-    """`n` moments in a run of so many seconds, one at random in each n-th of it."""
+@dataclass(frozen=True)
+class Sync:
+    """The `number`-th sync to disk of a run, when a file is written and has no name yet."""
+
+    number: int
+
+
+Moment = float | Sync
+"""When a command is killed: after so many seconds, or at one of its syncs."""
+
+
+def moments(name: str, n: int, whole: Whole, seed: int = 0) -> list[Moment]:
+    """`n` random moments of a run, in turn after some seconds and at some sync."""
     rng = random.Random(f"{name} {seed}")
-    return [(place + rng.random()) / n * seconds for place in range(n)]
+    seconds = [(place + rng.random()) / n * whole.seconds for place in range(n)]
+    syncs = [Sync(rng.randint(1, whole.syncs)) for _ in range(n)]
+    return [syncs[place] if place % 2 else seconds[place] for place in range(n)]
 
 
 def check_kills(
@@ -203,7 +243,7 @@ def check_kills(
     whole: Whole,
     folder: Path,
     by: Nursery,
-    after: Sequence[float],
+    at: Sequence[Moment],
     number: signal.Signals = signal.SIGKILL,
 ) -> int:
     """Kill a job, start it again and kill it again, and compare its end with the uninterrupted one.
@@ -213,26 +253,29 @@ def check_kills(
         whole: what it leaves if it is not.
         folder: its folder, which must not exist yet and is removed in the end.
         by: what starts it.
-        after: seconds after which each start is killed; a last one is not.
-        number: the signal that it gets.
+        at: when each start is killed; a last one is not.
+        number: the signal that it gets after some seconds. At a sync it gets SIGKILL.
 
     Returns:
         How often the command was still running.
     """
     folder.mkdir()
     job.prepare(folder)
-    log = folder.with_name(f"{folder.name}.log")
-    context = f"{job.name}, {number.name} after {', '.join(f'{s:.3f}' for s in after)} s"
+    log = log_of(folder)
+    context = f"{job.name}, {number.name} at {at}"
     killed = 0
-    for seconds in after:
+    for moment in at:
         log.unlink(missing_ok=True)
-        started = by.start(job.arguments(folder), log)
-        code = started.wait(seconds)
-        if code is None:
-            started.send(number)
-            code = started.wait()
+        if isinstance(moment, Sync):
+            code = by.start(job.arguments(folder), log, dies_at=moment.number).wait()
+        else:
+            started = by.start(job.arguments(folder), log)
+            code = started.wait(moment)
+            if code is None:
+                started.send(number)
+                code = started.wait()
         if code not in job.codes:
-            check_end(code, number, log, context)
+            check_end(code, signal.SIGKILL if isinstance(moment, Sync) else number, log, context)
             killed += 1
         half = half_written(folder)
         assert not half, f"{context}: half-written: {half}"
@@ -246,7 +289,9 @@ def check_kills(
 
 def check_end(code: int | None, number: signal.Signals, log: Path, context: str) -> None:
     """Whether a command has ended as it should by a signal: with its code, and with one line."""
-    text = log.read_text()
+    text = log.read_text() if log.exists() else ""
+    if code == -number and not text:  # before the command had begun
+        return
     expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert code == expected, f"{context}: exit code {code}: {text}"
     assert "Traceback" not in text, f"{context}: {text}"
@@ -534,7 +579,7 @@ def jobs(inputs: Inputs, *, bundle: bool = False) -> list[Job]:
         Job(
             "train",
             lambda folder: (
-                "nas_gan.train", *SMALL, "--steps", "20", "--run-dir", folder,
+                "nas_gan.train", *SMALL, "--steps", "12", "--run-dir", folder,
             ),
             trained,
         ),
@@ -542,7 +587,7 @@ def jobs(inputs: Inputs, *, bundle: bool = False) -> list[Job]:
             "search",
             lambda folder: (
                 "nas_gan.search", "--config", "search_smoke", "--gf-dim", "2", "--df-dim", "2",
-                "--batch-size", "4", *THREADS, "--run-dir", folder,
+                "--batch-size", "4", "--steps", "3", "--n-critic", "1", *THREADS, "--run-dir", folder,
             ),
             searched,
         ),
