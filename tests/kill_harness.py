@@ -587,7 +587,8 @@ def jobs(inputs: Inputs, *, bundle: bool = False) -> list[Job]:
             "search",
             lambda folder: (
                 "nas_gan.search", "--config", "search_smoke", "--gf-dim", "2", "--df-dim", "2",
-                "--batch-size", "4", "--steps", "3", "--n-critic", "1", *THREADS, "--run-dir", folder,
+                "--batch-size", "4", "--steps", "3", "--n-critic", "1",
+                *THREADS, "--run-dir", folder,
             ),
             searched,
         ),
