@@ -49,7 +49,13 @@ class Nursery:
         )
 
     def start(
-        self, arguments: Sequence[str | Path], log: Path, *, dies_at: int | None = None
+        self,
+        arguments: Sequence[str | Path],
+        log: Path,
+        *,
+        dies_at: int | None = None,
+        largest: int | None = None,
+        nobody: bool = False,
     ) -> Started:
         """Start a command.
 
@@ -57,9 +63,12 @@ class Nursery:
             arguments: a module or a .py file, and its arguments.
             log: gets its stderr, and a file beside it the number of its syncs to disk.
             dies_at: at which of these syncs, from 1, it gets SIGKILL; None for never.
+            largest: size in bytes at which a file cannot grow any more, as on a full disk.
+            nobody: whether it is run by the user nobody, which needs root.
         """
-        question = {"start": [*map(str, arguments)], "log": str(log), "dies_at": dies_at}
-        return Started(self, self._ask(question), log)
+        question = {"start": [*map(str, arguments)], "log": str(log)}
+        limits = {"dies_at": dies_at, "largest": largest, "nobody": nobody}
+        return Started(self, self._ask(question | limits), log)
 
     def status(self, pid: int) -> int | None:
         """The exit code of a process, negative for a signal; None while it runs."""
@@ -117,7 +126,7 @@ def serve() -> None:
         if "start" in question:
             pid = os.fork()
             if not pid:
-                _be(question["start"], question["log"], question["dies_at"])
+                _be(**question)
             answer: int | None = pid
         else:
             pid = question["status"]
@@ -130,8 +139,10 @@ def serve() -> None:
         sys.stdout.flush()
 
 
-def _be(arguments: list[str], log: str, dies_at: int | None) -> None:
+def _be(start: list[str], log: str, dies_at: int | None, largest: int | None, nobody: bool) -> None:
     """Run one command in this forked process, and end it."""
+    import resource
+
     code, syncs, sync = 99, 0, os.fsync
 
     def counted(handle: int) -> None:
@@ -147,12 +158,18 @@ def _be(arguments: list[str], log: str, dies_at: int | None) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream, target in ((0, nothing), (1, nothing), (2, handle)):
             os.dup2(target, stream)
-        sys.argv = list(arguments)
+        if largest is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        if nobody:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        sys.argv = list(start)
         warnings.simplefilter("ignore")
-        if arguments[0].endswith(".py"):
-            runpy.run_path(arguments[0], run_name="__main__")
+        if start[0].endswith(".py"):
+            runpy.run_path(start[0], run_name="__main__")
         else:
-            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+            runpy.run_module(start[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
@@ -491,7 +508,17 @@ def make_inputs(folder: Path, by: Nursery) -> Inputs:
 
     run_dir, statistics = folder / "dcgan", folder / "reference.npz"
     run_dir.mkdir()
-    options = (*SMALL, "--steps", "3", "--sample-every", "0", "--run-dir", run_dir)
+    options = (
+        *SMALL,
+        "--threads",
+        "1",
+        "--steps",
+        "3",
+        "--sample-every",
+        "0",
+        "--run-dir",
+        run_dir,
+    )
     start = Job("training", lambda folder: ("nas_gan.train", *options), trained)
     finish(start, run_dir, by)
     checkpoint = folder / "tiny.pt"
@@ -510,18 +537,17 @@ def make_inputs(folder: Path, by: Nursery) -> Inputs:
     return Inputs(checkpoint, statistics, bundle / "bundle")
 
 
-THREADS = ("--threads", "1")
 # The fewest layers of all networks.
 SMALL = (
     *("--config", "smoke", "--model", "dcgan", "--gf-dim", "4", "--df-dim", "4"),
-    *("--batch-size", "4", *THREADS),
+    *("--batch-size", "4"),
 )
 
 
 def search_options(inputs: Inputs) -> tuple[str | Path, ...]:
     return (
         inputs.checkpoint, "--reference", inputs.statistics, "--features", "efficientnet-lite0",
-        "--samples", "24", "--sweep-samples", "16", "--anchors", "3", "--threads", "1",
+        "--samples", "24", "--sweep-samples", "16", "--anchors", "3",
         "--methods", "tucker2", "--fractions", "0.5", "0.2",
     )  # fmt: skip
 
@@ -543,9 +569,13 @@ def export_job(inputs: Inputs) -> Job:
     )  # fmt: skip
 
 
-def jobs(inputs: Inputs, *, bundle: bool = False) -> list[Job]:
-    """The commands whose runs can be resumed; `bundle` lets compress export and time, too."""
-    options = search_options(inputs)
+def jobs(inputs: Inputs, *, bundle: bool = False, threads: int = 1) -> list[Job]:
+    """The commands whose runs can be resumed.
+
+    `bundle` lets compress export and time, too; `threads` is what searches and training get.
+    """
+    count = ("--threads", str(threads))
+    options = (*search_options(inputs), *count)
 
     def copy_bundle(folder: Path) -> None:
         assert inputs.bundle is not None
@@ -579,7 +609,7 @@ def jobs(inputs: Inputs, *, bundle: bool = False) -> list[Job]:
         Job(
             "train",
             lambda folder: (
-                "nas_gan.train", *SMALL, "--steps", "12", "--run-dir", folder,
+                "nas_gan.train", *SMALL, *count, "--steps", "12", "--run-dir", folder,
             ),
             trained,
         ),
@@ -588,7 +618,7 @@ def jobs(inputs: Inputs, *, bundle: bool = False) -> list[Job]:
             lambda folder: (
                 "nas_gan.search", "--config", "search_smoke", "--gf-dim", "2", "--df-dim", "2",
                 "--batch-size", "4", "--steps", "3", "--n-critic", "1",
-                *THREADS, "--run-dir", folder,
+                *count, "--run-dir", folder,
             ),
             searched,
         ),
