@@ -1,10 +1,10 @@
 """Claim: a command that is killed at any moment, and run again, ends as if nothing had happened.
 
-Each command that can be resumed is killed at 20 seeded random moments, in turn by SIGKILL after some
-time and by SIGKILL at one of its writes, each in a fresh directory, and a few times more by SIGTERM.
-It is then run again to its end, and must leave the same plan, the same numbers and the same weights
-as an uninterrupted run: with every measurement once, no file half-written and no temporary one left.
-The last part compares one thread with two.
+Each command that can be resumed is killed at 20 seeded random moments, in turn after some time and
+at one of its writes, each in a fresh directory, and at a few more by SIGTERM. It is then run again
+to its end, and must leave the same plan, numbers and weights as an uninterrupted run, with every
+measurement once, no file half-written and no temporary one left. The last part compares one thread
+with two.
 
     python benchmarks/kills.py
 

@@ -152,7 +152,7 @@ def _be(start: list[str], log: str, dies_at: int | None, largest: int | None, no
             os.kill(os.getpid(), signal.SIGKILL)
         sync(handle)
 
-    os.fsync = counted
+    os.fsync = counted  # type: ignore[assignment]
     try:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDWR)
