@@ -27,10 +27,11 @@ from ard.report.writing import write_report
 from ard.search.reachable import reachable_plans
 from ard.search.reachable import to_text as reachable_text
 from ard.session.config import SearchConfig, budget_of
-from ard.session.record import environment
+from ard.session.record import environment, run_directory
 from ard.session.saving import save_found
 from ard.session.search import open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
+from nas_gan.locks import locked
 from nas_gan.zoo import display_name
 
 
@@ -94,7 +95,8 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
 
 
 def main(config: CompressConfig) -> int:
-    report, run_dir = compress(config, Console(stderr=True))
+    with locked(run_directory(config)):
+        report, run_dir = compress(config, Console(stderr=True))
     sys.stdout.write(f"{to_text(report)}\n{run_dir / 'report.html'}\n")
     if report.undelivered:
         raise DeliveryError(f"the result is saved, but not its bundle: {report.undelivered}")

@@ -36,6 +36,7 @@ from ard.layers import LayerProfile, profile_layers
 from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
 from nas_gan.generators import GeneratorOptions, open_generator
+from nas_gan.locks import locked
 from nas_gan.networks.latents import latents_of
 from nas_gan.panels import CANDIDATES
 
@@ -102,6 +103,12 @@ def load_layers(config: LatencyConfig) -> tuple[LayerProfile, ...]:
 def main(config: LatencyConfig) -> int:
     grid = check(config)
     layers = load_layers(config)
+    with locked(config.out):
+        return write_and_time(config, grid, layers)
+
+
+def write_and_time(config: LatencyConfig, grid: RankGrid, layers: tuple[LayerProfile, ...]) -> int:
+    """Write the layers, time them if asked to, and print what there is."""
     if not config.measure:
         n = write_wanted(layers, grid, config.out, config.precision, progress)
         sys.stdout.write(

@@ -20,10 +20,12 @@ from ard.pipeline import compress_within
 from ard.report.points import Point, budget_folder, point_of, points_figure, to_csv, to_text
 from ard.search.budget import Budget
 from ard.session.config import SearchConfig, parse_budgets
+from ard.session.record import run_directory
 from ard.session.saving import save_found
 from ard.session.search import Session, coverage_line, open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, run
 from nas_gan.files import write_text
+from nas_gan.locks import locked
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,15 @@ def find_points(
 
 
 def main(config: ParetoConfig) -> int:
+    budgets = parse_budgets(config.budgets)  # fails before anything is measured
+    with locked(run_directory(config)):
+        return search(config, budgets)
+
+
+def search(config: ParetoConfig, budgets: list[Budget]) -> int:
+    """Search, write and print; the run directory is this process's own."""
     from nas_gan.pictures.plot_style import save_figure
 
-    budgets = parse_budgets(config.budgets)  # fails before anything is measured
     console = Console(stderr=True)
 
     def tell(line: str) -> None:

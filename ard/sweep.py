@@ -18,11 +18,19 @@ from ard.pipeline import measure_sensitivities, prepare
 from ard.report.summary import layer_rows
 from ard.search.reachable import reachable_plans, to_text
 from ard.session.config import SweepConfig
+from ard.session.record import run_directory
 from ard.session.search import coverage_line, open_sweep
 from nas_gan.cli import DONE, run
+from nas_gan.locks import locked
 
 
 def main(config: SweepConfig) -> int:
+    with locked(run_directory(config)):
+        return measure(config)
+
+
+def measure(config: SweepConfig) -> int:
+    """Measure, write and print; the run directory is this process's own."""
     from ard.report.plots import sensitivity_figure
     from nas_gan.pictures.plot_style import save_figure
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from edge_bench.errors import EdgeBenchError
-from edge_bench.interrupts import INTERRUPTED, interrupt_as_usual
+from edge_bench.interrupts import INTERRUPTED, TERMINATED, Terminated, interruptible
 from edge_bench.runners import RUNNERS
 
 Advance = Callable[[float], None]
@@ -25,7 +25,9 @@ Advance = Callable[[float], None]
 DONE, ERROR, USAGE = 0, 1, 2
 # 128 + SIGPIPE, which is how the commands of a shell end if nobody reads on.
 NOT_READ = 141
-EXIT_CODES = "exit codes: 0 done, 1 error, 2 usage, 130 interrupted, 141 output not read"
+EXIT_CODES = (
+    "exit codes: 0 done, 1 error, 2 usage, 130 interrupted, 141 output not read, 143 terminated"
+)
 
 # Go to the start of the line, and clear it.
 WIPE = "\r\x1b[K"
@@ -45,15 +47,14 @@ def as_process(main: Callable[[], int]) -> int:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        interrupt_as_usual()
-        code = main()
+        with interruptible():
+            code = main()
     except SystemExit as exit_:  # argparse's way to say usage or help
         code = exit_.code if isinstance(exit_.code, int) else USAGE
     except BrokenPipeError:  # of one of the streams: nothing else here is a pipe
         code = NOT_READ
-    except KeyboardInterrupt:  # outside of measuring
-        sys.stderr.write("interrupted: nothing was written; run the same command again\n")
-        code = INTERRUPTED
+    except KeyboardInterrupt as interrupt:  # outside of measuring
+        code = _say_why(interrupt, "nothing was written; run the same command again")
     lost = _flush(sys.stdout)
     if lost is not None and not isinstance(lost, BrokenPipeError):
         sys.stderr.write(f"error: output: {_describe(lost)}\n")
@@ -85,7 +86,7 @@ def run(measure: Callable[[Advance], str], *, interrupted: str) -> int:
         interrupted: What an interrupt leaves behind, for the message.
 
     Returns:
-        0 if it is done, 1 after an error (one line on stderr), 130 after Ctrl-C.
+        0 if it is done, 1 after an error (one line on stderr), 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         with progress(sys.stderr, time.monotonic) as advance:
@@ -102,10 +103,16 @@ def run(measure: Callable[[Advance], str], *, interrupted: str) -> int:
     except MemoryError:
         sys.stderr.write("error: out of memory; use a smaller --batch\n")
         return ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: {interrupted}\n")
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return _say_why(interrupt, interrupted)
     return DONE
+
+
+def _say_why(interrupt: KeyboardInterrupt, left: str) -> int:
+    """Say which signal ended the command and what it leaves behind; the exit code."""
+    terminated = isinstance(interrupt, Terminated)
+    sys.stderr.write(f"{'terminated' if terminated else 'interrupted'}: {left}\n")
+    return TERMINATED if terminated else INTERRUPTED
 
 
 @contextmanager

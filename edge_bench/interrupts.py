@@ -1,4 +1,4 @@
-"""Ctrl-C while a command is still importing, which takes seconds.
+"""Ctrl-C and SIGTERM, which mean the same: save what there is, say one line, and end.
 
 `python -m edge_bench` imports the package, then everything at the head of the command, and
 only then calls what catches an interrupt. The package therefore sees to the time in between.
@@ -10,25 +10,76 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-INTERRUPTED = 130
+# 128 + the number of the signal, as a shell says it.
+INTERRUPTED, TERMINATED = 130, 143
+# The environment variable by which one of our commands tells another who started it.
+PARENT = "ARD_GAN_PARENT"
+_DEFAULTS: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+_ENDINGS = {signal.SIGINT: ("interrupted", INTERRUPTED), signal.SIGTERM: ("terminated", TERMINATED)}
+_PR_SET_PDEATHSIG = 1
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which schedulers, spot machines and `docker stop` say what Ctrl-C says."""
 
 
 def end_quietly_on_interrupt(package: str) -> None:
-    """From now on Ctrl-C ends the process with one line, if it is a command of this package.
+    """From now on Ctrl-C and SIGTERM end a command of this package with one line.
 
-    Nothing happens if a host program imports the package, or if interrupts are ignored, as behind
-    nohup.
+    Nothing happens if a host program imports the package, or if they are ignored, as Ctrl-C is
+    behind nohup. A command that another of our commands has started ends with it, however that
+    one ends.
     """
-    if _is_command_of(package) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
+    if not _is_command_of(package):
+        return
+    for number, default in _DEFAULTS.items():
+        if signal.getsignal(number) == default:
+            signal.signal(number, _end)
+    _end_with_parent()
 
 
-def interrupt_as_usual() -> None:
-    """From now on Ctrl-C raises KeyboardInterrupt again."""
-    if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt and SIGTERM raises Terminated.
+
+    Signals that are ignored, or that a host program handles, are left alone.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number, default in _DEFAULTS.items():
+            if signal.getsignal(number) in (default, _end):
+                before[number] = default
+                signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number, default in before.items():
+            signal.signal(number, default)
+
+
+_terminated_at = -float("inf")
+# GNU timeout sends SIGTERM twice, to the process and to its group.
+_SAME_S = 1.0
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    global _terminated_at
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    now = time.monotonic()
+    if now - _terminated_at > _SAME_S:
+        _terminated_at = now
+        raise Terminated
 
 
 def _is_command_of(package: str) -> bool:
@@ -41,6 +92,19 @@ def _is_command_of(package: str) -> bool:
 
 def _end(number: int, frame: FrameType | None) -> None:
     # An exception would end up as a traceback of whatever is being imported, or be swallowed by it.
+    word, code = _ENDINGS[signal.Signals(number)]
     with contextlib.suppress(OSError):
-        os.write(2, b"interrupted: nothing was done yet; run the same command again\n")
-    os._exit(INTERRUPTED)
+        os.write(2, f"{word}: nothing was done yet; run the same command again\n".encode())
+    os._exit(code)
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this process when the command that started it ends, even by SIGKILL."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None or sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if str(os.getppid()) != parent:  # it has ended already
+        os._exit(TERMINATED)

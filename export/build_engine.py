@@ -10,13 +10,16 @@ exist and were built from this ONNX file, for this device, by this TensorRT.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import importlib
 import io
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +36,10 @@ class BuildError(Exception):
     """The engine cannot be built; the message is one line that says what to do."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which means what Ctrl-C means."""
+
+
 def main(args: list[str] | None = None) -> int:
     """Parse, build, report; return 0 if the engine exists, or 1 after one line on stderr."""
     options = parse(args)
@@ -44,9 +51,11 @@ def main(args: list[str] | None = None) -> int:
         raise
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or ''}: {error.strerror or error}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: nothing was written; run the same command again\n")
-        return 130
+    except KeyboardInterrupt as interrupt:
+        terminated = isinstance(interrupt, Terminated)
+        word = "terminated" if terminated else "interrupted"
+        sys.stderr.write(f"{word}: nothing was written; run the same command again\n")
+        return 143 if terminated else 130
     return 1
 
 
@@ -368,17 +377,34 @@ def is_current(engine_path: Path, wanted: dict[str, Any]) -> bool:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` beside `path` under a temporary name, then rename."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    remove_leftovers(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".partial")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `path` that no process is writing: their locks died with it."""
+    ours = re.compile(rf"\.{re.escape(path.name)}-[a-z0-9_]{{8}}\.partial")
+    for name in filter(ours.fullmatch, os.listdir(path.parent)):  # noqa: PTH208
+        with contextlib.suppress(OSError):
+            leftover = path.with_name(name)
+            handle = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+            finally:
+                os.close(handle)
 
 
 def _positive(text: str) -> int:
@@ -396,6 +422,11 @@ def _first(errors: list[str]) -> str:
     return " ".join(errors[0].split()) if errors else "it gave no reason"
 
 
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # GNU timeout sends it twice
+    raise Terminated
+
+
 def as_process() -> int:
     """Call `main` in a process of its own.
 
@@ -408,6 +439,8 @@ def as_process() -> int:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # and not ignored
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main()
     except SystemExit as exit_:  # argparse's way to say usage or help

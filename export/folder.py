@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,35 +14,87 @@ from pathlib import Path
 
 from export.errors import BundleError
 from export.manifest import MANIFEST, read_manifest
+from nas_gan.locks import locked_by
+
+# Of linux/fs.h and fcntl.h.
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+_NEW, _OLD = ".partial", ".replaced"
 
 
 @contextmanager
 def complete_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block succeeds."""
+    """A temporary folder beside `out` that takes its place when the block succeeds.
+
+    Whatever a killed process left behind of the same bundle is put right first.
+
+    Raises:
+        BundleError: `out` is neither a bundle nor an empty folder.
+        InUseError: another process writes this bundle.
+    """
     out = out.resolve()
-    kept = _foreign_files(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    replaced = temporary.with_name(f"{temporary.name}-replaced")
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        for path in kept:
-            if path.is_dir():
-                shutil.copytree(path, temporary / path.name)
-            else:
-                shutil.copy2(path, temporary / path.name)
-        if out.exists():
-            out.rename(replaced)
+    with locked_by(out.with_name(f".{out.name}.lock"), out):
+        _put_right(out)
+        kept = _foreign_files(out)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-", suffix=_NEW))
         try:
-            temporary.rename(out)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(out)
+            temporary.chmod(0o755)
+            yield temporary
+            for path in kept:
+                if path.is_dir():
+                    shutil.copytree(path, temporary / path.name)
+                else:
+                    shutil.copy2(path, temporary / path.name)
+            _take_the_place(temporary, out)
+        finally:
+            # By now what was replaced, or what was not finished.
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_the_place(new: Path, out: Path) -> None:
+    """Put `new` where `out` is, by one rename; what was there is then at `new`."""
+    if not out.exists() or not any(out.iterdir()):
+        new.rename(out)
+        return
+    try:
+        exchange(new, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
             raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # This file system cannot. A kill in between leaves the old bundle to the next run.
+        old = new.with_suffix(_OLD)
+        out.rename(old)
+        try:
+            new.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+        old.rename(new)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange the names of two files or folders, so that there is no moment without either.
+
+    Raises:
+        OSError: ENOSYS or EINVAL where the kernel or the file system cannot.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    names = (os.fsencode(one), os.fsencode(other))
+    if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(other))
+
+
+def _put_right(out: Path) -> None:
+    """Bring back a bundle that was on its way out, and remove what is left of others."""
+    left = re.compile(rf"\.{re.escape(out.name)}-[a-z0-9_]{{8}}({_NEW}|{_OLD})")
+    found = sorted(path for path in out.parent.iterdir() if left.fullmatch(path.name))
+    for path in found:
+        if path.suffix == _OLD and not out.exists():
+            path.rename(out)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _foreign_files(out: Path) -> list[Path]:

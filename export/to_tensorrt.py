@@ -28,6 +28,7 @@ from typing import Any
 from export.engines import EngineJob
 from export.errors import ExportError
 from export.manifest import Engine
+from nas_gan.children import run_child
 from nas_gan.files import write_bytes
 
 NAME = "tensorrt-rtx"
@@ -79,8 +80,13 @@ def _ask_builder(request: Mapping[str, Any], timeout_s: float) -> dict[str, str]
     }
     command = [sys.executable, "-W", "ignore", "-m", "export.to_tensorrt", json.dumps(request)]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        done = run_child(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
         return {"error": f"the builder took longer than {timeout_s:g} s"}

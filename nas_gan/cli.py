@@ -27,7 +27,8 @@ from rich.progress import (
 
 from nas_gan.errors import NasGanError, UsageError
 from nas_gan.interrupts import INTERRUPTED as INTERRUPTED
-from nas_gan.interrupts import interrupt_as_usual
+from nas_gan.interrupts import TERMINATED as TERMINATED
+from nas_gan.interrupts import Terminated, interruptible
 from nas_gan.options import flattened, nested_type
 
 Config = TypeVar("Config")
@@ -60,13 +61,14 @@ def run(
         default: makes the settings that the command line overrides, such as those of a preset.
 
     Returns:
-        0 done, 1 our error (one line on stderr), 2 usage, 130 interrupted, 141 if what reads the
-        output closed the pipe, or what `main` returned.
+        0 done, 1 our error (one line on stderr), 2 usage, 130 interrupted, 143 terminated, 141 if
+        what reads the output closed the pipe, or what `main` returned.
     """
     _make_writable()
     logging.captureWarnings(True)
     try:
-        code = _run(main, config_type, prog, description, args, default)
+        with interruptible():
+            code = _run(main, config_type, prog, description, args, default)
     except BrokenPipeError as error:
         if any(map(_is_closed, (sys.stdout, sys.stderr))):  # and not some other pipe
             _flush(sys.stdout)
@@ -127,7 +129,6 @@ def _run(
     default: Callable[[], Config] | None,
 ) -> int:
     try:
-        interrupt_as_usual()
         nested = tyro.cli(
             nested_type(config_type, None if default is None else default()),
             prog=prog,
@@ -144,6 +145,9 @@ def _run(
         if isinstance(exit_.__context__, BrokenPipeError):  # rich's way to say that nobody reads
             return NOT_READ
         return exit_.code if isinstance(exit_.code, int) else USAGE
+    except Terminated:
+        sys.stderr.write("terminated: run the same command again to resume\n")
+        return TERMINATED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to resume\n")
         return INTERRUPTED

@@ -39,6 +39,10 @@ class MissingDataError(NasGanError, FileNotFoundError):
     """A data set, reference statistics or pretrained weights cannot be found."""
 
 
+class InUseError(NasGanError, RuntimeError):
+    """Another process works in a run directory or on a bundle."""
+
+
 class DivergedError(NasGanError, ArithmeticError):
     """Training or sampling produced a NaN or an infinity."""
 

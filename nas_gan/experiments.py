@@ -37,8 +37,9 @@ import tyro
 
 from nas_gan.cli import progress, run
 from nas_gan.files import write_json, write_text
+from nas_gan.locks import locked
 from nas_gan.runs.experiments import run_experiment
-from nas_gan.runs.grid import plan_runs, read_grid
+from nas_gan.runs.grid import Grid, PlannedRun, plan_runs, read_grid
 from nas_gan.runs.summary import summarise, summary_csv, summary_table
 
 
@@ -56,6 +57,12 @@ def main(config: ExperimentsConfig) -> int:
     grid = read_grid(config.grid)
     run_dir = config.run_dir or Path("runs/experiments") / config.grid.stem
     runs = plan_runs(grid, run_dir)
+    with locked(run_dir):
+        return train_all(grid, run_dir, runs)
+
+
+def train_all(grid: Grid, run_dir: Path, runs: list[PlannedRun]) -> int:
+    """Train what is not trained yet, write the table and print it."""
     outcomes = []
     with progress("runs", len(runs)) as advance:
         for one in runs:

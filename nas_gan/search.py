@@ -12,6 +12,7 @@ processes, start it by torchrun, as in
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from nas_gan.architecture_search.run import search
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError
+from nas_gan.locks import locked
 from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
 from nas_gan.training.distributed import joined_processes
 from nas_gan.training.loop import TrainingResult
@@ -33,9 +35,11 @@ from nas_gan.training.preset import preset_from_arguments
 def main(config: SearchConfig) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with joined_processes(config.device) as processes:
+    with joined_processes(config.device) as processes, ExitStack() as stack:
         config = replace(config, device=processes.device)
         check_device(config.device)
+        if processes.is_main:
+            stack.enter_context(locked(config.run_dir))
         images = load_images(config, partial(progress, shown=processes.is_main))
         # One bar for all processes.
         with progress("searching", config.steps, shown=processes.is_main) as advance:

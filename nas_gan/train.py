@@ -12,6 +12,7 @@ one. To train on several GPUs or in several processes, start it by torchrun, as 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +21,7 @@ import torch
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError
+from nas_gan.locks import locked
 from nas_gan.training.build import load_images, weight_type
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import joined_processes
@@ -31,9 +33,11 @@ from nas_gan.training.run import train
 def main(config: TrainConfig) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with joined_processes(config.device) as processes:
+    with joined_processes(config.device) as processes, ExitStack() as stack:
         config = replace(config, device=processes.device)
         check_device(config.device, weight_type(config))
+        if processes.is_main:
+            stack.enter_context(locked(config.run_dir))
         images = load_images(config, partial(progress, shown=processes.is_main))
         measure = make_measure(config, images, progress=progress) if processes.is_main else None
         # One bar for all processes.

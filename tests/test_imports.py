@@ -41,6 +41,7 @@ ROOMS = {
         "generators",
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weight_files fitting",
+        "locks children",
         "files npz seeds zoo interrupts file_kinds foreign",
         "errors",
     ),

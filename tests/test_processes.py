@@ -121,7 +121,11 @@ def test_a_full_disk_behind_stdout_is_one_line(skin):
     [("ard.compress", "torch._utils"), ("nas_gan.train", "torch._utils"),
      ("export", "torch._utils"), ("edge_bench", "numpy.")],
 )  # fmt: skip
-def test_an_interrupt_during_the_imports_is_one_line_and_code_130(command, seen):
+@pytest.mark.parametrize(
+    ("number", "word", "code"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
+)
+def test_a_signal_during_the_imports_is_one_line_and_a_code(command, seen, number, word, code):
     process = start(
         *("-X", "importtime", "-m", command, "--help"),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -131,16 +135,17 @@ def test_an_interrupt_during_the_imports_is_one_line_and_code_130(command, seen)
         for line in process.stderr:
             if seen in line:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = [line for line in process.stderr if not line.startswith("import time:")]
-    assert process.returncode == 130
-    assert rest == ["interrupted: nothing was done yet; run the same command again\n"]
+    assert process.returncode == code
+    assert rest == [f"{word}: nothing was done yet; run the same command again\n"]
 
 
 HOST = """
 import signal
 import ard, edge_bench, export, nas_gan
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 """
 
 
@@ -155,10 +160,14 @@ def test_a_host_program_keeps_its_interrupts(tmp_path: Path):
 
 
 @pytest.mark.parametrize("package", ["ard", "edge_bench"])
-def test_an_interrupt_that_is_ignored_stays_ignored(package):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_that_is_ignored_stays_ignored(package, name):
+    owner = "edge_bench" if package == "edge_bench" else "nas_gan"
     code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-        f"sys.argv, sys.orig_argv = ['-m'], ['python', '-m', '{package}.x']; import {package};"
-        "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
+        f"import signal, sys; signal.signal(signal.{name}, signal.SIG_IGN);"
+        f"sys.argv, sys.orig_argv = ['-m'], ['python', '-m', '{package}.x']; import {package}\n"
+        f"from {owner}.interrupts import interruptible\n"
+        f"with interruptible(): assert signal.getsignal(signal.{name}) is signal.SIG_IGN\n"
+        f"assert signal.getsignal(signal.{name}) is signal.SIG_IGN"
     )
     assert start("-c", code).wait(120) == 0

@@ -16,6 +16,7 @@ from ard.errors import DeliveryError
 from ard.grid import RankGrid
 from ard.layers import LayerProfile
 from ard.signature import LayerSignature
+from nas_gan.children import child_process
 from nas_gan.progress import Progress
 from nas_gan.tables import text_table
 
@@ -113,7 +114,7 @@ def time_layers(
     ]
     command = [sys.executable, "-m", *arguments]
     line, told = "", 0
-    with subprocess.Popen(
+    with child_process(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
     ) as process:
         assert process.stderr is not None  # it was asked for

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ard.errors import DeliveryError
 from ard.report.values import TimedRow
+from nas_gan.children import run_child
 from nas_gan.generators import GeneratorOptions
 from nas_gan.progress import Progress
 
@@ -89,7 +90,7 @@ def compare_latency(
 def _run(arguments: list[str]) -> None:
     """Run one of our commands; its output is discarded, its files are the result."""
     command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    done = run_child(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1] if lines else f"exit code {done.returncode}"

@@ -110,11 +110,13 @@ class SearchConfig:
     """Keep the genotype every so many steps; 0 keeps only the last."""
     save_every: Annotated[int, FILES] = 250
     """Save the state to resume from every so many steps."""
+    save_every_minutes: Annotated[float, FILES] = 10.0
+    """Save it also whenever so many minutes have passed; 0 saves by steps alone."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "gf_dim", "df_dim", "n_outputs", "n_critic", "save_every", "threads"):
             check_at_least(name, getattr(self, name), 1)
-        for name in ("seed", "arch_weight_decay"):
+        for name in ("seed", "arch_weight_decay", "save_every_minutes"):
             check_at_least(name, getattr(self, name), 0)
         for name in ("g_lr", "d_lr", "arch_lr", "upper_bound"):
             check_above(name, getattr(self, name), 0)

@@ -15,12 +15,12 @@ from nas_gan.training.draws import StepNoise
 from nas_gan.training.files import GRID, save_samples
 from nas_gan.training.log import RunLog
 from nas_gan.training.seeds import Stream
-from nas_gan.training.state import save_state
+from nas_gan.training.state import Position, save_state
 
 # Settings that may differ between two parts of one search: they do not change what it finds.
 _FREE = (
     *("config", "run_dir", "data_root", "device", "threads"),
-    *("log_every", "sample_every", "derive_every", "save_every"),
+    *("log_every", "sample_every", "derive_every", "save_every", "save_every_minutes"),
     "background",  # part of the digest of the data
 )
 
@@ -55,7 +55,7 @@ class SearchFiles:
         )
 
     def save(self, index: int, scalars: Mapping[str, float]) -> None:
-        save_state(self.config.run_dir, self.settings, self.step, index + 1)
+        save_state(self.config.run_dir, self.settings, self.step, Position(index + 1))
 
     def finish(self) -> None:
         """Write the genotypes that the search has found."""

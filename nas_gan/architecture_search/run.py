@@ -10,10 +10,11 @@ from nas_gan.architecture_search.config import SearchConfig
 from nas_gan.architecture_search.files import SearchFiles, fingerprint
 from nas_gan.data.images import Images
 from nas_gan.files import write_json
+from nas_gan.interrupts import held_back
 from nas_gan.settings import plain_settings
 from nas_gan.training.distributed import Processes
 from nas_gan.training.log import RunLog
-from nas_gan.training.loop import Every, TrainingResult, run_training
+from nas_gan.training.loop import Every, EveryMinutes, TrainingResult, run_training
 from nas_gan.training.state import resume
 
 
@@ -40,9 +41,10 @@ def search(
     networks = build_supernets(config)
     step = build_step(config, networks, images, processes)
     settings = fingerprint(config, images)
-    first = resume(config.run_dir, settings, step)
+    first = resume(config.run_dir, settings, step).done
     if not processes.is_main:
-        return run_training(step, n_steps=config.steps, first=first)
+        with held_back():  # the main process ends the search, between two steps
+            return run_training(step, n_steps=config.steps, first=first)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_json(config.run_dir / "config.json", plain_settings(config))
     with closing(RunLog(config.run_dir, first)) as log:
@@ -58,7 +60,9 @@ def search(
                 Every(config.sample_every, files.sample, config.steps),
                 Every(config.derive_every, files.derive, config.steps),
                 Every(config.save_every, files.save, config.steps),
+                EveryMinutes(config.save_every_minutes, files.save),
             ],
+            on_interrupt=files.save,
         )
         if result.status == "finished":
             files.finish()

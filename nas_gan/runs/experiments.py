@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas_gan.children import run_child
 from nas_gan.files import write_json, write_text
 from nas_gan.runs.grid import PlannedRun
 from nas_gan.runs.log_metrics import metrics_of
@@ -54,8 +55,11 @@ def to_toml(settings: Mapping[str, Any]) -> str:
 def train_in_process(folder: Path) -> str:
     """Train what `folder`/settings.toml says in a process of its own; why it failed, or ""."""
     command = [sys.executable, "-m", "nas_gan.train", "--config", str(folder / "settings.toml")]
-    done = subprocess.run(
-        [*command, "--run-dir", str(folder)], capture_output=True, text=True, check=False
+    done = run_child(
+        [*command, "--run-dir", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     if done.returncode == 0:
         return ""

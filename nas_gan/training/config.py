@@ -203,6 +203,8 @@ class TrainConfig:
     """Draw a grid of samples every so many steps; 0 draws none."""
     save_every: Annotated[int, FILES] = 250
     """Save the checkpoint and the state to resume from every so many steps."""
+    save_every_minutes: Annotated[float, FILES] = 10.0
+    """Save them also whenever so many minutes have passed; 0 saves by steps alone."""
     snapshot_every: Annotated[int, FILES] = 0
     """Keep a checkpoint ckpt-STEP.pt every so many steps; 0 keeps only the newest."""
     eval_every: Annotated[int, EVALUATION] = 0
@@ -220,7 +222,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in _COUNTS:
             check_at_least(name, getattr(self, name), 1)
-        for name in ("seed", "d_skip_from", "weight_decay", "image_noise"):
+        for name in ("seed", "d_skip_from", "weight_decay", "image_noise", "save_every_minutes"):
             check_at_least(name, getattr(self, name), 0)
         for name in ("g_lr", "d_lr"):
             check_above(name, getattr(self, name), 0)

@@ -22,7 +22,7 @@ from nas_gan.training.describe import describe_networks
 from nas_gan.training.draws import StepNoise
 from nas_gan.training.log import RunLog
 from nas_gan.training.seeds import Stream
-from nas_gan.training.state import save_state
+from nas_gan.training.state import Position, save_state
 from nas_gan.training.steps import AdversarialStep
 
 # Images in a sample grid.
@@ -30,8 +30,8 @@ GRID = 64
 # Settings that may differ between two parts of one run: they do not change what it computes.
 _FREE = (
     *("config", "run_dir", "data_root", "device", "threads", "log_every", "sample_every"),
-    *("save_every", "snapshot_every", "eval_every", "eval_samples", "eval_metrics"),
-    *("reference", "features"),
+    *("save_every", "save_every_minutes", "snapshot_every"),
+    *("eval_every", "eval_samples", "eval_metrics", "reference", "features"),
     "background",  # part of the digest of the data
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
 )
@@ -84,8 +84,12 @@ class RunFiles:
         self._write(f"ckpt-{index + 1:06d}.pt", index)
 
     def save(self, index: int, scalars: Mapping[str, float]) -> None:
-        self._write("ckpt.pt", index)
-        save_state(self.config.run_dir, self.settings, self.step, index + 1)
+        self.save_at(Position(index + 1))
+
+    def save_at(self, position: Position) -> None:
+        """Save the checkpoint, and the state to resume from."""
+        self._write("ckpt.pt", position.done - 1)
+        save_state(self.config.run_dir, self.settings, self.step, position)
 
     def _write(self, name: str, index: int, **more: float) -> None:
         checkpoint = make_checkpoint(self.config, self.networks, self.images, index + 1, **more)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from nas_gan.interrupts import held_back
+
 
 class Step(Protocol):
     """One training step; any function with this signature is one."""
@@ -68,6 +70,21 @@ class Every:
             self.action(index, scalars)
 
 
+class EveryMinutes:
+    """A callback that runs `action(index, scalars)` once that many minutes have passed; 0 never."""
+
+    def __init__(
+        self, minutes: float, action: Callback, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.minutes, self.action, self.clock = minutes, action, clock
+        self.since = clock()
+
+    def __call__(self, index: int, scalars: Mapping[str, float]) -> None:
+        if self.minutes and self.clock() - self.since >= 60 * self.minutes:
+            self.action(index, scalars)
+            self.since = self.clock()
+
+
 def run_training(
     step: Step,
     *,
@@ -75,6 +92,7 @@ def run_training(
     first: int = 0,
     callbacks: Iterable[Callback] = (),
     stopping_rule: StoppingRule | None = None,
+    on_interrupt: Callback = lambda index, scalars: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
     """Run a training loop, and call every callback after each step.
@@ -82,12 +100,15 @@ def run_training(
     A scalar that is not finite ends the run as `diverged` before any callback sees that step, so
     whatever the callbacks saved is from before.
 
+    An interrupt of a command waits until the step and its callbacks are done.
+
     Args:
         step: The update; it is called with the index of the step and returns scalars.
         n_steps: Number of steps of the whole run.
         first: Index of the first step; a resumed run starts above 0.
         callbacks: Functions of the index and the scalars, called in this order.
         stopping_rule: Called after the callbacks; it returns a reason to stop, or None.
+        on_interrupt: Called before a KeyboardInterrupt leaves the loop, if it came between steps.
         clock: Seconds since a fixed moment.
 
     Returns:
@@ -96,15 +117,25 @@ def run_training(
     started = clock()
     callbacks = tuple(callbacks)
     scalars: Mapping[str, float] = {}
-    for index in range(first, n_steps):
-        scalars = step(index)
-        broken = [name for name, value in scalars.items() if not math.isfinite(value)]
-        if broken:
-            message = f"update {index}: {', '.join(broken)} is not finite"
-            return TrainingResult(index, scalars, "diverged", message, clock() - started)
-        for callback in callbacks:
-            callback(index, scalars)
-        reason = stopping_rule(index, scalars) if stopping_rule else None
-        if reason:
-            return TrainingResult(index + 1, scalars, "stopped", reason, clock() - started)
+    last: int | None = None  # the step before, unless one is half done
+    try:
+        for index in range(first, n_steps):
+            with held_back():
+                last = None
+                scalars = step(index)
+                broken = [name for name, value in scalars.items() if not math.isfinite(value)]
+                if broken:
+                    message = f"update {index}: {', '.join(broken)} is not finite"
+                    return TrainingResult(index, scalars, "diverged", message, clock() - started)
+                for callback in callbacks:
+                    callback(index, scalars)
+                last = index
+            reason = stopping_rule(index, scalars) if stopping_rule else None
+            if reason:
+                return TrainingResult(index + 1, scalars, "stopped", reason, clock() - started)
+    except KeyboardInterrupt:
+        if last is not None:
+            with held_back():
+                on_interrupt(last, scalars)
+        raise
     return TrainingResult(max(first, n_steps), scalars, "finished", "", clock() - started)

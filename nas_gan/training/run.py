@@ -7,6 +7,7 @@ from contextlib import closing
 
 from nas_gan.data.images import Images
 from nas_gan.files import write_json
+from nas_gan.interrupts import held_back, let_through
 from nas_gan.networks.activations import freeze_activations_
 from nas_gan.settings import plain_settings
 from nas_gan.training.build import build_networks, build_step
@@ -14,9 +15,9 @@ from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes, broadcast_from_main
 from nas_gan.training.files import RunFiles, fingerprint, reasons
 from nas_gan.training.log import RunLog
-from nas_gan.training.loop import Callback, Every, TrainingResult, run_training
+from nas_gan.training.loop import Callback, Every, EveryMinutes, TrainingResult, run_training
 from nas_gan.training.measuring import Measure
-from nas_gan.training.state import resume
+from nas_gan.training.state import Position, resume
 
 
 def train(
@@ -45,7 +46,8 @@ def train(
     networks = build_networks(config)
     step = build_step(config, networks, images, processes)
     settings = fingerprint(config, images)
-    first = resume(config.run_dir, settings, step, reasons(config))
+    start = resume(config.run_dir, settings, step, reasons(config))
+    first = start.done
 
     def update(index: int) -> Mapping[str, float]:
         epoch = step.schedule.epoch(index)
@@ -53,8 +55,16 @@ def train(
             freeze_activations_(network, epoch=epoch, from_epoch=config.freeze_activations_from)
         return step(index)
 
-    def train_with(*callbacks: Callback) -> TrainingResult:
-        return run_training(update, n_steps=config.steps, first=first, callbacks=callbacks)
+    def train_with(
+        *callbacks: Callback, on_interrupt: Callback = lambda index, scalars: None
+    ) -> TrainingResult:
+        return run_training(
+            update,
+            n_steps=config.steps,
+            first=first,
+            callbacks=callbacks,
+            on_interrupt=on_interrupt,
+        )
 
     if not processes.is_main:
 
@@ -62,25 +72,44 @@ def train(
             step.upper_bound.validated(broadcast_from_main(0.0, processes))
 
         period = config.eval_every if config.measures_fid else 0
-        return train_with(Every(period, follow, config.steps))
+        measured = Every(period, follow, config.steps)
+        with held_back():  # the main process ends the run, between two steps
+            if start.unmeasured:
+                measured(first - 1, {})
+            return train_with(measured)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_json(config.run_dir / "config.json", plain_settings(config))
     with closing(RunLog(config.run_dir, first)) as log:
         files = RunFiles(config, networks, step, images, settings, log)
 
         def evaluate(index: int, scalars: Mapping[str, float]) -> None:
-            if measure is not None:
-                figures = measure(networks.averaged)
-                files.measured(index, figures)
-                if config.measures_fid:
-                    step.upper_bound.validated(broadcast_from_main(figures["fid"], processes))
+            if measure is None:
+                return
+            try:
+                with let_through():  # it can take minutes
+                    figures = measure(networks.averaged)
+            except KeyboardInterrupt:
+                files.save_at(Position(index + 1, unmeasured=True))
+                raise
+            files.measured(index, figures)
+            if config.measures_fid:
+                step.upper_bound.validated(broadcast_from_main(figures["fid"], processes))
 
+        last_callbacks = (
+            Every(config.eval_every, evaluate, config.steps),
+            Every(config.snapshot_every, files.snapshot),
+            Every(config.save_every, files.save, config.steps),
+            EveryMinutes(config.save_every_minutes, files.save),
+        )
         on_update(first)
+        if start.unmeasured:
+            with held_back():
+                for callback in last_callbacks:
+                    callback(first - 1, {})
         return train_with(
             lambda index, scalars: on_update(1),
             Every(config.log_every, files.log_scalars, config.steps),
             Every(config.sample_every, files.sample, config.steps),
-            Every(config.eval_every, evaluate, config.steps),
-            Every(config.snapshot_every, files.snapshot),
-            Every(config.save_every, files.save, config.steps),
+            *last_callbacks,
+            on_interrupt=files.save,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +19,30 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def save_state(run_dir: Path, settings: Mapping[str, str], step: Stateful, done: int) -> None:
-    """Save all that is needed to resume after `done` updates.
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        done: number of updates that are done, which is the index of the next one.
+        unmeasured: whether the last of them is still to be measured, by an evaluation that was
+            interrupted.
+    """
+
+    done: int = 0
+    unmeasured: bool = False
+
+
+def save_state(
+    run_dir: Path, settings: Mapping[str, str], step: Stateful, position: Position
+) -> None:
+    """Save all that is needed to resume at `position`.
 
     `settings` are those that decide what the run computes.
     """
-    state = {"config": dict(settings), "step": done, "step_state": step.state_dict()}
+    state = {"config": dict(settings), "step": position.done, "step_state": step.state_dict()}
+    if position.unmeasured:
+        state["unmeasured"] = True
     save_torch(state, run_dir / "state.pt")
 
 
@@ -32,7 +51,7 @@ def resume(
     settings: Mapping[str, str],
     step: Stateful,
     reasons: Mapping[str, str] | None = None,
-) -> int:
+) -> Position:
     """Load the state of an unfinished run, if there is one.
 
     Args:
@@ -42,7 +61,7 @@ def resume(
         reasons: why another value of a setting makes another run, if that is not obvious.
 
     Returns:
-        The index of the next update; 0 if there is no state.
+        Where the run stands; at its start if there is no state.
 
     Raises:
         CheckpointError: the directory holds a run with other settings or data, or its state is
@@ -50,12 +69,13 @@ def resume(
     """
     path = run_dir / "state.pt"
     if not path.exists():
-        return 0
+        return Position()
     state = load_torch(path)
     try:
         theirs = dict(state["config"])
-        step_state, first = state["step_state"], int(state["step"])
-    except (LookupError, TypeError, ValueError) as error:
+        step_state = state["step_state"]
+        position = Position(int(state["step"]), state.get("unmeasured") is True)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a training state; use another run directory") from error
     for name in settings:
         if theirs.get(name) != settings[name]:
@@ -71,4 +91,4 @@ def resume(
         raise CheckpointError(
             f"{path}: damaged training state; use another run directory"
         ) from error
-    return first
+    return position

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -84,3 +85,38 @@ def test_the_bytes_of_a_file_name_that_is_no_text_are_kept(tmp_path):
     name = os.fsdecode(b"\xe9.png")
     write_text(tmp_path / "a", f"Δ {name}")
     assert (tmp_path / "a").read_bytes() == "Δ ".encode() + b"\xe9.png"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nas_gan.files import write_bytes
+os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+write_bytes(Path(sys.argv[1]), b"half")
+"""
+
+
+@pytest.mark.parametrize("name", ["compressed.pt", "engine", "\u00e4" * 100 + ".json"])
+def test_the_next_write_removes_what_a_killed_one_left(tmp_path, name):
+    path, other = tmp_path / name, tmp_path / "other.pt"
+    write_bytes(path, b"old")
+    for victim in (path, other):
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(victim)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 3
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    [left] = set(tmp_path.iterdir()) - {path}
+    assert left.name.startswith(".other-")
+
+
+def test_two_that_write_the_same_file_do_not_remove_each_others(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as first:
+        first.write_text("first")
+        with atomic_path(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,9 +1,12 @@
 import itertools
 import math
+import os
+import signal
 
 import pytest
 
-from nas_gan.training.loop import Every, run_training
+from nas_gan.interrupts import interruptible
+from nas_gan.training.loop import Every, EveryMinutes, run_training
 
 
 class Recorder:
@@ -78,3 +81,43 @@ def test_every_counts_finished_updates(period, last, expected):
     recorder = Recorder()
     run_training(countdown, n_steps=8, callbacks=[Every(period, recorder, last)])
     assert [index for index, _ in recorder.seen] == expected
+
+
+def test_minutes_count_from_the_last_time():
+    seconds = iter([0.0, 59.0, 60.0, 61.0, 120.0, 121.0, 122.0])
+    ran: list[int] = []
+    every = EveryMinutes(1.0, lambda index, scalars: ran.append(index), lambda: next(seconds))
+    for index in range(4):
+        every(index, {})
+    # At 60 s it runs and ends at 61 s; 120 s is too early, and 121 s is not.
+    assert ran == [1, 3]
+    never = EveryMinutes(0.0, lambda index, scalars: ran.append(index), lambda: 1e9)
+    never(7, {})
+    assert ran == [1, 3]
+
+
+def test_an_interrupt_between_two_steps_is_told_which_was_the_last():
+    told: list[int] = []
+
+    def step(index: int) -> dict[str, float]:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": 0.0}
+
+    def note(index, scalars):
+        told.append(index)
+
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        run_training(step, n_steps=9, on_interrupt=note)
+    assert told == [2]
+
+
+def test_an_interrupt_in_the_middle_of_a_step_is_not_told():
+    def step(index: int) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    def note(index, scalars):
+        pytest.fail("half a step is no state")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(step, n_steps=9, on_interrupt=note)

@@ -1,6 +1,8 @@
 import json
+import os
 import resource
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.data.images import FileImages
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
+from nas_gan.interrupts import Terminated, interruptible
 from nas_gan.metrics.classifier import class_accuracy, train_classifier
 from nas_gan.networks.genotype import MMD_NAS
 from nas_gan.networks.interface import interface_of
@@ -127,6 +130,71 @@ def test_validations_and_the_bound_are_resumed_too(config, images):
     bound = state_of(config)["step_state"]["upper_bound"]
     assert bound == {"value": 4.0, "best_fid": 9.0, "counter": 1}
     assert [line["fid"] for line in log_of(config) if "fid" in line] == [9, 10, 10, 10, 10, 10]
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_an_interrupted_evaluation_is_made_up_for_and_counts_once(at, config, images):
+    config = replace(config, upper_bound="saturate", eval_every=1, save_every=100)
+    whole = replace(config, run_dir=config.run_dir / "whole")
+    parts = replace(config, run_dir=config.run_dir / "parts")
+    values = [9.0, 11.0, 10.0, 8.0, 10.0, 10.0]
+    fids = iter(values)
+    train(whole, images, measure=lambda net: {"fid": next(fids)})
+
+    fids, calls = iter(values), 0
+
+    def measure(net):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KeyboardInterrupt
+        return {"fid": next(fids)}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, images, measure=measure)
+    state = state_of(parts)
+    assert (state["step"], state["unmeasured"]) == (at, True)
+    train(parts, images, measure=measure)
+    assert log_of(parts) == log_of(whole)
+    assert equal(state_of(parts), state_of(whole))
+    best = [load_checkpoint(c.run_dir / "best.pt") for c in (whole, parts)]
+    assert best[0].provenance["fid"] == best[1].provenance["fid"] == 8.0
+    assert equal(best[0].generator, best[1].generator)
+
+
+def test_an_interrupt_waits_for_the_step_and_its_state_is_saved(config, images):
+    config = replace(config, save_every=100)
+    whole = replace(config, run_dir=config.run_dir / "whole")
+    parts = replace(config, run_dir=config.run_dir / "parts")
+    train(whole, images)
+
+    def terminate_in_update_4(finished):
+        nonlocal done
+        done += finished
+        if done == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    done = 0
+    with interruptible(), pytest.raises(Terminated):
+        train(parts, images, on_update=terminate_in_update_4)
+    assert state_of(parts)["step"] == 4
+    assert [line["step"] for line in log_of(parts)] == [1, 2, 3, 4]
+    train(parts, images)
+    assert log_of(parts) == log_of(whole)
+    assert equal(state_of(parts), state_of(whole))
+
+
+def test_a_run_saves_by_time_too(config, images):
+    saved = []
+
+    def look(finished):
+        path = config.run_dir / "state.pt"
+        if path.exists():
+            saved.append(state_of(config)["step"])
+
+    config = replace(config, save_every=100, save_every_minutes=1e-9)
+    train(config, images, on_update=look)
+    assert saved == [1, 2, 3, 4, 5]  # what is there as the next update ends
 
 
 def test_a_finished_run_leaves_what_its_help_promises(config, images):
