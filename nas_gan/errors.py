@@ -27,6 +27,10 @@ class InvalidValueError(NasGanError, ValueError):
     """An argument, a configuration field or an input has a value that cannot be used."""
 
 
+class UnreadableError(InvalidValueError):
+    """A file holds something else than it should, or more than is ever read of such a file."""
+
+
 class UsageError(NasGanError):
     """Options contradict each other; a command exits with 2, as it does for a wrong option."""
 

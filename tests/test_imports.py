@@ -41,7 +41,8 @@ ROOMS = {
         "generators",
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weight_files fitting",
-        "files npz seeds zoo interrupts file_kinds foreign",
+        "npz foreign integrity",
+        "files reading seeds zoo interrupts file_kinds",
         "errors",
     ),
 }

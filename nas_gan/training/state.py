@@ -55,7 +55,9 @@ def resume(
     try:
         theirs = dict(state["config"])
         step_state, first = state["step_state"], int(state["step"])
-    except (LookupError, TypeError, ValueError) as error:
+        if first < 0:
+            raise ValueError(f"step {first}")
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a training state; use another run directory") from error
     for name in settings:
         if theirs.get(name) != settings[name]:
@@ -67,7 +69,10 @@ def resume(
             )
     try:
         step.load_state_dict(step_state)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        *(LookupError, TypeError, ValueError, AttributeError, RuntimeError),
+        *(ArithmeticError, AssertionError),
+    ) as error:
         raise CheckpointError(
             f"{path}: damaged training state; use another run directory"
         ) from error
