@@ -26,8 +26,8 @@ class NpzArrays:
         files: the names.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
-        self._archive, self._path = archive, path
+    def __init__(self, archive: zipfile.ZipFile, where: str) -> None:
+        self._archive, self._where = archive, where
         self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         self.files = list(self._members)
 
@@ -41,8 +41,8 @@ class NpzArrays:
             InvalidValueError: it is damaged, declares more than it holds, or holds objects.
         """
         if name not in self._members:
-            raise UnreadableError(f"{self._path}: there is no array {name}")
-        info, where = self._members[name], f"{self._path}: {name}"
+            raise UnreadableError(f"{self._where}: there is no array {name}")
+        info, where = self._members[name], f"{self._where}: {name}"
         check_expansion(info.file_size, info.compress_size, where)
         try:
             with self._archive.open(info) as file:
@@ -72,7 +72,7 @@ def open_npz(path: Path, what: str) -> Iterator[NpzArrays]:
     """
     try:
         with open_file(path) as raw, zipfile.ZipFile(raw) as archive:
-            yield NpzArrays(archive, path)
+            yield NpzArrays(archive, f"{path}: not an .npz file of {what}")
     except MissingDataError as error:
         if str(error).startswith(f"{path}: no such file"):
             raise MissingDataError(f"{path}: no such file of {what}") from error
