@@ -229,7 +229,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         ) from None
     if _get(manifest, path, "format") != FORMAT:
         raise BundleError(
-            f"{path}: format {str(manifest['format'])[:40]!r}, this program reads format {FORMAT}; "
+            f"{path}: format {str(manifest['format'])[:40]}, this program reads format {FORMAT}; "
             "export the bundle with the same version of the toolkit"
         )
     return manifest

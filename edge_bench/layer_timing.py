@@ -23,7 +23,7 @@ from edge_bench.device import DeviceDescription
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.inputs import InputSpec, draw_feed
 from edge_bench.layer_table import LayerTime, Place, key_of
-from edge_bench.reading import inside, read_json
+from edge_bench.reading import AGAIN, inside, read_json
 from edge_bench.runners import OnnxRuntimeRunner, TensorRTRunner, check_runner
 from edge_bench.statistics import ratio_of_medians
 from edge_bench.timing import Clock, TimingPlan, measure
@@ -104,7 +104,7 @@ def load_folder(folder: Path) -> LayerFolder:
     """
     path = folder / FILE
     try:
-        listed: Any = read_json(path)
+        listed: Any = _read_list(path)
         if listed["format"] != FORMAT:
             raise BundleError(
                 f"{path}: format {listed['format']!r}, this program reads format {FORMAT}"
@@ -130,6 +130,14 @@ def load_folder(folder: Path) -> LayerFolder:
     if not models:
         raise BundleError(f"{path}: lists no layers; write it again")
     return LayerFolder(precision, models)
+
+
+def _read_list(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except BundleError as error:
+        reason = str(error).removesuffix(f"; {AGAIN}")
+        raise BundleError(f"{reason}, so it is not a list of layers; write it again") from error
 
 
 def time_layers(

@@ -232,7 +232,9 @@ def _bank(latents: Fields) -> dict[str, Any]:
     files = {key: latents.text(key) for key in ("file", "labels") if key in latents}
     for key, name in files.items():
         plain_name(name, f"{latents.where}: {key}")
-    return {**latents.data, **files, "samples": latents.count("samples", 1)}
+    if "samples" in latents:
+        latents.count("samples", 1)
+    return {**latents.data, **files}
 
 
 def _parity(parity: Fields) -> dict[str, Any]:
@@ -287,7 +289,7 @@ def read_manifest(path: Path) -> Manifest:
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT or type(found) is not int:
             raise BundleError(
-                f"{path}: format {str(found)[:40]!r} is not known; this version reads {FORMAT}"
+                f"{path}: format {str(found)[:40]} is not known; this version reads {FORMAT}"
             )
         return Manifest.from_dict(data, str(path))
     except UnreadableError as error:
