@@ -75,7 +75,7 @@ from nas_gan.training.log import read_log
 from nas_gan.training.preset import load_preset
 from nas_gan.training.state import resume, save_state
 
-SECONDS, BYTES = 5.0, 1 << 30
+SECONDS, BYTES, MEMORY = 5.0, 1 << 30, 12 << 30
 OURS = (NasGanError, EdgeBenchError, build_engine.BuildError)
 ARCHITECTURE = {"kind": "mmd-nas", "gf_dim": 4, "latent_dim": 6, "bottom_width": 2}
 
@@ -795,7 +795,10 @@ def judge(target: Target, path: Path, watch: Watch) -> tuple[str, str]:
     watch.folder = path.parents[1] if target.name.endswith("of a run") else path.parent
     outcome, line = "answered", ""
     try:
-        target.read(path)
+        try:
+            target.read(path)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except OURS as error:
         outcome, line = "refused", str(error)
         if not line.strip() or len(line.splitlines()) > 1:
@@ -806,7 +809,6 @@ def judge(target: Target, path: Path, watch: Watch) -> tuple[str, str]:
         place = traceback.extract_tb(error.__traceback__)[-1]
         outcome, line = "failed", f"{error!r:.300} in {place.filename}:{place.lineno}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         watch.folder = None
     seconds, grown = time.perf_counter() - start, _peak() - before
     if seconds > SECONDS:
@@ -832,8 +834,9 @@ def run(cases: int, seed: int, show: Callable[[str], None] = print) -> list[str]
             folder.mkdir(parents=True)
             whole[target] = (folder, target.make(folder).relative_to(folder))
             outcome, line = judge(target, folder / whole[target][1], watch)
-            if outcome == "failed":
+            if outcome != "answered":
                 failures.append(f"{target.name}, as it was: {line}")
+                show(failures[-1])
         for case in range(cases):
             target = TARGETS[case % len(TARGETS)]
             rng = random.Random(f"{seed} {case}")  # any seed gives the same cases everywhere
@@ -861,6 +864,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # A reader that asks for more fails by an error and does not take the machine with it.
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     start = time.perf_counter()
     failures = run(options.cases, options.seed)
     print(f"{options.cases} cases of {len(TARGETS)} readers in {time.perf_counter() - start:.0f} s")

@@ -101,7 +101,7 @@ def _load_folder(folder: Path) -> Bundle:
     path = folder / MANIFEST
     manifest = _read_manifest(path)
     model = inside(folder, manifest.get("onnx", MODEL), path)
-    digest = _check_hash(model, _get(manifest, path, "files", model.name, "sha256"))
+    digest = _check_hash(model, manifest, path)
     dense = manifest.get("dense")
     if RECORD in _get(manifest, path, "files"):
         raise BundleError(f"{path}: {RECORD} is written on the device, not exported; {AGAIN}")
@@ -136,7 +136,7 @@ def _samples(folder: Path, manifest: dict[str, Any], path: Path) -> Iterator[Pat
         file = inside(folder, name, path)
         if file.suffix != ".npy":
             raise BundleError(f"{path}: {name!r} is not the name of an .npy file; {AGAIN}")
-        _check_hash(file, _get(manifest, path, "files", file.name, "sha256"))
+        _check_hash(file, manifest, path)
         yield file
 
 
@@ -155,8 +155,15 @@ def load_samples(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
     return found
 
 
-def _check_hash(file: Path, expected: object) -> str:
+def _check_hash(file: Path, manifest: dict[str, Any], path: Path) -> str:
     """The digest of a file, which must be the exported one."""
+    expected = _get(manifest, path, "files", file.name, "sha256")
+    size = manifest["files"][file.name].get("bytes")
+    if size is not None and file.is_file() and 0 < file.stat().st_size != size:
+        raise BundleError(
+            f"{file}: {file.stat().st_size:,} bytes, the manifest says {size}; copy or export the "
+            "bundle again"
+        )
     digest = sha256_of_file(file)
     # A truncated copy still has its name and often still loads; only its hash gives it away.
     if digest != expected:

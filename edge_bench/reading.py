@@ -163,9 +163,16 @@ def inside(folder: Path, name: object, source: Path) -> Path:
     if not good:
         raise BundleError(f"{source}: {str(name)[:60]!r} is not a name inside the bundle; {AGAIN}")
     path = folder / str(name)
-    if path.is_symlink() and folder.resolve() not in path.resolve().parents:
+    if _leads_out(path, folder):
         raise BundleError(f"{path}: a link that leads out of the bundle; copy the file instead")
     return path
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    try:
+        return path.is_symlink() and folder.resolve() not in path.resolve().parents
+    except (OSError, RuntimeError):  # a link to itself
+        return True
 
 
 def sha256(path: Path) -> str:

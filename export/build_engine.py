@@ -42,7 +42,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         return run(options)
     except BuildError as error:
-        sys.stderr.write(f"error: {error}\n")
+        line = re.sub("[\x00-\x1f\x7f\x85\u2028\u2029]", " ", str(error))
+        sys.stderr.write(f"error: {line}\n")
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -179,6 +180,8 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The table in a JSON file, which is read no further than it can be one of this program's."""
+    if path.exists() and not path.is_file():
+        raise BuildError(f"{path}: not a file; copy the bundle again")
     if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
         raise BuildError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes; copy the bundle again")
     try:
@@ -242,11 +245,16 @@ def is_plain_name(name: Any) -> bool:
 def inside(bundle: Path, name: str) -> Path:
     """The path of a file of the bundle, which is opened or written nowhere else."""
     path = bundle / name
-    if not is_plain_name(name) or (
-        path.is_symlink() and bundle.resolve() not in path.resolve().parents
-    ):
+    if not is_plain_name(name) or _leads_out(path, bundle):
         raise BuildError(f"{path}: outside of the bundle; copy the bundle again")
     return path
+
+
+def _leads_out(path: Path, bundle: Path) -> bool:
+    try:
+        return path.is_symlink() and bundle.resolve() not in path.resolve().parents
+    except (OSError, RuntimeError):  # a link to itself
+        return True
 
 
 def read_onnx(bundle: Path, manifest: dict[str, Any]) -> bytes:
@@ -254,6 +262,9 @@ def read_onnx(bundle: Path, manifest: dict[str, Any]) -> bytes:
     path = inside(bundle, manifest["onnx"])
     if path.exists() and not path.is_file():
         raise BuildError(f"{path}: not a file; copy the bundle again")
+    entry = manifest["files"][manifest["onnx"]]
+    if path.exists() and entry.get("bytes") not in (None, path.stat().st_size):
+        raise BuildError(f"{path}: not as large as the manifest says; copy the bundle again")
     data = path.read_bytes()
     found, stated = hashlib.sha256(data).hexdigest(), manifest["files"][manifest["onnx"]]["sha256"]
     if found != stated:
@@ -434,6 +445,8 @@ def is_current(engine_path: Path, wanted: dict[str, Any]) -> bool:
     """Whether the engine on disk is intact and its record has every value of `wanted`."""
     try:
         record = read_json(record_path(engine_path))
+        if not engine_path.is_file():
+            return False
         digest = hashlib.sha256(engine_path.read_bytes()).hexdigest()
     except (OSError, BuildError):
         return False

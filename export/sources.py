@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from export.errors import ExportError, MissingDenseError
@@ -43,6 +44,7 @@ def dense_checkpoint_of(run_dir: Path) -> Path:
         ) from error
     # The path is relative to where the run was started: here, or in or beside the run directory.
     for dense in (local_path(written), run_dir / written, run_dir.parent / written):
-        if dense.is_file():
-            return dense
+        with suppress(OSError, ValueError):  # a text that no file can be called by
+            if dense.is_file():
+                return dense
     raise MissingDenseError(f"{written}: the checkpoint that {settings} names is not there")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nas_gan.errors import CheckpointError
+from nas_gan.file_kinds import is_zip
 
 # The key under which a file keeps the digest of everything else in it.
 DIGEST = "content_sha256"
@@ -66,7 +67,7 @@ def check_archive(path: Path) -> None:
     Raises:
         CheckpointError: they do; torch packs nothing.
     """
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:

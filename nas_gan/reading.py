@@ -381,6 +381,14 @@ def _kind(value: Any) -> str:
     return text if len(text) <= 60 else f"{type(value).__name__} {text[:57]}..."
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path in a folder is a link to something that is not in it."""
+    try:
+        return path.is_symlink() and folder.resolve() not in path.resolve().parents
+    except (OSError, RuntimeError):  # a link to itself
+        return True
+
+
 def plain_name(name: Any, where: str) -> str:
     """A name that stays in its folder: no separator, no `..`, nothing that cannot be shown.
 

@@ -99,6 +99,13 @@ def _check_regular(path: Path) -> None:
 def _load_torch(path: Path) -> Any:
     if kind := other_kind(path):
         raise CheckpointError(f"{path}: it is {kind}")
+    with path.open("rb") as opened:
+        head = opened.read(2)
+    # Anything else torch would take for a tar archive, and unpack.
+    if head != b"PK" and head[:1] != b"\x80":
+        raise CheckpointError(
+            f"{path}: it is damaged or not a PyTorch file; save a state dict of plain tensors"
+        )
     try:
         # An open file, because torch refuses what it wrote itself under the suffix .safetensors.
         with (
