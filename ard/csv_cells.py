@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ard.errors import TableError
+from nas_gan.errors import UnreadableError
+from nas_gan.reading import read_text
 
 Cells = Mapping[str, str | None]
 # More digits than any size here can have; int() of thousands of digits is slow.
@@ -23,12 +25,13 @@ def read_table_text(path: Path, needs: Sequence[str]) -> str:
     """The text of a table, without a byte order mark; an error names the columns it `needs`.
 
     Raises:
-        TableError: the file is empty or not text in UTF-8.
+        TableError: the file is empty, too large, no regular file, or not text in UTF-8.
+        MissingDataError: there is no such file.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not a CSV table in UTF-8 ({error.reason})") from error
+        text = read_text(path, encoding="utf-8-sig")
+    except UnreadableError as error:
+        raise TableError(f"{error}; a CSV table in UTF-8 is expected") from error
     if not text.strip():
         raise TableError(f"{path}: the table is empty; it needs {', '.join(needs)}")
     return text
@@ -50,9 +53,11 @@ def require_columns(text: str, needs: Sequence[str]) -> None:
     """Check that the table has every column that it `needs`.
 
     Raises:
-        TableError: a column is missing.
+        TableError: a column is missing, or comes twice.
     """
     names = header(text)
+    if double := [name for name in needs if names.count(name) > 1]:
+        raise TableError(f"the table has {names.count(double[0])} columns {double[0]!r}")
     if missing := [name for name in needs if name not in names]:
         raise TableError(f"the table has no column {missing[0]!r}; it needs {', '.join(needs)}")
 

@@ -10,8 +10,11 @@ from typing import Any
 
 from ard.errors import PlanError
 from ard.factorization.methods import METHODS
+from nas_gan.errors import UnreadableError
+from nas_gan.reading import parse_json
 
 FORMAT = 1
+_FACTORIZATION = re.compile(r"\s*(\w+)\s*\(\s*(\d{1,9}(?:\s*,\s*\d{1,9})*)\s*\)\s*", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -49,9 +52,11 @@ class Factorization:
         Raises:
             PlanError: the text is not a factorization.
         """
-        match = re.fullmatch(r"\s*(\w+)\s*\(\s*(\d+(?:\s*,\s*\d+)*)\s*\)\s*", text, re.ASCII)
+        match = _FACTORIZATION.fullmatch(text)
         if match is None:
-            raise PlanError(f"not a factorization: {text!r}; write for example tucker2(64, 64)")
+            raise PlanError(
+                f"not a factorization: {text[:60]!r}; write for example tucker2(64, 64)"
+            )
         method, ranks = match.groups()
         return Factorization(method, tuple(int(r) for r in ranks.split(",")))
 
@@ -82,7 +87,10 @@ class RankPlan(Mapping[str, Factorization]):
         shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         object.__setattr__(self, "layers", tuple(sorted((layers or {}).items())))
-        known = {name: tuple(shape) for name, shape in (shapes or {}).items() if name in self}
+        if not shapes:
+            object.__setattr__(self, "shapes", ())
+            return
+        known = {name: tuple(shape) for name, shape in shapes.items() if name in self}
         object.__setattr__(self, "shapes", tuple(sorted(known.items())))
 
     def __getitem__(self, name: str) -> Factorization:
@@ -147,8 +155,8 @@ class RankPlan(Mapping[str, Factorization]):
             PlanError: the text is not JSON, has another format number, or holds a bad layer.
         """
         try:
-            data: Any = json.loads(text)
-        except ValueError as error:
+            data: Any = parse_json(text, "the text")
+        except UnreadableError as error:
             raise PlanError(f"not a plan: {error}") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
@@ -167,7 +175,7 @@ class RankPlan(Mapping[str, Factorization]):
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and all(type(size) is int and size > 0 for size in value)
+    return isinstance(value, list) and all(type(n) is int and 0 < n < 2**31 for n in value)
 
 
 def _parse_named(name: str, text: Any) -> Factorization:

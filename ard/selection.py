@@ -130,6 +130,17 @@ def select(path: Path, rule: Rule, priced: Priced, dense_score: float | None) ->
     if dense_score is not None and not (math.isfinite(dense_score) and dense_score >= 0):
         raise BudgetError(f"must be 0 or more; got {dense_score}", setting="dense_fid")
     text = read_text(path)
+    try:
+        return _select(path, text, rule, priced, dense_score)
+    except TableError as error:
+        if str(path) in str(error):
+            raise
+        raise TableError(f"{path}: {error}") from error
+
+
+def _select(
+    path: Path, text: str, rule: Rule, priced: Priced, dense_score: float | None
+) -> Selection:
     if is_sensitivity(text):
         return _from_sensitivity(text, rule, priced, dense_score)
     if priced.times is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_bench.errors import BundleError
+from edge_bench.reading import AGAIN, inside, read_json, read_npy, sha256_of_file
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 FORMAT = 1
+# What build_engine.py writes beside the engine that it builds.
+RECORD = "engine.json"
 ENGINE_SUFFIXES = (".engine", ".plan")
 
 
@@ -24,7 +25,8 @@ ENGINE_SUFFIXES = (".engine", ".plan")
 class Bundle:
     """Where the files are, and what the manifest says about them; `None` if nothing does.
 
-    `samples` are files of inputs to try, each named after its input.
+    `samples` are files of inputs to try, each named after its input. `refused` says why an engine
+    in the folder is not used.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Bundle:
     macs: int | None = None
     dense: Path | None = None
     samples: tuple[Path, ...] = ()
+    refused: str | None = None
     _: KW_ONLY
     n_classes: int | None
 
@@ -57,9 +60,9 @@ def load_bundle(path: Path) -> Bundle:
     if not path.exists():
         raise BundleError(f"{path}: no such file or folder; `python -m export` writes bundles")
     if path.suffix == ".onnx":
-        return Bundle(path.stem, path, path, None, _sha256_of_file(path), None, n_classes=None)
+        return Bundle(path.stem, path, path, None, sha256_of_file(path), None, n_classes=None)
     if path.suffix in ENGINE_SUFFIXES:
-        return Bundle(path.stem, path, None, path, None, _sha256_of_file(path), n_classes=None)
+        return Bundle(path.stem, path, None, path, None, sha256_of_file(path), n_classes=None)
     raise BundleError(
         f"{path}: not a bundle folder, an .onnx file or a TensorRT engine "
         f"({', '.join(ENGINE_SUFFIXES)})"
@@ -94,34 +97,28 @@ def _distinct_names(bundles: Sequence[Bundle]) -> list[str]:
     return [f"{bundle.name} ({number})" for number, bundle in enumerate(bundles, start=1)]
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _load_folder(folder: Path) -> Bundle:
     path = folder / MANIFEST
     manifest = _read_manifest(path)
-    model = _inside(folder, str(manifest.get("onnx", MODEL)))
-    digest = _check_hash(model, _get(manifest, path, "files", model.name, "sha256"))
+    model = inside(folder, manifest.get("onnx", MODEL), path)
+    digest = _check_hash(model, manifest, path)
     dense = manifest.get("dense")
-    engine = _engine_built_here(folder, _get(manifest, path, "files"))
+    if RECORD in _get(manifest, path, "files"):
+        raise BundleError(f"{path}: {RECORD} is written on the device, not exported; {AGAIN}")
+    engine, refused = _engine_built_here(folder, _get(manifest, path, "files"), digest)
     return Bundle(
         name=folder.resolve().name,
         path=folder,
         model=model,
         engine=engine,
         model_sha256=digest,
-        engine_sha256=None if engine is None else _sha256_of_file(engine),
-        precision=manifest.get("precision"),
-        params=manifest.get("params"),
-        macs=manifest.get("macs"),
-        dense=None if dense is None else _inside(folder, str(dense)),
+        engine_sha256=None if engine is None else sha256_of_file(engine),
+        precision=_text(manifest, path, "precision"),
+        params=_count(manifest, path, "params"),
+        macs=_count(manifest, path, "macs"),
+        dense=None if dense is None else inside(folder, dense, path),
         samples=tuple(_samples(folder, manifest, path)),
+        refused=refused,
         n_classes=_classes(manifest, path),
     )
 
@@ -129,12 +126,18 @@ def _load_folder(folder: Path) -> Bundle:
 def _samples(folder: Path, manifest: dict[str, Any], path: Path) -> Iterator[Path]:
     """The listed files of inputs."""
     bank = manifest.get("latents")
-    names = [bank.get("file"), bank.get("labels")] if isinstance(bank, dict) else []
-    for name in names:
-        if isinstance(name, str) and name.endswith(".npy"):
-            file = _inside(folder, name)
-            _check_hash(file, _get(manifest, path, "files", name, "sha256"))
-            yield file
+    if bank is None:
+        return
+    if not isinstance(bank, dict):
+        raise BundleError(f"{path}: latents is {bank!r}, not a table; {AGAIN}")
+    for name in (bank.get("file"), bank.get("labels")):
+        if name is None:
+            continue
+        file = inside(folder, name, path)
+        if file.suffix != ".npy":
+            raise BundleError(f"{path}: {name!r} is not the name of an .npy file; {AGAIN}")
+        _check_hash(file, manifest, path)
+        yield file
 
 
 def load_samples(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
@@ -145,21 +148,23 @@ def load_samples(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
     """
     found = {}
     for file in bundle.samples:
-        try:
-            rows = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise BundleError(
-                f"{file}: not an .npy file ({error}); export the bundle again"
-            ) from None
-        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu" or not rows.size:
+        rows = read_npy(file)
+        if rows.dtype.kind not in "fiu" or not rows.ndim:
             raise BundleError(f"{file}: not an array of inputs; export the bundle again")
         found[file.stem] = rows
     return found
 
 
-def _check_hash(file: Path, expected: object) -> str:
+def _check_hash(file: Path, manifest: dict[str, Any], path: Path) -> str:
     """The digest of a file, which must be the exported one."""
-    digest = _sha256_of_file(file)
+    expected = _get(manifest, path, "files", file.name, "sha256")
+    size = manifest["files"][file.name].get("bytes")
+    if size is not None and file.is_file() and 0 < file.stat().st_size != size:
+        raise BundleError(
+            f"{file}: {file.stat().st_size:,} bytes, the manifest says {size}; copy or export the "
+            "bundle again"
+        )
+    digest = sha256_of_file(file)
     # A truncated copy still has its name and often still loads; only its hash gives it away.
     if digest != expected:
         raise BundleError(
@@ -177,7 +182,27 @@ def _classes(manifest: dict[str, Any], path: Path) -> int | None:
     raise BundleError(f"{path}: n_classes is {found!r}, not a count; export the bundle again")
 
 
-def _engine_built_here(folder: Path, listed: Collection[str]) -> Path | None:
+def _text(manifest: dict[str, Any], path: Path, key: str) -> str | None:
+    found = manifest.get(key)
+    if found is None or isinstance(found, str):
+        return found
+    raise BundleError(f"{path}: {key} is {found!r}, not a text; {AGAIN}")
+
+
+def _count(manifest: dict[str, Any], path: Path, key: str) -> int | None:
+    found = manifest.get(key)
+    if found is None or (type(found) is int and found >= 0):
+        return found
+    raise BundleError(f"{path}: {key} is {found!r}, not a count; {AGAIN}")
+
+
+def _engine_built_here(
+    folder: Path, listed: Mapping[str, Any], model_sha256: str
+) -> tuple[Path | None, str | None]:
+    """The engine that build_engine.py built here, or why there is none that may be loaded.
+
+    An engine is code for the GPU: one whose hash nothing states is not loaded.
+    """
     engines = sorted(
         file
         for file in folder.iterdir()
@@ -186,33 +211,32 @@ def _engine_built_here(folder: Path, listed: Collection[str]) -> Path | None:
     if len(engines) > 1:
         names = ", ".join(engine.name for engine in engines)
         raise BundleError(f"{folder}: several engines ({names}); give the file you mean instead")
-    return engines[0] if engines else None
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """`folder / name`; a manifest that was copied here must not reach into other folders."""
-    if Path(name).name != name or name == "..":
-        raise BundleError(
-            f"{folder / MANIFEST}: {name!r} is not a name inside the bundle; export it again"
-        )
-    return folder / name
+    if not engines:
+        return None, None
+    engine = inside(folder, engines[0].name, folder)
+    remedy = "build it with build_engine.py of the bundle, or give the engine file itself"
+    try:
+        record = read_json(folder / RECORD)
+    except FileNotFoundError:
+        return None, f"{engine.name} has no {RECORD} that states its hash; {remedy}"
+    if (record.get("engine"), record.get("sha256")) != (engine.name, sha256_of_file(engine)):
+        return None, f"{engine.name} is not the engine that {RECORD} states; {remedy}"
+    if record.get("onnx_sha256") != model_sha256:
+        return None, f"{engine.name} was built from another model; {remedy}"
+    return engine, None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
     except FileNotFoundError:
         raise BundleError(
             f"{path.parent}: no {MANIFEST} in this folder; give a bundle that "
             "`python -m export` wrote, or an .onnx file"
         ) from None
-    except ValueError as error:
-        raise BundleError(f"{path}: not JSON ({error}); export the bundle again") from None
-    if not isinstance(manifest, dict):
-        raise BundleError(f"{path}: a JSON object is expected; export the bundle again")
     if _get(manifest, path, "format") != FORMAT:
         raise BundleError(
-            f"{path}: format {manifest['format']!r}, this program reads format {FORMAT}; "
+            f"{path}: format {str(manifest['format'])[:40]}, this program reads format {FORMAT}; "
             "export the bundle with the same version of the toolkit"
         )
     return manifest
@@ -226,11 +250,3 @@ def _get(manifest: dict[str, Any], path: Path, *keys: str) -> Any:
             raise BundleError(f"{path}: the key {missing!r} is missing; export the bundle again")
         value = value[key]
     return value
-
-
-def _sha256_of_file(path: Path) -> str:
-    if not path.is_file():
-        raise BundleError(f"{path}: no such file; copy or export the bundle again")
-    if path.stat().st_size == 0:
-        raise BundleError(f"{path}: the file is empty; copy or export the bundle again")
-    return sha256(path)

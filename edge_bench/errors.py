@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_BREAKS = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
+
 
 class EdgeBenchError(Exception):
     """Base class of every error that `edge_bench` raises on purpose.
@@ -13,6 +17,8 @@ class EdgeBenchError(Exception):
     """
 
     def __init__(self, message: str = "", *, setting: str | None = None) -> None:
+        # What is quoted from a file may hold line breaks, and an error is one line.
+        message = _BREAKS.sub(lambda found: repr(found[0])[1:-1], message)
         super().__init__(message)
         self.message, self.setting = message, setting
 

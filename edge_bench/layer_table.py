@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from edge_bench.errors import BundleError
+from edge_bench.reading import read_text
 
 TABLE = "latency.csv"
 # An interval wider than this share of its time means that the machine was busy with other work.
@@ -64,27 +66,33 @@ def read_times(path: Path) -> tuple[LayerTime, ...]:
     if not path.exists():
         return ()
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        reader = csv.DictReader(io.StringIO(read_text(path)))
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
             raise ValueError(f"no column {missing[0]!r}")
         return tuple(_read_time(cells) for cells in reader)
-    except (ValueError, TypeError, csv.Error) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
         raise BundleError(
             f"{path}: not a table of layer times ({error}); remove it to start over"
         ) from None
 
 
 def _read_time(cells: dict[str, str]) -> LayerTime:
+    if any(cells[name] is None for name in COLUMNS):
+        raise ValueError("a row is cut short")
+    times = [float(cells[name]) for name in ("milliseconds", "ci_low", "ci_high")]
+    if not all(math.isfinite(time) and time > 0 for time in times) or times[1] > times[2]:
+        raise ValueError(f"{times} are not a time and its interval in milliseconds")
+    batch, threads = int(cells["batch"]), int(cells["threads"])
+    if min(batch, threads) < 1:
+        raise ValueError(f"batch {batch} and {threads} threads are not counts")
     return LayerTime(
         cells["signature"],
         cells["choice"],
-        int(cells["batch"]),
-        float(cells["milliseconds"]),
-        float(cells["ci_low"]),
-        float(cells["ci_high"]),
+        batch,
+        *(times[0], times[1], times[2]),
         cells["runtime"],
         cells["device"],
-        int(cells["threads"]),
+        threads,
         cells["precision"],
     )
 

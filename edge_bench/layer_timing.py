@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from edge_bench.device import DeviceDescription
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.inputs import InputSpec, draw_feed
 from edge_bench.layer_table import LayerTime, Place, key_of
+from edge_bench.reading import AGAIN, inside, read_json
 from edge_bench.runners import OnnxRuntimeRunner, TensorRTRunner, check_runner
 from edge_bench.statistics import ratio_of_medians
 from edge_bench.timing import Clock, TimingPlan, measure
@@ -104,13 +104,15 @@ def load_folder(folder: Path) -> LayerFolder:
     """
     path = folder / FILE
     try:
-        listed: Any = json.loads(path.read_bytes())
+        listed: Any = _read_list(path)
         if listed["format"] != FORMAT:
             raise BundleError(
                 f"{path}: format {listed['format']!r}, this program reads format {FORMAT}"
             )
         models = tuple(
-            LayerModel(str(entry["signature"]), str(entry["choice"]), folder / str(entry["file"]))
+            LayerModel(
+                str(entry["signature"]), str(entry["choice"]), inside(folder, entry["file"], path)
+            )
             for entry in listed["layers"]
         )
         precision = str(listed["precision"])
@@ -118,17 +120,24 @@ def load_folder(folder: Path) -> LayerFolder:
         raise BundleError(
             f"{folder}: no {FILE} in this folder; `python -m ard.latency` writes such folders"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{path}: not a list of layers ({error!r}); write it again") from None
     for model in models:
-        # A list that was copied here must not reach into other folders.
-        if model.path.parent != folder or not model.path.is_file():
+        if not model.path.is_file():
             raise BundleError(f"{model.path}: no such file in the folder; copy it again")
     if not models:
         raise BundleError(f"{path}: lists no layers; write it again")
     return LayerFolder(precision, models)
+
+
+def _read_list(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except BundleError as error:
+        reason = str(error).removesuffix(f"; {AGAIN}")
+        raise BundleError(f"{reason}, so it is not a list of layers; write it again") from error
 
 
 def time_layers(

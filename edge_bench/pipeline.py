@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +112,15 @@ def benchmark(
         throttled=throttled(state_at_start, state_at_end),
         idle=idle,
         rows=_rows(loaded, timings, powers, rng),
-        warnings=_warnings(device, state_at_start, threads),
+        warnings=(*_warnings(device, state_at_start, threads), *_unrecorded(loaded)),
     )
+
+
+def _unrecorded(bundles: Sequence[Bundle]) -> Iterator[str]:
+    """A note on each engine that came without its bundle."""
+    for bundle in bundles:
+        if bundle.model is None:
+            yield f"{bundle.name} is an engine by itself: nothing states what it was built from"
 
 
 def _check(bundles: Sequence[Path], batches: Sequence[int], threads: int) -> None:

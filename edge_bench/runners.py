@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import hashlib
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -85,10 +86,12 @@ def open_runners(bundles: Sequence[Bundle], name: str, threads: int) -> list[Run
         if name == "tensorrt":
             if bundle.engine is None:
                 raise RunnerError(
-                    f"{bundle.path}: no TensorRT engine; build it on this device with "
+                    f"{bundle.path}: {bundle.refused}"
+                    if bundle.refused
+                    else f"{bundle.path}: no TensorRT engine; build it on this device with "
                     "build_engine.py of the bundle, or use the onnxruntime runner"
                 )
-            runners.append(TensorRTRunner(bundle.engine))
+            runners.append(TensorRTRunner(bundle.engine, bundle.engine_sha256))
         else:
             if bundle.model is None:
                 raise RunnerError(f"{bundle.path}: ONNX Runtime needs model.onnx, not an engine")
@@ -205,11 +208,12 @@ class TensorRTRunner:
 
     Inputs are copied to the device and images back on one stream, which is then synchronized, so
     that nothing is pending when `infer` returns. Buffers are kept per batch size: the images that
-    `infer` returns are overwritten by the next call with the same size.
+    `infer` returns are overwritten by the next call with the same size. An engine with another hash
+    than `sha256`, if that is given, is not loaded.
     """
 
-    def __init__(self, engine: Path) -> None:
-        self._path = engine
+    def __init__(self, engine: Path, sha256: str | None = None) -> None:
+        self._path, self._sha256 = engine, sha256
         self._cuda: _Cuda | None = None
         self._stream = 0
         self._engine: Any = None
@@ -282,7 +286,10 @@ class TensorRTRunner:
         cuda = self._open()
         logger = trt.Logger(trt.Logger.ERROR)
         runtime = trt.Runtime(logger)
-        self._engine = runtime.deserialize_cuda_engine(self._path.read_bytes())
+        content = self._path.read_bytes()
+        if self._sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise RunnerError(f"{self._path}: changed since it was checked; start again")
+        self._engine = runtime.deserialize_cuda_engine(content)
         # TensorRT keeps bare pointers to both: they must live as long as the engine.
         self._keep = [logger, runtime]
         if self._engine is None:

@@ -19,6 +19,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -26,6 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Manifests are kilobytes.
+MAX_JSON_BYTES = 64 << 20
 # What a build needs besides its workspace: the libraries, a CUDA context, copies of the weights.
 BASE_MIB, COPIES_OF_WEIGHTS = 768, 4
 # CUdevice_attribute of cuda.h.
@@ -46,7 +49,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         return run(options)
     except BuildError as error:
-        sys.stderr.write(f"error: {error}\n")
+        line = re.sub("[\x00-\x1f\x7f\x85\u2028\u2029]", " ", str(error))
+        sys.stderr.write(f"error: {line}\n")
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -124,7 +128,8 @@ def run(options: argparse.Namespace) -> int:
     manifest = read_manifest(bundle)
     onnx = read_onnx(bundle, manifest)
     batch = tuple(options.batch or (manifest["batch"][key] for key in ("min", "opt", "max")))
-    engine_path = bundle / f"{manifest['name']}.engine"
+    engine_path = inside(bundle, f"{manifest['name']}.engine")
+    inside(bundle, record_path(engine_path).name)
     if options.dry_run:
         sys.stdout.write(
             f"would build {engine_path.name} from {manifest['onnx']} ({manifest['precision']}, "
@@ -175,18 +180,100 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     path = bundle / "manifest.json"
     if not path.is_file():
         raise BuildError(f"{path}: no such file; --bundle names the folder that holds it")
+    manifest = read_json(path)
+    if manifest.get("format") != 1:
+        raise BuildError(f"{path}: not a manifest of format 1; export the bundle again")
+    check_manifest(manifest, path)
+    return manifest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The table in a JSON file, which is read no further than it can be one of this program's."""
+    if path.exists() and not path.is_file():
+        raise BuildError(f"{path}: not a file; copy the bundle again")
+    if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
+        raise BuildError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes; copy the bundle again")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes().decode())
+    except RecursionError as error:
+        raise BuildError(f"{path}: nested too deep; copy the bundle again") from error
     except ValueError as error:
         raise BuildError(f"{path}: not JSON ({error}); copy the bundle again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != 1:
-        raise BuildError(f"{path}: not a manifest of format 1; export the bundle again")
-    return manifest
+    if not isinstance(value, dict):
+        raise BuildError(f"{path}: not a table of values; copy the bundle again")
+    return value
+
+
+def check_manifest(manifest: dict[str, Any], path: Path) -> None:
+    """Refuse a manifest with a value that cannot be used, naming its key."""
+
+    def good(value: bool, key: str) -> None:
+        if not value:
+            raise BuildError(f"{path}: {key} is missing or unusable; export the bundle again")
+
+    for key in ("name", "onnx"):
+        good(is_plain_name(manifest.get(key)), key)
+    files = manifest.get("files")
+    entry = files.get(manifest["onnx"]) if isinstance(files, dict) else None
+    good(isinstance(entry, dict) and isinstance(entry.get("sha256"), str), "files")
+    good(isinstance(manifest.get("precision"), str), "precision")
+    batch = manifest.get("batch")
+    sizes = [batch.get(k) for k in ("min", "opt", "max")] if isinstance(batch, dict) else []
+    counts = [n for n in sizes if type(n) is int and n > 0]
+    good(len(counts) == 3 and counts == sorted(counts), "batch")
+    for key in ("inputs", "outputs"):
+        listed = manifest.get(key)
+        good(isinstance(listed, list) and bool(listed) and all(map(_is_tensor, listed)), key)
+
+
+def _is_tensor(spec: Any) -> bool:
+    if not isinstance(spec, dict) or not is_plain_name(spec.get("name")):
+        return False
+    shape = spec.get("shape")
+    return (
+        isinstance(shape, list)
+        and all(
+            (type(n) is int and 0 < n < 2**31) or (isinstance(n, str) and n.isidentifier())
+            for n in shape[:1]
+        )
+        and all(type(n) is int and 0 < n < 2**31 for n in shape[1:])
+    )
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether it is the name of a file in a folder, and leads nowhere else."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and name.isprintable()
+        and not set(name) & set('/\\:*?"<>|')
+        and len(name) <= 200
+    )
+
+
+def inside(bundle: Path, name: str) -> Path:
+    """The path of a file of the bundle, which is opened or written nowhere else."""
+    path = bundle / name
+    if not is_plain_name(name) or _leads_out(path, bundle):
+        raise BuildError(f"{path}: outside of the bundle; copy the bundle again")
+    return path
+
+
+def _leads_out(path: Path, bundle: Path) -> bool:
+    try:
+        return path.is_symlink() and bundle.resolve() not in path.resolve().parents
+    except (OSError, RuntimeError):  # a link to itself
+        return True
 
 
 def read_onnx(bundle: Path, manifest: dict[str, Any]) -> bytes:
     """The ONNX file, whose hash must be the one in the manifest."""
-    path = bundle / manifest["onnx"]
+    path = inside(bundle, manifest["onnx"])
+    if path.exists() and not path.is_file():
+        raise BuildError(f"{path}: not a file; copy the bundle again")
+    entry = manifest["files"][manifest["onnx"]]
+    if path.exists() and entry.get("bytes") not in (None, path.stat().st_size):
+        raise BuildError(f"{path}: not as large as the manifest says; copy the bundle again")
     data = path.read_bytes()
     found, stated = hashlib.sha256(data).hexdigest(), manifest["files"][manifest["onnx"]]["sha256"]
     if found != stated:
@@ -214,18 +301,17 @@ def trtexec_line(manifest: dict[str, Any], batch: tuple[int, ...], workspace_mib
     The graph states its types, so there is no precision flag: --fp16 and --stronglyTyped exclude
     each other.
     """
-    shapes = " ".join(
+    shapes = [
         f"--{which}Shapes="
         + ",".join(
             f"{tensor['name']}:{'x'.join(str(size) for size in (n, *tensor['shape'][1:]))}"
             for tensor in manifest["inputs"]
         )
         for which, n in zip(("min", "opt", "max"), batch, strict=True)
-    )
-    return (
-        f"trtexec --onnx={manifest['onnx']} --saveEngine={manifest['name']}.engine --stronglyTyped "
-        f"{shapes} --memPoolSize=workspace:{workspace_mib}"
-    )
+    ]
+    files = [f"--onnx={manifest['onnx']}", f"--saveEngine={manifest['name']}.engine"]
+    words = [*files, "--stronglyTyped", *shapes, f"--memPoolSize=workspace:{workspace_mib}"]
+    return shlex.join(["trtexec", *words])
 
 
 def build(
@@ -367,12 +453,14 @@ def record_path(engine_path: Path) -> Path:
 def is_current(engine_path: Path, wanted: dict[str, Any]) -> bool:
     """Whether the engine on disk is intact and its record has every value of `wanted`."""
     try:
-        record = json.loads(record_path(engine_path).read_text(encoding="utf-8"))
+        record = read_json(record_path(engine_path))
+        if not engine_path.is_file():
+            return False
         digest = hashlib.sha256(engine_path.read_bytes()).hexdigest()
-    except (OSError, ValueError):
+    except (OSError, BuildError):
         return False
     expected = {**wanted, "sha256": digest}
-    return isinstance(record, dict) and expected == {key: record.get(key) for key in expected}
+    return expected == {key: record.get(key) for key in expected}
 
 
 def write_atomically(path: Path, data: bytes) -> None:

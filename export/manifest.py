@@ -31,14 +31,16 @@ Nothing here needs torch. A program without this package can read the JSON file 
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 
 from export.errors import BundleError
+from nas_gan.errors import UnreadableError
 from nas_gan.files import sha256, write_json
+from nas_gan.reading import Fields, is_number, leads_out, plain_name, read_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -168,38 +170,96 @@ class Manifest:
         return data
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any], where: str = MANIFEST) -> Self:
         """Read what `to_dict` returned; keys that this version does not know are ignored.
 
         Raises:
-            KeyError: A key is missing.
-            TypeError: A value has a wrong type.
+            UnreadableError: A key is missing, or its value cannot be used.
+            BundleError: The batch sizes are not in order.
         """
+        given = Fields(data, where)
+        files = given.table("files")
+        low, high = _image_range(given)
         return cls(
-            name=data["name"],
-            onnx=data["onnx"],
-            files={name: FileEntry(**entry) for name, entry in data["files"].items()},
-            inputs=tuple(_tensor(spec) for spec in data["inputs"]),
-            outputs=tuple(_tensor(spec) for spec in data["outputs"]),
-            opset=data["opset"],
-            precision=data["precision"],
-            batch=BatchRange(**data["batch"]),
-            tools=data["tools"],
-            latents=data["latents"],
-            parity=data["parity"],
-            params=data["params"],
-            macs=data["macs"],
-            engines=tuple(Engine(**engine) for engine in data["engines"]),
-            not_built=tuple(NotBuilt(**entry) for entry in data["not_built"]),
-            dense=data["dense"],
-            provenance=data["provenance"],
-            image_range=tuple(data.get("image_range", (-1.0, 1.0))),
-            n_classes=data.get("n_classes", 0),
+            name=plain_name(given.text("name"), f"{where}: name"),
+            onnx=plain_name(given.text("onnx"), f"{where}: onnx"),
+            files={plain_name(name, f"{where}: files"): _entry(files, name) for name in files.data},
+            inputs=tuple(map(_tensor, given.tables("inputs"))),
+            outputs=tuple(map(_tensor, given.tables("outputs"))),
+            opset=given.count("opset", 1),
+            precision=given.text("precision"),
+            batch=_batch(given.table("batch")),
+            tools=given.texts("tools"),
+            latents=_bank(given.table("latents")),
+            parity=_parity(given.table("parity")),
+            params=given.count("params"),
+            macs=None if given.any("macs") is None else given.count("macs"),
+            engines=tuple(
+                Engine(
+                    plain_name(engine.text("file"), f"{where}: engines"),
+                    engine.text("target"),
+                    engine.text("compute_capability"),
+                    engine.text("tool"),
+                )
+                for engine in given.tables("engines")
+            ),
+            not_built=tuple(
+                NotBuilt(
+                    entry.text("target"), entry.text("compute_capability"), entry.text("reason")
+                )
+                for entry in given.tables("not_built")
+            ),
+            dense=(
+                None
+                if given.any("dense") is None
+                else plain_name(given.any("dense"), f"{where}: dense")
+            ),
+            provenance=given.table("provenance").data,
+            image_range=(low, high),
+            n_classes=given.count("n_classes") if "n_classes" in given else 0,
         )
 
 
-def _tensor(spec: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"]))
+def _entry(files: Fields, name: str) -> FileEntry:
+    entry = files.table(name)
+    digest = entry.text("sha256")
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UnreadableError(f"{entry.where}: sha256 is {digest[:80]!r}, not a digest")
+    return FileEntry(digest, entry.count("bytes"))
+
+
+def _bank(latents: Fields) -> dict[str, Any]:
+    files = {key: latents.text(key) for key in ("file", "labels") if key in latents}
+    for key, name in files.items():
+        plain_name(name, f"{latents.where}: {key}")
+    if "samples" in latents:
+        latents.count("samples", 1)
+    return {**latents.data, **files}
+
+
+def _parity(parity: Fields) -> dict[str, Any]:
+    psnr = None if parity.any("psnr_db") is None else parity.number("psnr_db")
+    found = {"max_abs": parity.number("max_abs"), "psnr_db": psnr}
+    return {**parity.data, **found, "samples": parity.count("samples")}
+
+
+def _tensor(spec: Fields) -> TensorSpec:
+    name = spec.text("name")
+    # It becomes the name of a file and a word of a command.
+    plain_name(name, f"{spec.where}: name")
+    return TensorSpec(name, spec.text("dtype"), spec.sizes("shape"))
+
+
+def _batch(batch: Fields) -> BatchRange:
+    return BatchRange(batch.count("min", 1), batch.count("opt", 1), batch.count("max", 1))
+
+
+def _image_range(given: Fields) -> tuple[float, float]:
+    values = given.data.get("image_range", (-1.0, 1.0))
+    pair = isinstance(values, list | tuple) and len(values) == 2 and all(map(is_number, values))
+    if not pair or not values[0] < values[1]:
+        raise UnreadableError(f"{given.where}: image_range is {str(values)[:60]}, not low and high")
+    return float(values[0]), float(values[1])
 
 
 def write_manifest(manifest: Manifest, bundle: Path) -> None:
@@ -225,16 +285,36 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: no such file; a bundle is a folder that `python -m export` wrote"
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path}: not JSON ({error}); export the bundle again") from error
-    found = data.get("format") if isinstance(data, dict) else None
-    if found != FORMAT:
-        raise BundleError(f"{path}: format {found!r} is not known; this version reads {FORMAT}")
+        data = read_json(path)
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != FORMAT or type(found) is not int:
+            raise BundleError(
+                f"{path}: format {str(found)[:40]} is not known; this version reads {FORMAT}"
+            )
+        return Manifest.from_dict(data, str(path))
+    except UnreadableError as error:
+        raise BundleError(f"{error}; export the bundle again") from error
+    except BundleError as error:
+        raise error if str(path) in str(error) else BundleError(f"{path}: {error}") from error
+
+
+def inside(bundle: Path, name: str) -> Path:
+    """The path of a file or folder in a bundle.
+
+    Args:
+        bundle: The folder.
+        name: A name from its manifest.
+
+    Raises:
+        BundleError: It is not the name of something in the folder, or a link leads out of it.
+    """
     try:
-        return Manifest.from_dict(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path}: missing or unusable entry {error}; export again") from error
+        path = bundle / plain_name(name, str(bundle / MANIFEST))
+    except UnreadableError as error:
+        raise BundleError(f"{error}; export the bundle again") from error
+    if leads_out(path, bundle):
+        raise BundleError(f"{path}: a link that leads out of the bundle; copy the file instead")
+    return path
 
 
 def verify(bundle: Path) -> Manifest:
@@ -250,23 +330,29 @@ def verify(bundle: Path) -> Manifest:
         BundleError: A file is missing or differs from the manifest; the message names it.
     """
     manifest = read_manifest(bundle)
-    for name in (*manifest.files, *([manifest.dense] if manifest.dense else [])):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    for engine in manifest.engines:
+        if engine.file not in manifest.files:
             raise BundleError(
-                f"{bundle}: the manifest lists {name!r}, which is outside of the bundle"
+                f"{bundle / engine.file}: an engine whose hash is not in the manifest; export the "
+                "bundle again"
             )
     for name, entry in manifest.files.items():
-        path = bundle / name
+        path = inside(bundle, name)
         if not path.is_file():
             raise BundleError(
                 f"{path}: listed in the manifest and missing; export the bundle again"
             )
-        found = FileEntry.of(path)
+        size = path.stat().st_size
+        # A file of another size need not be read to know that it is another.
+        found = FileEntry.of(path) if size == entry.bytes else FileEntry("(not read)", size)
         if found != entry:
             raise BundleError(
                 f"{path}: {found.bytes} bytes with sha256 {found.sha256[:12]}; the manifest says "
                 f"{entry.bytes} bytes with {entry.sha256[:12]}; copy or export the bundle again"
             )
     if manifest.dense is not None:
-        verify(bundle / manifest.dense)
+        inner = inside(bundle, manifest.dense)
+        if inner.resolve() == bundle.resolve() or read_manifest(inner).dense is not None:
+            raise BundleError(f"{inner}: the bundle of a dense generator holds no other bundle")
+        verify(inner)
     return manifest

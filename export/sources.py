@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 
 from export.errors import ExportError, MissingDenseError
+from nas_gan.errors import MissingDataError, UnreadableError
+from nas_gan.reading import Fields, read_json
 from nas_gan.zoo import local_path
 
 COMPRESSED, SETTINGS = "compressed.pt", "config.json"
@@ -35,13 +37,14 @@ def dense_checkpoint_of(run_dir: Path) -> Path:
     """
     settings = run_dir / SETTINGS
     try:
-        written = Path(json.loads(settings.read_text(encoding="utf-8"))["checkpoint"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        written = Path(Fields(read_json(settings), str(settings)).text("checkpoint"))
+    except (MissingDataError, UnreadableError) as error:
         raise MissingDenseError(
             f"{settings}: does not name the checkpoint that was compressed ({error!r})"
         ) from error
     # The path is relative to where the run was started: here, or in or beside the run directory.
     for dense in (local_path(written), run_dir / written, run_dir.parent / written):
-        if dense.is_file():
-            return dense
+        with suppress(OSError, ValueError):  # a text that no file can be called by
+            if dense.is_file():
+                return dense
     raise MissingDenseError(f"{written}: the checkpoint that {settings} names is not there")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from export.engines import EngineChoice
-from export.manifest import MANIFEST, Manifest, read_manifest
+from export.manifest import MANIFEST, Manifest, inside, read_manifest
 from nas_gan.tables import text_table
 
 ROWS = ("params", "MACs", "ONNX bytes", "largest difference", "PSNR dB", "engines for")
@@ -17,7 +17,7 @@ def summary(out: Path, engines: Iterable[EngineChoice]) -> str:
     manifest = read_manifest(out)
     manifests = [manifest]
     if manifest.dense is not None:
-        manifests.append(read_manifest(out / manifest.dense))
+        manifests.append(read_manifest(inside(out, manifest.dense)))
     cells = zip(ROWS, *map(_column, manifests), strict=True)
     lines = [
         f"{out} ({manifest.precision}, opset {manifest.opset})",

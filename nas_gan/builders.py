@@ -21,7 +21,8 @@ from typing import Any
 
 from torch import nn
 
-from nas_gan.errors import InvalidValueError
+from nas_gan.errors import InvalidValueError, MissingDataError, UnreadableError
+from nas_gan.reading import check_plain, read_text
 
 _FORMS = "package.module:build or path/to/file.py:build"
 
@@ -84,18 +85,23 @@ def parse_arguments(text: str) -> dict[str, Any]:
         path = Path(text[1:])
         where = f"{path} "
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
+            text = read_text(path)
+        except (MissingDataError, UnreadableError) as error:
+            reason = str(error).removeprefix(f"{path}: ")
             raise InvalidValueError(
                 f"cannot be read from {str(path)!r}: {reason}", setting="model_args"
             ) from error
     try:
-        arguments = json.loads(text)
+        arguments = check_plain(json.loads(text), "")
     except json.JSONDecodeError as error:
         raise InvalidValueError(
             f'{where}must be a JSON object such as {{"ngf": 64}}, or @file.json; got '
             f"{_shortened(text)} ({error.msg} at character {error.pos + 1})",
+            setting="model_args",
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
+        raise InvalidValueError(
+            f'{where}must be a JSON object such as {{"ngf": 64}}, or @file.json ({error})',
             setting="model_args",
         ) from error
     if not isinstance(arguments, dict):

@@ -25,16 +25,21 @@ from nas_gan.fitting import load_weights
 from nas_gan.foreign import described, find_generator
 from nas_gan.networks.genotype import MMD_NAS, Genotype
 from nas_gan.networks.interface import GeneratorInterface, interface_of
+from nas_gan.networks.limits import limited
 from nas_gan.networks.models import build_model
 from nas_gan.networks.normal_form import NormalForm, normal_form_
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.networks.structure import apply_structure
-from nas_gan.weight_files import load_file, save_torch
+from nas_gan.reading import is_number, parse_json
+from nas_gan.weight_files import load_file, safetensors_metadata, save_torch
 from nas_gan.zoo import local_path
 
 FORMAT = "ard-gan checkpoint 1"
 MMD_NAS_KIND = "mmd-nas"
 EXTERNAL_KIND = "external"
+# A network of so many parameters is built whatever its file holds: 256 MB. A larger one is at most
+# so many times as large as its file, which holds a compressed one; `_SLACK` is for rounding.
+_SMALL, _COMPRESSED, _SLACK = 1 << 26, 256, 1 << 16
 _DESCRIPTIVE = ("architecture", "discriminator_config", "provenance", "structure")
 _FIELDS = ("generator", "discriminator", *_DESCRIPTIVE)
 
@@ -106,7 +111,8 @@ def _save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     described = {name: getattr(checkpoint, name) for name in _DESCRIPTIVE}
     metadata = {"format": FORMAT, "description": json.dumps(described)}
     # The format refuses tensors that share memory, as tied layers do.
-    data = save({name: t.contiguous().clone() for name, t in tensors.items()}, metadata)
+    plain = {name: t.contiguous().clone() for name, t in tensors.items()}
+    data = save(plain, safetensors_metadata(plain, metadata))
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
@@ -169,8 +175,8 @@ def _described(
         for part in ("generator", "discriminator")
     }
     try:
-        described = json.loads(metadata["description"])
-    except (KeyError, json.JSONDecodeError) as error:
+        described = dict(parse_json(metadata["description"], "description", finite=False))
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its description is missing or damaged") from error
     return {
         "format": FORMAT,
@@ -189,12 +195,27 @@ def _native(content: Mapping[str, Any], path: Path) -> Checkpoint:
         if not isinstance(content[name], Mapping) and not (optional and content[name] is None):
             found = type(content[name]).__name__
             raise CheckpointError(f"{path}: {name} should be a dict, found {found}; train it again")
+    _check_described(content, path)
     discriminator = content["discriminator"]
     return Checkpoint(
         generator=_as_floats(content["generator"], path),
         discriminator=None if discriminator is None else _as_floats(discriminator, path),
         **{name: content[name] for name in _DESCRIPTIVE},
     )
+
+
+def _check_described(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a description with a value that no file of ours has."""
+    for name, layers in content["structure"].items():
+        if not isinstance(name, str) or not isinstance(layers, list | tuple):
+            raise CheckpointError(f"{path}: structure {name!r} is not a list of plain layers")
+    provenance = content["provenance"]
+    for name in ("dataset", "loss", "fit", "background"):
+        if not isinstance(provenance.get(name, ""), str | None):
+            raise CheckpointError(f"{path}: provenance {name} is {provenance[name]!r}, not a text")
+    resolution = provenance.get("resolution", 1)
+    if resolution is not None and (type(resolution) is not int or resolution < 1):
+        raise CheckpointError(f"{path}: provenance resolution is {resolution!r}, not a width")
 
 
 def _as_floats(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
@@ -209,6 +230,8 @@ def _as_floats(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
 def _as_float(name: str, tensor: Tensor, path: Path) -> Tensor:
     if tensor.is_meta:
         raise CheckpointError(f"{path}: {name} has a shape and no values; save it from the CPU")
+    if tensor.is_complex():
+        raise CheckpointError(f"{path}: {name} holds complex numbers; weights are real")
     tensor = tensor.detach()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
@@ -255,7 +278,7 @@ def _foreign(
     weights = {name.replace(".activation_fn.", "."): t for name, t in weights.items()}
     try:
         config = _infer_config(weights, genotype, activation or ("pmish" if learned else "relu"))
-    except (InvalidValueError, ValueError, ZeroDivisionError) as error:
+    except (ValueError, LookupError, ArithmeticError) as error:
         raise CheckpointError(
             f"{path}: its layers have the names of the published net, but their shapes are not "
             f"those of that net ({error})"
@@ -266,8 +289,10 @@ def _foreign(
     weights = {name: t.reshape(1) if name.endswith(".beta") else t for name, t in weights.items()}
     provenance = {"source": path.name, "averaged": part.averaged}
     for name in ("epoch", "best_fid"):
-        if name in content and content[name] is not None and np.isscalar(content[name]):
-            provenance[name] = float(content[name])
+        value = content.get(name)
+        value = value.item() if isinstance(value, np.generic) else value
+        if is_number(value):
+            provenance[name] = float(value)  # type: ignore[arg-type]
     return Checkpoint({"kind": MMD_NAS_KIND, **config.to_dict()}, weights, provenance=provenance)
 
 
@@ -313,7 +338,8 @@ def build_generator(
         generator = build()
     elif kind not in (None, EXTERNAL_KIND):
         try:
-            generator = build_model(checkpoint.architecture)
+            with limited(_allowed(checkpoint.generator)):
+                generator = build_model(checkpoint.architecture)
         except InvalidValueError as error:
             raise CheckpointError(
                 f"the checkpoint's architecture cannot be built: {error}"
@@ -328,9 +354,16 @@ def build_generator(
     if form is not None:
         normal_form_(generator, NormalForm.from_dict(form))
     if checkpoint.structure:
-        generator = apply_structure(generator, checkpoint.structure)
+        # Every one of its weights is in the file.
+        stored = sum(tensor.numel() for tensor in checkpoint.generator.values())
+        generator = apply_structure(generator, checkpoint.structure, stored + _SLACK)
     load_weights(generator, checkpoint.generator)
     return generator.eval()
+
+
+def _allowed(weights: Mapping[str, Tensor]) -> int:
+    """How many parameters the network of these weights may have before it is compressed."""
+    return max(_SMALL, _COMPRESSED * sum(tensor.numel() for tensor in weights.values()))
 
 
 def build_saved_discriminator(checkpoint: Checkpoint) -> nn.Module | None:
@@ -349,9 +382,10 @@ def build_saved_discriminator(checkpoint: Checkpoint) -> nn.Module | None:
     if checkpoint.discriminator is None or checkpoint.discriminator_config is None:
         return None
     try:
-        discriminator = build_model(
-            {"kind": MMD_NAS_KIND, **checkpoint.discriminator_config}, "discriminator"
-        )
+        with limited(_allowed(checkpoint.discriminator)):
+            discriminator = build_model(
+                {"kind": MMD_NAS_KIND, **checkpoint.discriminator_config}, "discriminator"
+            )
     except InvalidValueError as error:
         raise CheckpointError(f"the checkpoint's discriminator cannot be built: {error}") from error
     load_weights(discriminator, checkpoint.discriminator)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_BREAKS = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
 class NasGanError(Exception):
@@ -16,6 +19,8 @@ class NasGanError(Exception):
     """
 
     def __init__(self, message: str = "", *, setting: str | None = None) -> None:
+        # What is quoted from a file may hold line breaks, and an error is one line.
+        message = _BREAKS.sub(lambda found: repr(found[0])[1:-1], message)
         super().__init__(message)
         self.message, self.setting = message, setting
 
@@ -25,6 +30,10 @@ class NasGanError(Exception):
 
 class InvalidValueError(NasGanError, ValueError):
     """An argument, a configuration field or an input has a value that cannot be used."""
+
+
+class UnreadableError(InvalidValueError):
+    """A file holds something else than it should, or more than is ever read of such a file."""
 
 
 class UsageError(NasGanError):

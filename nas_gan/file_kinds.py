@@ -39,6 +39,14 @@ def is_safetensors(path: Path) -> bool:
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file ends as zip archives do, whole ones and those of one volume."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
 def is_json(path: Path) -> bool:
     """Whether a file begins as a JSON object does."""
     with path.open("rb") as file:
@@ -61,7 +69,7 @@ def other_kind(path: Path) -> str | None:
         return "a tar archive; unpack it first"
     if path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a")):
         return "an ONNX model; its weights cannot be trained, save the state dict of the network"
-    return _archive(path) if zipfile.is_zipfile(path) else None
+    return _archive(path) if is_zip(path) else None
 
 
 def _archive(path: Path) -> str | None:
@@ -119,7 +127,7 @@ def holds_classes(path: Path) -> bool:
 
 def _pickled(path: Path) -> tuple[list[str], set[str]]:
     """The classes and functions that a file names, in order, and its short strings."""
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 name = next(n for n in archive.namelist() if n.endswith("data.pkl"))

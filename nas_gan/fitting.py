@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -20,7 +21,8 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     of batches, which older files lack, gets 0.
 
     Raises:
-        CheckpointError: a tensor is missing, unknown or of another shape; the first ones are named.
+        CheckpointError: a tensor is missing, unknown, of another shape, or of whole or complex
+            numbers where the network has real ones; the first ones are named.
     """
     expected = {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     best, problems = dict(state), _problems(state, expected)
@@ -63,7 +65,20 @@ def _problems(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> li
         for name, tensor in expected.items()
         if name in state and not is_lazy(tensor) and state[name].shape != tensor.shape
     ]
+    problems += [
+        f"{name} holds {str(state[name].dtype).removeprefix('torch.')}, the network needs "
+        f"{str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in expected.items()
+        if name in state and not _holds_as(state[name].dtype, tensor.dtype)
+    ]
     return problems
+
+
+def _holds_as(theirs: torch.dtype, ours: torch.dtype) -> bool:
+    """Whether values of one type can be those of another: not whole numbers as real weights."""
+    if ours.is_complex or theirs.is_complex:
+        return ours.is_complex and theirs.is_complex
+    return theirs.is_floating_point or not ours.is_floating_point
 
 
 def _dispensable(name: str, tensor: Tensor) -> bool:

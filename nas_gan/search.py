@@ -27,6 +27,7 @@ from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError
 from nas_gan.locks import locked
 from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
+from nas_gan.reading import read_text
 from nas_gan.training.distributed import joined_processes
 from nas_gan.training.loop import TrainingResult
 from nas_gan.training.preset import preset_from_arguments
@@ -54,9 +55,9 @@ def main(config: SearchConfig) -> int:
 def _show(config: SearchConfig, result: TrainingResult) -> None:
     """What was found, on the screen and as graphs in the run directory."""
     path = config.run_dir / "genotype.json"
-    genotype = Genotype.from_json(path.read_text())
+    genotype = Genotype.from_json(read_text(path))
     judge_path = config.run_dir / "discriminator.json"
-    judge = DiscriminatorGenotype.from_json(judge_path.read_text())
+    judge = DiscriminatorGenotype.from_json(read_text(judge_path))
     sys.stdout.write(
         f"{genotype_table(genotype)}\n\n{genotype_table(judge)}\n\n{result.step} steps, {path}\n"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import pathlib
 import pickle
 import struct
@@ -17,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_gan.errors import CheckpointError
+from nas_gan.errors import CheckpointError, MissingDataError, UnreadableError
 from nas_gan.file_kinds import holds_classes, is_json, is_safetensors, other_kind, why_refused
 from nas_gan.files import atomic_path
+from nas_gan.integrity import DIGEST, check_archive, check_content, check_digest, digest_of
+from nas_gan.reading import open_file, plain_name, read_json
 
 _dtypes = [np.dtype(code) for code in "?bhilqBHILQefd"]
 # numpy 1 and 2 pickle them by different names of one function, which a value returns itself.
@@ -49,13 +50,17 @@ _DAMAGED = (
     AssertionError,
     OverflowError,
     MemoryError,
+    RecursionError,
+    OSError,
+    NotImplementedError,
     struct.error,
 )
 _REFUSED = ("unsupported global", "unsupported class", "unrecognized function", "allowlisted")
 
 
 def save_torch(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file for `torch.load` atomically."""
+    """Write a file for `torch.load` atomically, with a digest of its content."""
+    content = {**content, DIGEST: digest_of(content)}
     # Through memory: if the disk becomes full, torch raises a RuntimeError about offsets, while our
     # own write raises the OSError that says "no space left".
     buffer = io.BytesIO()
@@ -67,12 +72,40 @@ def save_torch(content: Mapping[str, Any], path: Path) -> None:
 def load_torch(path: Path) -> Any:
     """Read what `save_torch` or `torch.save` wrote, on the CPU, without running code of the file.
 
+    Content of `save_torch` is compared with its digest.
+
     Raises:
-        CheckpointError: the file is damaged or of another kind, or holds more than plain values
-            and tensors.
+        CheckpointError: the file is damaged or of another kind, holds more than plain values
+            and tensors, or declares far larger tensors than it has bytes.
     """
+    _check_regular(path)
+    check_archive(path)
+    content = _load_torch(path)
+    check_content(content, path)
+    if isinstance(content, dict) and DIGEST in content:
+        stated = content.pop(DIGEST)
+        check_digest(content, stated, path)
+    return content
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse a pipe or a device, which may have no end, before it is opened."""
+    try:
+        open_file(path).close()
+    except (UnreadableError, MissingDataError) as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _load_torch(path: Path) -> Any:
     if kind := other_kind(path):
         raise CheckpointError(f"{path}: it is {kind}")
+    with path.open("rb") as opened:
+        head = opened.read(2)
+    # Anything else torch would take for a tar archive, and unpack.
+    if head != b"PK" and head[:1] != b"\x80":
+        raise CheckpointError(
+            f"{path}: it is damaged or not a PyTorch file; save a state dict of plain tensors"
+        )
     try:
         # An open file, because torch refuses what it wrote itself under the suffix .safetensors.
         with (
@@ -110,16 +143,27 @@ def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     from safetensors import SafetensorError, safe_open
 
+    _check_regular(path)
     if kind := other_kind(path):
         raise CheckpointError(f"{path}: it is {kind}")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except SafetensorError as error:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, *_DAMAGED) as error:
         raise CheckpointError(
             f"{path}: damaged or not a safetensors file; copy it again"
         ) from error
+    check_content(tensors, path)
+    if DIGEST in metadata:
+        stated = metadata.pop(DIGEST)
+        check_digest([tensors, metadata], stated, path)
+    return tensors, metadata
+
+
+def safetensors_metadata(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:
+    """The metadata of a safetensors file, with the digest of its content."""
+    return {**metadata, DIGEST: digest_of([tensors, metadata])}
 
 
 def load_file(path: Path) -> tuple[Any, dict[str, str]]:
@@ -137,6 +181,7 @@ def load_file(path: Path) -> tuple[Any, dict[str, str]]:
         raise CheckpointError(f"{path}: no such file; give the path of a .pt or .safetensors file")
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory; {_offer(path)}")
+    _check_regular(path)
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or train it again")
     if is_safetensors(path):
@@ -166,7 +211,7 @@ def _begins_as_torch(path: Path) -> bool:
 def _load_shards(index: Path) -> dict[str, Any]:
     """The tensors of all files that an index names."""
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = read_json(index)["weight_map"]
         files = sorted(set(names.values()))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
@@ -175,9 +220,16 @@ def _load_shards(index: Path) -> dict[str, Any]:
         ) from error
     merged: dict[str, Any] = {}
     for name in files:
-        if not isinstance(name, str) or Path(name).name != name or name.endswith(".json"):
-            raise CheckpointError(f"{index}: {name!r} is not the name of a file beside it")
-        content, _ = load_file(index.with_name(name))
+        try:
+            plain_name(name, str(index))
+        except UnreadableError as error:
+            raise CheckpointError(str(error)) from error
+        file = index.with_name(name)
+        if file.is_file() and is_json(file):
+            raise CheckpointError(
+                f"{index}: {name!r} is not the name of a file beside it with tensors"
+            )
+        content, _ = load_file(file)
         if not isinstance(content, Mapping):
             raise CheckpointError(f"{index}: {name} holds no tensors by name")
         merged |= content

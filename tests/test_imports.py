@@ -42,7 +42,8 @@ ROOMS = {
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weight_files fitting",
         "locks children",
-        "files npz seeds zoo interrupts file_kinds foreign",
+        "npz foreign integrity",
+        "files reading seeds zoo interrupts file_kinds",
         "errors",
     ),
 }

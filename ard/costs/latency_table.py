@@ -222,6 +222,8 @@ def _read_row(cells: Cells) -> LatencyRow:
     median, low, high = (number_cell(cells, n) for n in ("milliseconds", "ci_low", "ci_high"))
     if min(median, low, high) <= 0:
         raise ValueError(f"a time is {min(median, low, high):g} ms; it must be above 0")
+    if low > high:
+        raise ValueError(f"the interval {low:g} to {high:g} is not in order")
     return LatencyRow(
         text_cell(cells, "signature"),
         None if choice == DENSE else Factorization.parse(choice),

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, get_args
 
 from ard.errors import JournalError
-from ard.measuring.measurement import Measurement
-from ard.measuring.score import from_record, to_record
+from ard.measuring.measurement import Measurement, Stage
+from ard.measuring.score import check_score, from_record, to_record
 from ard.plan import Factorization, RankPlan
+from nas_gan.errors import MissingDataError, UnreadableError
+from nas_gan.reading import MAX_LOG_BYTES, read_bytes
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where one process at a time must suffice
+    fcntl = None  # type: ignore[assignment]
 
 # Stages in which a single layer is replaced and nothing is trained.
 SINGLE_STAGES = ("proxy", "single")
+STAGES: tuple[Stage, ...] = get_args(Stage)
 # Settings that fingerprints of earlier versions lack, because there was only one choice.
 UNSAID = {"metric": "fid", "estimator": "plain"}
 
@@ -47,46 +58,55 @@ class FileJournal:
     journal of a sweep if the settings that both have agree; its longer fingerprint is then
     appended. A sweep can likewise resume from the journal of a search.
 
-    Each line is flushed and synced before `append` returns. An incomplete last line, left by a
-    crash, is dropped when the file is opened again.
+    Each line ends with a checksum of what stands before it, and is flushed and synced before
+    `append` returns. Opening only reads: an incomplete last line, left by a crash or still being
+    written by another process, is passed over, and the next `append` replaces it.
 
     Args:
         path: the file; it is created if it does not exist.
         fingerprint: the checkpoint and the settings that the measurements depend on.
 
     Raises:
-        JournalError: the file has another fingerprint, or is damaged before its last line.
+        JournalError: the file has another fingerprint, is damaged before its last line, or scores
+            one plan twice with different results.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         self.path = path
         wanted = json.loads(json.dumps(fingerprint))
-        if not path.exists() or not (lines := _complete_lines(path)):
+        lines = _complete_lines(path)
+        if not lines:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"")
-            self._lines: list[Measurement] = []
-            self._write({"fingerprint": wanted})
-            return
-        records = [_parse(path, n, line) for n, line in enumerate(lines, start=1)]
-        prints = [
-            UNSAID | r["fingerprint"] for r in records if isinstance(r.get("fingerprint"), dict)
-        ]
-        self._lines = [
-            _measurement(path, n, record)
-            for n, record in enumerate(records, start=1)
-            if n > 1 and "fingerprint" not in record
-        ]
+            self._begin(wanted)
+            lines = _complete_lines(path)
+        with _no_collection():
+            records = _records(path, lines)
+        prints = [UNSAID | r["fingerprint"] for r in records if "fingerprint" in r]
+        self._known: dict[tuple[str, RankPlan, int], Measurement] = {}
+        with _no_collection():
+            self._replay(records)
         found = prints[-1] if prints and "fingerprint" in records[0] else None
-        if found is None or not _agree(found, wanted, self._lines):
+        if found is None or not _agree(found, wanted, list(self._known.values())):
             raise JournalError(_difference(path.parent, found, wanted))
-        # Drop an incomplete last line, so that the next append starts on a new line.
-        with path.open("rb+") as file:
-            file.truncate(sum(len(line) + 1 for line in lines))
         if set(wanted) - set(found):
             self._write({"fingerprint": wanted})
 
     def append(self, measurement: Measurement) -> None:
-        """Record one measurement; it is on disk when this returns."""
+        """Record one measurement; it is on disk when this returns.
+
+        Raises:
+            JournalError: it is not finite, its interval is not in order, or the journal holds
+                another score of the same plan at the same stage.
+            OSError: it cannot be written; the file is then as it was.
+        """
+        try:
+            check_score(measurement.score)
+            known = self._known.get(_key(measurement))
+            if known is not None and known.score == measurement.score:
+                return
+            _check_same(known, measurement)
+        except ValueError as error:
+            raise JournalError(f"{self.path}: {error}") from error
         self._write(
             {
                 "stage": measurement.stage,
@@ -95,43 +115,217 @@ class FileJournal:
                 **({"bank": measurement.bank} if measurement.bank else {}),
             }
         )
-        self._lines.append(measurement)
+        self._remember(measurement)
 
     def measurements(self) -> Iterator[Measurement]:
         """All measurements, oldest first."""
-        return iter(tuple(self._lines))
+        return iter(tuple(self._known.values()))
+
+    def _replay(self, records: Sequence[Mapping[str, Any]]) -> None:
+        read = _Reader()
+        for n, record in enumerate(records, start=1):
+            if n > 1 and "fingerprint" not in record:
+                try:
+                    self._remember(read.measurement(record))
+                except (AttributeError, LookupError, TypeError, ValueError) as error:
+                    raise JournalError(_unusable(self.path, n, error)) from error
+
+    def _remember(self, measurement: Measurement) -> None:
+        known = self._known.setdefault(_key(measurement), measurement)
+        if known is not measurement:
+            _check_same(known, measurement)
+
+    def _begin(self, fingerprint: Mapping[str, Any]) -> None:
+        """Write the first line, unless another process has done so meanwhile.
+
+        Raises:
+            JournalError: the file holds something else than the beginning of a journal.
+        """
+        with _locked(self.path) as file:
+            head = file.read(len(_FIRST))
+            if not _FIRST.startswith(head) and b"\n" not in head:
+                raise JournalError(_difference(self.path.parent, None, fingerprint))
+            if not _end_of_lines(file):
+                _append(file, _sealed({"fingerprint": fingerprint}))
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        with self.path.open("ab") as file:
-            file.write(json.dumps(value).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with _locked(self.path) as file:
+            _append(file, _sealed(value))
+
+
+# How every journal begins, and how every line of it ends.
+_FIRST = b'{"fingerprint"'
+_SEAL, _END = b', "crc32": "', b'"}'
+_SEALED = len(_SEAL) + 8 + len(_END)
+
+
+def _sealed(value: Mapping[str, Any]) -> bytes:
+    """A line with its checksum."""
+    body = json.dumps(value).encode()[:-1]
+    return body + _SEAL + b"%08x" % zlib.crc32(body) + _END + b"\n"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """The open file, which no other process writes meanwhile."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    with os.fdopen(handle, "rb+", buffering=0) as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """The position behind the last complete line."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        piece = file.read(end - start)
+        if b"\n" in piece:
+            return start + piece.rindex(b"\n") + 1
+        end = start
+    return 0
+
+
+def _append(file: IO[bytes], line: bytes) -> None:
+    """Write a line behind the last complete one; on an error the file is as it was before."""
+    end = _end_of_lines(file)
+    file.truncate(end)
+    file.seek(end)
+    try:
+        written = 0
+        while written < len(line):
+            written += file.write(line[written:])
+        os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            file.truncate(end)
+        raise
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for cycles: among thousands of plain values it takes longer than reading them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _complete_lines(path: Path) -> list[bytes]:
-    *complete, _cut_short = path.read_bytes().split(b"\n")
+    """The lines of a journal; none if there is no file."""
+    try:
+        *complete, _cut_short = read_bytes(path, MAX_LOG_BYTES).split(b"\n")
+    except MissingDataError:
+        return []
+    except UnreadableError as error:
+        raise JournalError(f"{error}; use another run directory") from error
     return complete
 
 
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise JournalError(
-            f"{path}: line {number} is damaged; use another run directory"
-        ) from error
-    if not isinstance(value, dict):
-        raise JournalError(f"{path}: line {number} is not a record; use another run directory")
-    return value
+def _records(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Every line as a table, its checksum compared; journals of earlier versions have none."""
+    sealed = lines[0].endswith(_END) and lines[0][-_SEALED:].startswith(_SEAL)
+    bodies = []
+    for n, line in enumerate(lines, start=1):
+        try:
+            bodies.append(_opened(line) if sealed else line)
+        except ValueError as error:
+            raise JournalError(_unusable(path, n, error)) from error
+    records = _decoded(path, bodies)
+    for n, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise JournalError(_unusable(path, n, ValueError("it is not a record")))
+        if "fingerprint" in record and not _is_fingerprint(record):
+            reason = ValueError("its fingerprint is not a table of settings")
+            raise JournalError(_unusable(path, n, reason))
+    return records
 
 
-def _measurement(path: Path, number: int, value: Mapping[str, Any]) -> Measurement:
-    try:
-        plan = RankPlan({n: Factorization.parse(text) for n, text in value["plan"].items()})
-        score = from_record(value["evaluation"])
-        return Measurement(value["stage"], plan, score, value.get("bank", 0))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"{path}: line {number}: {error}; use another run directory") from error
+def _decoded(path: Path, bodies: Sequence[bytes]) -> list[Any]:
+    """The values of all lines; at once, which is faster, and one by one to find a damaged one."""
+    with suppress(ValueError, RecursionError):
+        records: list[Any] = json.loads(b"[" + b",\n".join(bodies) + b"]")
+        if len(records) == len(bodies):
+            return records
+    records = []
+    for n, body in enumerate(bodies, start=1):
+        try:
+            records.append(json.loads(body))
+        except (ValueError, RecursionError) as error:
+            raise JournalError(_unusable(path, n, error)) from error
+    return records
+
+
+def _opened(line: bytes) -> bytes:
+    """A line without its checksum."""
+    body, seal = line[:-_SEALED], line[-_SEALED:]
+    if seal != _SEAL + b"%08x" % zlib.crc32(body) + _END:
+        raise ValueError("its checksum is missing or another")
+    return body + b"}"
+
+
+def _is_fingerprint(record: Mapping[str, Any]) -> bool:
+    return record.keys() == {"fingerprint"} and isinstance(record["fingerprint"], dict)
+
+
+def _unusable(path: Path, number: int, error: Exception) -> str:
+    reason = "lists lie in each other too deep" if isinstance(error, RecursionError) else error
+    return f"{path}: line {number} is damaged: {reason}; use another run directory"
+
+
+class _Reader:
+    """Reads measurements, of which thousands name the same few choices."""
+
+    def __init__(self) -> None:
+        self._choices: dict[str, Factorization] = {}
+
+    def measurement(self, record: Mapping[str, Any]) -> Measurement:
+        """The measurement in a record, every value of which is checked."""
+        if record.keys() - {"bank"} != {"stage", "plan", "evaluation"}:
+            raise ValueError("a measurement has a stage, a plan and an evaluation")
+        bank = record.get("bank", 0)
+        if type(bank) is not int or bank < 0:
+            raise ValueError(f"bank {bank!r} is not a count")
+        stage, plan = record["stage"], record["plan"]
+        if stage not in STAGES:
+            raise ValueError(f"stage {stage!r} is none of {', '.join(STAGES)}")
+        if not isinstance(plan, dict):
+            raise ValueError(f"plan {plan!r} is not a table")
+        choices = self._choices
+        try:
+            chosen = RankPlan({name: choices[text] for name, text in plan.items()})
+        except KeyError:
+            chosen = RankPlan({name: self._choice(text) for name, text in plan.items()})
+        score = from_record(record["evaluation"])
+        check_score(score)
+        return Measurement(stage, chosen, score, bank)
+
+    def _choice(self, text: Any) -> Factorization:
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is not a factorization")
+        found = self._choices.get(text)
+        if found is None:
+            found = self._choices[text] = Factorization.parse(text)
+        return found
+
+
+def _key(measurement: Measurement) -> tuple[str, RankPlan, int]:
+    """What is measured once: a plan at a stage, on a bank of latents."""
+    return measurement.stage, measurement.plan, measurement.bank
+
+
+def _check_same(known: Measurement | None, other: Measurement) -> None:
+    """Raise ValueError if two measurements of one plan differ."""
+    if known is not None and known.score != other.score:
+        raise ValueError(
+            f"{other.stage} {other.plan} is scored twice, as {known.score.value:g} and as "
+            f"{other.score.value:g}"
+        )
 
 
 def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any], lines: list[Measurement]) -> bool:

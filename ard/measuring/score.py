@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+from nas_gan.reading import is_number
 
 # The rise over the dense generator is called `delta_METRIC` in records and columns of tables.
 _RISE = "delta_"
 # The metric of a proxy; see `ard.search.proxy`.
 MOVEMENT = "movement"
+_METRIC = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +45,38 @@ class Score:
         check_metric_name(self.metric)
 
 
+@cache
 def check_metric_name(name: str) -> None:
     """Check the name of a metric, which becomes a column and a key of JSON.
 
     Raises:
         ValueError: it is not made of lower-case letters, digits and underscores.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not _METRIC.fullmatch(name):
         raise ValueError(
             f"{name!r} is not the name of a metric; use lower-case letters, digits and underscores"
         )
+
+
+def check_score(score: Score) -> None:
+    """Check what a record or a table says of a score.
+
+    Raises:
+        ValueError: a value is not a finite number, the rise is outside of its interval, or the
+            number of images is no count.
+    """
+    value, low, rise, high = score.value, score.ci_low, score.rise, score.ci_high
+    if not (is_number(value) and is_number(low) and is_number(rise) and is_number(high)):
+        raise ValueError(f"{value!r}, {rise!r}, {low!r} and {high!r} are not four finite numbers")
+    # Ends that were computed from the rise can miss it by a rounding.
+    if not low <= rise <= high and not (
+        low - (slack := 1e-9 * max(abs(low), abs(rise), abs(high))) <= rise <= high + slack
+    ):
+        raise ValueError(f"the rise {rise:g} is not within its interval {low:g} to {high:g}")
+    if type(score.n_images) is not int or not 0 <= score.n_images < 2**53:
+        raise ValueError(f"n_samples is {score.n_images!r}, not a count")
+    if not isinstance(score.features, str):
+        raise ValueError(f"extractor is {score.features!r}, not a text")
 
 
 def score_columns(metric: str) -> tuple[str, str, str, str]:
@@ -68,7 +94,10 @@ def metric_of_rise(columns: Iterable[str]) -> str | None:
     >>> metric_of_rise(("layer", "kid", "delta_kid"))
     'kid'
     """
-    return next((name.removeprefix(_RISE) for name in columns if name.startswith(_RISE)), None)
+    for name in columns:
+        if name.startswith(_RISE):
+            return name.removeprefix(_RISE)
+    return None
 
 
 def to_record(score: Score) -> dict[str, Any]:
@@ -92,17 +121,21 @@ def from_record(record: Mapping[str, Any]) -> Score:
 
     Raises:
         KeyError: the record names no metric, or lacks a value.
-        ValueError: the record has an unknown key.
+        ValueError: it is no record, or has an unknown key.
     """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{record!r} is not the record of a score")
     metric = metric_of_rise(record)
     if metric is None:
         raise KeyError(f"{_RISE}METRIC")
     columns, features = score_columns(metric), record["extractor"]
-    value, rise, low, high = (record[name] for name in columns)
-    if unknown := record.keys() - {*columns, "n_samples", "extractor"}:
+    value, rise, low, high = [record[name] for name in columns]
+    if len(record) != len(columns) + 2 and (
+        unknown := record.keys() - {*columns, "n_samples", "extractor"}
+    ):
         raise ValueError(f"a score has no {min(unknown)!r}")
     # Journals of earlier versions store the movement of images as an FID.
-    if metric == "fid" and features.startswith("movement of "):
+    if metric == "fid" and str(features).startswith("movement of "):
         metric, features = MOVEMENT, features.removeprefix("movement of ")
     return Score(
         metric=metric,
@@ -112,5 +145,5 @@ def from_record(record: Mapping[str, Any]) -> Score:
         ci_high=high,
         n_images=record["n_samples"],
         features=features,
-        measured=record["n_samples"] > 0,
+        measured=type(record["n_samples"]) is int and record["n_samples"] > 0,
     )

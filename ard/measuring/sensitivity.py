@@ -167,6 +167,8 @@ def _samples(score: Score) -> int:
 def _read_score(cells: Cells, metric: str) -> Score:
     value, rise, low, high = (number_cell(cells, name) for name in score_columns(metric))
     samples = _count(cells, "samples")
+    if low > high:
+        raise ValueError(f"the interval {low:g} to {high:g} is not in order")
     return Score(
         metric=metric,
         value=value,

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from nas_gan.data.files import content_digests, list_images, read_picture
-from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.errors import InvalidValueError, MissingDataError, UnreadableError
 from nas_gan.networks.interface import Part
+from nas_gan.reading import map_npy
 
 PARTS: tuple[Part, ...] = ("search", "held_out", "reference")
 # Two of each part are the least with which anything can be scored.
@@ -155,14 +156,12 @@ def _from_array(path: Path, size: tuple[int, int] | None) -> StoredInputs:
             f"is for images of a folder; those of {path} have one size", setting="input_size"
         )
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = map_npy(path)
+    except UnreadableError as error:
         raise InvalidValueError(f"{path}: not an .npy file ({error})", setting="inputs") from error
-    if not isinstance(array, np.ndarray) or array.ndim < 2 or 0 in array.shape:
+    if array.ndim < 2 or 0 in array.shape:
         raise InvalidValueError(
-            f"{path}: an array (n, ...) is expected, found "
-            f"{array.shape if isinstance(array, np.ndarray) else type(array).__name__}",
-            setting="inputs",
+            f"{path}: an array (n, ...) is expected, found {array.shape}", setting="inputs"
         )
     if array.dtype == np.uint8:
         if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):

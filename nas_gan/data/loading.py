@@ -35,8 +35,12 @@ from nas_gan.data.images import (
 )
 from nas_gan.errors import InvalidValueError, MissingDataError, unknown_name
 from nas_gan.progress import Progress, no_progress
+from nas_gan.reading import open_file
 
 logger = logging.getLogger(__name__)
+
+# Ten times the largest file of the MNIST family, unpacked.
+MAX_IDX_BYTES = 512 << 20
 
 FASHION_MNIST_DIRS = (
     Path("/usr/share/datasets/fashion-mnist"),
@@ -62,7 +66,7 @@ def read_idx_images(path: Path) -> Tensor:
     """
     data = _read_gzip(path)
     magic, n, rows, columns = struct.unpack(">4i", data[:16].ljust(16, b"\0"))
-    if magic != 2051 or len(data) != 16 + n * rows * columns:
+    if magic != 2051 or min(n, rows, columns) < 1 or len(data) != 16 + n * rows * columns:
         raise MissingDataError(f"{path}: not an IDX image file, or cut short; get it again")
     pixels = np.frombuffer(data, dtype=np.uint8, offset=16).reshape(n, 1, rows, columns)
     return torch.from_numpy(pixels.copy())
@@ -76,19 +80,24 @@ def read_idx_labels(path: Path) -> Tensor:
     """
     data = _read_gzip(path)
     magic, n = struct.unpack(">2i", data[:8].ljust(8, b"\0"))
-    if magic != 2049 or len(data) != 8 + n:
+    if magic != 2049 or n < 1 or len(data) != 8 + n:
         raise MissingDataError(f"{path}: not an IDX label file, or cut short; get it again")
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=8).astype(np.int64))
 
 
 def _read_gzip(path: Path) -> bytes:
     try:
-        with gzip.open(path) as file:
-            return file.read()
+        with open_file(path) as packed, gzip.open(packed) as file:
+            data = file.read(MAX_IDX_BYTES + 1)
+    except InvalidValueError as error:
+        raise MissingDataError(str(error)) from error
     except (OSError, EOFError, zlib.error) as error:
         raise MissingDataError(
             f"{path}: not a readable gzip file ({error}); get it again"
         ) from error
+    if len(data) > MAX_IDX_BYTES:
+        raise MissingDataError(f"{path}: unpacks to over {MAX_IDX_BYTES:,} bytes; get it again")
+    return data
 
 
 def load_dataset(

@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nas_gan.errors import MissingDataError
+from nas_gan.errors import MissingDataError, NasGanError
 from nas_gan.metrics.cache import is_cached
 from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
+from nas_gan.weight_files import load_torch
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,12 @@ def _load_inception_weights(path: Path | None) -> dict[str, Tensor]:
         if not path.is_file():
             raise _unusable(f"{path}: no such file")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise _unusable(f"{path}: not a file of tensors") from error
+            content = load_torch(path)
+        except NasGanError as error:
+            raise _unusable(str(error)) from error
+        if not isinstance(content, dict):
+            raise _unusable(f"{path}: not a file of tensors")
+        return content
     fid = _import_pytorch_fid()
     try:
         with _hub_folder() as folder:

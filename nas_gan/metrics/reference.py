@@ -7,12 +7,14 @@ this order; or, if asked for, from images of the dense generator.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -90,39 +92,102 @@ def load_statistics(
 
     Raises:
         MissingDataError: there is no such file.
-        InvalidValueError: it holds no statistics, or they are refused.
+        InvalidValueError: it holds no statistics, or those of nothing: not real, not symmetric, not
+            positive, or of a single image; or they are refused.
     """
     with open_npz(path, "reference statistics") as file:
-        content = {key: file[key] for key in file.files}
-    if "mu" not in content or not content.keys() & {"sigma", "sigma_triu"}:
-        found = ", ".join(sorted(content)) or "nothing"
-        raise InvalidValueError(
-            f"{path}: reference statistics hold mu and sigma (as pytorch-fid writes them); "
-            f"found {found}"
-        )
-    mean = content["mu"].astype(np.float64)
-    if "sigma" in content:
-        covariance = content["sigma"].astype(np.float64)
-    else:
-        upper = np.triu_indices(mean.size)
-        if content["sigma_triu"].shape != upper[0].shape:
-            raise InvalidValueError(f"{path}: mu and sigma_triu do not fit each other")
-        covariance = np.zeros((mean.size, mean.size))
-        covariance[upper] = content["sigma_triu"]
-        covariance = covariance + np.triu(covariance, 1).T
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise InvalidValueError(f"{path}: the statistics hold a NaN or an infinity")
-    _check_origin(path, content, mean.size, extractor, data_sha256)
-    n = int(content["n"]) if "n" in content else 0
+        names = set(file.files)
+        if "mu" not in names or not names & {"sigma", "sigma_triu"}:
+            found = ", ".join(sorted(names)) or "nothing"
+            raise InvalidValueError(
+                f"{path}: reference statistics hold mu and sigma (as pytorch-fid writes them); "
+                f"found {found}"
+            )
+        mean = _real(file["mu"], f"{path}: mu")
+        if "sigma" in names:
+            covariance = _real(file["sigma"], f"{path}: sigma")
+        else:
+            covariance = _unpacked(_real(file["sigma_triu"], f"{path}: sigma_triu"), mean, path)
+        origin = {name: _text(file[name], f"{path}: {name}") for name in _ORIGIN & names}
+        n = _n_images(file["n"], path) if "n" in names else None
+    _check_origin(path, origin, mean.size, extractor, data_sha256)
     try:
-        return FeatureStatistics(mean, covariance, n or None)
+        statistics = FeatureStatistics(mean, covariance, n)
+        check_covariance(statistics.covariance)
     except InvalidValueError as error:
         raise InvalidValueError(f"{path}: {error}") from error
+    return statistics
+
+
+_ORIGIN = {"extractor", "protocol", "data_sha256"}
+# How far a covariance that was stored in float32 may be from symmetric and positive, relative to
+# its largest variance.
+_ROUNDING = 1e-4
+
+
+def _real(array: npt.NDArray[Any], where: str) -> npt.NDArray[np.float64]:
+    if array.dtype.kind not in "fiu":
+        raise InvalidValueError(f"{where} is of {array.dtype}; statistics are real numbers")
+    if not np.isfinite(array).all():
+        raise InvalidValueError(f"{where}: the statistics hold a NaN or an infinity")
+    return array.astype(np.float64)
+
+
+def _unpacked(
+    triangle: npt.NDArray[np.float64], mean: npt.NDArray[np.float64], path: Path
+) -> npt.NDArray[np.float64]:
+    """The symmetric matrix of an upper triangle."""
+    d = mean.size
+    if triangle.shape != (d * (d + 1) // 2,):
+        raise InvalidValueError(f"{path}: mu and sigma_triu do not fit each other")
+    covariance = np.zeros((d, d))
+    covariance[np.triu_indices(d)] = triangle
+    return covariance + np.triu(covariance, 1).T
+
+
+def _text(array: npt.NDArray[Any], where: str) -> str:
+    if array.dtype.kind != "U" or array.ndim:
+        raise InvalidValueError(f"{where} is not a text")
+    return str(array)
+
+
+def _n_images(array: npt.NDArray[Any], path: Path) -> int | None:
+    """The number of images, of which 0 stands for one that is not known."""
+    if array.dtype.kind not in "iu" or array.ndim or int(array) < 0 or int(array) == 1:
+        shown = str(array)[:40]
+        raise InvalidValueError(f"{path}: n is {shown}; a covariance is one of at least 2 images")
+    return int(array) or None
+
+
+def check_covariance(covariance: npt.NDArray[np.float64]) -> None:
+    """Check that a matrix is the covariance of something, up to rounding.
+
+    Args:
+        covariance: `(d, d)`, finite.
+
+    Raises:
+        InvalidValueError: it is not symmetric, or has a negative eigenvalue.
+    """
+    variances = np.diagonal(covariance)
+    allowed = _ROUNDING * float(variances.max(initial=0.0))
+    if float(np.abs(covariance - covariance.T).max(initial=0.0)) > allowed:
+        raise InvalidValueError("sigma is not symmetric, so it is no covariance; make it again")
+    positive = not covariance.any()
+    if allowed > 0:
+        # A factor exists exactly if no eigenvalue is below what is added here.
+        shifted = (covariance + covariance.T) / 2 + allowed * np.eye(len(covariance))
+        with suppress(np.linalg.LinAlgError):
+            np.linalg.cholesky(shifted)
+            positive = True
+    if not positive:
+        raise InvalidValueError(
+            "sigma has a negative eigenvalue, so it is no covariance; make it again"
+        )
 
 
 def _check_origin(
     path: Path,
-    content: dict[str, np.ndarray],
+    content: Mapping[str, str],
     dim: int,
     extractor: FeatureExtractor | None,
     data_sha256: str | None,
@@ -132,10 +197,10 @@ def _check_origin(
             f"{path}: statistics of {dim} features do not fit {extractor.name}, which has "
             f"{extractor.dim}; use the features that they were made with"
         )
-    made_by = str(content.get("extractor", ""))
+    made_by = content.get("extractor", "")
     if extractor is not None:
         # Files of pytorch-fid name neither; they follow the legacy protocol.
-        named = str(content.get("protocol", ""))
+        named = content.get("protocol", "")
         found = named or protocol_of(made_by).name
         wanted = protocol_of(extractor.name).name
         if found != wanted:
@@ -149,7 +214,7 @@ def _check_origin(
         raise InvalidValueError(
             f"{path}: made with {made_by}, but the features are {extractor.name}'s"
         )
-    if data_sha256 is not None and str(content.get("data_sha256", "")) != data_sha256:
+    if data_sha256 is not None and content.get("data_sha256", "") != data_sha256:
         raise InvalidValueError(f"{path}: made from other data; remove it, and it is made again")
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nas_gan.errors import InvalidValueError
+from nas_gan.errors import InvalidValueError, UnreadableError
 from nas_gan.files import atomic_path
+from nas_gan.reading import parse_json, read_npy
 
 Table = Literal["mmd-nas", "adversarial-nas"]
 
@@ -40,6 +41,8 @@ DOWN = ("avg_pool", "max_pool", "conv_3x3", "conv_5x5", "dil_conv_3x3", "dil_con
 D_EDGES = ("c0", "c1", "c2", "c3", "c4", "down0", "down1")
 FIRST_EDGES = D_EDGES[:3]
 N_BLOCKS = 4
+# A genotype of indices is some tens of them.
+_ARRAY_BYTES = 1 << 16
 # For a cell and for a block.
 N_NORMAL_EDGES, N_RESAMPLING_EDGES = 5, 2
 D_TABLE = "discriminator"
@@ -173,11 +176,13 @@ def _check_rows(
 ) -> None:
     shape = (len(rows), *{len(row) for row in rows})
     if shape != (n_rows, len(edges)):
-        raise InvalidValueError(f"a genotype is {n_rows} x {len(edges)} indices; got {rows}")
+        raise InvalidValueError(
+            f"a genotype is {n_rows} x {len(edges)} indices; got {str(rows)[:200]}"
+        )
     for number, row in enumerate(rows, start=1):
         for edge, index in zip(edges, row, strict=True):
             size = len(choices(number, edge))
-            if not isinstance(index, int) or not 0 <= index < size:
+            if type(index) is not int or not 0 <= index < size:
                 raise InvalidValueError(
                     f"{part}{number}.{edge}: operation {index!r} does not exist; "
                     f"choose one of 0..{size - 1} ({', '.join(choices(number, edge))})"
@@ -186,9 +191,9 @@ def _check_rows(
 
 def _read_json(text: str) -> tuple[tuple[tuple[int, ...], ...], Any]:
     try:
-        data = json.loads(text)
+        data = parse_json(text, "the text")
         return tuple(tuple(row) for row in data["rows"]), data["table"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, UnreadableError) as error:
         raise InvalidValueError(f"not a genotype: {error!r}") from error
 
 
@@ -199,8 +204,8 @@ def _write_array(rows: tuple[tuple[int, ...], ...], path: Path) -> None:
 
 def _read_array(path: Path, n_rows: int) -> tuple[tuple[int, ...], ...]:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        array = read_npy(path, _ARRAY_BYTES)
+    except UnreadableError as error:
         raise InvalidValueError(f"{path}: not a genotype array ({error})") from error
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         raise InvalidValueError(

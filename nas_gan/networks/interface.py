@@ -200,7 +200,7 @@ def interface_from_dict(data: Mapping[str, Any]) -> GeneratorInterface:
             None if calling is None else _calling_from_dict(calling),
             None if data["input_shape"] is None else tuple(data["input_shape"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InvalidValueError(
             f"the checkpoint's description of its interface is damaged ({error!r})"
         ) from error

@@ -22,12 +22,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.errors import InvalidValueError, NasGanError, unknown_name
 from nas_gan.networks.activations import SYMMETRIC, UNIT
 from nas_gan.networks.baselines import dcgan, dense, mmd_gan
 from nas_gan.networks.baselines.layers import Slots
 from nas_gan.networks.baselines.network import LayeredDiscriminator, LayeredGenerator, NetworkSpec
 from nas_gan.networks.genotype import ADVERSARIAL_NAS, DiscriminatorGenotype, Genotype
+from nas_gan.networks.limits import check_options, limited
 from nas_gan.networks.searched import (
     DiscriminatorConfig,
     Generator,
@@ -107,19 +108,35 @@ def build_model(
         Spectral norm is applied after the weights have been drawn.
 
     Raises:
-        InvalidValueError: The family or an option is not known, or a value is out of range.
+        InvalidValueError: The family or an option is not known, a value is out of range, or the
+            network is larger than `nas_gan.networks.limits` allows.
     """
     part = find_part(architecture.get("kind"), role)
     options = {name: value for name, value in architecture.items() if name != "kind"}
     for name in options:
         if name not in part.options:
             raise unknown_name(f"option of the {architecture['kind']} {role}", name, part.options)
+    check_options(options)
+    for name in _COUNTS & options.keys():
+        value = options[name]
+        if value is not None and type(value) is not int:
+            raise InvalidValueError(
+                f"{name} of the {architecture['kind']} {role} is a whole number; got {value!r}"
+            )
     try:
-        return part.build(options, init or part.init, rng)
-    except (KeyError, TypeError, AttributeError) as error:
+        with limited():
+            return part.build(options, init or part.init, rng)
+    except NasGanError:
+        raise
+    except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError) as error:
         # A value of a wrong type; values out of range have an error of their own.
         raise InvalidValueError(
             f"the {architecture['kind']} {role} has an option of a wrong type: {error!r}"
+        ) from error
+    except (RuntimeError, MemoryError) as error:  # torch on sizes that do not fit each other
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidValueError(
+            f"the {architecture['kind']} {role} cannot be built: {reason}"
         ) from error
 
 
@@ -142,6 +159,10 @@ def describe_pair(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     )
 
 
+_COUNTS = {
+    *("image_size", "image_channels", "n_classes", "latent_dim", "latent_parts"),
+    *("bottom_width", "gf_dim", "df_dim", "n_outputs"),
+}
 _SHARED = ("image_size", "image_channels", "n_classes", "activation_init", "activation_sharing")
 _SLOTS = ("hidden_activation", "output_activation")
 _GENERATORS = ("latent_dim", "gf_dim")

@@ -44,6 +44,8 @@ class NormalForm:
         Raises:
             CheckpointError: the values are not lists of names.
         """
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"the normal form of the network is {str(values)[:60]!r}")
         known = {"folded", "rewritten"}
         for key, names in values.items():
             if key not in known or not isinstance(names, list | tuple):

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from nas_gan.errors import CheckpointError
+from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.networks.layer_types import LAYER_TYPES
+from nas_gan.networks.limits import MAX_MODULES, MAX_PARAMETERS, limited
 
 _CONV = (
     "in_channels",
@@ -65,13 +66,17 @@ def layer_spec(module: nn.Module) -> dict[str, Any]:
     return spec
 
 
-def build_layer(spec: Mapping[str, Any]) -> nn.Module:
+def build_layer(spec: Mapping[str, Any], most: int = MAX_PARAMETERS) -> nn.Module:
     """The layer that a spec describes, with zero weights until a state dict is loaded.
 
     It uses no random numbers.
 
+    Args:
+        spec: what `layer_spec` returned.
+        most: how many parameters it may have.
+
     Raises:
-        CheckpointError: the type is unknown, or its arguments are wrong.
+        CheckpointError: the type is unknown, its arguments are wrong, or it is too large.
     """
     kind = spec.get("type") if isinstance(spec, Mapping) else None
     if not isinstance(kind, str) or kind not in _TYPES:
@@ -89,8 +94,16 @@ def build_layer(spec: Mapping[str, Any]) -> nn.Module:
             if type(size) is not int or size < 1:
                 raise CheckpointError(f"{kind} of the compressed structure has {key} {sizes!r}")
     try:
-        layer = layer_type() if layer_type is nn.Identity else skip_init(layer_type, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+        with limited(most):
+            # On no device first, which takes no memory whatever the sizes are.
+            if layer_type is not nn.Identity:
+                layer_type(**arguments, device="meta")
+            layer = (
+                nn.Identity() if layer_type is nn.Identity else skip_init(layer_type, **arguments)
+            )
+    except InvalidValueError as error:
+        raise CheckpointError(f"{kind} of the compressed structure: {error}") from error
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{kind} of the compressed structure: {reason}") from error
     with torch.no_grad():
@@ -185,20 +198,39 @@ def weight_sharers(generator: nn.Module, name: str) -> tuple[str, ...]:
 
 
 def apply_structure(
-    generator: nn.Module, structure: Mapping[str, Sequence[Mapping[str, Any]]]
+    generator: nn.Module,
+    structure: Mapping[str, Sequence[Mapping[str, Any]]],
+    most: int = MAX_PARAMETERS,
 ) -> nn.Module:
     """A copy of `generator` with each named layer replaced by the plain layers of `structure`.
 
     Only shapes are built, on the device and with the type of the replaced layer: load the
     compressed state dict next.
 
+    Args:
+        generator: The dense network; it is not changed.
+        structure: The plain layers by the name of the layer that they replace.
+        most: How many parameters the new layers may have in all.
+
     Raises:
-        CheckpointError: A layer is not in the generator, or a description is not of a plain layer.
+        CheckpointError: A layer is not in the generator, a description is not of a plain layer, or
+            there are more layers or parameters than may be built.
     """
     modules: dict[str, nn.Module] = {}
+    n_layers = 0
     for name, specs in structure.items():
+        if not name or not isinstance(specs, list | tuple):
+            raise CheckpointError(f"{name!r}: a compressed layer is a list of plain layers")
+        _submodule(generator, name)
+        n_layers += len(specs)
+        if n_layers > MAX_MODULES:
+            raise CheckpointError(f"the compressed structure has over {MAX_MODULES:,} layers")
         try:
-            factors = nn.Sequential(*(build_layer(spec) for spec in specs))
+            layers = []
+            for spec in specs:
+                layers.append(build_layer(spec, most))
+                most -= sum(p.numel() for p in layers[-1].parameters())
+            factors = nn.Sequential(*layers)
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from error
         for parameter in _submodule(generator, name).parameters():
@@ -224,5 +256,5 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def _submodule(generator: nn.Module, name: str) -> nn.Module:
     try:
         return generator.get_submodule(name)
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise CheckpointError(f"the generator has no layer {name!r}: {error}") from error

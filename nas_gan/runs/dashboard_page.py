@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from nas_gan.errors import MissingDataError
+from nas_gan.reading import read_bytes
 from nas_gan.runs.reading import (
     ACTIVATIONS,
     OTHER,
@@ -150,9 +151,9 @@ def _samples(runs: Sequence[Run]) -> None:
         for column, run in zip(st.columns(max(2, len(with_samples))), with_samples, strict=False):
             with column:
                 try:
-                    picture = run.samples[step].read_bytes()
+                    picture = read_bytes(run.samples[step])
                     st.image(picture, caption=run.name, width="stretch", output_format="PNG")
-                except (OSError, ValueError):
+                except Exception:  # Pillow's readers raise nearly anything on a damaged file
                     st.warning(f"{run.name}: {run.samples[step].name} cannot be read")
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_gan.children import run_child
+from nas_gan.errors import NasGanError
 from nas_gan.files import write_json, write_text
+from nas_gan.reading import is_number, read_json
 from nas_gan.runs.grid import PlannedRun
 from nas_gan.runs.log_metrics import metrics_of
 from nas_gan.training.log import read_log
@@ -87,7 +89,7 @@ def run_experiment(
     """
     outcome_file, text = run.folder / OUTCOME, to_toml(run.settings)
     known = _read_outcome(outcome_file)
-    seconds = float(known.get("seconds", 0.0))
+    seconds = float(known["seconds"]) if is_number(known.get("seconds")) else 0.0
     reason = ""
     if known.get("settings") != text or known.get("reason"):
         write_text(run.folder / "settings.toml", text)
@@ -101,7 +103,7 @@ def run_experiment(
 
 def _read_outcome(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        content = read_json(path)
+    except NasGanError:
         return {}
     return content if isinstance(content, dict) else {}

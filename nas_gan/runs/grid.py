@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.reading import read_toml
 from nas_gan.runs.log_metrics import parse_metric
 from nas_gan.training.build import build_loss
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import describe_networks
-from nas_gan.training.preset import find_preset, read_toml, settings_from
+from nas_gan.training.preset import find_preset, settings_from
 
 DEFAULT = "default"
+# Runs of one grid, each of which is a training; their settings are all checked before the first.
+MAX_RUNS = 10_000
 METRICS = ("best_fid", "fid", "loss/g", "loss/d")
 _HIDDEN = ("hidden_activation", "d_hidden_activation")
 _OUTPUT = ("output_activation", "d_output_activation")
@@ -48,6 +52,9 @@ class Grid:
         variants: setting -> the values to try; "default" is the preset's own.
         skip: combinations to leave out.
         metrics: what is read off the logs, by the names of `nas_gan.runs.log_metrics`.
+
+    Raises:
+        InvalidValueError: it has more than `MAX_RUNS` runs.
     """
 
     presets: tuple[str, ...]
@@ -56,6 +63,15 @@ class Grid:
     variants: dict[str, list[Any]] = field(default_factory=dict)
     skip: Skip = field(default_factory=Skip)
     metrics: tuple[str, ...] = METRICS
+
+    def __post_init__(self) -> None:
+        combinations = math.prod(len(values) for values in self.variants.values())
+        runs = len(self.presets) * len(self.seeds) * combinations
+        if runs > MAX_RUNS:
+            raise InvalidValueError(
+                f"a grid of {runs:,} runs ({len(self.presets)} presets x {combinations:,} "
+                f"combinations x {len(self.seeds)} seeds); at most {MAX_RUNS:,} are planned"
+            )
 
     def combinations(self) -> list[dict[str, Any]]:
         """The changes of every variant that is not skipped; a default is no change."""
@@ -72,8 +88,8 @@ class Grid:
         return (
             bool(hidden and output)
             or (self.skip.default and not change)
-            or (self.skip.different_hidden and len(set(hidden)) > 1)
-            or (self.skip.different_output and len(set(output)) > 1)
+            or (self.skip.different_hidden and len(set(map(str, hidden))) > 1)
+            or (self.skip.different_output and len(set(map(str, output))) > 1)
         )
 
 
@@ -113,27 +129,38 @@ def read_grid(path: Path) -> Grid:
             raise InvalidValueError(f"{path}: {name} must be a table, [{name}]")
     _check_keys(f"{path}: skip", data.get("skip", {}), Skip)
     presets, seeds = data.get("presets", []), data.get("seeds", [])
-    if not presets or not all(isinstance(preset, str) for preset in presets):
+    if not _is_list(presets) or not all(isinstance(preset, str) for preset in presets):
         raise InvalidValueError(f'{path}: presets must be a list of names, such as ["dcgan"]')
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+    if not _is_list(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise InvalidValueError(f"{path}: seeds must be a list of whole numbers from 0 on")
     variants = data.get("variants", {})
     for name, values in variants.items():
-        if not isinstance(values, list) or not values:
+        if not _is_list(values):
             raise InvalidValueError(f"{path}: variants: {name} must be a list of values")
     metrics = data.get("metrics", list(METRICS))
     if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
         raise InvalidValueError(f'{path}: metrics must be a list of names, such as ["best_fid"]')
-    for metric in metrics:
-        parse_metric(metric)
-    return Grid(
-        tuple(dict.fromkeys(presets)),
-        tuple(dict.fromkeys(seeds)),
-        data.get("settings", {}),
-        variants,
-        Skip(**data.get("skip", {})),
-        tuple(metrics),
-    )
+    skip = data.get("skip", {})
+    for name, value in skip.items():
+        if not isinstance(value, bool):
+            raise InvalidValueError(f"{path}: skip: {name} must be true or false; got {value!r}")
+    try:
+        for metric in metrics:
+            parse_metric(metric)
+        return Grid(
+            tuple(dict.fromkeys(presets)),
+            tuple(dict.fromkeys(seeds)),
+            data.get("settings", {}),
+            variants,
+            Skip(**skip),
+            tuple(metrics),
+        )
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{path}: {error}") from error
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
 
 
 def _check_keys(where: str, data: Mapping[str, Any], kind: type[Grid] | type[Skip]) -> None:

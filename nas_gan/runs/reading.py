@@ -8,7 +8,6 @@ what cannot be read is a problem of that run, and the other runs are read all th
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas_gan.errors import MissingDataError
+from nas_gan.reading import is_number, read_json
 from nas_gan.training.log import read_log
 
 Status = Literal["finished", "running", "stopped", "damaged"]
@@ -117,8 +117,17 @@ def find_runs(folder: Path, *, clock: Callable[[], float] = time.time) -> tuple[
         if "log.jsonl" in files or ("config.json" in files and "journal.jsonl" not in files):
             path = Path(parent)
             name = str(path.relative_to(folder)) if path != folder else path.resolve().name
-            runs.append(read_run(path, name, clock=clock))
+            runs.append(_read_any(path, name, clock))
     return tuple(sorted(runs, key=lambda run: run.name))
+
+
+def _read_any(path: Path, name: str, clock: Callable[[], float]) -> Run:
+    """A run in whatever state it is; nothing in its directory keeps the others from the page."""
+    try:
+        return read_run(path, name, clock=clock)
+    except Exception as error:  # a folder that must not be listed, a file that went away meanwhile
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Run(_shown(name), path, "damaged", (f"the directory cannot be read ({reason})",))
 
 
 def read_run(path: Path, name: str | None = None, *, clock: Callable[[], float] = time.time) -> Run:
@@ -127,7 +136,7 @@ def read_run(path: Path, name: str | None = None, *, clock: Callable[[], float] 
     config = _read_config(path / "config.json", problems)
     scalars = _read_curves(path / "log.jsonl", problems)
     run = Run(
-        name or path.name,
+        _shown(name or path.name),
         path,
         "stopped",
         tuple(problems),
@@ -161,7 +170,12 @@ def compared_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return "" if value is None else _shown(value if isinstance(value, str) else json.dumps(value))
+
+
+def _shown(text: str) -> str:
+    """A text that a browser can be sent: half characters become `?`."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _group_of(name: str) -> str:
@@ -177,12 +191,12 @@ def _group_of(name: str) -> str:
 
 def _read_config(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path, finite=False)
     except OSError:
         problems.append("config.json is missing or cannot be opened")
         return {}
-    except ValueError:  # neither UTF-8 nor JSON
-        problems.append("config.json is not JSON")
+    except ValueError as error:
+        problems.append(str(error).replace(str(path), path.name))
         return {}
     if not isinstance(config, dict):
         problems.append("config.json is not an object with settings")
@@ -197,11 +211,14 @@ def _read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
     except OSError:
         problems.append("log.jsonl cannot be opened")
         return {}
+    except ValueError as error:
+        problems.append(str(error).replace(str(path), path.name))
+        return {}
     points: dict[str, dict[int, float]] = {}
     for row in log.rows:
         for name, value in row.items():
-            if name != "step" and type(value) in (int, float) and math.isfinite(value):
-                points.setdefault(name, {})[row["step"]] = float(value)
+            if name != "step" and is_number(value):
+                points.setdefault(_shown(name), {})[row["step"]] = float(value)
     if log.n_broken:
         problems.append(f"{log.n_broken} of {log.n_lines} lines of log.jsonl cannot be read")
     return {name: tuple(sorted(curve.items())) for name, curve in points.items()}
@@ -210,7 +227,11 @@ def _read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
 def _find_samples(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         return {}
-    named = {path.stem: path for path in folder.glob("*.png") if not path.name.startswith(".")}
+    named = {
+        path.stem: path
+        for path in folder.glob("*.png")
+        if not path.name.startswith(".") and path.is_file()
+    }
     return {int(stem): named[stem] for stem in sorted(named, key=len) if stem.isdecimal()}
 
 
@@ -219,7 +240,7 @@ def _find_evaluations(folder: Path) -> tuple[Evaluation, ...]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path, finite=False)
         except (OSError, ValueError):
             continue
         extractor = content.get("extractor") if isinstance(content, dict) else None
@@ -234,8 +255,8 @@ def _numbers(content: Mapping[str, Any], before: str = "") -> dict[str, float]:
     for key, value in content.items():
         if isinstance(value, dict):
             numbers |= _numbers(value, f"{before}{key}.")
-        elif type(value) in (int, float) and math.isfinite(value):
-            numbers[f"{before}{key}"] = float(value)
+        elif is_number(value):
+            numbers[_shown(f"{before}{key}")] = float(value)
     return numbers
 
 

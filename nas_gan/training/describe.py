@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.errors import InvalidValueError, UnreadableError, unknown_name
 from nas_gan.networks.genotype import ADVERSARIAL_NAS, MMD_NAS, DiscriminatorGenotype, Genotype
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.models import MODELS, build_model, describe_pair
 from nas_gan.networks.searched import DATASET_SHAPES, DiscriminatorConfig, GeneratorConfig
+from nas_gan.reading import read_json, read_text
 from nas_gan.training.config import TrainConfig
 
 Architecture = dict[str, Any]
@@ -162,18 +162,23 @@ def _from_file(path: Path, from_npy: Callable[[Path], G], from_json: Callable[[s
     if path.suffix == ".npy":
         return from_npy(path)
     try:
-        return from_json(path.read_text())
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(f"{path}: not a text file; a genotype is .json or .npy") from error
+        return from_json(read_text(path))
+    except UnreadableError as error:
+        hint = "a genotype is .json or .npy"
+        raise InvalidValueError(f"{str(error).removesuffix('.')}; {hint}") from error
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{path}: {error}") from error
 
 
 def _read_networks(path: Path) -> tuple[Architecture, Architecture]:
     if not path.is_file():
         raise InvalidValueError(f"{path}: no such file; give a .json with both networks")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         return dict(content["generator"]), dict(content["discriminator"])
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
+    except UnreadableError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
         raise InvalidValueError(
             f'{path}: needs {{"generator": {{...}}, "discriminator": {{...}}}}, as '
             f"nas_gan.networks.models has them ({error!r})"

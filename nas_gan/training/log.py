@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
+from nas_gan.reading import MAX_LOG_BYTES, is_number, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +36,12 @@ def read_log(path: Path) -> LogContent:
     """Read the log of a run; a run that has not logged yet has an empty one.
 
     Raises:
-        OSError: the file is there and cannot be opened.
+        InvalidValueError: the file is there and cannot be opened, is no regular file, or is larger
+            than `MAX_LOG_BYTES`.
     """
     if not path.exists():
         return LogContent()
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path, MAX_LOG_BYTES).split(b"\n")
     rows = [_row(line) for line in lines]
     n_broken = sum(
         row is None for row, line in zip(rows[:-1], lines[:-1], strict=True) if line.strip()
@@ -50,8 +52,10 @@ def read_log(path: Path) -> LogContent:
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-        return row | {"step": int(row["step"])}
-    except (ValueError, LookupError, TypeError, OverflowError):
+        step = row["step"]
+        # A step beyond 2^53 would not survive as a number of the page.
+        return row | {"step": int(step)} if is_number(step) and 0 <= step < 2**53 else None
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

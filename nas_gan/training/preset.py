@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.reading import read_toml
 
 Config = TypeVar("Config")
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -71,18 +71,6 @@ def find_preset(path: Path, config_type: type[Any]) -> Path:
     raise unknown_name("preset", str(path), known)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        InvalidValueError: it is not one.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidValueError(f"{path}: not a TOML file ({error})") from error
-
-
 def preset_from_arguments(config_type: type[Config]) -> Config:
     """The preset that the command line names by `--config`: the defaults of all other options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -110,4 +98,6 @@ def _typed(where: str, value: Any, expected: Any) -> Any:
     written = {Path: (str,), float: (float, int)}.get(expected, (expected,))
     if type(value) not in written:
         raise InvalidValueError(f"{where} must be {expected.__name__}; got {value!r}")
+    if expected is Path and "\0" in value:
+        raise InvalidValueError(f"{where} must be a path; got {value!r}")
     return expected(value)

@@ -75,7 +75,9 @@ def resume(
         theirs = dict(state["config"])
         step_state = state["step_state"]
         position = Position(int(state["step"]), state.get("unmeasured") is True)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if position.done < 0:
+            raise ValueError(f"step {position.done}")
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a training state; use another run directory") from error
     for name in settings:
         if theirs.get(name) != settings[name]:
@@ -87,7 +89,10 @@ def resume(
             )
     try:
         step.load_state_dict(step_state)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        *(LookupError, TypeError, ValueError, AttributeError, RuntimeError),
+        *(ArithmeticError, AssertionError),
+    ) as error:
         raise CheckpointError(
             f"{path}: damaged training state; use another run directory"
         ) from error

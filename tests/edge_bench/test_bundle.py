@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edge_bench.bundle import load_bundle, load_bundles, load_samples
-from edge_bench.errors import BundleError
+from edge_bench.errors import BundleError, RunnerError
+from edge_bench.runners import OnnxRuntimeRunner, open_runners
 
 
 def test_a_folder_gives_its_model_and_what_the_manifest_says(make_bundle):
@@ -37,9 +38,74 @@ def test_a_bare_engine_is_a_bundle_without_a_model(tmp_path):
     assert bundle.engine_sha256 == hashlib.sha256(b"plan").hexdigest()
 
 
+def record_engine(folder: Path, **changes: str) -> None:
+    """engine.json, as build_engine.py writes it beside model.engine."""
+    record = {
+        "engine": "model.engine",
+        "sha256": hashlib.sha256((folder / "model.engine").read_bytes()).hexdigest(),
+        "onnx_sha256": hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest(),
+    }
+    (folder / "engine.json").write_text(json.dumps(record | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "engine.json").unlink(), "has no engine.json"),
+        (lambda folder: (folder / "model.engine").write_bytes(b"another"), "is not the engine"),
+        (lambda folder: record_engine(folder, onnx_sha256="0" * 64), "another model"),
+    ],
+)
+def test_an_engine_whose_hash_nothing_states_is_not_used(make_bundle, change, reason):
+    folder = make_bundle()
+    (folder / "model.engine").write_bytes(b"built here")
+    record_engine(folder)
+    change(folder)
+    bundle = load_bundle(folder)
+    assert bundle.engine is None
+    with pytest.raises(RunnerError, match=reason):
+        open_runners([bundle], "tensorrt", threads=1)
+    [runner] = open_runners([bundle], "auto", threads=1)
+    assert isinstance(runner, OnnxRuntimeRunner)
+
+
+@pytest.mark.parametrize("key", ["onnx", "dense", "latents"])
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc/hostname", "a/b", "a\\b", "\0", 5, None, []])
+def test_a_manifest_names_nothing_outside_of_its_folder(make_bundle, key, name):
+    if key != "onnx" and name is None:
+        pytest.skip("None says that there is none")
+    changes = {key: {"file": name} if key == "latents" else name}
+    folder = make_bundle()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    with pytest.raises(BundleError, match="not a name inside the bundle"):
+        load_bundle(folder)
+
+
+def test_a_link_does_not_lead_out_of_a_bundle(make_bundle, tmp_path):
+    folder = make_bundle()
+    (folder / "model.onnx").rename(tmp_path / "elsewhere.onnx")
+    (folder / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(BundleError, match="leads out of the bundle"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": ' * 200, '{"format": 1e999}', '{"format": NaN}', "9" * 5000]
+)
+def test_a_manifest_beyond_the_limits_is_one_line(make_bundle, text):
+    folder = make_bundle()
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(BundleError) as error:
+        load_bundle(folder)
+    assert str(folder / "manifest.json") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_an_engine_built_on_the_device_is_found_and_a_shipped_one_is_not(make_bundle):
     folder = make_bundle()
     (folder / "model.engine").write_bytes(b"built here")
+    record_engine(folder)
     assert load_bundle(folder).engine == folder / "model.engine"
     manifest = folder / "manifest.json"
     listed = '"files": {"model.engine": {}, '

@@ -152,7 +152,7 @@ def test_a_broken_folder_is_named(
 def test_a_list_does_not_choose_files_of_other_folders(make_folder: MakeFolder) -> None:
     path = make_folder("a") / "layers.json"
     path.write_text(path.read_text().replace("a2.onnx", "../a2.onnx"))
-    with pytest.raises(BundleError, match="no such file in the folder"):
+    with pytest.raises(BundleError, match="not a name inside the bundle"):
         load_folder(path.parent)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -203,3 +204,75 @@ def test_the_l4t_release_is_read_from_its_file():
     text = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n# K\n"
     assert build_engine.parse_l4t(text) == "36.4.3"
     assert build_engine.parse_l4t("something else\n") == "something else"
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "", ".", "a\nb", "$(touch x)|", 7])
+@pytest.mark.parametrize("key", ["name", "onnx"])
+def test_a_name_that_leads_out_of_the_bundle_is_refused_before_anything_is_written(
+    bundle, key, name
+):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    entry = next(iter(manifest["files"].values()))
+    files = {**manifest["files"], str(name): entry}
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, key: name, "files": files}))
+    before = sorted(bundle.parent.rglob("*"))
+    done = script(bundle, "--module", "tensorrt_rtx")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(bundle.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("linked", ["model.onnx", "model.engine", "engine.json"])
+def test_a_link_does_not_lead_it_out_of_the_bundle(bundle, linked):
+    outside = bundle.parent / "outside"
+    outside.write_bytes((bundle / "model.onnx").read_bytes())
+    (bundle / linked).unlink(missing_ok=True)
+    (bundle / linked).symlink_to(outside)
+    done = script(bundle, "--dry-run")
+    assert done.returncode == 1
+    assert "outside of the bundle" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "[" * 100_000, "[]", "{}", '{"format": 1}', "\0", "9" * 5000, '{"format": true}'],
+)
+def test_a_manifest_that_is_none_is_one_line(bundle, text):
+    (bundle / "manifest.json").write_text(text)
+    done = script(bundle, "--dry-run")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch", {"min": 8, "opt": 4, "max": 2}),
+        ("batch", {"min": True, "opt": 4, "max": 8}),
+        ("batch", None),
+        ("inputs", []),
+        ("inputs", [{"name": "latents"}]),
+        ("outputs", {}),
+        ("files", []),
+        ("precision", 16),
+    ],
+)
+def test_an_unusable_value_of_the_manifest_is_named(bundle, key, value):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, key: value}))
+    done = script(bundle, "--dry-run")
+    assert done.returncode == 1
+    assert f"{key} is missing or unusable" in done.stderr
+
+
+def test_what_goes_into_a_line_of_a_shell_is_quoted():
+    manifest = {
+        "name": "my model",
+        "onnx": "a & b.onnx",
+        "inputs": [{"name": "z", "dtype": "float32", "shape": ["batch", 4]}],
+    }
+    words = shlex.split(build_engine.trtexec_line(manifest, (1, 2, 4), 64))
+    assert words[1:3] == ["--onnx=a & b.onnx", "--saveEngine=my model.engine"]
+    assert len(words) == 8

@@ -24,7 +24,10 @@ CONTENT = b"graph"
 MANIFEST = Manifest(
     name="model",
     onnx="model.onnx",
-    files={"model.onnx": FileEntry(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))},
+    files={
+        name: FileEntry(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+        for name in ("model.onnx", "model.sm86.engine")
+    },
     inputs=(TensorSpec("latents", "float32", ("batch", 120)),),
     outputs=(TensorSpec("images", "float32", ("batch", 3, 32, 32)),),
     opset=18,
@@ -43,7 +46,8 @@ MANIFEST = Manifest(
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    (tmp_path / "model.onnx").write_bytes(CONTENT)
+    for name in MANIFEST.files:
+        (tmp_path / name).write_bytes(CONTENT)
     write_manifest(MANIFEST, tmp_path)
     return tmp_path
 
@@ -90,7 +94,7 @@ def test_a_key_of_a_later_version_is_ignored(bundle):
         ("{", "not JSON"),
         ("[]", "format None is not known"),
         ('{"format": 2}', "format 2 is not known; this version reads 1"),
-        ('{"format": 1}', "missing or unusable entry 'name'"),
+        ('{"format": 1}', "files is missing"),
     ],
 )
 def test_another_file_is_refused(bundle, text, message):
@@ -119,10 +123,10 @@ def test_a_missing_file_is_found(bundle):
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname"])
 def test_a_manifest_cannot_point_out_of_its_bundle(bundle, name):
     write_manifest(replace(MANIFEST, files={name: FileEntry("0", 0)}), bundle)
-    with pytest.raises(BundleError, match="outside of the bundle"):
+    with pytest.raises(BundleError, match="not the name of a file beside it"):
         verify(bundle)
     write_manifest(replace(MANIFEST, dense=name), bundle)
-    with pytest.raises(BundleError, match="outside of the bundle"):
+    with pytest.raises(BundleError, match="not the name of a file beside it"):
         verify(bundle)
 
 
@@ -138,3 +142,83 @@ def test_the_bundle_inside_is_verified_too(bundle):
 def test_batch_sizes_out_of_order_are_refused(sizes):
     with pytest.raises(BundleError, match="min <= opt <= max"):
         BatchRange(*sizes)
+
+
+def changed(bundle: Path, **changes: object) -> None:
+    """Replace entries of the manifest in a bundle, whatever they may be."""
+    data = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(data | changes))
+
+
+@pytest.mark.parametrize("key", ["name", "onnx", "dense"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../evil", "/tmp/evil", "a\\b", "a\nb", "a;b|c", 3]
+)
+def test_every_name_is_that_of_a_file_in_the_folder(bundle, key, name):
+    changed(bundle, **{key: name})
+    with pytest.raises(BundleError, match=key):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("params", True),
+        ("params", -1),
+        ("params", 1.5),
+        ("macs", "many"),
+        ("opset", None),
+        ("batch", {"min": 1, "opt": 8}),
+        ("batch", {"min": 1, "opt": True, "max": 64}),
+        ("inputs", {"name": "latents"}),
+        ("inputs", [{"name": "latents", "dtype": "float32", "shape": ["batch", 0]}]),
+        ("inputs", [{"name": "$(reboot)|", "dtype": "float32", "shape": ["batch"]}]),
+        ("files", {"model.onnx": {"sha256": "0", "bytes": 5}}),
+        ("files", {"model.onnx": 5}),
+        ("image_range", [1, -1]),
+        ("image_range", "01"),
+        ("n_classes", -3),
+        ("latents", {"file": "../latents.npy", "seed": 0, "samples": 64}),
+        ("parity", {"max_abs": "0", "psnr_db": None, "samples": 1}),
+        (
+            "engines",
+            [{"file": "../x.engine", "target": "t", "compute_capability": "8", "tool": ""}],
+        ),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line_that_names_its_key(bundle, key, value):
+    changed(bundle, **{key: value})
+    with pytest.raises(BundleError, match=key) as error:
+        read_manifest(bundle)
+    assert str(bundle / "manifest.json") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_engine_that_is_not_among_the_files_is_refused(bundle):
+    files = {"model.onnx": MANIFEST.files["model.onnx"]}
+    write_manifest(replace(MANIFEST, files=files), bundle)
+    with pytest.raises(BundleError, match="an engine whose hash is not in the manifest"):
+        verify(bundle)
+
+
+def test_a_link_that_leads_out_is_refused_and_one_within_is_not(bundle, tmp_path):
+    outside = tmp_path.with_name(f"{tmp_path.name}-outside")
+    outside.write_bytes(CONTENT)
+    (bundle / "model.onnx").rename(bundle / "moved")
+    (bundle / "model.onnx").symlink_to(bundle / "moved")
+    verify(bundle)
+    (bundle / "model.onnx").unlink()
+    (bundle / "model.onnx").symlink_to(outside)
+    with pytest.raises(BundleError, match="leads out of the bundle"):
+        verify(bundle)
+
+
+def test_bundles_lie_in_each_other_once(bundle):
+    for depth in ("dense", "dense/dense"):
+        (bundle / depth).mkdir()
+        for name in MANIFEST.files:
+            (bundle / depth / name).write_bytes(CONTENT)
+        write_manifest(replace(MANIFEST, dense="dense"), bundle / depth)
+    write_manifest(replace(MANIFEST, dense="dense"), bundle)
+    with pytest.raises(BundleError, match="holds no other bundle"):
+        verify(bundle)

@@ -232,10 +232,10 @@ def test_arguments_are_a_json_object_or_a_file_of_one(tmp_path):
         ("64", "must be a JSON object"),
         ("{'ngf': 64}", "must be a JSON object .* at character 2"),
         ("ngf=64", "must be a JSON object"),
-        ("@none.json", "cannot be read from 'none.json': No such file"),
-        ("@.", "cannot be read from '.': Is a directory"),
+        ("@none.json", "cannot be read from 'none.json': no such file"),
+        ("@.", "cannot be read from '.': not a regular file"),
         ("@list.json", "list.json must be a JSON object"),
-        ("@bytes.json", "it is not text"),
+        ("@bytes.json", "not text in UTF-8"),
     ],
 )
 def test_other_arguments_are_refused_in_one_line(tmp_path, text, match):

@@ -90,7 +90,7 @@ def test_the_page_shows_status_scalars_and_damage(runs):
     overview = page.dataframe[0].value
     assert list(overview["status"]) == ["✔ finished", "▶ running", "⚠ damaged"]
     assert list(overview["step"]) == ["60 of 60", "60 of 600", "0"]
-    assert "third is damaged: config.json is not JSON" in page.warning[0].value
+    assert "third is damaged: config.json: not JSON" in page.warning[0].value
     assert {"loss/d", "loss/g", "gradient/d", "fid"} <= {s.value for s in page.subheader}
     assert {"Losses", "Gradient norms", "Learning rates", "Evaluations", "Samples", "Settings"} <= {
         h.value for h in page.header

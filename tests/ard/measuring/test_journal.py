@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +63,8 @@ def test_reopening_does_not_change_the_file(path: Path) -> None:
 
 def test_the_first_line_is_the_fingerprint_and_every_other_a_measurement(path: Path) -> None:
     first, *others = map(json.loads, path.read_text().splitlines())
-    assert first == {"fingerprint": FINGERPRINT}
+    assert first.keys() == {"fingerprint", "crc32"}
+    assert first["fingerprint"] == FINGERPRINT
     assert [line["stage"] for line in others] == ["single", "single", "final"]
     assert others[1]["plan"] == {"c": "tucker2(4, 2)", "l1": "svd(8)"}
 
@@ -205,3 +209,190 @@ def test_scores_of_any_metric_come_back_whole(path: Path, metric: str) -> None:
     journal.append(Measurement("single", DENSE, score))
     [read] = FileJournal(path.with_name("other.jsonl"), {"metric": metric}).measurements()
     assert read.score == score
+
+
+# -- what nobody wrote
+
+RECORD = {
+    "fid": 41.0, "delta_fid": 1.0, "ci_low": 0.5, "ci_high": 1.5,
+    "n_samples": 1000, "extractor": "inception",
+}  # fmt: skip
+
+
+def unsealed(path: Path, *lines: object) -> Path:
+    """A journal as earlier versions wrote it, without checksums."""
+    text = "".join(json.dumps(line) + "\n" for line in ({"fingerprint": FINGERPRINT}, *lines))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ci_low": 5, "ci_high": -1e9},
+        {"ci_low": 1.2},
+        {"ci_high": 0.9},
+        {"fid": None},
+        {"fid": True},
+        {"fid": "41"},
+        {"delta_fid": float("nan")},
+        {"ci_high": float("inf")},
+        {"fid": 10**400},
+        {"n_samples": -1},
+        {"n_samples": 1.5},
+        {"n_samples": True},
+        {"extractor": 3},
+        {"more": 1},
+    ],
+)
+def test_a_score_that_no_measurement_has_is_refused(tmp_path: Path, change: dict) -> None:
+    line = {"stage": "single", "plan": {"l1": "svd(8)"}, "evaluation": RECORD | change}
+    with pytest.raises(JournalError, match="line 2"):
+        reopened(unsealed(tmp_path / "journal.jsonl", line))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "guessed"},
+        {"stage": ["single"]},
+        {"plan": {"l1": 8}},
+        {"plan": {"l1": "svd(0)"}},
+        {"plan": {"l1": "svd(" + "9" * 5000 + ")"}},
+        {"plan": None},
+        {"evaluation": [1]},
+        {"evaluation": "fid"},
+        {"note": "mine"},
+    ],
+)
+def test_a_line_that_is_no_measurement_is_refused(tmp_path: Path, change: dict) -> None:
+    line = {"stage": "single", "plan": {"l1": "svd(8)"}, "evaluation": RECORD}
+    with pytest.raises(JournalError, match="line 2"):
+        reopened(unsealed(tmp_path / "journal.jsonl", line | change))
+    assert len(reopened(unsealed(tmp_path / "journal.jsonl", line))) == 1
+
+
+def test_a_bit_that_flipped_anywhere_is_found(path: Path) -> None:
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for place in range(first, len(whole) - 1, 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(JournalError, match="line"):
+            reopened(path)
+
+
+def test_a_checksum_is_not_left_out(path: Path) -> None:
+    lines = path.read_bytes().split(b"\n")
+    record = json.loads(lines[1])
+    del record["crc32"]
+    lines[1] = json.dumps(record).encode()
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(JournalError, match="line 2 is damaged: its checksum"):
+        reopened(path)
+
+
+def test_a_plan_that_is_scored_twice_differently_is_an_error_and_not_the_last_one(
+    path: Path,
+) -> None:
+    other = path.with_name("other.jsonl")
+    FileJournal(other, FINGERPRINT).append(Measurement("single", PLAN, scored(9)))
+    again = other.read_bytes().split(b"\n")[1]
+    path.write_bytes(path.read_bytes() + again + b"\n")
+    with pytest.raises(JournalError, match=r"line 5 .*scored twice"):
+        reopened(path)
+
+
+def test_the_same_line_twice_counts_once(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + path.read_bytes().split(b"\n")[2] + b"\n")
+    assert reopened(path) == MADE
+
+
+def test_appending_a_second_score_of_a_plan_is_refused(path: Path) -> None:
+    journal, before = FileJournal(path, FINGERPRINT), path.read_bytes()
+    journal.append(MADE[1])
+    with pytest.raises(JournalError, match="scored twice"):
+        journal.append(Measurement("single", PLAN, scored(2)))
+    with pytest.raises(JournalError, match="interval"):
+        journal.append(Measurement("factorized", PLAN, replace(scored(2), ci_low=3.0)))
+    assert path.read_bytes() == before
+
+
+def test_opening_leaves_a_line_that_another_process_is_writing(path: Path) -> None:
+    half = b'{"stage": "final", "pl'
+    with path.open("ab") as file:
+        file.write(half)
+    before = path.read_bytes()
+    assert reopened(path) == MADE
+    assert path.read_bytes() == before
+
+
+def test_a_line_after_one_that_failed_stands_alone(path: Path) -> None:
+    journal = FileJournal(path, FINGERPRINT)
+    with path.open("ab") as file:  # a full disk took the first half of a line
+        file.write(b'{"stage": "final", "pl')
+    more = Measurement("factorized", PLAN, scored(1))
+    journal.append(more)
+    assert reopened(path) == [*MADE, more]
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
+    # In a child, whose files may not become larger than the journal is.
+    code = f"""
+import resource, signal, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from test_journal_child import more
+from ard.measuring.journal import FileJournal
+path = Path({str(path)!r})
+journal = FileJournal(path, {FINGERPRINT!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+size = path.stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))
+try:
+    journal.append(more)
+except OSError:
+    assert path.stat().st_size == size, path.read_bytes()
+else:
+    raise SystemExit("no error")
+"""
+    child = path.parent / "test_journal_child.py"
+    child.write_text(
+        "from contracts import scored\n"
+        "from ard.measuring.measurement import Measurement\n"
+        "from ard.plan import DENSE\n"
+        "more = Measurement('factorized', DENSE, scored(1))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=path.parent, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert reopened(path) == MADE
+
+
+@pytest.mark.parametrize("content", [b"notes of mine", b"{", b'{"note": "mine"', b"\0" * 100])
+def test_a_file_of_one_line_without_its_end_is_not_emptied(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(content)
+    if b'{"fingerprint"'.startswith(content):
+        assert reopened(path) == []
+        return
+    with pytest.raises(JournalError, match="does not begin with a fingerprint"):
+        reopened(path)
+    assert path.read_bytes() == content
+
+
+def test_a_large_journal_opens_in_the_time_of_its_json(tmp_path: Path) -> None:
+    """Ten times the time in which json alone reads the lines is far above what it takes."""
+    lines = [
+        {"stage": "single", "plan": {"l1": f"svd({n})"}, "evaluation": RECORD}
+        for n in range(1, 5001)
+    ]
+    path = unsealed(tmp_path / "journal.jsonl", *lines)
+    start = time.process_time()
+    for line in path.read_bytes().splitlines():
+        json.loads(line)
+    alone = time.process_time() - start
+    start = time.process_time()
+    assert len(reopened(path)) == 5000
+    assert time.process_time() - start < 10 * alone

@@ -80,7 +80,7 @@ def test_the_files_of_pytorch_fid_are_read(tmp_path: Path):
         ({"mu": np.zeros(3), "sigma": np.zeros((2, 2))}, "does not fit"),
         ({"mu": np.zeros(3), "sigma_triu": np.zeros(5)}, "do not fit each other"),
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "NaN"),
-        ({"mu": np.array([{}]), "sigma": np.zeros((1, 1))}, "not an .npz file"),
+        ({"mu": np.array([{}]), "sigma": np.zeros((1, 1))}, "holds Python objects"),
     ],
     ids=["empty", "truncated", "no sigma", "shapes", "packed shape", "NaN", "pickle"],
 )
