@@ -122,8 +122,8 @@ def make_run(
     journal: Journal,
     n_steps: int = 4,
 ) -> Run:
-    counted = tuple(Counted(evaluate) for evaluate in evaluators)
-    return Run(dense, selection, journal, Evaluators(*counted[:3]), counted, n_steps)
+    single, joint, final = counted = tuple(Counted(evaluate) for evaluate in evaluators)
+    return Run(dense, selection, journal, Evaluators(single, joint, final), counted, n_steps)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,8 +44,8 @@ def test_so_does_the_interval_of_a_difference():
 )
 def test_a_class_score_cannot_exceed_the_images_of_a_part(n: int, splits: int, said: str | None):
     for name in ("inception_score", "class_score"):
-        scores = replace(Scores(), **{name: ClassScore(1.5, 0.0, splits, n, "net", 30)})
-        found = doubts(scores, n, None, None)
+        fields: dict[str, Any] = {name: ClassScore(1.5, 0.0, splits, n, "net", 30)}
+        found = doubts(Scores(**fields), n, None, None)
         assert bool(found) == (said is not None)
         assert said is None or said in found[0]
 
