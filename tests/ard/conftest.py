@@ -19,6 +19,10 @@ from ard.plan import Factorization, RankPlan
 from ard.report.values import CompressionReport, LayerRow, TimedRow, Totals, Trial
 from nas_gan.checkpoint import save_checkpoint
 from nas_gan.cli import run
+from nas_gan.metrics.features import make_extractor
+from nas_gan.metrics.frechet import statistics_of
+from nas_gan.metrics.sampling import extract_features
+from nas_gan.networks.latents import latent_bank
 
 FEATURES = "efficientnet-lite0@96"
 # name, weight shape, output positions, rise in FD when half of the layer is kept
@@ -165,11 +169,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reference statistics of rank 16, which makes a score cheap; they describe no real images."""
-    rng = np.random.default_rng(0)
-    factor = rng.standard_normal((1280, 16))
+    """Reference statistics of rank 16, which makes a score cheap: of images of the dense generator.
+
+    They have ten times its spread, of which a factorization, being a projection, loses some more.
+    """
+    features = extract_features(
+        lively_generator(), latent_bank(17, 120, 99), make_extractor("efficientnet-lite0")
+    )
+    known = statistics_of(features)
     path = tmp_path_factory.mktemp("statistics") / "reference.npz"
-    np.savez(path, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T / 100, n=17)
+    np.savez(path, mu=known.mean, sigma=100 * known.covariance, n=17)
     return path
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contracts import JournalContract, scored
@@ -246,7 +247,7 @@ def unsealed(path: Path, *lines: object) -> Path:
         {"more": 1},
     ],
 )
-def test_a_score_that_no_measurement_has_is_refused(tmp_path: Path, change: dict) -> None:
+def test_a_score_that_no_measurement_has_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     line = {"stage": "single", "plan": {"l1": "svd(8)"}, "evaluation": RECORD | change}
     with pytest.raises(JournalError, match="line 2"):
         reopened(unsealed(tmp_path / "journal.jsonl", line))
@@ -266,7 +267,7 @@ def test_a_score_that_no_measurement_has_is_refused(tmp_path: Path, change: dict
         {"note": "mine"},
     ],
 )
-def test_a_line_that_is_no_measurement_is_refused(tmp_path: Path, change: dict) -> None:
+def test_a_line_that_is_no_measurement_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     line = {"stage": "single", "plan": {"l1": "svd(8)"}, "evaluation": RECORD}
     with pytest.raises(JournalError, match="line 2"):
         reopened(unsealed(tmp_path / "journal.jsonl", line | change))

@@ -1,6 +1,6 @@
+from nas_gan.reading import read_toml
 from nas_gan.runs.experiments import run_experiment, to_toml
 from nas_gan.runs.grid import Grid, plan_runs
-from nas_gan.training.preset import read_toml
 
 
 def test_settings_survive_their_file(tmp_path):
