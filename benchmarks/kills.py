@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import kill_harness as harness  # noqa: E402
 
+from ard.measuring.score import from_record  # noqa: E402
 from nas_gan.files import write_json  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "kills.json"
@@ -40,6 +41,8 @@ def kill_all(args: argparse.Namespace, result: dict[str, Any]) -> None:
         folder = Path(name)
         inputs = harness.make_inputs(folder, by)
         for job in harness.jobs(inputs, bundle=args.bundle):
+            if args.only and job.name not in args.only:
+                continue
             done = result["jobs"].setdefault(job.name, {"moments": [], "sigterm": []})
             if len(done["moments"]) >= args.moments and len(done["sigterm"]) >= args.sigterm:
                 continue
@@ -84,7 +87,7 @@ def compare_threads(result: dict[str, Any]) -> None:
         found["compress"] = {
             "same_plan": one == two,
             "largest_relative_difference_of_scores": max(
-                abs(a - b) / abs(a)
+                abs(a - b) / max(abs(a), 1e-9)
                 for a, b in zip(*(scores(folder, n) for n in (1, 2)), strict=True)
             ),
             **weights(folder, "compress", "compressed.pt"),
@@ -97,7 +100,8 @@ def scores(folder: Path, n: int) -> list[float]:
     """The values that were measured, in their order."""
     lines = (folder / f"compress{n}" / "journal.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return [record["evaluation"]["value"] for record in records if "evaluation" in record]
+    found = [from_record(record["evaluation"]) for record in records if "evaluation" in record]
+    return [score.value for score in found]
 
 
 def weights(folder: Path, job: str, file: str) -> dict[str, float | bool]:
@@ -119,6 +123,7 @@ def main() -> None:
     parser.add_argument("--sigterm", type=int, default=3, help="SIGTERMs of each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bundle", action="store_true", help="let compress export and time, too")
+    parser.add_argument("--only", nargs="*", help="names of commands, instead of all of them")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     setting = {"seed": args.seed, "bundle": args.bundle, "torch": str(torch.__version__)}
@@ -129,10 +134,10 @@ def main() -> None:
             result = before
     result["machine"] = platform.processor() or platform.machine()
     kill_all(args, result)
-    if "one_thread_against_two" not in result:
+    if "one_thread_against_two" not in result and not args.only:
         compare_threads(result)
     write_json(args.out, result)
-    sys.stdout.write(json.dumps(result["one_thread_against_two"], indent=2) + "\n")
+    sys.stdout.write(json.dumps(result.get("one_thread_against_two"), indent=2) + "\n")
 
 
 if __name__ == "__main__":
