@@ -53,10 +53,9 @@ def resume(
         return 0
     state = load_torch(path)
     try:
-        theirs = dict(state["config"])
-        step_state, first = state["step_state"], int(state["step"])
-        if first < 0:
-            raise ValueError(f"step {first}")
+        theirs, step_state, first = state["config"], state["step_state"], state["step"]
+        if not isinstance(theirs, Mapping) or type(first) is not int or first < 0:
+            raise ValueError(f"step {str(first)[:40]}")
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a training state; use another run directory") from error
     for name in settings:
