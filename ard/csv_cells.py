@@ -31,7 +31,8 @@ def read_table_text(path: Path, needs: Sequence[str]) -> str:
     try:
         text = read_text(path, encoding="utf-8-sig")
     except UnreadableError as error:
-        raise TableError(f"{error}; a CSV table in UTF-8 is expected") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise TableError(f"{path}: not a CSV table in UTF-8 ({reason})") from error
     if not text.strip():
         raise TableError(f"{path}: the table is empty; it needs {', '.join(needs)}")
     return text

@@ -37,7 +37,9 @@ def digest_of(content: Any) -> str:
 
 
 def _update(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.is_meta:
+        digest.update(f"no values {value.dtype} {tuple(value.shape)};".encode())
+    elif isinstance(value, Tensor):
         plain = value.detach().cpu()
         plain = plain.dequantize() if plain.is_quantized else plain
         plain = plain.to_dense() if plain.layout is not torch.strided else plain

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ def test_every_reader_answers_or_refuses_in_one_line_whatever_the_file_is():
         check=False,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    assert ", 0 failed" in done.stdout
-    refused, answered = (int(part.split()[0]) for part in done.stdout.split(", ")[:2])
+    counts = re.match(r"(\d+) refused, (\d+) answered, 0 failed\n", done.stdout)
+    assert counts is not None, done.stdout
+    refused, answered = map(int, counts.groups())
     # Whole files are read and damaged ones refused, so the cases are neither trivial nor hopeless.
     assert min(refused, answered) > 100

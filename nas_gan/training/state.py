@@ -72,11 +72,10 @@ def resume(
         return Position()
     state = load_torch(path)
     try:
-        theirs = dict(state["config"])
-        step_state = state["step_state"]
-        position = Position(int(state["step"]), state.get("unmeasured") is True)
-        if position.done < 0:
-            raise ValueError(f"step {position.done}")
+        theirs, step_state, done = state["config"], state["step_state"], state["step"]
+        if not isinstance(theirs, Mapping) or type(done) is not int or done < 0:
+            raise ValueError(f"step {str(done)[:40]}")
+        position = Position(done, state.get("unmeasured") is True)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a training state; use another run directory") from error
     for name in settings:

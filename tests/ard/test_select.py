@@ -508,7 +508,7 @@ def test_a_dense_size_that_contradicts_itself_is_refused(
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     args = [str(tmp_path / "none.csv"), "--penalty", "1"]
     assert run(main, SelectConfig, prog="select", description=None, args=args) == 1
-    assert "none.csv: No such file" in capsys.readouterr().err
+    assert "none.csv: no such file" in capsys.readouterr().err
 
 
 # -- as a process

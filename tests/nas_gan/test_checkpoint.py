@@ -395,3 +395,116 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(small, suffix, t
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
+
+
+# -- bits that flipped, and files that declare more than they hold
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_bit_that_flipped_in_a_file_of_ours_never_changes_a_weight(small, suffix, tmp_path):
+    """A flip is found, or hits what is not read, as the padding of an archive."""
+    path = tmp_path / f"a{suffix}"
+    save_checkpoint(small, path)
+    whole = path.read_bytes()
+    found = 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            loaded = load_checkpoint(path)
+        except CheckpointError:
+            found += 1
+            continue
+        assert loaded.architecture == small.architecture
+        assert all(torch.equal(loaded.generator[n], t) for n, t in small.generator.items())
+    assert found > 20
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_flip_in_the_values_is_said_to_be_one(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    save_checkpoint(Checkpoint({"kind": "external"}, {"w": torch.full((50, 50), 1.0)}), path)
+    whole = path.read_bytes()
+    place = whole.index(b"\x00\x00\x80\x3f" * 8) + 40
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    refused(path, "its content is not what was written")
+
+
+def test_a_file_of_ours_without_a_digest_loads_as_before(small, tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(small, path)
+    content = torch.load(path, weights_only=True)
+    del content["content_sha256"]
+    torch.save(content, path)
+    assert torch.equal(load_checkpoint(path).generator["weight"], torch.eye(2))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(2**33),
+        torch.zeros(1, dtype=torch.float16).expand(2**20, 2**13),
+    ],
+    ids=["expanded", "half"],
+)
+def test_a_tensor_that_declares_more_than_its_file_holds_is_refused_unread(tensor, tmp_path):
+    torch.save({"a.weight": tensor}, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", r"declare [0-9,]+ bytes and the file has")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_a_sparse_tensor_of_any_shape_is_refused_before_it_is_filled(tmp_path):
+    tensor = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (2**33,))
+    torch.save({"a.weight": tensor}, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", r"declare [0-9,]+ bytes and the file has")
+
+
+def test_a_few_values_that_are_repeated_load_as_before(tmp_path):
+    torch.save({"a.weight": torch.ones(1).expand(64, 3)}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt").generator["a.weight"].shape == (64, 3)
+
+
+def test_complex_weights_and_whole_ones_for_real_ones_are_refused(tmp_path):
+    state = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+    torch.save(state | {"weight": torch.eye(2, dtype=torch.complex64)}, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", "weight holds complex numbers")
+    torch.save(state | {"weight": torch.eye(2, dtype=torch.int64)}, tmp_path / "b.pt")
+    with pytest.raises(CheckpointError, match="weight holds int64, the network needs float32"):
+        build_generator(load_checkpoint(tmp_path / "b.pt"), Affine)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gf_dim": 1_000_000}, "gf_dim is 1000000; sizes are at most"),
+        ({"gf_dim": 60_000}, "more than 67,108,864 parameters"),
+        ({"gf_dim": True}, "gf_dim .* is a whole number"),
+        ({"latent_dim": 1.5}, "latent_dim .* is a whole number"),
+        ({"gf_dim": 10**300}, "sizes are at most"),
+    ],
+)
+def test_an_architecture_beyond_the_limits_is_not_built(checkpoint, change, message):
+    described = replace(checkpoint, architecture={**checkpoint.architecture, **change})
+    with pytest.raises(CheckpointError, match=message):
+        build_generator(described)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([{"type": "Identity"}] * 100_000, "over 10,000 layers"),
+        ([{"type": "Linear", "in_features": 10**5, "out_features": 10**5}], "parameters"),
+        ([{"type": "Linear", "in_features": 2**40, "out_features": 2**40}], "l1: Linear"),
+        ("Linear", "a list of plain layers"),
+    ],
+)
+def test_a_structure_beyond_the_limits_is_not_built(checkpoint, layers, message):
+    with pytest.raises(CheckpointError, match=message):
+        build_generator(replace(checkpoint, structure={"l1": layers}))
+
+
+@pytest.mark.parametrize(
+    "provenance", [{"dataset": 5}, {"resolution": "32"}, {"resolution": True}, {"loss": []}]
+)
+def test_a_provenance_of_another_kind_is_refused(small, provenance, tmp_path):
+    save_checkpoint(replace(small, provenance=provenance), tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", f"provenance {next(iter(provenance))}")

@@ -195,3 +195,42 @@ def test_a_file_that_names_no_protocol_is_taken_for_pytorch_fid_s(tmp_path: Path
     np.savez(tmp_path / "s.npz", mu=STATISTICS.mean, sigma=STATISTICS.covariance)
     with pytest.raises(InvalidValueError, match="names none, as those of pytorch-fid"):
         load_statistics(tmp_path / "s.npz", Clean())
+
+
+GOOD = {"mu": np.zeros(3), "sigma": np.diag([1.0, 2.0, 0.0]), "n": np.array(10)}
+
+
+def test_a_covariance_of_lower_rank_is_one(tmp_path: Path):
+    np.savez(tmp_path / "s.npz", **GOOD)
+    assert load_statistics(tmp_path / "s.npz").n == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma": np.array([[1.0, 0.5, 0], [0, 1, 0], [0, 0, 1]])}, "not symmetric"),
+        ({"sigma": np.diag([1.0, -0.01, 1.0])}, "negative eigenvalue"),
+        ({"sigma": -np.eye(3)}, "negative eigenvalue"),
+        ({"sigma": np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]])}, "negative eigenvalue"),
+        ({"sigma": np.eye(3, dtype=complex)}, "real numbers"),
+        ({"mu": np.zeros(3, dtype=complex)}, "real numbers"),
+        ({"mu": np.array(["a", "b", "c"])}, "real numbers"),
+        ({"n": np.array(1)}, "at least 2 images"),
+        ({"n": np.array(-5)}, "at least 2 images"),
+        ({"n": np.array(2.5)}, "at least 2 images"),
+        ({"n": np.array(True)}, "at least 2 images"),
+        ({"n": np.array([3, 3])}, "at least 2 images"),
+        ({"extractor": np.array(5)}, "extractor is not a text"),
+    ],
+)
+def test_statistics_of_nothing_are_refused(tmp_path: Path, change, message: str):
+    np.savez(tmp_path / "s.npz", **(GOOD | change))
+    with pytest.raises(InvalidValueError, match=message) as error:
+        load_statistics(tmp_path / "s.npz")
+    assert str(tmp_path / "s.npz") in str(error.value)
+
+
+def test_a_packed_triangle_is_compared_with_the_mean_before_it_is_unpacked(tmp_path: Path):
+    np.savez(tmp_path / "s.npz", mu=np.zeros(1_000_000), sigma_triu=np.zeros(6))
+    with pytest.raises(InvalidValueError, match="do not fit each other"):
+        load_statistics(tmp_path / "s.npz")

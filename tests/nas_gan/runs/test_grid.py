@@ -58,6 +58,14 @@ def test_skip_rules_leave_out_what_they_name(skip, n):
         ("presets = ['smoke']\nseeds = [1]\nmetrics = 'fid'", "metrics must be a list of names"),
         ("presets = ['smoke']\nseeds = [1]\nmetrics = ['first_fid']", "not understood"),
         ("presets = [", "not a TOML file"),
+        ("presets = 'smoke'\nseeds = [1]", "presets must be a list of names"),
+        ("presets = ['smoke']\nseeds = 1", "seeds must be a list of whole numbers"),
+        ("presets = ['smoke']\nseeds = [1]\n[skip]\ndefault = 1", "default must be true or false"),
+        (
+            "presets = ['smoke']\nseeds = [1]\n[variants]\n"
+            + "".join(f"{name} = [{', '.join(map(str, range(1, 1001)))}]\n" for name in "abc"),
+            "a grid of 1,000,000,000 runs .* at most 10,000",
+        ),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_before_anything_runs(text, message, tmp_path):

@@ -147,3 +147,61 @@ def test_thinning_keeps_the_ends_and_at_most_so_many_points():
 def test_runs_are_read_without_torch():
     code = "import sys, nas_gan.runs.reading; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def break_with_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def break_with_device(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "fid.json", "samples/10.png"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text('{"step": Infinity, "steps": Infinity, "extractor": "x"}\n'),
+        lambda path: path.write_text('{"step": 1, "x": ' + "9" * 400 + ', "extractor": "x"}\n'),
+        lambda path: path.write_text('{"step": ' + "9" * 400 + "}\n"),
+        lambda path: path.write_text("[" * 100_000 + "\n"),
+        lambda path: path.write_text('{"a": ' * 900 + "1" + "}" * 900 + "\n"),
+        lambda path: path.write_text('{"step": 1, "\\ud800": 1, "extractor": "x", "fid": 1}\n'),
+        break_with_pipe,
+        break_with_device,
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["infinity", "digits", "step", "depth", "tables", "surrogate", "pipe", "device", "empty"],
+)
+def test_whatever_is_in_a_run_the_others_are_shown(tmp_path, name, damage):
+    for run in ("bad", "good"):
+        path = write_run(tmp_path / run, rows=ROWS)
+        (path / "samples").mkdir(exist_ok=True)
+        (path / "samples" / "10.png").write_bytes(b"PNG")
+        (path / "fid.json").write_text('{"extractor": "x", "fid": 3}')
+    expected = read(tmp_path / "good")
+    damage(tmp_path / "bad" / name)
+    bad, good = find_runs(tmp_path, clock=lambda: 0.0)
+    assert bad.name == "bad"
+    assert (good.scalars, good.problems) == (expected.scalars, ())
+    json.dumps(bad.scalars).encode()
+    for values in bad.evaluations:
+        json.dumps(dict(values.values), allow_nan=False).encode()
+
+
+def test_a_folder_that_must_not_be_read_is_a_problem_of_its_run(tmp_path, monkeypatch):
+    for run in ("bad", "good"):
+        write_run(tmp_path / run, rows=ROWS)
+
+    def samples(folder):
+        if folder.parent.name == "bad":
+            raise PermissionError(13, "Permission denied")
+        return {}
+
+    monkeypatch.setattr("nas_gan.runs.reading._find_samples", samples)
+    bad, good = find_runs(tmp_path)
+    assert bad.status == "damaged"
+    assert "Permission denied" in bad.problems[0]
+    assert good.problems == ()
