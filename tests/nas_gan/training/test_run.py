@@ -168,13 +168,14 @@ def test_an_interrupt_waits_for_the_step_and_its_state_is_saved(config, images):
     parts = replace(config, run_dir=config.run_dir / "parts")
     train(whole, images)
 
+    done = 0
+
     def terminate_in_update_4(finished):
         nonlocal done
         done += finished
         if done == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    done = 0
     with interruptible(), pytest.raises(Terminated):
         train(parts, images, on_update=terminate_in_update_4)
     assert state_of(parts)["step"] == 4
