@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import HELD, Calling, GeneratorInterface, interface_of
+from nas_gan.seeds import folded
 
 # Random numbers inside a network are those of this seed, in every batch.
 SEED = 0
@@ -158,7 +159,7 @@ class _Adapter:
             self._states.append(
                 (torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_gpu else [])
             )
-            torch.manual_seed(SEED)
+            torch.manual_seed(folded(SEED))
         arguments, more = call_arguments(self.interface, rows)
         return arguments, {**options, **more}
 

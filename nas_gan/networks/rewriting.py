@@ -23,6 +23,7 @@ from torch.nn.utils import skip_init
 from nas_gan.errors import CheckpointError
 from nas_gan.networks.hooks import OnOutput, hooked
 from nas_gan.networks.structure import evaluating, exchange_
+from nas_gan.seeds import folded
 
 # Makes the equivalent of a module, which it must not change; None if it does not know the module.
 # The result may contain submodules of the module.
@@ -296,7 +297,7 @@ def _disagreement(
 
 def _seeded(module: nn.Module, inputs: Sequence[Any], options: Mapping[str, Any]) -> Any:
     with torch.random.fork_rng(devices=_devices(module)):
-        torch.manual_seed(SEED)
+        torch.manual_seed(folded(SEED))
         return module(*inputs, **options)
 
 

@@ -125,11 +125,13 @@ def test_without_tensorrt_one_line_says_where_it_comes_from(bundle):
 
 
 def test_a_changed_graph_is_refused(bundle):
-    with (bundle / "model.onnx").open("ab") as file:
-        file.write(b"\0")
-    done = script(bundle, "--dry-run")
-    assert done.returncode == 1
-    assert "model.onnx: sha256" in done.stderr
+    whole = (bundle / "model.onnx").read_bytes()
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    for changed, message in ((flipped, "sha256"), (whole + b"\0", "not as large")):
+        (bundle / "model.onnx").write_bytes(changed)
+        done = script(bundle, "--dry-run")
+        assert done.returncode == 1
+        assert f"model.onnx: {message}" in done.stderr
 
 
 @pytest.mark.parametrize("args", [["--batch", "4", "2", "8"], ["--workspace-mib", "0"]])

@@ -29,8 +29,8 @@ MANIFEST = Manifest(
     precision="fp32",
     batch=BatchRange(1, 8, 64),
     tools={},
-    latents={},
-    parity={},
+    latents={"file": "latents.npy", "seed": 0, "samples": 64},
+    parity={"max_abs": 0.0, "psnr_db": None, "samples": 64},
     params=0,
     n_classes=0,
 ).to_dict()

@@ -55,7 +55,7 @@ def test_help_shows_the_description_and_the_settings(capsys):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (InvalidValueError("n must\n  be 4; got 3"), "error: n must be 4; got 3\n"),
+        (InvalidValueError("n must\n  be 4; got 3"), "error: n must\\n be 4; got 3\n"),
         (CheckpointError("a.pt is empty"), "error: a.pt is empty\n"),
         (InvalidValueError("must be 2", setting="batch_size"), "error: --batch-size must be 2\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.pt"), "error: a.pt: No such file\n"),

@@ -135,7 +135,7 @@ def test_unusable_inception_weights_are_named(tmp_path: Path):
     with pytest.raises(MissingDataError, match=r"^inception_weights must be .*: no such file"):
         InceptionV3(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("not weights")
-    with pytest.raises(MissingDataError, match="not a file of tensors"):
+    with pytest.raises(MissingDataError, match="damaged or not a PyTorch file"):
         InceptionV3(tmp_path / "text.pth")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(MissingDataError, match="do not fit"):

@@ -201,7 +201,7 @@ GOOD = {"mu": np.zeros(3), "sigma": np.diag([1.0, 2.0, 0.0]), "n": np.array(10)}
 
 
 def test_a_covariance_of_lower_rank_is_one(tmp_path: Path):
-    np.savez(tmp_path / "s.npz", **GOOD)
+    np.savez(tmp_path / "s.npz", allow_pickle=False, **GOOD)
     assert load_statistics(tmp_path / "s.npz").n == 10
 
 
