@@ -23,6 +23,7 @@ from ard.inspection import (
     duration_text,
     effort_of,
     fate_of_layers,
+    feature_spread,
     measure_speed,
     outlook_of,
     state_summary,
@@ -36,12 +37,13 @@ from nas_gan.checkpoint import EXTERNAL_KIND, Checkpoint, load_checkpoint
 from nas_gan.cli import DONE, run
 from nas_gan.devices import check_device
 from nas_gan.generators import GeneratorOptions, OpenedGenerator, describe_interface, open_generator
-from nas_gan.metrics.features import ExtractorName, make_extractor
+from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.networks.latents import latents_of
 from nas_gan.tables import text_table
 
-# A budget to begin with, in the command that is suggested.
-FIRST_BUDGET = "5%"
+# A budget to begin with, in the command that is suggested: a share of the dense generator's
+# distance or, where that is one to its own images, of the spread of its features.
+FIRST_BUDGET, FIRST_SHARE = "5%", 0.02
 # Settings of a run that only shows what to expect.
 FIRST_LOOK: dict[str, Any] = {
     "samples": 2560,
@@ -117,17 +119,29 @@ def _of_generator(config: InspectConfig) -> Iterator[str]:
         "is counted"
     )
     yield ""
-    given = {**config.given(), "fid_budget": FIRST_BUDGET}
-    with_defaults, in_a_hurry = _efforts(config, opened)
+    extractor = make_extractor(config.features, device=config.device, threads=None)
+    known = opened.checkpoint.provenance.get("dataset")
+    budget = FIRST_BUDGET
+    if wanted_reference("auto", known) == "dense":
+        spread = feature_spread(opened.generator, opened.interface, extractor, device=config.device)
+        budget = f"{FIRST_SHARE * spread:.2g}"
+        yield (
+            "No data set is known, so images are compared with others of the same generator. The "
+            f"features of its images have a spread of {spread:.3g}; the budget below is "
+            f"{FIRST_SHARE:.0%} of that."
+        )
+    given = {**config.given(), "fid_budget": budget}
+    with_defaults, in_a_hurry = _efforts(config, opened, extractor)
     yield f"next: {_command('ard.compress', config.checkpoint, given)}"
     yield f"    {with_defaults}"
     yield f"or, for a first look: the same with {_options(FIRST_LOOK)}"
     yield f"    {in_a_hurry}"
 
 
-def _efforts(config: InspectConfig, opened: OpenedGenerator) -> Iterator[str]:
+def _efforts(
+    config: InspectConfig, opened: OpenedGenerator, extractor: FeatureExtractor
+) -> Iterator[str]:
     """What a run takes with the default settings, and with those of a first look."""
-    extractor = make_extractor(config.features, device=config.device, threads=None)
     speed = measure_speed(opened.generator, opened.interface, extractor, device=config.device)
     wanted = wanted_reference("auto", opened.checkpoint.provenance.get("dataset"))
     against = "images of the dense generator" if wanted == "dense" else "the data set"

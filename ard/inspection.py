@@ -22,6 +22,7 @@ from nas_gan.tables import text_table
 
 # Batches that are timed, and images in each. The fastest counts: others were disturbed.
 N_BATCHES, BATCH = 3, 8
+N_SPREAD = 32  # images behind the spread of features
 # Passes of a network that one update takes: one of the teacher, and of the student one forward and
 # two backward.
 PASSES_PER_UPDATE = 4
@@ -92,6 +93,25 @@ def measure_speed(
         finally:
             torch.set_num_threads(threads)
     return Speed(generated, fastest(lambda: extractor(pixels)))
+
+
+def feature_spread(
+    generator: nn.Module,
+    interface: GeneratorInterface,
+    extractor: FeatureExtractor,
+    *,
+    device: str = "cpu",
+) -> float:
+    """The total variance of the features of some images.
+
+    It is the Fréchet distance between the generator and one that always draws the average, and so
+    a scale for distances where no real images give one.
+    """
+    rows = latents_of(interface, N_SPREAD, seed=0).to(device)
+    with torch.inference_mode():
+        images = torch.cat([generator(batch).cpu() for batch in rows.split(BATCH)])
+    features = extractor(to_uint8(images).expand(-1, 3, -1, -1))
+    return float(features.var(axis=0, ddof=1).sum())
 
 
 def outlook_of(profile: Profile, grid: RankGrid) -> Outlook:

@@ -36,6 +36,7 @@ from ard.session.setting import Setting, bank_of, load_setting, samples_of
 from nas_gan.cli import progress
 from nas_gan.devices import check_device
 from nas_gan.generators import open_generator
+from nas_gan.metrics.frechet import FrechetReference
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.networks.latents import latents_of
 
@@ -216,7 +217,18 @@ def remarks(
     features = setting.extractor.name
     what = f"{setting.distance} in {features} features"
     yield budget.explain(dense, ", ".join(filter(None, (what, setting.metric.limit))))
-    if not setting.comparable and not budget.relative and dense > 0:
+    if (
+        setting.reference.dense
+        and budget.relative
+        and isinstance(setting.reference.content, FrechetReference)
+    ):
+        spread = setting.reference.content.trace
+        yield (
+            "hint: the reference is of the same generator, so its distance is only what a finite "
+            f"number of images adds, and {budget.text} of it is strict; of the spread of the "
+            f"features, {spread:.3g}, 2 % would be {option} {0.02 * spread:.2g}"
+        )
+    elif not (setting.comparable or setting.reference.dense or budget.relative) and dense > 0:
         share = 100 * budget.absolute(dense) / dense
         yield (
             f"hint: distances in {features} features are on a different scale from published "

@@ -14,10 +14,18 @@ from tiny import PixelFeatures, SmallNet
 from ard.grid import RankGrid
 from ard.inspect import InspectConfig
 from ard.inspect import main as inspect
-from ard.inspection import Speed, effort_of, measure_speed, outlook_of
+from ard.inspection import (
+    N_SPREAD,
+    Speed,
+    effort_of,
+    feature_spread,
+    measure_speed,
+    outlook_of,
+)
 from ard.layers import profile_layers
 from ard.session.config import SearchConfig
 from nas_gan import cli
+from nas_gan.metrics.protocol import to_uint8
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 
@@ -112,3 +120,14 @@ def test_an_estimate_grows_with_what_is_asked_for() -> None:
     # 10 and the final 10, each of 0.03 seconds.
     small = estimate(samples=10, sweep_samples=10, anchors=1, max_trials=1, recover_steps=0)
     assert small == pytest.approx(0.03 * (100 + 20 + 10 + 90 + 10 + 10))
+
+
+def test_the_spread_is_the_distance_to_the_average() -> None:
+    net = SmallNet()
+    rows = latents_of(interface_of(net), N_SPREAD, seed=0)
+    with torch.no_grad():
+        features = PixelFeatures()(to_uint8(net(rows))).astype(float)
+    mean = features.mean(axis=0)
+    expected = ((features - mean) ** 2).sum() / (N_SPREAD - 1)
+    found = feature_spread(net, interface_of(net), PixelFeatures())
+    assert found == pytest.approx(expected, rel=1e-5)
