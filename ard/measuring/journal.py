@@ -229,11 +229,12 @@ def _complete_lines(path: Path) -> list[bytes]:
 
 def _records(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
     """Every line as a table, its checksum compared; journals of earlier versions have none."""
-    sealed = lines[0].endswith(_END) and lines[0][-_SEALED:].startswith(_SEAL)
+    sealed = _is_sealed(lines[0])
     bodies = []
     for n, line in enumerate(lines, start=1):
         try:
-            bodies.append(_opened(line) if sealed else line)
+            # A journal of an earlier version goes on with sealed lines.
+            bodies.append(_opened(line) if sealed or _is_sealed(line) else line)
         except ValueError as error:
             raise JournalError(_unusable(path, n, error)) from error
     records = _decoded(path, bodies)
@@ -259,6 +260,10 @@ def _decoded(path: Path, bodies: Sequence[bytes]) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise JournalError(_unusable(path, n, error)) from error
     return records
+
+
+def _is_sealed(line: bytes) -> bool:
+    return line.endswith(_END) and line[-_SEALED:].startswith(_SEAL)
 
 
 def _opened(line: bytes) -> bytes:

@@ -228,6 +228,22 @@ def unsealed(path: Path, *lines: object) -> Path:
     return path
 
 
+def test_a_journal_of_an_earlier_version_goes_on_with_checksums(tmp_path: Path) -> None:
+    line = {"stage": "single", "plan": {"l1": "svd(8)"}, "evaluation": RECORD}
+    path = unsealed(tmp_path / "journal.jsonl", line)
+    FileJournal(path, FINGERPRINT).append(MADE[-1])
+    [earlier, later] = reopened(path)
+    assert str(earlier.plan["l1"]) == "svd(8)"
+    assert later == MADE[-1]
+    damaged = path.read_bytes().replace(
+        b'"stage": "' + MADE[-1].stage[:3].encode(), b'"stage": "xxx'
+    )
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    with pytest.raises(JournalError):
+        reopened(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
