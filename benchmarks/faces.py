@@ -24,7 +24,7 @@ from nas_gan.files import write_json
 
 KEPT = (
     *("extractor", "reference", "interface", "coverage", "dense", "compressed", "compression"),
-    *("macs_ratio", "dense_score", "budget", "budget_met", "recovered", "latency", "plan"),
+    *("macs_ratio", "fid_dense", "budget", "budget_met", "recovered", "latency", "plan"),
 )
 
 
