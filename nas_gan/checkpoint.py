@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.files import atomic_path
-from nas_gan.fitting import load_weights
-from nas_gan.foreign import described, find_generator
 from nas_gan.networks.genotype import MMD_NAS, Genotype
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.limits import limited
@@ -31,7 +29,9 @@ from nas_gan.networks.normal_form import NormalForm, normal_form_
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.networks.structure import apply_structure
 from nas_gan.reading import is_number, parse_json
-from nas_gan.weight_files import load_file, safetensors_metadata, save_torch
+from nas_gan.weights.files import load_file, safetensors_metadata, save_torch
+from nas_gan.weights.fitting import load_weights
+from nas_gan.weights.foreign import described, find_generator
 from nas_gan.zoo import local_path
 
 FORMAT = "ard-gan checkpoint 1"

@@ -40,10 +40,10 @@ ROOMS = {
         "metrics pictures",
         "generators",
         "checkpoint data losses settings tables panels devices builders",
-        "networks progress weight_files fitting",
+        "networks progress weights",
         "locks children",
-        "npz foreign integrity",
-        "files reading seeds zoo interrupts file_kinds",
+        "npz",
+        "files reading seeds zoo interrupts",
         "errors",
     ),
 }

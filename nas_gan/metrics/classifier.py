@@ -20,14 +20,14 @@ from torch.nn import functional as F
 from nas_gan.data.batches import to_float
 from nas_gan.data.images import Images, Labels, image_labels
 from nas_gan.errors import CheckpointError, InvalidValueError
-from nas_gan.fitting import load_weights
 from nas_gan.metrics.cache import caching, is_cached
 from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.seeds import folded
-from nas_gan.weight_files import load_torch, save_torch
+from nas_gan.weights.files import load_torch, save_torch
+from nas_gan.weights.fitting import load_weights
 
 # As the network with which such accuracies were published (two convolutions, two linear layers,
 # dropout), but with strides instead of pooling, which is ten times as fast on a CPU.

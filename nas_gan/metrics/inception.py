@@ -23,7 +23,7 @@ from nas_gan.errors import MissingDataError, NasGanError
 from nas_gan.metrics.cache import is_cached
 from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
-from nas_gan.weight_files import load_torch
+from nas_gan.weights.files import load_torch
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nas_gan.errors import CheckpointError
-from nas_gan.weight_files import load_torch, save_torch
+from nas_gan.weights.files import load_torch, save_torch
 
 
 class Stateful(Protocol):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nas_gan.errors import CheckpointError
-from nas_gan.file_kinds import is_zip
+from nas_gan.weights.file_kinds import is_zip
 
 # The key under which a file keeps the digest of everything else in it.
 DIGEST = "content_sha256"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from nas_gan.errors import CheckpointError
-from nas_gan.foreign import COUNTERS, WRAPPERS, groups_of, names_generator, words_of
+from nas_gan.weights.foreign import COUNTERS, WRAPPERS, groups_of, names_generator, words_of
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -17,10 +17,16 @@ import torch
 from torch import Tensor
 
 from nas_gan.errors import CheckpointError, MissingDataError, UnreadableError
-from nas_gan.file_kinds import holds_classes, is_json, is_safetensors, other_kind, why_refused
 from nas_gan.files import atomic_path
-from nas_gan.integrity import DIGEST, check_archive, check_content, check_digest, digest_of
 from nas_gan.reading import open_file, plain_name, read_json
+from nas_gan.weights.file_kinds import (
+    holds_classes,
+    is_json,
+    is_safetensors,
+    other_kind,
+    why_refused,
+)
+from nas_gan.weights.integrity import DIGEST, check_archive, check_content, check_digest, digest_of
 
 _dtypes = [np.dtype(code) for code in "?bhilqBHILQefd"]
 # numpy 1 and 2 pickle them by different names of one function, which a value returns itself.

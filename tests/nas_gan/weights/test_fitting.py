@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from nas_gan.errors import CheckpointError
-from nas_gan.fitting import load_weights
+from nas_gan.weights.fitting import load_weights
 
 
 def norm():
