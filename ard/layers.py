@@ -33,6 +33,7 @@ from nas_gan.networks.layer_types import (
     layer_type_of,
 )
 from nas_gan.networks.parametrizations import computes_weight
+from nas_gan.networks.randomness import run_repeatably
 from nas_gan.networks.structure import evaluating, replace_modules, weight_sharers
 
 # With fewer channels than this on either side, no rank lies usefully between 0 and full rank. The
@@ -376,7 +377,7 @@ def _record_calls(
     layers = [(n, module) for n, module in generator.named_modules() if isinstance(module, Layer)]
     layers += hidden.items()
     with observing(generator, leaving=[(module, record(n, module)) for n, module in layers]):
-        images = _seeded(generator, latents)
+        images = run_repeatably(generator, latents)
     if isinstance(images, Tensor) and not images.is_meta and not images.isfinite().all():
         not_finite.append("the image")
     if not_finite:
@@ -500,7 +501,7 @@ def _harm(
     try:
         replaced = replace_modules(generator, inside)
         with evaluating(replaced):
-            after = _seeded(replaced, latents)
+            after = run_repeatably(replaced, latents)
     except Exception as error:  # whatever a stranger's forward raises
         return _reason_of(error)
     if not (isinstance(images, Tensor) and isinstance(after, Tensor)) or images.is_meta:
@@ -508,7 +509,7 @@ def _harm(
     if torch.allclose(images, after, rtol=1e-3, atol=1e-3 * float(images.abs().max())):
         return None
     with evaluating(generator):
-        again = _seeded(generator, latents)
+        again = run_repeatably(generator, latents)
     if not (isinstance(again, Tensor) and torch.equal(again, images)):
         return None  # it is not the same twice, whatever is replaced
     return _Reason("inspected", "the images change if another module takes its place")
@@ -525,14 +526,6 @@ def _reason_of(error: Exception) -> _Reason:
     return _Reason(
         "not replaceable", f"the generator fails without it ({type(error).__name__}: {line})"
     )
-
-
-def _seeded(generator: nn.Module, latents: Tensor) -> object:
-    """The output of the generator, with the same random numbers every time."""
-    devices = [latents.device] if latents.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
-        return generator(latents)
 
 
 # -- what the rest of the parameters is

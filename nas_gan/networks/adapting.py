@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import HELD, Calling, GeneratorInterface, interface_of
-from nas_gan.seeds import folded
-
-# Random numbers inside a network are those of this seed, in every batch.
-SEED = 0
+from nas_gan.networks.randomness import fixed_random_numbers
 
 
 def adapt_(network: nn.Module, interface: GeneratorInterface) -> nn.Module:
@@ -140,7 +137,7 @@ class _Adapter:
 
     interface: GeneratorInterface
     calling: Calling
-    _states: list[tuple[Tensor, list[Tensor]]] = field(default_factory=list)
+    _fixed: list[ExitStack] = field(default_factory=list)
 
     def before(
         self, network: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
@@ -155,20 +152,14 @@ class _Adapter:
                 f"(n, {', '.join(map(str, wanted))})"
             )
         if self.calling.random:
-            on_gpu = rows.is_cuda
-            self._states.append(
-                (torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_gpu else [])
-            )
-            torch.manual_seed(folded(SEED))
+            self._fixed.append(ExitStack())
+            self._fixed[-1].enter_context(fixed_random_numbers(network))
         arguments, more = call_arguments(self.interface, rows)
         return arguments, {**options, **more}
 
     def after(self, network: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-        if self.calling.random and self._states:
-            cpu, gpus = self._states.pop()
-            torch.set_rng_state(cpu)
-            if gpus:
-                torch.cuda.set_rng_state_all(gpus)
+        if self._fixed:
+            self._fixed.pop().close()
         if output is None:  # the network raised an error
             return None
         images = laid_out(pick_output(output, self.calling.output), self.interface, self.calling)

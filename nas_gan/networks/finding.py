@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.adapting import adapt_, describe_output, laid_out, pick_output
+from nas_gan.networks.adapting import (
+    call_arguments,
+    describe_output,
+    laid_out,
+    native_inputs,
+    pick_output,
+)
 from nas_gan.networks.interface import (
     IMAGE_RANGE,
     Calling,
@@ -31,6 +37,7 @@ from nas_gan.networks.interface import (
 )
 from nas_gan.networks.latents import latents_of
 from nas_gan.networks.layer_types import Conv, Transposed
+from nas_gan.networks.randomness import fixed_random_numbers
 from nas_gan.networks.structure import evaluating
 
 # Attributes under which networks keep the dimension of their noise and the number of classes.
@@ -44,6 +51,8 @@ CLASS_NAMES = (
 )  # fmt: skip
 # Arguments of a `forward` that draws noise of its own, and the values that make it draw none.
 QUIET = {"randomize_noise": False, "noise_mode": "const", "force_fp32": True}
+# Stands for the shape of images that nobody has seen yet.
+UNKNOWN_IMAGES = (1, 1, 1)
 # Smaller maps are not images, and images have one colour or three.
 MIN_SIDE = 4
 CHANNELS = (1, 3)
@@ -101,11 +110,11 @@ def find_interface(network: nn.Module, hints: InterfaceHints = NOTHING) -> Gener
     parameters = _parameters_of(network, hints.options)
     with evaluating(network):
         found = _first_that_works(network, parameters, hints)
-        found = replace(found, random=_is_random(network, found, hints))
         interface = _interface(found, hints)
+        random = _is_random(network, interface)
         images = _images_of(network, interface)
     low_high = hints.output_range or _range_of(images, network)
-    calling = replace(found.calling, output_range=low_high, random=found.random)
+    calling = replace(found.calling, output_range=low_high, random=random)
     # A network that says its interface is one of ours; others keep the names of their inputs.
     ours = says_its_interface(network) and calling.is_ours(interface.row_shape)
     return replace(interface, calling=None if ours else calling)
@@ -118,7 +127,6 @@ class _Found:
     calling: Calling
     image_shape: tuple[int, int, int]
     n_classes: int
-    random: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,18 +167,20 @@ def _parameters_of(network: nn.Module, given: Mapping[str, Any]) -> _Parameters:
 def _first_that_works(network: nn.Module, parameters: _Parameters, hints: InterfaceHints) -> _Found:
     failures: dict[str, list[str]] = {}  # what was answered, to what
     for calling, n_classes in _ways(network, parameters, hints):
-        rows = _trial_rows(calling, n_classes, hints)
+        tried = _interface(_Found(calling, UNKNOWN_IMAGES, n_classes), hints)
+        rows = _rows(tried, 2, network)
+        shown = _shown(native_inputs(tried, rows))
         try:
-            output = _call(network, calling, rows)
+            output = _call(network, tried, rows)
         except Exception as error:  # a network of somebody else may raise anything
             if not calling.listed:  # a list is the last resort, and its failure tells nothing new
-                failures.setdefault(_first_line(error), []).append(_shown(rows))
+                failures.setdefault(_first_line(error), []).append(shown)
             continue
         try:
             which = hints.output if hints.output is not None else _which(output)
-            form, shape = _form_of(pick_output(output, which), len(rows[0]))
+            form, shape = _form_of(pick_output(output, which), len(rows))
         except _NotImages as error:
-            failures.setdefault(str(error), []).append(_shown(rows))
+            failures.setdefault(str(error), []).append(shown)
             continue
         return _Found(replace(calling, output=which, output_form=form), shape, n_classes)
     name = type(network).__name__
@@ -186,13 +196,13 @@ def _first_that_works(network: nn.Module, parameters: _Parameters, hints: Interf
             "as 100,1,1",
             setting="latent_shape",
         )
-    tried = [f"{' or '.join(rows)}: {answer}" for answer, rows in failures.items()]
-    more = f" (and {len(tried) - 2} more)" if len(tried) > 2 else ""
+    answers = [f"{' or '.join(rows)}: {answer}" for answer, rows in failures.items()]
+    more = f" (and {len(answers) - 2} more)" if len(answers) > 2 else ""
     verdict = "do not fit" if hints.inputs is not None else "cannot be told"
     if hints.latent_shape is not None:
         verdict = "does not fit"
     raise InvalidValueError(
-        f"{verdict}: {name} gave no images for {'; '.join(tried[:2])}{more}. Give the "
+        f"{verdict}: {name} gave no images for {'; '.join(answers[:2])}{more}. Give the "
         "shape of its noise, or its input images",
         setting="inputs" if hints.inputs is not None else "latent_shape",
     )
@@ -285,35 +295,16 @@ def _int_attribute(network: nn.Module, name: str) -> int | None:
     return found if type(found) is int and found > 0 else None
 
 
-def _trial_rows(calling: Calling, n_classes: int, hints: InterfaceHints) -> tuple[Tensor, ...]:
-    n = 2
-    joined = calling.label_form == "joined"
-    if hints.inputs is not None:
-        rows = hints.inputs.take(n, 0, "search")
-        if len(rows) < n:
-            raise InvalidValueError(
-                f"{hints.inputs.name} has too few inputs; at least 6 are needed", setting="inputs"
-            )
-        if calling.input_range is None:
-            return (rows,)
-        low, high = calling.input_range
-        return (rows.float() * ((high - low) / 255) + low,)
-    shape = (calling.input_shape[0] - n_classes,) if joined else calling.input_shape
-    noise = torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
-    if calling.label_form == "none":
-        return (noise,)
-    labels = torch.arange(n) % n_classes
-    if calling.label_form == "index":
-        return noise, labels
-    onehot = nn.functional.one_hot(labels, n_classes).float()
-    return (torch.cat([noise, onehot], 1),) if joined else (noise, onehot)
-
-
-def _call(network: nn.Module, calling: Calling, rows: Sequence[Tensor]) -> Any:
+def _rows(interface: GeneratorInterface, n: int, network: nn.Module) -> Tensor:
+    """Rows of latents on the network's device."""
     like = next(network.parameters(), torch.empty(0))
-    moved = [row.to(like.device) for row in rows]
-    first = [moved[0]] if calling.listed else moved[0]
-    return network(first, *moved[1:], **dict(calling.options))
+    return latents_of(interface, n, seed=0).to(like.device)
+
+
+def _call(network: nn.Module, interface: GeneratorInterface, rows: Tensor) -> Any:
+    """What the network itself returns for rows."""
+    inputs, options = call_arguments(interface, rows)
+    return network(*inputs, **options)
 
 
 class _NotImages(Exception):
@@ -386,44 +377,30 @@ def _interface(found: _Found, hints: InterfaceHints) -> GeneratorInterface:
         found.n_classes,
         found.image_shape,
         hints.latents,
-        replace(found.calling, random=found.random),
+        found.calling,
         found.calling.input_shape if takes_images else None,
         hints.inputs,
     )
 
 
+def _drawn(network: nn.Module, interface: GeneratorInterface, rows: Tensor) -> Tensor:
+    """Images `(n, c, h, w)` in the network's own range of values."""
+    calling = cast("Calling", interface.calling)
+    output = _call(network, interface, rows)
+    return laid_out(pick_output(output, calling.output), interface, calling).float()
+
+
 def _images_of(network: nn.Module, interface: GeneratorInterface) -> Tensor:
-    """Some of the network's images, in its own range of values."""
-    adapted = adapt_(_Borrowed(network), interface)
-    like = next(network.parameters(), torch.empty(0))
-    rows = latents_of(interface, N_LOOKED_AT, seed=0)
-    with torch.no_grad():
-        return torch.cat([adapted(row.to(like.device)).cpu().float() for row in rows.split(2)])
+    """Some of the network's images, on the CPU."""
+    batches = _rows(interface, N_LOOKED_AT, network).split(2)
+    with fixed_random_numbers(network):
+        return torch.cat([_drawn(network, interface, rows).cpu() for rows in batches])
 
 
-class _Borrowed(nn.Module):
-    """A network under hooks of our own, which leave the network itself as it is."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.eval()
-
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        return self.network(*inputs, **options)
-
-
-def _is_random(network: nn.Module, found: _Found, hints: InterfaceHints) -> bool:
+def _is_random(network: nn.Module, interface: GeneratorInterface) -> bool:
     """Whether two passes over the same rows differ by more than rounding."""
-    rows = _trial_rows(found.calling, found.n_classes, hints)
-    first, second = (
-        laid_out(
-            pick_output(_call(network, found.calling, rows), found.calling.output),
-            _interface(found, hints),
-            found.calling,
-        ).float()
-        for _ in range(2)
-    )
+    rows = _rows(interface, 2, network)
+    first, second = (_drawn(network, interface, rows) for _ in range(2))
     scale = float(first.abs().max()) or 1.0
     return not bool((first - second).abs().max() <= 1e-5 * scale)
 

@@ -22,8 +22,8 @@ from torch.nn.utils import skip_init
 
 from nas_gan.errors import CheckpointError
 from nas_gan.networks.hooks import OnOutput, hooked
+from nas_gan.networks.randomness import run_repeatably
 from nas_gan.networks.structure import evaluating, exchange_
-from nas_gan.seeds import folded
 
 # Makes the equivalent of a module, which it must not change; None if it does not know the module.
 # The result may contain submodules of the module.
@@ -32,7 +32,6 @@ Matches = str | Callable[[nn.Module], bool]
 # Largest difference that counts as rounding, in units of the type's precision, relative to the
 # largest output. A sum over 4608 products of a wide kernel reaches about a hundred.
 ROUNDING = 1024
-SEED = 0
 
 
 class Modulated(nn.Module):
@@ -271,7 +270,7 @@ class _Call:
 
     def run(self) -> Any:
         with evaluating(self.network):
-            return _seeded(self.network, copy.deepcopy(self.inputs), self.options)
+            return run_repeatably(self.network, *copy.deepcopy(self.inputs), **self.options)
 
     def differs(self) -> str | None:
         """How the network differs from the recorded pass, or None."""
@@ -290,20 +289,9 @@ def _disagreement(
     inputs, output = seen
     with evaluating(old), evaluating(new):
         # Once more, for a module that draws random numbers of its own.
-        again = _seeded(old, copy.deepcopy(inputs), {})
+        again = run_repeatably(old, *copy.deepcopy(inputs))
         same = _difference(output, again) is None
-        return _difference(output if same else again, _seeded(new, copy.deepcopy(inputs), {}))
-
-
-def _seeded(module: nn.Module, inputs: Sequence[Any], options: Mapping[str, Any]) -> Any:
-    with torch.random.fork_rng(devices=_devices(module)):
-        torch.manual_seed(folded(SEED))
-        return module(*inputs, **options)
-
-
-def _devices(module: nn.Module) -> list[int]:
-    found = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    return sorted(device.index for device in found if device.index is not None)
+        return _difference(output if same else again, run_repeatably(new, *copy.deepcopy(inputs)))
 
 
 def _difference(before: Any, after: Any) -> str | None:
