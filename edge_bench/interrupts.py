@@ -6,6 +6,7 @@ only then calls what catches an interrupt. The package therefore sees to the tim
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -57,14 +58,17 @@ def interruptible() -> Iterator[None]:
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number, default in _DEFAULTS.items():
-            if signal.getsignal(number) in (default, _end):
+            if signal.getsignal(number) in (default, _end, _end_late):
                 before[number] = default
                 signal.signal(number, _raise)
     try:
         yield
     finally:
+        late = signal.SIGTERM in before and _is_recent()
         for number, default in before.items():
-            signal.signal(number, default)
+            signal.signal(number, _end_late if late and number == signal.SIGTERM else default)
+        if late:
+            atexit.register(_pass_over)
 
 
 _terminated_at = -float("inf")
@@ -76,10 +80,26 @@ def _raise(number: int, frame: FrameType | None) -> None:
     global _terminated_at
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    now = time.monotonic()
-    if now - _terminated_at > _SAME_S:
-        _terminated_at = now
+    if not _is_recent():
+        _terminated_at = time.monotonic()
         raise Terminated
+
+
+def _is_recent() -> bool:
+    return time.monotonic() - _terminated_at <= _SAME_S
+
+
+def _end_late(number: int, frame: FrameType | None) -> None:
+    """Let the second SIGTERM pass while a command ends because of the first."""
+    if not _is_recent():
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def _pass_over() -> None:
+    """As the interpreter ends, it gives signals back to the system, which kills."""
+    if signal.getsignal(signal.SIGTERM) == _end_late:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _is_command_of(package: str) -> bool:

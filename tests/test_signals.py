@@ -81,6 +81,17 @@ def test_sigterm_is_one_line_and_code_143(skin, twice, tmp_path):
     assert left.read_text() == "cleaned up"
 
 
+@pytest.mark.parametrize("skin", ["nas_gan", "edge_bench"])
+def test_a_second_sigterm_kills_at_no_moment_of_the_ending(skin, tmp_path):
+    code = WAITS.format(left=str(tmp_path / "left")) + SKINS[skin]
+    with start("-c", code, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "waiting\n"
+        while process.poll() is None:
+            process.terminate()
+    assert process.returncode == 143
+
+
 # -- what must happen whole
 
 
