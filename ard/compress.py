@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from ard.errors import DeliveryError
 from ard.measuring.sensitivity import SensitivityTable
@@ -30,7 +30,7 @@ from ard.session.config import SearchConfig, budget_of
 from ard.session.record import environment, run_directory
 from ard.session.saving import save_found
 from ard.session.search import open_session, opening_lines
-from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
+from nas_gan.cli import BUDGET_MISSED, DONE, progress, run, say
 from nas_gan.locks import locked
 from nas_gan.zoo import display_name
 
@@ -47,13 +47,14 @@ class CompressConfig(SearchConfig):
     """Export an ONNX bundle and time it against the dense generator."""
 
 
-def compress(config: CompressConfig, console: Console) -> tuple[CompressionReport, Path]:
-    """Run the whole command; returns the report and the run directory, with its files written."""
+def compress(
+    config: CompressConfig, tell: Callable[[str], None] = say
+) -> tuple[CompressionReport, Path]:
+    """Run the whole command; returns the report and the run directory, with its files written.
+
+    `tell` is called with what was found out, in lines.
+    """
     budget, option = budget_of(config.metric, config.fid_budget, config.quality_budget)
-
-    def tell(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
-
     session = open_session(config, tell)
     setting, run_dir = session.setting, session.run_dir
     for line in opening_lines(config, session, [budget], option):
@@ -62,10 +63,12 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
     def show_reachable(prepared: Prepared, table: SensitivityTable) -> None:
         rows = reachable_plans(table, prepared.profile, prepared.layers, session.search.cost)
         text = reachable_text(rows, prepared.profile, session.dense, setting.distance)
-        console.print(text, highlight=False)
+        tell(text)
 
     allowed = budget.absolute(session.dense)
-    [result] = compress_within(session.search, [allowed], on_table=show_reachable)
+    [result] = compress_within(
+        session.search, [allowed], profile=session.profile, on_table=show_reachable
+    )
     result.table.save(run_dir / "sensitivity.csv")
     save_found(result, result.profile, setting.checkpoint, run_dir, (".pt", ".safetensors"))
     seconds = {"dense scores": session.seconds, **result.timings}
@@ -96,7 +99,7 @@ def compress(config: CompressConfig, console: Console) -> tuple[CompressionRepor
 
 def main(config: CompressConfig) -> int:
     with locked(run_directory(config)):
-        report, run_dir = compress(config, Console(stderr=True))
+        report, run_dir = compress(config)
     sys.stdout.write(f"{to_text(report)}\n{run_dir / 'report.html'}\n")
     if report.undelivered:
         raise DeliveryError(f"the result is saved, but not its bundle: {report.undelivered}")

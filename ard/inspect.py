@@ -31,19 +31,21 @@ from ard.inspection import (
 from ard.layers import profile_layers
 from ard.measuring.metrics import metric_named
 from ard.report.values import engineering
+from ard.search.budget import SPREAD_SHARE, budget_of_spread
 from ard.session.config import SearchConfig
 from ard.session.setting import samples_of, wanted_reference
 from nas_gan.checkpoint import EXTERNAL_KIND, Checkpoint, load_checkpoint
 from nas_gan.cli import DONE, run
 from nas_gan.devices import check_device
-from nas_gan.generators import GeneratorOptions, OpenedGenerator, describe_interface, open_generator
+from nas_gan.generators import GeneratorOptions, OpenedGenerator, describe_interface, generator_of
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.networks.latents import latents_of
+from nas_gan.options import option_name
 from nas_gan.tables import text_table
 
 # A budget to begin with, in the command that is suggested: a share of the dense generator's
 # distance or, where that is one to its own images, of the spread of its features.
-FIRST_BUDGET, FIRST_SHARE = "5%", 0.02
+FIRST_BUDGET = "5%"
 # Settings of a run that only shows what to expect.
 FIRST_LOOK: dict[str, Any] = {
     "samples": 2560,
@@ -72,7 +74,7 @@ def main(config: InspectConfig) -> int:
     if config.model is None and checkpoint.architecture.get("kind") == EXTERNAL_KIND:
         lines = list(_of_state(config, checkpoint))
     else:
-        lines = list(_of_generator(config))
+        lines = list(_of_generator(config, checkpoint))
     sys.stdout.write("\n".join(lines) + "\n")
     return DONE
 
@@ -94,8 +96,8 @@ def _heading(path: Path, checkpoint: Checkpoint) -> Iterator[str]:
     yield f"{'weights':<10} {weights}, {len(checkpoint.generator)} tensors"
 
 
-def _of_generator(config: InspectConfig) -> Iterator[str]:
-    opened = open_generator(config.checkpoint, config, device=config.device)
+def _of_generator(config: InspectConfig, checkpoint: Checkpoint) -> Iterator[str]:
+    opened = generator_of(checkpoint, config.checkpoint, config, device=config.device)
     with torch.inference_mode():
         rows = latents_of(opened.interface, 2, seed=0).to(config.device)
         profile = profile_layers(opened.generator, rows)
@@ -120,18 +122,18 @@ def _of_generator(config: InspectConfig) -> Iterator[str]:
     )
     yield ""
     extractor = make_extractor(config.features, device=config.device, threads=None)
-    known = opened.checkpoint.provenance.get("dataset")
+    dense = wanted_reference("auto", opened.checkpoint.provenance.get("dataset")) == "dense"
     budget = FIRST_BUDGET
-    if wanted_reference("auto", known) == "dense":
+    if dense:
         spread = feature_spread(opened.generator, opened.interface, extractor, device=config.device)
-        budget = f"{FIRST_SHARE * spread:.2g}"
+        budget = budget_of_spread(spread)
         yield (
             "No data set is known, so images are compared with others of the same generator. The "
             f"features of its images have a spread of {spread:.3g}; the budget below is "
-            f"{FIRST_SHARE:.0%} of that."
+            f"{SPREAD_SHARE:.0%} of that."
         )
     given = {**config.given(), "fid_budget": budget}
-    with_defaults, in_a_hurry = _efforts(config, opened, extractor)
+    with_defaults, in_a_hurry = _efforts(config, opened, extractor, dense=dense)
     yield f"next: {_command('ard.compress', config.checkpoint, given)}"
     yield f"    {with_defaults}"
     yield f"or, for a first look: the same with {_options(FIRST_LOOK)}"
@@ -139,17 +141,19 @@ def _of_generator(config: InspectConfig) -> Iterator[str]:
 
 
 def _efforts(
-    config: InspectConfig, opened: OpenedGenerator, extractor: FeatureExtractor
+    config: InspectConfig, opened: OpenedGenerator, extractor: FeatureExtractor, *, dense: bool
 ) -> Iterator[str]:
-    """What a run takes with the default settings, and with those of a first look."""
+    """What a run takes with the default settings, and with those of a first look.
+
+    `dense` is whether the reference is made of images of the dense generator.
+    """
     speed = measure_speed(opened.generator, opened.interface, extractor, device=config.device)
-    wanted = wanted_reference("auto", opened.checkpoint.provenance.get("dataset"))
-    against = "images of the dense generator" if wanted == "dense" else "the data set"
+    against = "images of the dense generator" if dense else "the data set"
     metric = metric_named("fid")
     for settings in ({}, FIRST_LOOK):
         search = SearchConfig(checkpoint=config.checkpoint, **settings)
         samples = samples_of(search, metric, extractor)
-        n_reference = max(samples, 2 * extractor.dim) if wanted == "dense" else 0
+        n_reference = max(samples, 2 * extractor.dim) if dense else 0
         polished = opened.checkpoint.holds_discriminator
         effort = effort_of(replace(search, samples=samples), speed, n_reference, polished=polished)
         yield (
@@ -159,12 +163,12 @@ def _efforts(
 
 
 def _command(module: str, checkpoint: Path, options: Mapping[str, object]) -> str:
-    given = (f"--{name.replace('_', '-')}={value}" for name, value in options.items())
+    given = (f"{option_name(name)}={value}" for name, value in options.items())
     return shlex.join(["python", "-m", module, str(checkpoint), *given])
 
 
 def _options(options: Mapping[str, object]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
+    return " ".join(f"{option_name(name)} {value}" for name, value in options.items())
 
 
 if __name__ == "__main__":

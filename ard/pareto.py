@@ -14,8 +14,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from ard.pipeline import compress_within
 from ard.report.points import Point, budget_folder, point_of, points_figure, to_csv, to_text
 from ard.search.budget import Budget
@@ -23,7 +21,7 @@ from ard.session.config import SearchConfig, parse_budgets
 from ard.session.record import run_directory
 from ard.session.saving import save_found
 from ard.session.search import Session, coverage_line, open_session, opening_lines
-from nas_gan.cli import BUDGET_MISSED, DONE, run
+from nas_gan.cli import BUDGET_MISSED, DONE, run, say
 from nas_gan.files import write_text
 from nas_gan.locks import locked
 
@@ -47,6 +45,7 @@ def find_points(
     results = compress_within(
         session.search,
         [budget.absolute(session.dense) for budget in ascending],
+        profile=session.profile,
         on_table=lambda prepared, table: table.save(run_dir / "sensitivity.csv"),
     )
     points = []
@@ -68,14 +67,9 @@ def search(config: ParetoConfig, budgets: list[Budget]) -> int:
     """Search, write and print; the run directory is this process's own."""
     from nas_gan.pictures.plot_style import save_figure
 
-    console = Console(stderr=True)
-
-    def tell(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
-
-    session = open_session(config, tell)
+    session = open_session(config, say)
     run_dir, distance = session.run_dir, session.setting.distance
-    points = find_points(config, budgets, session, tell)
+    points = find_points(config, budgets, session, say)
     write_text(run_dir / "pareto.csv", to_csv(points))
     save_figure(points_figure(points, distance), run_dir / "pareto.png")
     warning = f"{coverage_line(session.profile)}\n" if session.profile.coverage.low else ""

@@ -241,6 +241,7 @@ def compress_within(
     search: Search,
     budgets: Sequence[float],
     *,
+    profile: Profile | None = None,
     on_table: Callable[[Prepared, SensitivityTable], None] = lambda prepared, table: None,
 ) -> Iterator[CompressionResult]:
     """Sweep the single layers once, then search under each budget, the smallest first.
@@ -251,6 +252,7 @@ def compress_within(
     Args:
         search: what is compressed, and how.
         budgets: allowed rises, in any order.
+        profile: the layers of the generator, if they are known already.
         on_table: called with the single-layer scores before any whole plan is recovered.
 
     Yields:
@@ -262,7 +264,7 @@ def compress_within(
     """
     timings = Stopwatch(search.run.clock)
     with timings("profile and methods"):
-        prepared = prepare(search)
+        prepared = prepare(search, profile)
     with timings("sweep"):
         table = measure_sensitivities(search, prepared)
     on_table(prepared, table)
@@ -283,13 +285,18 @@ def compress_within(
         )
 
 
-def prepare(search: Search) -> Prepared:
+def prepare(search: Search, profile: Profile | None = None) -> Prepared:
     """Profile the generator and rank the candidates: which layers and choices to measure?
+
+    Args:
+        search: what is compressed, and how.
+        profile: the layers of the generator, if they are known already.
 
     Raises:
         NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
     """
-    profile = profile_layers(search.generator, search.latents[:2])
+    if profile is None:
+        profile = profile_layers(search.generator, search.latents[:2])
     layers, left = worthwhile_layers(profile, search.cost)
     assemble = Assembler.measure(search.generator, search.latents, layers, fit=search.fit)
     methods = search.grid.methods

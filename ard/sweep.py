@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
-
 from ard.pipeline import measure_sensitivities, prepare
 from ard.report.summary import layer_rows
 from ard.search.reachable import reachable_plans, to_text
 from ard.session.config import SweepConfig
 from ard.session.record import run_directory
 from ard.session.search import coverage_line, open_sweep
-from nas_gan.cli import DONE, run
+from nas_gan.cli import DONE, run, say
 from nas_gan.locks import locked
 
 
@@ -34,10 +32,9 @@ def measure(config: SweepConfig) -> int:
     from ard.report.plots import sensitivity_figure
     from nas_gan.pictures.plot_style import save_figure
 
-    console = Console(stderr=True)
-    sweep = open_sweep(config, lambda line: console.print(line, highlight=False, markup=False))
+    sweep = open_sweep(config, say)
     search, run_dir, distance = sweep.search, sweep.run_dir, sweep.setting.distance
-    prepared = prepare(search)
+    prepared = prepare(search, sweep.profile)
     table = measure_sensitivities(search, prepared)
     table.save(run_dir / "sensitivity.csv")
     rows = reachable_plans(table, prepared.profile, prepared.layers, search.cost)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rank_bench import NETS, RESULTS, machine
-from rich.console import Console
 
 from ard.compress import CompressConfig, compress
 from nas_gan.files import write_json
@@ -52,7 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "faces.json")
     options = parser.parse_args()
-    _, run_dir = compress(settings_of(options.run_dir, options.threads), Console(stderr=True))
+    _, run_dir = compress(settings_of(options.run_dir, options.threads))
     report: dict[str, Any] = json.loads((run_dir / "report.json").read_text())
     write_json(options.out, {"machine": machine(), **{key: report[key] for key in KEPT}})
     print(options.out)

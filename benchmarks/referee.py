@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from ard.measuring.bank import DenseBank
 from ard.measuring.evaluate import Candidate
@@ -30,9 +29,9 @@ from ard.search.budget import Budget
 from ard.session.config import parse_budgets
 from ard.session.record import environment
 from ard.session.search import Session, open_session
-from ard.session.setting import bank_of
+from ard.session.setting import bank_of, samples_of
 from nas_gan.checkpoint import build_generator, load_checkpoint
-from nas_gan.cli import progress
+from nas_gan.cli import progress, say
 from nas_gan.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "referee.json"
@@ -60,9 +59,10 @@ def settings_of(arguments: argparse.Namespace) -> ParetoConfig:
 
 def banks(config: ParetoConfig, session: Session, seeds: int, many: int) -> Iterator[DenseBank]:
     """The banks of the referee: one of many images, then `seeds` of as many as the search used."""
-    n = len(session.search.evaluators.joint.latents)  # type: ignore[attr-defined]
+    setting = session.setting
+    n = samples_of(config, setting.metric, setting.extractor)
     for k in range(seeds + 1):
-        yield bank_of(session.setting, config, n if k else many, FIRST_SEED + k)
+        yield bank_of(setting, config, n if k else many, FIRST_SEED + k)
 
 
 def measure(bank: DenseBank, session: Session, budgets: list[Budget]) -> list[dict[str, Any]]:
@@ -121,10 +121,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     config = settings_of(arguments)
-    tell = Console(stderr=True).print
-    session = open_session(config, tell)
+    session = open_session(config, say)
     budgets = parse_budgets(BUDGETS)
-    points = find_points(config, budgets, session, tell)
+    points = find_points(config, budgets, session, say)
     results = [
         {
             "budget_text": point.budget.text,

@@ -484,9 +484,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files of `path` that no process is writing: their locks died with it."""
     ours = re.compile(rf"\.{re.escape(path.name)}-[a-z0-9_]{{8}}\.partial")
-    for name in filter(ours.fullmatch, os.listdir(path.parent)):  # noqa: PTH208
+    for leftover in [beside for beside in path.parent.iterdir() if ours.fullmatch(beside.name)]:
         with contextlib.suppress(OSError):
-            leftover = path.with_name(name)
             handle = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

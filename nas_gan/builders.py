@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from nas_gan.errors import InvalidValueError, MissingDataError, UnreadableError
+from nas_gan.errors import InvalidValueError, MissingDataError, UnreadableError, named
 from nas_gan.reading import check_plain, read_text
 
 _FORMS = "package.module:build or path/to/file.py:build"
@@ -121,7 +121,7 @@ def _import_module(name: str) -> ModuleType:
     _put_first(Path.cwd())
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except Exception as error:  # code of somebody else may raise anything
         missing = getattr(error, "name", None)
         if isinstance(error, ModuleNotFoundError) and missing and _leads_to(missing, name):
             raise InvalidValueError(
@@ -154,7 +154,7 @@ def _import_file(path: Path) -> ModuleType:
     importlib.invalidate_caches()
     try:
         return _load_by_name(path, name)
-    except Exception as error:
+    except Exception as error:  # code of somebody else may raise anything
         if len(parts) > 1 and isinstance(error, ImportError):
             # The package may need what this file of it does not.
             with suppress(Exception):
@@ -256,8 +256,7 @@ def _attribute(module: ModuleType, name: str, source: str) -> Any:
         names = list(dict.fromkeys([*theirs, *others]))
         near = get_close_matches(name, names, n=1)
         names = list(dict.fromkeys([*near, *names]))
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        there = f"it has {', '.join(names[:8])}{more}" if names else "it has no function or class"
+        there = f"it has {named(names, 8)}" if names else "it has no function or class"
         there = f"did you mean {near[0]}? {there}" if near else there
         raise InvalidValueError(f"{source} has no {name!r}; {there}", setting="model") from error
     return found
@@ -305,7 +304,7 @@ def _check_arguments(builder: Callable[..., Any], name: str, arguments: Mapping[
 def _build(builder: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         built = builder(**copy.deepcopy(dict(arguments)))
-    except Exception as error:
+    except Exception as error:  # code of somebody else may raise anything
         raise InvalidValueError(
             f"{reference} failed with {_first_line(error)}{_at(_where(error))}", setting="model"
         ) from error

@@ -29,7 +29,7 @@ from nas_gan.errors import NasGanError, UsageError
 from nas_gan.interrupts import INTERRUPTED as INTERRUPTED
 from nas_gan.interrupts import TERMINATED as TERMINATED
 from nas_gan.interrupts import Terminated, interruptible
-from nas_gan.options import flattened, nested_type
+from nas_gan.options import flattened, nested_type, option_name
 
 Config = TypeVar("Config")
 
@@ -170,7 +170,7 @@ def _run(
 def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, NasGanError) and error.setting is not None:
-        text = f"--{error.setting.replace('_', '-')} {error.message}"
+        text = f"{option_name(error.setting)} {error.message}"
     return " ".join(text.split())
 
 
@@ -186,6 +186,11 @@ class _Watched(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+
+
+def say(line: str) -> None:
+    """Show a remark on stderr, wrapped to the width of the terminal."""
+    _Watched(stderr=True).print(line, highlight=False, markup=False)
 
 
 # Two live displays would draw over each other, so a bar inside a bar becomes its second line.

@@ -56,6 +56,13 @@ class DivergedError(NasGanError, ArithmeticError):
     """Training or sampling produced a NaN or an infinity."""
 
 
+def named(names: Iterable[str], most: int = 5) -> str:
+    """The first `most` names of a list, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidValueError:
     """The error for a name that is not among `choices`; it offers the nearest one."""
     choices = list(choices)

@@ -16,7 +16,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from nas_gan.cli import progress, run
+from nas_gan.cli import progress, run, say
 from nas_gan.devices import check_device
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_json
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     subject = open_subject(config.source, settings.drawing)
     dense = None if config.against is None else open_subject(config.against, settings.drawing)
     for line in subject.remarks:
-        Console(stderr=True).print(line, highlight=False, markup=False)
+        say(line)
 
     @functools.cache
     def extractor() -> ClassExtractor:

@@ -72,7 +72,7 @@ def partial_files(folder: Path) -> list[Path]:
 
 def _partial_files(folder: Path, stem: str) -> list[Path]:
     try:
-        found = [PARTIAL.fullmatch(name) for name in os.listdir(folder)]  # noqa: PTH208
+        found = [PARTIAL.fullmatch(path.name) for path in folder.iterdir()]
     except OSError:
         return []
     return [folder / match[0] for match in found if match and match["name"] == stem]

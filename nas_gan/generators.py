@@ -6,7 +6,7 @@ is the one way from a checkpoint and these options to a generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from torch import nn
 from nas_gan.builders import import_builder, parse_arguments
 from nas_gan.checkpoint import EXTERNAL_KIND, Checkpoint, build_generator, load_checkpoint
 from nas_gan.data.inputs import StoredInputs, open_inputs
-from nas_gan.errors import InvalidValueError
+from nas_gan.errors import InvalidValueError, named
 from nas_gan.networks.adapting import adapt_, call_arguments
 from nas_gan.networks.finding import InterfaceHints, find_interface
 from nas_gan.networks.interface import (
@@ -122,6 +122,18 @@ def open_generator(
             be told; the message says which option decides.
     """
     checkpoint = load_checkpoint(path, state_key=options.state_key)
+    return generator_of(checkpoint, path, options, device=device, known=known)
+
+
+def generator_of(
+    checkpoint: Checkpoint,
+    path: Path,
+    options: GeneratorOptions,
+    *,
+    device: str = "cpu",
+    known: GeneratorInterface | None = None,
+) -> OpenedGenerator:
+    """What `open_generator` does with the checkpoint that it has loaded from `path`."""
     generator = build_generator(checkpoint, _builder(options)).to(device).requires_grad_(False)
     saved = checkpoint.architecture.get("interface")
     if checkpoint.architecture.get("kind") != EXTERNAL_KIND and options.model is None:
@@ -153,19 +165,14 @@ def _normalized(
     if saved is not None or (interface.takes_images and interface.inputs is None):
         return saved or {}, ()
     like = next(network.parameters(), torch.empty(0))
-    inputs, named = call_arguments(interface, latents_of(interface, 2, seed=0).to(like.device))
-    form, left = normalize_(network, inputs, named)
+    inputs, more = call_arguments(interface, latents_of(interface, 2, seed=0).to(like.device))
+    form, left = normalize_(network, inputs, more)
     lines = []
     if form.folded:
-        lines.append(f"folded: the computed weights of {_listed(form.folded)}")
+        lines.append(f"folded: the computed weights of {named(form.folded, 4)}")
     if form.rewritten:
-        lines.append(f"rewritten as plain layers: {_listed(form.rewritten)}")
+        lines.append(f"rewritten as plain layers: {named(form.rewritten, 4)}")
     return form.to_dict(), (*lines, *left)
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _builder(options: GeneratorOptions) -> Callable[[], nn.Module] | None:

@@ -14,6 +14,11 @@ import tyro
 from nas_gan.panels import Panel
 
 
+def option_name(setting: str) -> str:
+    """How the option of a setting is spelled on the command line."""
+    return f"--{setting.replace('_', '-')}"
+
+
 def panel_of(config_type: type[Any]) -> dict[str, Panel | None]:
     """The panel of every field of a configuration; None is the first one."""
     hints = get_type_hints(config_type, include_extras=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 from torch import Tensor
 
-from nas_gan.cli import progress, run
+from nas_gan.cli import progress, run, say
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.generators import GeneratorOptions, open_generator
@@ -61,7 +61,7 @@ def main(config: SampleConfig) -> int:
     opened = open_generator(config.checkpoint, config, device=config.device)
     generator, interface = opened.generator, opened.interface
     for line in opened.remarks():
-        sys.stderr.write(f"{line}\n")
+        say(line)
     if interface.takes_images and config.interpolate:
         raise InvalidValueError(
             f"needs a network that takes noise; that of {config.checkpoint} takes images",

@@ -15,6 +15,7 @@ from ard.errors import DeliveryError
 from ard.report.values import TimedRow
 from nas_gan.children import run_child
 from nas_gan.generators import GeneratorOptions
+from nas_gan.options import option_name
 from nas_gan.progress import Progress
 
 BATCHES = (1, 64)
@@ -48,7 +49,7 @@ def export_bundle(run_dir: Path, bundle: Path, options: GeneratorOptions) -> Non
     """
     given = [
         # Joined, because a value such as -1,1 would be taken for an option.
-        f"--{name.replace('_', '-')}={value}"
+        f"{option_name(name)}={value}"
         for name, value in options.given().items()
     ]
     _run(["export", str(run_dir), "--out", str(bundle), *given])

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from ard.errors import BudgetError
 
+# Where only images of the dense generator itself are there to compare with, its distance to them is
+# close to 0 and no scale. The spread of its features is one: a generator that always draws the
+# average is that far away. This share of it is a budget to begin with.
+SPREAD_SHARE = 0.02
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -67,3 +72,8 @@ class Budget:
         absolute = self.absolute(dense)
         share = f"{100 * absolute / dense:.3g} % of the dense generator's " if dense > 0 else ""
         return f"budget {self.text}: a rise of {absolute:.4g} over {dense:.4g}, {share}{what}"
+
+
+def budget_of_spread(spread: float) -> str:
+    """An absolute budget to begin with, from the total variance of the features of the images."""
+    return f"{SPREAD_SHARE * spread:.2g}"

@@ -19,7 +19,7 @@ from ard.measuring.bank import DenseBank
 from ard.measuring.metric import MetricEvaluator
 from ard.pipeline import Evaluators, Run, Search
 from ard.recovery.store import RecoveredStore
-from ard.search.budget import Budget
+from ard.search.budget import SPREAD_SHARE, Budget, budget_of_spread
 from ard.search.proxy import MovementEvaluator, feature_error
 from ard.session.config import (
     FRESH,
@@ -86,7 +86,7 @@ def open_session(config: SearchConfig, tell: Callable[[str], None]) -> Session:
     run_dir = run_directory(config)
     journal = open_journal(config, setting, run_dir)
     started = time.monotonic()
-    cost = layer_cost(config, setting, run_dir)
+    cost = layer_cost(config, profile, run_dir)
     with progress("scoring the dense generator", 3) as advance:
         single = single_evaluator(config, setting)
         advance(1)
@@ -147,7 +147,7 @@ def open_sweep(config: SweepConfig, tell: Callable[[str], None]) -> Sweep:
     """
     setting, profile = open_setting(config, tell)
     run_dir = run_directory(config)
-    cost = layer_cost(config, setting, run_dir)
+    cost = layer_cost(config, profile, run_dir)
     single = single_evaluator(config, setting)
     search = Search(
         setting.generator,
@@ -226,7 +226,8 @@ def remarks(
         yield (
             "hint: the reference is of the same generator, so its distance is only what a finite "
             f"number of images adds, and {budget.text} of it is strict; of the spread of the "
-            f"features, {spread:.3g}, 2 % would be {option} {0.02 * spread:.2g}"
+            f"features, {spread:.3g}, {100 * SPREAD_SHARE:g} % would be {option} "
+            f"{budget_of_spread(spread)}"
         )
     elif not (setting.comparable or setting.reference.dense or budget.relative) and dense > 0:
         share = 100 * budget.absolute(dense) / dense
@@ -244,13 +245,13 @@ def remarks(
         )
 
 
-def layer_cost(config: SweepConfig, setting: Setting, run_dir: Path) -> LayerCost:
+def layer_cost(config: SweepConfig, profile: Profile, run_dir: Path) -> LayerCost:
     """The cost that the objective names; layer times are measured now if no table was given."""
     weights = parse_weights(config.weights)
     timed = is_timed(config.objective, weights)
     if not timed and not weights:
         return make_cost(config.objective)
-    layers = profile_of(config, setting.generator, setting.interface).layers
+    layers = profile.layers
     table = _latency_table(config, layers, run_dir) if timed else None
     return make_cost(config.objective, table=table, weights=weights, layers=layers)
 

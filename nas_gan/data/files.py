@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.errors import InvalidValueError, MissingDataError, named
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,8 +35,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".p
 # Folders that systems leave beside images: the second halves of files of macOS, which have the
 # names of images, and the thumbnails of Synology.
 _JUNK = ("__MACOSX", "@eaDir")
-# Largest number of files that a message names.
-NAMED = 5
 WHITE = "white"
 Colour = tuple[int, int, int]
 
@@ -119,13 +117,6 @@ def list_images(root: Path) -> ImageFiles:
             + (f"; found {others}" if others else "" if root.is_dir() else ": no such folder")
         )
     return found
-
-
-def named(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 @dataclass(frozen=True)
@@ -309,6 +300,18 @@ def _for_each(
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
     return results
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file, from its header.
+
+    Raises:
+        MissingDataError: it is not a readable image.
+    """
+    from PIL import Image
+
+    with _readable(path), Image.open(path) as image:
+        return image.height, image.width
 
 
 def parse_colour(text: str) -> Colour:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_gan.data.files import content_digests, list_images, read_picture
+from nas_gan.data.files import content_digests, image_size, list_images, read_picture
 from nas_gan.errors import InvalidValueError, MissingDataError, UnreadableError
 from nas_gan.networks.interface import Part
 from nas_gan.reading import map_npy
@@ -115,7 +115,7 @@ def _from_folder(path: Path, channels: int, size: tuple[int, int] | None) -> Sto
 
     files = list_images(path).files
     if size is None:
-        sizes = Counter(_size_of(file) for file in files)
+        sizes = Counter(image_size(file) for file in files)
         if len(sizes) > 1:
             shown = ", ".join(f"{n} of {h}x{w}" for (h, w), n in sizes.most_common(4))
             raise InvalidValueError(
@@ -135,19 +135,6 @@ def _from_folder(path: Path, channels: int, size: tuple[int, int] | None) -> Sto
     listing = "\n".join((str(size), colour, *content_digests(files)))
     digest = hashlib.sha256(listing.encode()).hexdigest()
     return StoredInputs(str(path), digest, len(files), read, as_they_are=False)
-
-
-def _size_of(file: Path) -> tuple[int, int]:
-    """Height and width of an image file, from its header."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
-        raise MissingDataError(
-            f"{file}: not a readable image ({error}); remove or replace it"
-        ) from error
 
 
 def _from_array(path: Path, size: tuple[int, int] | None) -> StoredInputs:

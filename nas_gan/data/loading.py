@@ -20,7 +20,6 @@ from nas_gan.data.files import (
     Inspected,
     inspect_images,
     list_images,
-    named,
     parse_colour,
 )
 from nas_gan.data.images import (
@@ -33,7 +32,7 @@ from nas_gan.data.images import (
     to_grey,
     to_square,
 )
-from nas_gan.errors import InvalidValueError, MissingDataError, unknown_name
+from nas_gan.errors import InvalidValueError, MissingDataError, named, unknown_name
 from nas_gan.progress import Progress, no_progress
 from nas_gan.reading import open_file
 

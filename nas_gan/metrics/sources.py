@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nas_gan.data.files import list_images, named, read_picture
+from nas_gan.data.files import list_images, read_picture
 from nas_gan.data.images import Images
-from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.errors import InvalidValueError, MissingDataError, named
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of

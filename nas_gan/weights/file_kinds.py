@@ -9,6 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
+from nas_gan.errors import named
+
 _PICKLE_BYTES = 8 << 20
 _HEADS = (
     (b"version https://git-lfs", "a Git LFS pointer and not the file itself; run git lfs pull"),
@@ -93,9 +95,7 @@ def _archive(path: Path) -> str | None:
         return "a program of torch.export; save the state dict of the network"
     if names and all(name.endswith(".npy") for name in names):
         return "an .npz file of numpy arrays; save a state dict with torch.save"
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    there = ", ".join(names[:3]) or "nothing"
-    return f"a zip archive of {there}{more}, and not of weights; unpack it first"
+    return f"a zip archive of {named(names, 3) or 'nothing'}, and not of weights; unpack it first"
 
 
 def why_refused(path: Path) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_gan.errors import CheckpointError, MissingDataError, UnreadableError
+from nas_gan.errors import CheckpointError, MissingDataError, UnreadableError, named
 from nas_gan.files import atomic_path
 from nas_gan.reading import open_file, plain_name, read_json
 from nas_gan.weights.file_kinds import (
@@ -205,8 +205,7 @@ def _offer(folder: Path) -> str:
     names = sorted(file.name for file in folder.iterdir() if file.suffix in suffixes)
     if not names:
         return "give the path of a .pt or .safetensors file"
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"give the path of one of its files: {', '.join(names[:5])}{more}"
+    return f"give the path of one of its files: {named(names)}"
 
 
 def _begins_as_torch(path: Path) -> bool:

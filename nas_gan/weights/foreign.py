@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nas_gan.errors import CheckpointError
+from nas_gan.errors import CheckpointError, named
 
 
 def _words(text: str) -> frozenset[str]:
@@ -131,10 +131,9 @@ def _part_called(content: Mapping[Any, Any], state_key: str) -> Part:
             return _unwrapped(Part(group, path, tuple(rest.split("."))))
         where = f" in {'.'.join(path)}" if path else ""
         names = [str(name) for name in _heads(node)]
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        there = ", ".join(names[:8]) or "nothing"
+        there = named(names, 8) or "nothing"
         raise CheckpointError(
-            f"{state_key!r} is not in the file; there is {there}{more}{where}", setting="state_key"
+            f"{state_key!r} is not in the file; there is {there}{where}", setting="state_key"
         )
     if isinstance(node, Mapping) and not rest:
         if _is_state(node):
@@ -322,9 +321,8 @@ def described(value: Any) -> str:
     """What a value read from a file is, with its first keys if it has any."""
     kind = type(value).__name__
     if isinstance(value, Mapping):
-        keys = [f"{str(name)[:40]} ({_kind(inner)})" for name, inner in list(value.items())[:8]]
-        more = f" and {len(value) - 8} more" if len(value) > 8 else ""
-        return f"{kind} of {', '.join(keys)}{more}" if keys else f"{kind} that is empty"
+        keys = [f"{str(name)[:40]} ({_kind(inner)})" for name, inner in value.items()]
+        return f"{kind} of {named(keys, 8)}" if keys else f"{kind} that is empty"
     if isinstance(value, list | tuple):
         return f"{kind} of {_counted(value)}"
     return kind
@@ -339,6 +337,4 @@ def _kind(value: Any) -> str:
 
 
 def _counted(values: Iterable[Any]) -> str:
-    kinds = [type(value).__name__ for value in values]
-    more = f" and {len(kinds) - 8} more" if len(kinds) > 8 else ""
-    return f"{', '.join(kinds[:8]) or 'nothing'}{more}"
+    return named((type(value).__name__ for value in values), 8) or "nothing"

@@ -76,7 +76,7 @@ def check_archive(path: Path) -> None:
             declared = sum(info.file_size for info in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # torch says what is wrong with it
-    _check_declared(declared, path)
+    _check_declared(declared, path.stat().st_size, path)
 
 
 def check_content(content: Any, path: Path) -> None:
@@ -89,13 +89,14 @@ def check_content(content: Any, path: Path) -> None:
             the bytes of the file, or it has more than `MAX_ENTRIES` entries.
     """
     declared = entries = 0
+    size = path.stat().st_size
     level = [content]
     for _ in range(MAX_NESTING):
         inner: list[Any] = []
         for value in level:
             if isinstance(value, Tensor):
                 declared += 0 if value.is_meta else value.numel() * value.element_size()
-                _check_declared(declared, path)
+                _check_declared(declared, size, path)
             elif isinstance(value, Mapping):
                 inner += value.values()
             elif isinstance(value, list | tuple | set | frozenset):
@@ -111,8 +112,7 @@ def check_content(content: Any, path: Path) -> None:
     raise CheckpointError(f"{path}: tables lie in each other more than {MAX_NESTING} deep")
 
 
-def _check_declared(declared: int, path: Path) -> None:
-    size = path.stat().st_size
+def _check_declared(declared: int, size: int, path: Path) -> None:
     if declared > max(MAX_DECLARED_BYTES, MAX_SHARING * size):
         raise CheckpointError(
             f"{path}: its tensors declare {declared:,} bytes and the file has {size:,}; at most "
