@@ -3,10 +3,10 @@
     python -m ard.latency ckpt.pt --out layers/
 
 Writes a folder of single layers and, unless --no-measure is given, times them with ONNX Runtime, or
-with TensorRT if it is installed, into `layers/latency.csv`. To measure another device, copy the
-folder there and run `python -m edge_bench.layers layers/`, which needs neither torch nor this
-package. Pass the table to other commands as --latency-table. One table can serve many networks:
-with --table, times that the table already holds are not measured again.
+with TensorRT if it is installed, into `layers/latency.csv`. To measure another device, name it by
+--host, or copy the folder there and run `python -m edge_bench.layers layers/`, which needs neither
+torch nor this package. Pass the table to other commands as --latency-table. One table can serve
+many networks: with --table, times that the table already holds are not measured again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ard.costs.layer_models import Precision
 from ard.costs.layer_times import (
     FRACTIONS,
     TABLE,
+    Device,
     LayerTiming,
     measure_layers,
     to_text,
@@ -65,7 +66,13 @@ class LatencyConfig(GeneratorOptions):
     runner: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
     """Runtime that times the layers; auto is TensorRT if its package is installed."""
     measure: bool = True
-    """Time the layers on this machine after writing them."""
+    """Time the layers after writing them."""
+    host: str | None = None
+    """Device to time them on, by ssh, as user@host; here if not given."""
+    python: str = "python3"
+    """Python of the device that has numpy and a runtime."""
+    ssh: str = "ssh"
+    """The OpenSSH client and its options, such as 'ssh -p 2222'."""
     table: Path | None = None
     """Table to write or extend; latency.csv in the folder of the layers if not given."""
 
@@ -117,7 +124,8 @@ def write_and_time(config: LatencyConfig, grid: RankGrid, layers: tuple[LayerPro
         )
         return DONE
     path = config.table or config.out / TABLE
-    timing = LayerTiming(config.batch, config.threads, config.runner, config.precision)
+    device = None if config.host is None else Device(config.host, config.python, config.ssh)
+    timing = LayerTiming(config.batch, config.threads, config.runner, config.precision, device)
     measure_layers(layers, grid, config.out, path, timing, progress)
     sys.stdout.write(f"{to_text(LatencyTable.read(path), layers)}\n{path}\n")
     return DONE

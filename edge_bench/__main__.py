@@ -11,10 +11,12 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from edge_bench.command import (
     Advance,
+    add_host_options,
     add_timing_options,
     add_topics,
     as_process,
@@ -22,7 +24,10 @@ from edge_bench.command import (
     make_parser,
     not_negative,
     run,
+    run_on_host,
+    timing_arguments,
 )
+from edge_bench.dispatch import bench_job
 from edge_bench.pipeline import benchmark
 from edge_bench.report import table, write_report
 from edge_bench.timing import TimingPlan
@@ -33,6 +38,9 @@ EXAMPLE = "python -m edge_bench dense/ compressed/ --batch 1 64 --threads 4"
 def main(args: Sequence[str] | None = None) -> int:
     """Parse, measure, print; return the exit code."""
     options = _parser().parse_args(args)
+    if options.host is not None:
+        job_for = partial(bench_job, options.bundles, _arguments(options), options.out)
+        return run_on_host(options, options.out, job_for)
 
     def measure(advance: Advance) -> str:
         check_writable(options.out)
@@ -50,6 +58,15 @@ def main(args: Sequence[str] | None = None) -> int:
         return f"{table(report, width)}\nwrote {path}\n"
 
     return run(measure, interrupted="nothing was written; run the same command again")
+
+
+def _arguments(options: argparse.Namespace) -> list[str]:
+    """The options as they were given, but for what names files of this machine."""
+    return [
+        *timing_arguments(options),
+        *("--warmup", str(options.warmup)),
+        *("--seed", str(options.seed)),
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="Seed of the latents and of the bootstrap. (default: 0)",
     )
+    add_host_options(topics)
     topics.results.add_argument(
         "--out",
         type=Path,

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import TextIO
 
 from edge_bench.errors import EdgeBenchError
 from edge_bench.interrupts import INTERRUPTED, TERMINATED, Terminated, interruptible
+from edge_bench.remote import Job, run_on
 from edge_bench.runners import RUNNERS
+from edge_bench.ssh import Host
 
 Advance = Callable[[float], None]
 """Called with the finished fraction, 0 to 1."""
@@ -227,6 +229,59 @@ def add_timing_options(
         default="auto",
         help=f"Runtime to measure; auto is TensorRT if {auto}. (default: auto)",
     )
+
+
+def timing_arguments(options: argparse.Namespace) -> list[str]:
+    """The options of `add_timing_options` as they were given, for a command on another machine."""
+    return [
+        *("--batch", *map(str, options.batch)),
+        *("--runs", str(options.runs)),
+        *("--duration", str(options.duration)),
+        *("--threads", str(options.threads)),
+        *("--runner", options.runner),
+    ]
+
+
+def add_host_options(topics: Topics) -> None:
+    """Add the options of a command that can run on another machine."""
+    topics.machine.add_argument(
+        "--host",
+        metavar="USER@HOST",
+        help="Run on this device, by ssh: what it needs is copied there, and nothing stays there. "
+        "(default: run here)",
+    )
+    topics.machine.add_argument(
+        "--python",
+        default="python3",
+        metavar="FILE",
+        help="Python of the device that has numpy and a runtime. (default: python3)",
+    )
+    topics.machine.add_argument(
+        "--ssh",
+        default="ssh",
+        metavar="COMMAND",
+        help="The OpenSSH client and its options, such as 'ssh -p 2222'. (default: ssh)",
+    )
+
+
+def run_on_host(
+    options: argparse.Namespace, out: Path, job_for: Callable[[Sequence[str]], Job]
+) -> int:
+    """Run a job on the device that the options name; print what it prints, return its exit code.
+
+    The results go into the folder `out`.
+    """
+    code = DONE
+
+    def work(advance: Advance) -> str:
+        nonlocal code
+        check_writable(out)
+        host = Host(options.host, options.python, options.ssh)
+        code, printed = run_on(host, job_for, lambda line: print(line, file=sys.stderr, flush=True))
+        return printed
+
+    kept = "nothing was written, and nothing is left on the device; run the same command again"
+    return run(work, interrupted=kept) or code
 
 
 def positive(text: str) -> int:

@@ -13,14 +13,18 @@ from pathlib import Path
 
 from edge_bench.command import (
     Advance,
+    add_host_options,
     add_timing_options,
     add_topics,
     as_process,
     check_writable,
     make_parser,
     run,
+    run_on_host,
+    timing_arguments,
 )
 from edge_bench.device import describe_device
+from edge_bench.dispatch import layers_job
 from edge_bench.files import write_whole
 from edge_bench.layer_table import TABLE, read_times, summary, to_csv
 from edge_bench.layer_timing import load_folder, time_layers
@@ -33,6 +37,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Parse, measure, write; returns the exit code."""
     options = _parser().parse_args(args)
     path: Path = options.table or options.folder / TABLE
+    if options.host is not None:
+        given = timing_arguments(options)
+        return run_on_host(
+            options, path.parent, lambda packages: layers_job(options.folder, given, path)
+        )
 
     def measure(advance: Advance) -> str:
         folder = load_folder(options.folder)
@@ -74,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         duration=0.2,
         auto="its package is installed",
     )
+    add_host_options(topics)
     topics.results.add_argument(
         "--table",
         type=Path,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ard.costs.latency_table import LatencyTable
@@ -17,6 +17,7 @@ from ard.grid import RankGrid
 from ard.layers import LayerProfile
 from ard.signature import LayerSignature
 from nas_gan.children import child_process
+from nas_gan.options import option_name
 from nas_gan.progress import Progress
 from nas_gan.tables import text_table
 
@@ -26,13 +27,23 @@ TABLE = "latency.csv"
 
 
 @dataclass(frozen=True)
+class Device:
+    """A machine that is reached by ssh: its address, its Python, and the client with options."""
+
+    host: str
+    python: str = "python3"
+    ssh: str = "ssh"
+
+
+@dataclass(frozen=True)
 class LayerTiming:
-    """How layers are timed: batch sizes, CPU threads, runtime and precision."""
+    """How layers are timed: batch sizes, CPU threads, runtime, precision, and where if not here."""
 
     batches: tuple[int, ...] = (1,)
     threads: int = 1
     runner: str = "auto"
     precision: Precision = "fp32"
+    device: Device | None = None
 
 
 def wanted_choices(layers: Sequence[LayerProfile], grid: RankGrid) -> list[Wanted]:
@@ -112,6 +123,10 @@ def time_layers(
         *("edge_bench.layers", str(folder), "--table", str(table), "--runner", timing.runner),
         *("--threads", str(timing.threads), "--batch", *map(str, timing.batches)),
     ]
+    if timing.device is not None:
+        # Joined, because a value such as `ssh -p 2222` may look like an option.
+        given = asdict(timing.device).items()
+        arguments += [f"{option_name(name)}={value}" for name, value in given]
     command = [sys.executable, "-m", *arguments]
     line, told = "", 0
     with child_process(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from loopback import SSHD, bare_python, serving
 from tiny import SmallNet, lively_generator
 
 from ard.costs.alignment import rank_multiple
@@ -119,3 +120,18 @@ def test_a_bad_setting_is_one_line(
 def test_the_message_of_a_failed_measurement_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(DeliveryError, match=r"python -m edge_bench.layers: .*no layers.json"):
         time_layers(tmp_path, tmp_path / "latency.csv", LayerTiming())
+
+
+@pytest.mark.skipif(SSHD is None, reason="no sshd: apt-get install openssh-server")
+def test_layers_are_timed_on_a_device_which_knows_what_the_table_holds(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out, few = tmp_path / "layers", ("--methods", "spatial_svd", "--fractions", 0.5)
+    with serving(tmp_path, bare_python(tmp_path / "python")) as device:
+        there = (checkpoint, "--out", out, *few, *device.arguments)
+        assert latency(*there) == 0
+        first = (out / "latency.csv").read_text()
+        assert latency(*there) == 0
+        assert list(device.home.iterdir()) == []
+    assert len(LatencyTable.read(out / "latency.csv").rows) > 0
+    assert (out / "latency.csv").read_text() == first  # what is known is not measured again
