@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,32 @@ ENGINE_SUFFIXES = (".engine", ".plan")
 
 
 @dataclass(frozen=True)
+class QualityFiles:
+    """What the quality of images is measured with.
+
+    Attributes:
+        features: A network from bytes `(n, 3, h, w)` to features `(n, d)`.
+        mean: Mean of the reference's features, `(d,)`.
+        factor: Factor of their covariance, `(d, rank)`.
+        inputs: Rows for each input of a model, in files named after it with a prefix.
+        extractor: Name of the feature space.
+    """
+
+    features: Path
+    mean: Path
+    factor: Path
+    inputs: tuple[Path, ...]
+    extractor: str
+
+    PREFIX: ClassVar[str] = "quality_"
+
+
+@dataclass(frozen=True)
 class Bundle:
     """Where the files are, and what the manifest says about them; `None` if nothing does.
 
     `samples` are files of inputs to try, each named after its input. `refused` says why an engine
-    in the folder is not used.
+    in the folder is not used. Pixels lie in `image_range`.
     """
 
     name: str
@@ -41,6 +62,8 @@ class Bundle:
     dense: Path | None = None
     samples: tuple[Path, ...] = ()
     refused: str | None = None
+    image_range: tuple[float, float] = (-1.0, 1.0)
+    quality: QualityFiles | None = None
     _: KW_ONLY
     n_classes: int | None
 
@@ -119,6 +142,8 @@ def _load_folder(folder: Path) -> Bundle:
         dense=None if dense is None else inside(folder, dense, path),
         samples=tuple(_samples(folder, manifest, path)),
         refused=refused,
+        image_range=_image_range(manifest, path),
+        quality=_quality(folder, manifest, path),
         n_classes=_classes(manifest, path),
     )
 
@@ -138,6 +163,45 @@ def _samples(folder: Path, manifest: dict[str, Any], path: Path) -> Iterator[Pat
             raise BundleError(f"{path}: {name!r} is not the name of an .npy file; {AGAIN}")
         _check_hash(file, manifest, path)
         yield file
+
+
+def _quality(folder: Path, manifest: dict[str, Any], path: Path) -> QualityFiles | None:
+    """The files for measuring quality, whose hashes the manifest states; None if there are none."""
+    listed = manifest.get("quality")
+    if listed is None:
+        return None
+
+    def file(name: Any, suffix: str) -> Path:
+        found = inside(folder, name, path)
+        if found.suffix != suffix:
+            raise BundleError(f"{path}: {name!r} is not the name of an {suffix} file; {AGAIN}")
+        _check_hash(found, manifest, path)
+        return found
+
+    def name_of(key: str) -> Any:
+        return _get(manifest, path, "quality", key)
+
+    names = name_of("inputs")
+    if not isinstance(names, list) or not names:
+        raise BundleError(f"{path}: quality / inputs is {names!r}, not a list of files; {AGAIN}")
+    extractor = name_of("extractor")
+    if not isinstance(extractor, str):
+        raise BundleError(f"{path}: quality / extractor is {extractor!r}, not a text; {AGAIN}")
+    return QualityFiles(
+        file(name_of("features"), ".onnx"),
+        file(name_of("mean"), ".npy"),
+        file(name_of("factor"), ".npy"),
+        tuple(file(name, ".npy") for name in names),
+        extractor,
+    )
+
+
+def _image_range(manifest: dict[str, Any], path: Path) -> tuple[float, float]:
+    found = manifest.get("image_range", [-1, 1])
+    numbers = isinstance(found, list) and [type(end) for end in found if type(end) in (int, float)]
+    if not numbers or len(found) != 2 or len(numbers) != 2 or not found[0] < found[1]:
+        raise BundleError(f"{path}: image_range is {found!r}, not two numbers in order; {AGAIN}")
+    return float(found[0]), float(found[1])
 
 
 def load_samples(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
