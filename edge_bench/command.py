@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TextIO
 
 from edge_bench.errors import EdgeBenchError
-from edge_bench.interrupts import INTERRUPTED, TERMINATED, Terminated, interruptible
+from edge_bench.interrupts import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    interrupt_behind,
+    interruptible,
+)
 from edge_bench.remote import Job, run_on
 from edge_bench.runners import RUNNERS
 from edge_bench.ssh import Host
@@ -95,6 +101,9 @@ def run(measure: Callable[[Advance], str], *, interrupted: str) -> int:
             result = measure(advance)
         sys.stdout.write(result)
     except EdgeBenchError as error:
+        behind = interrupt_behind(error)
+        if behind is not None:
+            return _say_why(behind, interrupted)
         sys.stderr.write(f"error: {_one_line(error)}\n")
         return ERROR
     except BrokenPipeError:

@@ -71,6 +71,19 @@ def interruptible() -> Iterator[None]:
             atexit.register(_pass_over)
 
 
+def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that an error comes from, if any.
+
+    A module in native code that is interrupted while it is imported says that it cannot be.
+    """
+    seen: BaseException | None = error
+    for _ in range(20):
+        if seen is None or isinstance(seen, KeyboardInterrupt):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
 _terminated_at = -float("inf")
 # GNU timeout sends SIGTERM twice, to the process and to its group.
 _SAME_S = 1.0

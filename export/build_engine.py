@@ -288,6 +288,9 @@ def import_tensorrt(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        # What native code calls an error while it is imported may be a signal.
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__ from error
         raise BuildError(
             f"cannot import {module} ({error}); on a Jetson it is part of JetPack: "
             "sudo apt install python3-libnvinfer, and make a virtual environment with "

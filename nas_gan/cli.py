@@ -28,7 +28,7 @@ from rich.progress import (
 from nas_gan.errors import NasGanError, UsageError
 from nas_gan.interrupts import INTERRUPTED as INTERRUPTED
 from nas_gan.interrupts import TERMINATED as TERMINATED
-from nas_gan.interrupts import Terminated, interruptible
+from nas_gan.interrupts import Terminated, interrupt_behind, interruptible
 from nas_gan.options import flattened, nested_type, option_name
 
 Config = TypeVar("Config")
@@ -145,18 +145,14 @@ def _run(
         if isinstance(exit_.__context__, BrokenPipeError):  # rich's way to say that nobody reads
             return NOT_READ
         return exit_.code if isinstance(exit_.code, int) else USAGE
-    except Terminated:
-        sys.stderr.write("terminated: run the same command again to resume\n")
-        return TERMINATED
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to resume\n")
-        return INTERRUPTED
-    except UsageError as error:
-        sys.stderr.write(f"error: {_one_line(error)}\n")
-        return USAGE
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(interrupt)
     except NasGanError as error:
+        behind = interrupt_behind(error)
+        if behind is not None:
+            return _interrupted(behind)
         sys.stderr.write(f"error: {_one_line(error)}\n")
-        return ERROR
+        return USAGE if isinstance(error, UsageError) else ERROR
     except MemoryError:
         sys.stderr.write("error: out of memory; use a smaller --batch-size or fewer --samples\n")
         return ERROR
@@ -165,6 +161,14 @@ def _run(
     except OSError as error:
         sys.stderr.write(f"error: {_describe(error)}\n")
         return ERROR
+
+
+def _interrupted(interrupt: KeyboardInterrupt) -> int:
+    """Say which signal ended the command; the exit code."""
+    terminated = isinstance(interrupt, Terminated)
+    word = "terminated" if terminated else "interrupted"
+    sys.stderr.write(f"{word}: run the same command again to resume\n")
+    return TERMINATED if terminated else INTERRUPTED
 
 
 def _one_line(error: Exception) -> str:

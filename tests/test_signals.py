@@ -81,6 +81,65 @@ def test_sigterm_is_one_line_and_code_143(skin, twice, tmp_path):
     assert left.read_text() == "cleaned up"
 
 
+# What a native module makes of a signal while it is imported, as pybind11's do.
+FAILS = """
+import sys, time
+
+def wait(*_):
+    from {package}.errors import {error}
+    try:
+        try:
+            sys.stderr.write("waiting\\n")
+            sys.stderr.flush()
+            time.sleep(60)
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("initialization failed") from interrupt
+    except ImportError:
+        raise {error}("it is not installed") from None
+"""
+
+
+@pytest.mark.parametrize(
+    ("skin", "package", "error", "number", "code"),
+    [
+        ("nas_gan", "nas_gan", "NasGanError", signal.SIGTERM, 143),
+        ("nas_gan", "nas_gan", "NasGanError", signal.SIGINT, 130),
+        ("edge_bench", "edge_bench", "EdgeBenchError", signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_that_a_module_takes_for_an_error_is_still_one(skin, package, error, number, code):
+    source = FAILS.format(package=package, error=error) + SKINS[skin]
+    with start("-c", source, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "waiting\n"
+        process.send_signal(number)
+        [line] = process.stderr.readlines()
+    assert process.returncode == code
+    assert line.startswith(("terminated: ", "interrupted: "))
+
+
+def test_a_signal_while_tensorrt_is_imported_ends_the_build(tmp_path):
+    """The module fails with the signal as its cause, as those of pybind11 do."""
+    module = "import time\nprint('waiting', flush=True)\ntry:\n    time.sleep(60)\n"
+    module += "except BaseException as e:\n    raise ImportError('initialization failed') from e\n"
+    (tmp_path / "tensorrt.py").write_text(module)
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from export import build_engine
+build_engine.run = lambda options: build_engine.import_tensorrt("tensorrt")
+sys.argv = ["build_engine.py"]
+sys.exit(build_engine.as_process())
+"""
+    with start("-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.terminate()
+        said = process.stderr.read()
+    assert (process.returncode, said.count("\n")) == (143, 1)
+
+
 @pytest.mark.parametrize("skin", ["nas_gan", "edge_bench"])
 def test_a_second_sigterm_kills_at_no_moment_of_the_ending(skin, tmp_path):
     code = WAITS.format(left=str(tmp_path / "left")) + SKINS[skin]
@@ -155,6 +214,8 @@ def test_a_thread_holds_nothing_back_for_the_main_one():
     finally:
         leave.set()
         thread.join()
+    with interruptible():  # of the next command, which nobody has terminated
+        pass
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
