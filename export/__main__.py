@@ -8,27 +8,27 @@ a Jetson and, if they can be built here, engines for desktop GPUs.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from export.bundle import BundleSettings, BundleSource, count_steps, write_bundle
+from export.engines import Choice
 from export.errors import MissingDenseError
 from export.manifest import BatchRange
 from export.precision import Precision
 from export.rewrites import ALL
 from export.sources import checkpoint_of, dense_checkpoint_of
 from export.summary import summary
-from export.targets import Targets
+from export.targets import TargetName, Targets, Via
 from export.to_onnx import DEFAULT_OPSET, GraphSettings
 from nas_gan.cli import progress, run
 from nas_gan.files import sha256
 from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.panels import Panel
 
-# The last has the name of the field `engines`, whose options tyro puts into a panel of that name.
 GRAPH, CHECK, ENGINE = Panel("graph"), Panel("parity check"), Panel("engines")
 
 
@@ -40,6 +40,9 @@ class Config(GeneratorOptions):
     """Run directory of `python -m ard.compress`, a checkpoint file, or a shipped one, zoo:NAME."""
     out: Path
     """Folder to write; a bundle that is already there is replaced."""
+    target: tuple[TargetName, ...] = ()
+    """What the bundle is for, besides ONNX Runtime: rtx, openvino and ncnn get files of their own
+    now; a Jetson builds its engine itself, and must know every operator."""
     precision: Precision = "fp32"
     """Arithmetic of the graph; latents and images are float32 in either case."""
     dense: bool = True
@@ -57,20 +60,26 @@ class Config(GeneratorOptions):
     seed: Annotated[int, CHECK] = 0
     """Seed of these latents."""
 
-    engines: Annotated[tyro.conf.OmitArgPrefixes[Targets], ENGINE] = field(default_factory=Targets)
-    """Engines that are built ahead of time, on this machine."""
+    tensorrt_rtx: Annotated[Choice, ENGINE] = "auto"
+    """Build TensorRT-RTX engines: if possible and nothing else is a --target (auto), or else fail
+    (require), or never (off)."""
+    via: Annotated[Via, ENGINE] = "onnx"
+    """What makes an engine for the GPU of this machine, if asked for: torch-tensorrt."""
     batch: Annotated[tuple[int, int, int], ENGINE] = (1, 8, 64)
     """Smallest, usual and largest batch of an engine."""
 
 
 def main(config: Config) -> None:
     """Load, export, and print what was written."""
+    targets = Targets.of(config.target, config.tensorrt_rtx, config.via)
+    targets.check()
     settings = BundleSettings(
         config.name,
         GraphSettings(config.precision, config.opset, ALL if config.rewrites else ()),
         config.samples,
         config.seed,
-        config.engines.choices(),
+        targets.engines,
+        targets.boards,
         BatchRange(*config.batch),
     )
     source = _load(config)

@@ -18,14 +18,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export import build_engine
-from export.engines import EngineChoice, EngineJob, build_engines
+from export.engines import EngineChoice, EngineJob, Sample, build_engines
 from export.errors import ExportError
 from export.folder import complete_folder
 from export.interface import arrays_of, image_range_of, inputs_of, outputs_of
 from export.manifest import BatchRange, FileEntry, Manifest, TensorSpec, write_manifest
-from export.parity import check_parity
+from export.parity import check_parity, onnx_images
 from export.readme import readme
-from export.targets import Targets
+from export.targets import Targets, unfit
 from export.to_onnx import GraphSettings, write_onnx
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
@@ -62,7 +62,8 @@ class BundleSettings:
         graph: Precision, opset and rewrites of the graph.
         samples: Number of latents in the bundle, on which ONNX Runtime is compared with torch.
         seed: Seed of these latents, which are the first of its latent bank.
-        engines: The targets, and when the engines of each are built.
+        engines: The runtimes whose engines are built, and when.
+        boards: The boards that must run the graph; see `export.targets.BOARDS`.
         batch: The batch sizes that every engine accepts.
 
     Raises:
@@ -74,7 +75,8 @@ class BundleSettings:
     graph: GraphSettings = field(default_factory=GraphSettings)
     samples: int = 64
     seed: int = 0
-    engines: tuple[EngineChoice, ...] = Targets().choices()
+    engines: tuple[EngineChoice, ...] = Targets().engines
+    boards: tuple[str, ...] = ()
     batch: BatchRange = field(default_factory=BatchRange)
 
     def __post_init__(self) -> None:
@@ -140,6 +142,8 @@ def _fill(
     advance: Callable[[int], None],
 ) -> Manifest:
     """Write a bundle into `folder`; `dense` names the folder in it for the dense generator's."""
+    import onnx
+
     generator, graph = source.generator, settings.graph
     interface = _checked_interface(generator)
     onnx_path = folder / f"{settings.name}.onnx"
@@ -149,9 +153,18 @@ def _fill(
     parity = check_parity(generator, onnx_path, latents, precision=graph.precision)
     advance(1)
     inputs, outputs = inputs_of(interface), outputs_of(interface)
-    job = EngineJob(generator, onnx_path, (*inputs, *outputs), settings.batch)
+    misfits = tuple(unfit(onnx.load(onnx_path), settings.boards))
+    arrays = arrays_of(interface, latents)
+    job = EngineJob(
+        generator,
+        onnx_path,
+        (*inputs, *outputs),
+        settings.batch,
+        Sample(arrays, onnx_images(onnx_path, arrays), image_range_of(interface)),
+        graph.precision,
+    )
     built = [build_engines(wanted, job, advance) for wanted in settings.engines]
-    for tensor, array in arrays_of(interface, latents).items():
+    for tensor, array in arrays.items():
         np.save(folder / f"{tensor}.npy", array)
     shutil.copyfile(build_engine.__file__, folder / BUILD_SCRIPT)
     (folder / BUILD_SCRIPT).chmod(0o755)
@@ -173,7 +186,7 @@ def _fill(
             params=sum(parameter.numel() for parameter in generator.parameters()),
             macs=count_macs(generator),
             engines=tuple(engine for builds in built for engine in builds.engines),
-            not_built=tuple(entry for builds in built for entry in builds.not_built),
+            not_built=(*misfits, *(entry for builds in built for entry in builds.not_built)),
             dense=dense,
             provenance=source.provenance,
             image_range=image_range_of(interface),

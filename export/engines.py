@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
 
 from export.errors import ExportError, MissingPackageError
 from export.manifest import BatchRange, Engine, NotBuilt, TensorSpec
@@ -14,6 +16,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 Choice = Literal["auto", "require", "off"]
+ANY = "any"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs by name, the images `(n, c, h, w)` that the graph makes of them, and their range."""
+
+    inputs: Mapping[str, np.ndarray[Any, Any]]
+    images: np.ndarray[Any, Any]
+    image_range: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -21,17 +33,23 @@ class EngineJob:
     """What an engine is built from.
 
     A target reads the ONNX file or the generator, depending on its builder. `tensors` are the
-    inputs and outputs that the engine must have, and `batch` the sizes that it must accept.
+    inputs and outputs that the engine must have, `batch` the sizes that it must accept, and
+    `sample` what it is checked with if it can run here. `precision` is the graph's.
     """
 
     generator: nn.Module
     onnx_path: Path
     tensors: tuple[TensorSpec, ...]
     batch: BatchRange
+    sample: Sample | None = None
+    precision: str = "fp32"
 
 
 class EngineTarget(Protocol):
-    """A runtime whose engines can be built on this machine, one per compute capability."""
+    """A runtime whose engines can be built on this machine, one per compute capability.
+
+    A runtime that is not for GPUs has the one compute capability `ANY`.
+    """
 
     @property
     def name(self) -> str:
@@ -105,9 +123,8 @@ def build_engines(
             engines.append(target.build(job, capability))
         except ExportError as error:
             if required:
-                raise ExportError(
-                    f"no engine for compute capability {capability}: {error}"
-                ) from error
+                device = "" if capability == ANY else f" for compute capability {capability}"
+                raise ExportError(f"no engine of {target.name}{device}: {error}") from error
             failed.append(NotBuilt(target.name, capability, str(error)))
         advance(1)
     return EngineBuilds(tuple(engines), tuple(failed))

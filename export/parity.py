@@ -88,7 +88,7 @@ def check_parity(
     interface = interface_of(generator)
     arrays = arrays_of(interface, latents)
     expected = _torch_images(generator, arrays, batch_size)
-    found = _onnx_images(onnx_path, arrays, batch_size)
+    found = onnx_images(onnx_path, arrays, batch_size)
     parity = compare(expected, found, image_range_of(interface))
     tolerance = PRECISIONS[precision].tolerance
     # Written so that NaN fails the check.
@@ -110,9 +110,15 @@ def _torch_images(
         return torch.cat([reference(*batch) for batch in batches]).numpy()
 
 
-def _onnx_images(
-    path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], batch_size: int
+def onnx_images(
+    path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], batch_size: int = 16
 ) -> np.ndarray[Any, Any]:
+    """The images `(n, c, h, w)` that ONNX Runtime draws from inputs by name, on the CPU.
+
+    Raises:
+        ExportError: The graph does not run.
+        MissingPackageError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as status

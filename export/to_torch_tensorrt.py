@@ -7,17 +7,57 @@ uses `build_engine.py` of the bundle. The result is a plain TensorRT engine.
 from __future__ import annotations
 
 import copy
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import cast
 
 import torch
 from torch import nn
 
+from export.engines import ANY, EngineJob
 from export.errors import ExportError, MissingPackageError
 from export.interface import inputs_of, with_exported_inputs
-from export.manifest import BatchRange
+from export.manifest import BatchRange, Engine
+from nas_gan.files import write_bytes
 from nas_gan.networks.interface import interface_of
 
 INSTALL = 'pip install "ard-gan[torch-tensorrt]"'
+
+
+@dataclass(frozen=True)
+class TorchTensorRT:
+    """The target torch-tensorrt: an engine for the GPU of this machine."""
+
+    name: str = "torch-tensorrt"
+    install: str = f"it takes an NVIDIA GPU that torch sees, and {INSTALL}"
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """That of this machine's GPU."""
+        if not torch.cuda.is_available():
+            return (ANY,)
+        return (".".join(map(str, torch.cuda.get_device_capability())),)
+
+    def is_installed(self) -> bool:
+        """Whether the package and a GPU are there."""
+        found = importlib.util.find_spec("torch_tensorrt") is not None
+        return found and torch.cuda.is_available()
+
+    def build(self, job: EngineJob, compute_capability: str) -> Engine:
+        """Compile the generator, and write the engine beside the ONNX file.
+
+        Raises:
+            ExportError: there is no GPU, or an operator of the network has no converter.
+            MissingPackageError: torch-tensorrt is not installed.
+        """
+        engine = build_torch_tensorrt_engine(
+            job.generator, batch=job.batch, half=job.precision == "fp16"
+        )
+        file = job.onnx_path.with_suffix(".torch-tensorrt.engine")
+        write_bytes(file, engine)
+        tool = f"torch-tensorrt {version('torch-tensorrt')}"
+        return Engine(file.name, self.name, compute_capability, tool)
 
 
 def build_torch_tensorrt_engine(

@@ -168,7 +168,7 @@ def test_a_target_from_outside_is_built_like_our_own(upsampler, tmp_path):
     assert [(entry.target, entry.reason) for entry in manifest.not_built] == [("toy", "too new")]
     assert "`model.toy`: compute capability 1.0" in (tmp_path / "bundle/README.md").read_text()
     required = BundleSettings(engines=(EngineChoice(Toy(), "require"),))
-    with pytest.raises(ExportError, match=r"no engine for compute capability 2\.0: too new"):
+    with pytest.raises(ExportError, match=r"no engine of toy for compute capability 2\.0: too new"):
         write_bundle(BundleSource(upsampler), tmp_path / "other", required)
     assert not (tmp_path / "other").exists()
 

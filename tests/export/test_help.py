@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 
 import pytest
 
 from export import build_engine
 from export.__main__ import Config
-from export.targets import Targets
 from nas_gan.cli import run
-from nas_gan.options import help_of
-
-
-def test_every_engine_target_has_a_sentence() -> None:
-    texts = help_of(Targets)
-    assert texts.keys() == {target.name for target in fields(Targets)}
-    assert all(re.fullmatch(r"[A-Z].*\.", text) for text in texts.values())
 
 
 def test_the_engines_and_their_batch_are_in_one_panel(capsys: pytest.CaptureFixture[str]) -> None:

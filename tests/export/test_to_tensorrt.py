@@ -86,7 +86,7 @@ def test_a_network_with_other_tensors_is_not_built(graph):
 
 def test_require_raises_what_auto_records(graph):
     graph.write_bytes(b"not a graph")
-    with pytest.raises(ExportError, match=r"no engine for compute capability 8\.6: .*parse"):
+    with pytest.raises(ExportError, match=r"no engine of tensorrt-rtx for .* 8\.6: .*parse"):
         build_engines(EngineChoice(AMPERE, "require"), job(graph))
 
 
