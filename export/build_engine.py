@@ -29,6 +29,7 @@ from typing import Any
 
 # Manifests are kilobytes.
 MAX_JSON_BYTES = 64 << 20
+MAX_TIMING_BYTES = 256 << 20
 # What a build needs besides its workspace: the libraries, a CUDA context, copies of the weights.
 BASE_MIB, COPIES_OF_WEIGHTS = 768, 4
 # CUdevice_attribute of cuda.h.
@@ -93,6 +94,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="Limit on the scratch memory in MiB. (default: 512)",
     )
     engine.add_argument(
+        "--dla",
+        type=_not_negative,
+        metavar="CORE",
+        help="Core of the deep learning accelerator to run on, 0 or 1 on an Orin; what it cannot "
+        "run stays on the GPU. It takes float16 or int8 and one batch size. (default: the GPU)",
+    )
+    engine.add_argument(
         "--no-tf32",
         action="store_true",
         help="Multiply float32 at full precision instead of TF32; this is slower.",
@@ -130,6 +138,9 @@ def run(options: argparse.Namespace) -> int:
     batch = tuple(options.batch or (manifest["batch"][key] for key in ("min", "opt", "max")))
     engine_path = inside(bundle, f"{manifest['name']}.engine")
     inside(bundle, record_path(engine_path).name)
+    timing_cache = inside(bundle, f"{manifest['name']}.timing")
+    if options.dla is not None:
+        check_dla(manifest, batch)
     if options.dry_run:
         sys.stdout.write(
             f"would build {engine_path.name} from {manifest['onnx']} ({manifest['precision']}, "
@@ -145,6 +156,7 @@ def run(options: argparse.Namespace) -> int:
         **describe_device(),
         "batch": list(batch),
         "tf32": not options.no_tf32,
+        "dla": options.dla,
     }
     if not options.force and is_current(engine_path, wanted):
         sys.stdout.write(f"{engine_path} fits this device and this bundle; nothing to do\n")
@@ -155,7 +167,14 @@ def run(options: argparse.Namespace) -> int:
     )
     start = time.perf_counter()
     engine = build(
-        trt, onnx, manifest, batch, workspace_mib=options.workspace_mib, tf32=not options.no_tf32
+        trt,
+        onnx,
+        manifest,
+        batch,
+        workspace_mib=options.workspace_mib,
+        tf32=not options.no_tf32,
+        dla=options.dla,
+        timing_cache=timing_cache,
     )
     seconds = time.perf_counter() - start
     record = {
@@ -173,6 +192,17 @@ def run(options: argparse.Namespace) -> int:
     write_atomically(record_path(engine_path), (json.dumps(record, indent=2) + "\n").encode())
     sys.stdout.write(f"{engine_path}: {len(engine):,} bytes in {seconds:.1f} s\n")
     return 0
+
+
+def check_dla(manifest: dict[str, Any], batch: tuple[int, ...]) -> None:
+    """Refuse what the deep learning accelerator does not take, before TensorRT is loaded."""
+    if manifest["precision"] == "fp32":
+        raise BuildError("--dla: the accelerator has no float32; export with --precision fp16")
+    if len(set(batch)) > 1:
+        raise BuildError(
+            f"--dla: the accelerator takes one batch size; give it as --batch {batch[1]} "
+            f"{batch[1]} {batch[1]}"
+        )
 
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
@@ -325,8 +355,14 @@ def build(
     *,
     workspace_mib: int,
     tf32: bool = True,
+    dla: int | None = None,
+    timing_cache: Path | None = None,
 ) -> bytes:
-    """A serialized engine; `trt` is the `tensorrt` module, or one with the same interface."""
+    """A serialized engine; `trt` is the `tensorrt` module, or one with the same interface.
+
+    With `dla`, layers run on that core of the deep learning accelerator, and on the GPU if it
+    cannot run them. What TensorRT measures of each layer is kept in `timing_cache`.
+    """
     errors: list[str] = []
     logger = make_logger(trt, errors)
     builder = trt.Builder(logger)
@@ -344,10 +380,53 @@ def build(
     for tensor in manifest["inputs"]:
         profile.set_shape(tensor["name"], *((n, *tensor["shape"][1:]) for n in batch))
     config.add_optimization_profile(profile)
+    if dla is not None:
+        use_dla(trt, builder, network, config, dla)
+    use_timing_cache(config, timing_cache)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise BuildError(f"TensorRT {trt.__version__} built no engine: {_first(errors)}")
+    keep_timing_cache(config, timing_cache)
     return bytes(engine)
+
+
+def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> None:
+    """Run on a core of the deep learning accelerator, and say which layers it cannot run."""
+    cores = getattr(builder, "num_DLA_cores", 0)
+    if core >= cores:
+        there = f"cores 0 to {cores - 1}" if cores else "no deep learning accelerator"
+        raise BuildError(f"--dla {core}: this device has {there}, or this TensorRT cannot use it")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = [network.get_layer(place) for place in range(network.num_layers)]
+    left = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    for name in left:
+        sys.stderr.write(f"on the GPU, since the accelerator cannot run it: {name}\n")
+    sys.stderr.write(f"{len(layers) - len(left)} of {len(layers)} layers on DLA core {core}\n")
+
+
+def use_timing_cache(config: Any, path: Path | None) -> None:
+    """Begin with what an earlier build measured; TensorRT-RTX measures nothing."""
+    if path is None or not hasattr(config, "create_timing_cache"):
+        return
+    known = b""
+    if path.is_file() and path.stat().st_size <= MAX_TIMING_BYTES:
+        known = path.read_bytes()
+    # One of another version or device is damaged or does not fit, and is replaced by a new one.
+    for content in (known, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
+
+
+def keep_timing_cache(config: Any, path: Path | None) -> None:
+    """Write what this build measured beside the engine."""
+    if path is None or not hasattr(config, "get_timing_cache"):
+        return
+    cache = config.get_timing_cache()
+    if cache is not None:
+        write_atomically(path, bytes(cache.serialize()))
 
 
 def make_logger(trt: Any, errors: list[str]) -> Any:
@@ -495,6 +574,13 @@ def remove_leftovers(path: Path) -> None:
                 leftover.unlink()
             finally:
                 os.close(handle)
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more; got {value}")
+    return value
 
 
 def _positive(text: str) -> int:

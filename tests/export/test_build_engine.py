@@ -278,3 +278,36 @@ def test_what_goes_into_a_line_of_a_shell_is_quoted():
     words = shlex.split(build_engine.trtexec_line(manifest, (1, 2, 4), 64))
     assert words[1:3] == ["--onnx=a & b.onnx", "--saveEngine=my model.engine"]
     assert len(words) == 8
+
+
+def with_precision(bundle: Path, precision: str) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": precision}))
+
+
+@pytest.mark.parametrize(
+    ("precision", "args", "said"),
+    [
+        ("fp32", [], "--precision fp16"),
+        ("fp16", [], "one batch size; give it as --batch 8 8 8"),
+        ("int8", ["--batch", "1", "2", "2"], "--batch 2 2 2"),
+    ],
+)
+def test_what_the_accelerator_does_not_take_is_said_before_tensorrt_is_loaded(
+    bundle, precision, args, said
+):
+    with_precision(bundle, precision)
+    done = script(bundle, "--dla", "0", *args)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert said in done.stderr
+
+
+@pytest.mark.tensorrt
+def test_a_device_without_an_accelerator_says_so(bundle):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    with_precision(bundle, "fp16")
+    args = ["--dla", "0", "--batch", "2", "2", "2", "--module", "tensorrt_rtx"]
+    done = script(bundle, *args, bare=False)
+    assert done.returncode == 1
+    assert "this device has no deep learning accelerator" in done.stderr.splitlines()[-1]
+    assert not (bundle / "model.engine").exists()
