@@ -6,7 +6,7 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -245,6 +245,24 @@ def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def answers(report: CompressionReport) -> list[tuple[str, str]]:
+    """What was asked for, in three lines: quality spent of what was allowed, time, and size."""
+    dense, small = report.dense, report.compressed
+    measured = ", ".join(
+        f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}] at batch {row.batch}"
+        for row in report.latency
+    )
+    return [
+        ("quality", budget_note(report)),
+        ("speed", measured or "not measured"),
+        (
+            "size",
+            f"{dense.params / small.params:.2f}× fewer parameters, "
+            f"{dense.macs / small.macs:.2f}× fewer multiply-adds",
+        ),
+    ]
+
+
 def budget_note(report: CompressionReport) -> str:
     """The budget, absolute and relative to the dense score, and whether it was met."""
     name = report.distance
@@ -252,10 +270,12 @@ def budget_note(report: CompressionReport) -> str:
     if report.dense_score > 0:
         percent = plain_number(100 * report.budget / report.dense_score)
         share = f", {percent} % of the dense {name}"
-    top = report.recovered.ci_high
-    end = f"{'+' if top > 0 else ''}{plain_number(top)}"
-    met = "met" if report.budget_met else "NOT met"
-    return f"Δ{name} up to +{plain_number(report.budget)}{share}: {met} (95 % upper end {end})"
+    spent = delta_text(report, report.recovered)
+    met = "met"
+    if not report.budget_met:  # maybe by less than the digits of the interval show
+        top = report.recovered.ci_high
+        met = f"NOT met (95 % upper end {'+' if top > 0 else ''}{plain_number(top)})"
+    return f"Δ{name} {spent} of +{plain_number(report.budget)} allowed{share}: {met}"
 
 
 def features_note(report: CompressionReport) -> str:
@@ -276,10 +296,9 @@ def limit_note(report: CompressionReport) -> str:
 
 
 def notes(report: CompressionReport) -> list[tuple[str, str]]:
-    """The notes needed to read the table: budget, features, reference, coverage."""
+    """The notes needed to read the table: features, reference, coverage."""
     of = limit_note(report)
     found = [
-        ("budget", budget_note(report)),
         *([("values", of)] if of else []),
         ("features", features_note(report)),
         ("reference", report.reference),
@@ -295,7 +314,7 @@ def notes(report: CompressionReport) -> list[tuple[str, str]]:
 
 
 def to_text(report: CompressionReport, width: int = 80) -> str:
-    """The before/after table and its notes in `width` columns, without colours."""
+    """The answers, the before/after table and its notes in `width` columns, without colours."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -310,13 +329,19 @@ def to_text(report: CompressionReport, width: int = 80) -> str:
         table.add_row(*(Text(cell) for cell in row))
     text = io.StringIO()
     Console(file=text, width=width, color_system=None, legacy_windows=False).print(table)
-    lines = [line.rstrip() for line in text.getvalue().rstrip().splitlines()]
-    lines.append("")
-    for name, note in notes(report):
+    rows = [line.rstrip() for line in text.getvalue().rstrip().splitlines()]
+    blocks = (_named(answers(report), width), rows, _named(notes(report), width))
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _named(notes: Iterable[tuple[str, str]], width: int) -> list[str]:
+    """Notes in `width` columns, each after its name."""
+    lines: list[str] = []
+    for name, note in notes:
         lines += textwrap.wrap(
             f"{name:<10} {note}", width, subsequent_indent=" " * 11, break_on_hyphens=False
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _milliseconds(value: float) -> str:

@@ -67,6 +67,15 @@ def test_the_table_holds_every_row_of_the_brief(report):
     assert latency == ["212 ms", "88.3 ms", "2.40× [2.31, 2.48]"]
 
 
+def test_the_first_lines_are_what_was_asked_for(report):
+    quality, speed, size = to_text(report, 120).splitlines()[:3]
+    assert quality.split(maxsplit=1) == ["quality", budget_note(report)]
+    assert speed.split(maxsplit=1)[1].endswith("2.40× [2.31, 2.48] at batch 64")
+    assert size.split()[:4] == ["size", "3.00×", "fewer", "parameters,"]
+    not_timed = to_text(replace(report, latency=()))
+    assert not_timed.splitlines()[1].split(maxsplit=1) == ["speed", "not measured"]
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_text_keeps_its_width(report, width):
     lines = to_text(report, width).splitlines()
@@ -88,7 +97,8 @@ def test_inception_features_are_called_fid(report):
 
 
 def test_the_budget_is_given_absolute_and_in_percent(report):
-    assert budget_note(report) == "ΔFD up to +22.3, 5 % of the dense FD: met (95 % upper end +16.1)"
+    spent = "ΔFD +12.5 [+8.9, +16.1] of +22.3 allowed"
+    assert budget_note(report) == f"{spent}, 5 % of the dense FD: met"
 
 
 def test_a_missed_budget_is_said_and_shows_by_how_little(report):
