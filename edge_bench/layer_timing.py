@@ -23,7 +23,7 @@ from edge_bench.device import DeviceDescription
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.inputs import InputSpec, draw_feed
 from edge_bench.layer_table import LayerTime, Place, key_of
-from edge_bench.reading import AGAIN, inside, read_json
+from edge_bench.reading import AGAIN, inside, read_json, sha256_of_file
 from edge_bench.runners import OnnxRuntimeRunner, TensorRTRunner, check_runner
 from edge_bench.statistics import ratio_of_medians
 from edge_bench.timing import Clock, TimingPlan, measure
@@ -39,11 +39,15 @@ WORKSPACE_MIB = 512
 
 @dataclass(frozen=True)
 class LayerModel:
-    """One ONNX file: a layer of this signature, whose choice is `dense` or a factorization."""
+    """One ONNX file: a layer of this signature, whose choice is `dense` or a factorization.
+
+    `sha256` is its digest as listed; None if the list is of an earlier version, which had none.
+    """
 
     signature: str
     choice: str
     path: Path
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,10 @@ def load_folder(folder: Path) -> LayerFolder:
             )
         models = tuple(
             LayerModel(
-                str(entry["signature"]), str(entry["choice"]), inside(folder, entry["file"], path)
+                str(entry["signature"]),
+                str(entry["choice"]),
+                inside(folder, entry["file"], path),
+                None if "sha256" not in entry else str(entry["sha256"]),
             )
             for entry in listed["layers"]
         )
@@ -127,6 +134,8 @@ def load_folder(folder: Path) -> LayerFolder:
     for model in models:
         if not model.path.is_file():
             raise BundleError(f"{model.path}: no such file in the folder; copy it again")
+        if model.sha256 not in (None, sha256_of_file(model.path)):
+            raise BundleError(f"{model.path}: not the file that {FILE} lists; copy it again")
     if not models:
         raise BundleError(f"{path}: lists no layers; write it again")
     return LayerFolder(precision, models)

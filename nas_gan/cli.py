@@ -164,10 +164,14 @@ def _run(
 
 
 def _interrupted(interrupt: KeyboardInterrupt) -> int:
-    """Say which signal ended the command; the exit code."""
+    """Say which signal ended the command; the exit code.
+
+    Of the processes that torchrun starts, the first one speaks for all.
+    """
     terminated = isinstance(interrupt, Terminated)
     word = "terminated" if terminated else "interrupted"
-    sys.stderr.write(f"{word}: run the same command again to resume\n")
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{word}: run the same command again to resume\n")
     return TERMINATED if terminated else INTERRUPTED
 
 

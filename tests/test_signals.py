@@ -81,6 +81,20 @@ def test_sigterm_is_one_line_and_code_143(skin, twice, tmp_path):
     assert left.read_text() == "cleaned up"
 
 
+def test_of_several_ranks_only_the_first_speaks(tmp_path):
+    code = WAITS.format(left=str(tmp_path / "left")) + SKINS["nas_gan"]
+    said = []
+    for rank in ("0", "1"):
+        environment = {**os.environ, "RANK": rank}
+        with start("-c", code, stderr=subprocess.PIPE, env=environment) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "waiting\n"
+            process.terminate()
+            said.append(len(process.stderr.readlines()))
+        assert process.returncode == 143
+    assert said == [1, 0]
+
+
 # What a native module makes of a signal while it is imported, as pybind11's do.
 FAILS = """
 import sys, time

@@ -22,7 +22,7 @@ from ard.costs.latency_table import DENSE
 from ard.errors import DeliveryError
 from ard.plan import Factorization
 from ard.signature import LayerSignature
-from nas_gan.files import write_bytes, write_json
+from nas_gan.files import sha256, write_bytes, write_json
 
 if TYPE_CHECKING:
     import onnx
@@ -63,7 +63,14 @@ def write_layers(
             layer = signature.build()
             module = layer if choice is None else factorize_layer(layer, choice)
             write_bytes(path, to_onnx(module, signature.input_shape, precision))
-        listed.append({"file": path.name, "signature": str(signature), "choice": name})
+        listed.append(
+            {
+                "file": path.name,
+                "sha256": sha256(path),
+                "signature": str(signature),
+                "choice": name,
+            }
+        )
         on_layer(1)
     write_json(folder / FILE, {"format": FORMAT, "precision": precision, "layers": listed})
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -44,8 +45,11 @@ def make_folder(tmp_path: Path, make_model: Callable[..., Path]) -> MakeFolder:
         for signature in signatures:
             for choice, width in (("dense", 2048), ("svd(1)", 2)):
                 name = f"{signature}{width}.onnx"
-                make_model(name, latent_dim=16, width=width)
-                entries.append({"file": name, "signature": signature, "choice": choice})
+                path = make_model(name, latent_dim=16, width=width)
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                entries.append(
+                    {"file": name, "sha256": digest, "signature": signature, "choice": choice}
+                )
         listed = {"format": 1, "precision": "fp32", "layers": entries}
         (tmp_path / "layers.json").write_text(json.dumps(listed))
         return tmp_path
@@ -129,6 +133,10 @@ def test_a_file_that_is_no_table_is_not_overwritten(make_folder: MakeFolder, tex
     ("change", "message"),
     [
         (lambda folder: (folder / "layers.json").unlink(), "no layers.json in this folder"),
+        (
+            lambda folder: (folder / "a2.onnx").write_bytes(b"cut short"),
+            "a2.onnx: not the file that layers.json lists",
+        ),
         (lambda folder: (folder / "a2.onnx").unlink(), "a2.onnx: no such file"),
         (lambda folder: (folder / "layers.json").write_text("["), "not a list of layers"),
         (lambda folder: (folder / "layers.json").write_text("{}"), "not a list of layers"),
