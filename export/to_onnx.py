@@ -18,6 +18,7 @@ from torch import nn
 from export.batch import has_dynamic_batch, with_dynamic_batch
 from export.errors import ExportError, MissingPackageError
 from export.interface import BATCH, inputs_of, outputs_of, with_exported_inputs
+from export.naming import name_after_layers_
 from export.precision import PRECISIONS, Precision
 from export.rewrites import ALL, rewrite
 from nas_gan.errors import unknown_name
@@ -79,6 +80,7 @@ def write_onnx(generator: nn.Module, path: Path, settings: GraphSettings | None 
     settings = settings or GraphSettings()
     model = build_model(generator, opset=settings.opset, rewrites=settings.rewrites)
     model = PRECISIONS[settings.precision].convert(model)
+    name_after_layers_(model)
     _check(model, generator)
     write_bytes(path, model.SerializeToString(deterministic=True))
 

@@ -52,10 +52,11 @@ PACKAGES = ("nas_gan", "ard", "export", "edge_bench")
 COMMANDS = ("nas_gan.search", "nas_gan.train", "nas_gan.sample", "nas_gan.evaluate",
             "nas_gan.figures", "nas_gan.dashboard", "nas_gan.experiments", "ard.compress",
             "ard.inspect", "ard.select", "ard.sweep", "ard.pareto", "ard.latency", "export",
-            "edge_bench", "edge_bench.layers", "export.build_engine")  # fmt: skip
+            "edge_bench", "edge_bench.layers", "edge_bench.profile",
+            "export.build_engine")  # fmt: skip
 OTHER_MODULES = {"pip", "pytest", "venv"}
 # Options of NVIDIA's tools, of Python's venv and of jetson_clocks.
-FOREIGN_OPTIONS = {"--fp16", "--stronglyTyped", "--system-site-packages", "--show"}
+FOREIGN_OPTIONS = {"--dumpProfile", "--fp16", "--stronglyTyped", "--system-site-packages", "--show"}
 ZOO = "nas_gan/zoo/fashion_mnist.pt"
 TINY_REFERENCE = "tiny.npz"
 FEW_SAMPLES = (
