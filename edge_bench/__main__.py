@@ -2,7 +2,7 @@
 
 The others are compared with the first bundle, so give the dense one first. A model stops after
 20000 runs, even if its time is not up. If the device has a power sensor, measuring power takes as
-long again.
+long again. `python -m edge_bench compare` compares two results.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_bench import compare_command
 from edge_bench.command import (
     Advance,
     add_timing_options,
@@ -21,9 +22,13 @@ from edge_bench.command import (
     check_writable,
     make_parser,
     not_negative,
+    positive,
     run,
 )
+from edge_bench.files import write_whole
+from edge_bench.markdown import to_markdown
 from edge_bench.pipeline import benchmark
+from edge_bench.registry import RUNNERS
 from edge_bench.report import table, write_report
 from edge_bench.timing import TimingPlan
 
@@ -32,22 +37,32 @@ EXAMPLE = "python -m edge_bench dense/ compressed/ --batch 1 64 --threads 4"
 
 def main(args: Sequence[str] | None = None) -> int:
     """Parse, measure, print; return the exit code."""
-    options = _parser().parse_args(args)
+    given = list(sys.argv[1:] if args is None else args)
+    if given[:1] == ["compare"]:
+        return compare_command.main(given[1:])
+    options = _parser().parse_args(given)
 
     def measure(advance: Advance) -> str:
         check_writable(options.out)
+        if options.markdown is not None:
+            check_writable(options.markdown.parent)
         report = benchmark(
             options.bundles,
             options.batch,
-            plan=TimingPlan(options.runs, options.warmup, options.duration),
+            plan=TimingPlan(
+                options.runs, options.warmup, options.duration, repeats=options.repeats
+            ),
             threads=options.threads,
             runner=options.runner,
             seed=options.seed,
             advance=advance,
         )
-        path = write_report(report, options.out)
+        written = [write_report(report, options.out)]
+        if options.markdown is not None:
+            write_whole(options.markdown, to_markdown(report))
+            written.insert(0, options.markdown)
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        return f"{table(report, width)}\nwrote {path}\n"
+        return "\n".join([table(report, width), *(f"wrote {path}" for path in written), ""])
 
     return run(measure, interrupted="nothing was written; run the same command again")
 
@@ -67,7 +82,22 @@ def _parser() -> argparse.ArgumentParser:
         timed="each bundle and batch size",
         runs=200,
         duration=3.0,
-        auto="every bundle has an engine",
+    )
+    topics.what.add_argument(
+        "--batch",
+        nargs="+",
+        type=positive,
+        metavar="N",
+        help="Batch sizes to measure, one after the other. (default: 1 and 64, or the largest that "
+        "the bundle or its engine states)",
+    )
+    topics.how.add_argument(
+        "--repeats",
+        type=positive,
+        default=5,
+        metavar="N",
+        help="Number of fresh processes that share the runs and the time, so that ratios hold when "
+        "they are measured again; 1 measures in this process. (default: 5)",
     )
     topics.how.add_argument(
         "--warmup",
@@ -83,6 +113,20 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="Seed of the latents and of the bootstrap. (default: 0)",
+    )
+    topics.machine.add_argument(
+        "--runner",
+        nargs="+",
+        choices=RUNNERS,
+        default=["auto"],
+        help="Runtimes to measure; auto is TensorRT if every bundle has an engine, and otherwise "
+        "ONNX Runtime on the CPU. (default: auto)",
+    )
+    topics.results.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="Also write the table in Markdown, for a pull request.",
     )
     topics.results.add_argument(
         "--out",

@@ -26,7 +26,7 @@ class Bundle:
     """Where the files are, and what the manifest says about them; `None` if nothing does.
 
     `samples` are files of inputs to try, each named after its input. `refused` says why an engine
-    in the folder is not used.
+    in the folder is not used. `max_batch` is the largest batch that it was exported for.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Bundle:
     dense: Path | None = None
     samples: tuple[Path, ...] = ()
     refused: str | None = None
+    max_batch: int | None = None
     _: KW_ONLY
     n_classes: int | None
 
@@ -119,6 +120,7 @@ def _load_folder(folder: Path) -> Bundle:
         dense=None if dense is None else inside(folder, dense, path),
         samples=tuple(_samples(folder, manifest, path)),
         refused=refused,
+        max_batch=_max_batch(manifest, path),
         n_classes=_classes(manifest, path),
     )
 
@@ -180,6 +182,17 @@ def _classes(manifest: dict[str, Any], path: Path) -> int | None:
     if found is None or (type(found) is int and found > 0):
         return found
     raise BundleError(f"{path}: n_classes is {found!r}, not a count; export the bundle again")
+
+
+def _max_batch(manifest: dict[str, Any], path: Path) -> int | None:
+    """The largest batch of the range that the manifest states, if it states one."""
+    stated = manifest.get("batch")
+    if stated is None:
+        return None
+    most = stated.get("max") if isinstance(stated, dict) else None
+    if type(most) is int and most > 0:
+        return most
+    raise BundleError(f"{path}: batch is {str(stated)[:60]!r}, not a range; {AGAIN}")
 
 
 def _text(manifest: dict[str, Any], path: Path, key: str) -> str | None:

@@ -17,7 +17,6 @@ from typing import TextIO
 
 from edge_bench.errors import EdgeBenchError
 from edge_bench.interrupts import INTERRUPTED, TERMINATED, Terminated, interruptible
-from edge_bench.runners import RUNNERS
 
 Advance = Callable[[float], None]
 """Called with the finished fraction, 0 to 1."""
@@ -180,9 +179,7 @@ def add_topics(parser: argparse.ArgumentParser) -> Topics:
     )
 
 
-def add_timing_options(
-    topics: Topics, *, timed: str, runs: int, duration: float, auto: str
-) -> None:
+def add_timing_options(topics: Topics, *, timed: str, runs: int, duration: float) -> None:
     """Add the options of every command that times something.
 
     Args:
@@ -190,16 +187,7 @@ def add_timing_options(
         timed: What is timed, for the help.
         runs: Default number of runs of each.
         duration: Default number of seconds for each.
-        auto: When the runner `auto` is TensorRT, for the help.
     """
-    topics.what.add_argument(
-        "--batch",
-        nargs="+",
-        type=positive,
-        default=[1],
-        metavar="N",
-        help="Batch sizes to measure, one after the other. (default: 1)",
-    )
     topics.how.add_argument(
         "--runs",
         type=positive,
@@ -219,13 +207,7 @@ def add_timing_options(
         type=positive,
         default=1,
         metavar="N",
-        help="Number of CPU threads of ONNX Runtime. (default: 1)",
-    )
-    topics.machine.add_argument(
-        "--runner",
-        choices=RUNNERS,
-        default="auto",
-        help=f"Runtime to measure; auto is TensorRT if {auto}. (default: auto)",
+        help="Number of CPU threads of the runtime. (default: 1)",
     )
 
 

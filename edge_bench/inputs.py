@@ -99,6 +99,12 @@ def check_inputs(path: Path, inputs: Sequence[InputSpec], n_outputs: int) -> tup
     return tuple(inputs)
 
 
+def batch_range_of(inputs: Sequence[InputSpec]) -> tuple[int, int | None]:
+    """The smallest and the largest batch that the shapes allow; None for the latter if any is."""
+    fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
+    return (max(fixed), min(fixed)) if fixed else (1, None)
+
+
 def draw_feed(
     inputs: Sequence[InputSpec],
     batch: int,

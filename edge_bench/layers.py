@@ -18,12 +18,13 @@ from edge_bench.command import (
     as_process,
     check_writable,
     make_parser,
+    positive,
     run,
 )
 from edge_bench.device import describe_device
 from edge_bench.files import write_whole
 from edge_bench.layer_table import TABLE, read_times, summary, to_csv
-from edge_bench.layer_timing import load_folder, time_layers
+from edge_bench.layer_timing import RUNNERS, load_folder, time_layers
 from edge_bench.timing import TimingPlan
 
 EXAMPLE = "python -m edge_bench.layers layers/ --batch 1 --runner tensorrt"
@@ -51,6 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 duration_s=options.duration,
                 min_warmup_s=0.02,
                 max_warmup_s=1.0,
+                repeats=1,
             ),
             advance=advance,
         ):
@@ -72,7 +74,20 @@ def _parser() -> argparse.ArgumentParser:
         timed="each layer under each choice",
         runs=30,
         duration=0.2,
-        auto="its package is installed",
+    )
+    topics.what.add_argument(
+        "--batch",
+        nargs="+",
+        type=positive,
+        default=[1],
+        metavar="N",
+        help="Batch sizes to measure, one after the other. (default: 1)",
+    )
+    topics.machine.add_argument(
+        "--runner",
+        choices=RUNNERS,
+        default="auto",
+        help="Runtime to measure; auto is TensorRT if its package is installed. (default: auto)",
     )
     topics.results.add_argument(
         "--table",

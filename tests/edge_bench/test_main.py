@@ -38,7 +38,9 @@ def test_two_bundles_give_a_table_a_file_and_exit_code_0(make_bundle, tmp_path, 
     ]  # fmt: skip
     assert out.splitlines()[-1] == f"wrote {tmp_path / 'out' / 'bench.json'}"
     value = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert [len(row["samples_us"]) for row in value["rows"]] == [2] * 4
+    # Five processes have a fifth of the runs each, which is one block.
+    assert [row["rounds_by_process"] for row in value["rows"]] == [[1] * 5] * 4
+    assert [len(row["samples_us"]) for row in value["rows"]] == [5] * 4
 
 
 def test_the_command_runs_as_a_module(make_model, tmp_path):
@@ -104,23 +106,21 @@ def test_usage_errors_are_exit_code_2(command, prog, arguments, capsys):
         command(arguments)
     assert caught.value.code == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"usage: {prog} [-h] [--batch N [N ...]] [--runs N]")
+    assert err.startswith(f"usage: {prog} [-h] [--runs N] [--duration SECONDS]")
     assert f"\n{prog}: error: " in err
 
 
 def test_the_options_of_both_commands_mean_the_same_and_differ_in_how_long_they_measure():
-    asked = ["x", "--batch", "2", "8", "--threads", "3", "--runner", "onnxruntime"]
+    asked = ["x", "--threads", "3"]
     defaults = []
     for run_s, prog in ((3.0, "bundles"), (0.2, "layers")):
         parser = make_parser(prog, "What it does.", f"{prog} x")
         topics = add_topics(parser)
         topics.what.add_argument("what")
-        add_timing_options(topics, timed="each", runs=7, duration=run_s, auto="it can")
+        add_timing_options(topics, timed="each", runs=7, duration=run_s)
         options = vars(parser.parse_args(asked))
         defaults.append(options.pop("duration"))
-        assert options == {
-            "what": "x", "batch": [2, 8], "runs": 7, "threads": 3, "runner": "onnxruntime",
-        }  # fmt: skip
+        assert options == {"what": "x", "runs": 7, "threads": 3}
         assert parser.format_help().endswith(f"example:\n  {prog} x\n\n{EXIT_CODES}\n")
     assert defaults == [3.0, 0.2]
 

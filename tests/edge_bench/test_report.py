@@ -28,7 +28,9 @@ def row(bundle, batch, ms, **changes):
         speedup=None, power=None, energy=None, warmup_runs=20, settled=True, warnings=(),
         samples_us=((us, us + 0.123456),),
     )  # fmt: skip
-    return BenchRow(bundle=bundle, batch=batch, **{**values, **changes})
+    return BenchRow(
+        **{"bundle": bundle, "batch": batch, "runner": "onnxruntime", **values, **changes}
+    )
 
 
 def report(*rows, **changes):
