@@ -133,6 +133,17 @@ def draw_feed(
     return tuple(draw(spec) for spec in inputs)
 
 
+def fits(inputs: Sequence[InputSpec], shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether arrays of these shapes can be fed together: one size of batch, and the rest fixed."""
+    if len(inputs) != len(shapes) or not all(shapes) or len({shape[0] for shape in shapes}) != 1:
+        return False
+    return all(
+        len(spec.shape) == len(shape)
+        and all(wanted in (None, size) for wanted, size in zip(spec.shape, shape, strict=True))
+        for spec, shape in zip(inputs, shapes, strict=True)
+    )
+
+
 def shapes_of(feed: Sequence[NDArray[np.generic]]) -> str:
     """The shapes of a feed, for a message."""
     return " and ".join(str(array.shape) for array in feed)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_bench.errors import RunnerError
-from edge_bench.inputs import InputSpec, batch_range_of, check_inputs, shapes_of
+from edge_bench.inputs import InputSpec, batch_range_of, check_inputs, fits, shapes_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -29,6 +29,7 @@ class OpenVINORunner:
         self._request: Any = None
         self._inputs: tuple[InputSpec, ...] = ()
         self._version = ""
+        self._known: tuple[tuple[int, ...], ...] = ()
 
     def __enter__(self) -> Self:
         try:
@@ -85,6 +86,14 @@ class OpenVINORunner:
 
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
         """The images `(batch, ...)`; their memory belongs to the caller."""
+        shapes = tuple(array.shape for array in feed)
+        if shapes != self._known:  # OpenVINO itself takes them, and returns no image
+            if not fits(self.inputs, shapes):
+                raise RunnerError(
+                    f"{self._path}: OpenVINO failed at {shapes_of(feed)}; the model takes "
+                    f"{' and '.join(str(spec.shape) for spec in self.inputs)}"
+                )
+            self._known = shapes
         named = {spec.name: array for spec, array in zip(self.inputs, feed, strict=True)}
         try:
             found = self._request.infer(named)

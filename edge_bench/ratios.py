@@ -18,6 +18,8 @@ from edge_bench.statistics import Ratio, bounds, check_rounds, ratio_of_medians
 
 # How often the rounds of each process are drawn, for the draws of processes to choose from.
 WITHIN = 200
+# How many times are drawn at once; 8 MiB.
+MAX_NUMBERS = 1 << 20
 
 FASTER, SLOWER, UNDECIDED, BUSY = "faster", "slower", "undecided", "busy"
 
@@ -179,10 +181,20 @@ def _draw(
     n = len(first_us)
     within = np.empty((n, WITHIN))
     for i, (first, other) in enumerate(zip(first_us, other_us, strict=True)):
-        for j in range(WITHIN):
-            rounds = rng.integers(len(first), size=len(first))
-            within[i, j] = _log_ratio(first[rounds], other[rounds])
+        rounds = rng.integers(len(first), size=(WITHIN, len(first)))
+        within[i] = np.log(_medians(first, rounds)) - np.log(_medians(other, rounds))
     processes = rng.integers(n, size=(resamples, n))
     draws: NDArray[np.float64] = within[processes, rng.integers(WITHIN, size=(resamples, n))]
     means: NDArray[np.float64] = draws.mean(axis=1)
     return means
+
+
+def _medians(times_us: NDArray[np.float64], rounds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The median over the rounds `(draws, rounds)` of each draw; a few draws at a time."""
+    at_once = max(1, MAX_NUMBERS // times_us.size)
+    parts = [
+        np.median(times_us[rounds[i : i + at_once]], axis=(1, 2))
+        for i in range(0, len(rounds), at_once)
+    ]
+    medians: NDArray[np.float64] = np.concatenate(parts)
+    return medians

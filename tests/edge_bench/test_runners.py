@@ -182,7 +182,7 @@ def test_tensorrt_without_an_engine_says_how_to_build_one(make_bundle):
 
 
 def test_a_runner_that_does_not_exist_is_refused(make_bundle):
-    with pytest.raises(RunnerError, match="one of auto, onnxruntime, .*openvino, tensorrt"):
+    with pytest.raises(RunnerError, match=r"one of auto, onnxruntime, .*openvino, tensorrt"):
         open_runners([load_bundle(make_bundle())], "tflite", 1)
 
 
