@@ -284,7 +284,10 @@ def _by_process(
         raise ValueError(f"{len(samples)} rounds are not those of the processes, {counts}")
     rounds = iter(samples)
     for count in counts:
-        yield np.array([[_time(us) for us in next(rounds)] for _ in range(count)], np.float64)
+        times = np.array([[_time(us) for us in next(rounds)] for _ in range(count)], np.float64)
+        if times.size == 0:
+            raise ValueError("a round without a time")
+        yield times
 
 
 def _time(us: Any) -> float:
