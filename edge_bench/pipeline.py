@@ -221,6 +221,8 @@ def _rows(
             for index, bundle in enumerate(bundles):
                 timings = _timings(one, batch, index)
                 row = _row(timings, first if index else None, busy, rng)
+                if one.runner in ON_GPU:  # the processor only waits
+                    row = replace(row, processor_speedup=None)
                 power, energy = powers.get((one.runner, batch, index), (None, None))
                 yield replace(
                     row, bundle=bundle.name, runner=one.runner, power=power, energy=energy

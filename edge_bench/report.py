@@ -53,7 +53,8 @@ class BenchRow:
             measurement.
         rounds_by_process: How many of these rounds each process measured.
         processor_us: Mean processor time of a run in microseconds, over all threads.
-        processor_speedup: The same ratio as `speedup`, of processor times.
+        processor_speedup: The same ratio as `speedup`, of processor times, which stand still while
+            other programs run; None for the first, and if a GPU computes.
         verdict: `faster`, `slower` or `undecided` against the first bundle, or `busy` if the
             machine was; None for the first.
         busy: What else the machine did, if that leaves no verdict.
@@ -339,7 +340,11 @@ def _comparison(row: BenchRow, first: str) -> str:
     ratio = row.speedup
     interval = f"({ratio.confidence:.0%} interval {ratio.low:.2f} to {ratio.high:.2f})"
     if row.verdict == BUSY:
-        return f"no verdict; measured {ratio.value:.2f}× beside other programs {interval}"
+        text = f"no verdict; measured {ratio.value:.2f}× beside other programs {interval}"
+        if row.processor_speedup is not None:
+            cpu = row.processor_speedup
+            text += f", {cpu.value:.2f}× in processor time ({cpu.low:.2f} to {cpu.high:.2f})"
+        return text
     text = f"{ratio.value:.2f}× the speed of {first} {interval}"
     if row.verdict == UNDECIDED:
         text += ", which shows no difference"

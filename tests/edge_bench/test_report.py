@@ -145,6 +145,8 @@ def test_a_busy_machine_leaves_no_verdict_and_says_why():
     [warning] = [line for line in text.splitlines() if "this machine was busy" in line]
     assert why in warning
     assert "small, batch 1: no verdict; measured 2.50×" in text
+    spent = [replace(one, processor_speedup=Ratio(2.6, 2.58, 2.62, 0.95, 2.6)) for one in busy]
+    assert "2.60× in processor time (2.58 to 2.62)" in table(report(*spent))
 
 
 def test_an_interval_around_1_shows_no_difference():
