@@ -119,8 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=RUNNERS,
         default=["auto"],
-        help="Runtimes to measure; auto is TensorRT if every bundle has an engine, and otherwise "
-        "ONNX Runtime on the CPU. (default: auto)",
+        metavar="NAME",
+        help=f"Runtimes to measure: {', '.join(RUNNERS)}; auto is TensorRT if every bundle has an "
+        "engine, and otherwise ONNX Runtime on the CPU. (default: auto)",
     )
     topics.results.add_argument(
         "--markdown",

@@ -216,7 +216,8 @@ def _rows(
         for one in measured:
             if batch not in one.batches:
                 continue
-            busy = why_busy(load_over([session.load for session in one.sessions]), threads)
+            load = load_over([session.load for session in one.sessions])
+            busy = why_busy(load, 1 if one.runner in ON_GPU else threads)
             first = _timings(one, batch, 0)
             for index, bundle in enumerate(bundles):
                 timings = _timings(one, batch, index)

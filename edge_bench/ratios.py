@@ -20,6 +20,7 @@ from edge_bench.statistics import Ratio, bounds, check_rounds, ratio_of_medians
 WITHIN = 200
 # How many times are drawn at once; 8 MiB.
 MAX_NUMBERS = 1 << 20
+MAX_LOG = 700.0
 
 FASTER, SLOWER, UNDECIDED, BUSY = "faster", "slower", "undecided", "busy"
 
@@ -70,9 +71,9 @@ def ratio_over_processes(
     low, high = bounds(drawn, confidence)
     fastest = min(float(a.min()) for a in first_us) / min(float(b.min()) for b in other_us)
     return Ratio(
-        value=math.exp(mean),
-        low=math.exp(min(low, mean - reach)),
-        high=math.exp(max(high, mean + reach)),
+        value=_exp(mean),
+        low=_exp(min(low, mean - reach)),
+        high=_exp(max(high, mean + reach)),
         confidence=confidence,
         of_fastest=fastest,
     )
@@ -105,9 +106,9 @@ def ratio_of_unpaired(
         freedom = max(1, int((a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1))))
         reach = student_quantile((1 + confidence) / 2, freedom) * math.sqrt(a + b)
     return Ratio(
-        value=math.exp(difference),
-        low=math.exp(difference - reach),
-        high=math.exp(difference + reach),
+        value=_exp(difference),
+        low=_exp(difference - reach),
+        high=_exp(difference + reach),
         confidence=confidence,
         of_fastest=min(float(us.min()) for us in first_us)
         / min(float(us.min()) for us in second_us),
@@ -165,6 +166,11 @@ def _student_cdf(t: float, freedom: int) -> float:
         term *= cosine * cosine * k / (k + 1)
     inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
     return (1 + inside) / 2
+
+
+def _exp(logarithm: float) -> float:
+    # Two processes that have nothing in common give bounds that no float holds.
+    return math.exp(min(max(logarithm, -MAX_LOG), MAX_LOG))
 
 
 def _log_ratio(first: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -152,3 +152,14 @@ def test_unpaired_processes_have_welchs_interval():
     assert math.log(ratio.high) == pytest.approx(-1 + 4.3027 * math.sqrt(2), rel=1e-4)
     with pytest.raises(InvalidValueError, match="two processes"):
         ratio_of_unpaired(constant(1), constant(1, 2))
+
+
+@pytest.mark.parametrize("ratio", [ratio_of_unpaired, ratio_over_processes])
+def test_bounds_are_numbers_even_of_processes_that_have_nothing_in_common(ratio):
+    wild = constant(1e-300, 1e300)
+    found = (
+        ratio(wild, constant(1, 1), np.random.default_rng(0))
+        if ratio is ratio_over_processes
+        else ratio(wild, constant(1, 1))
+    )
+    assert 0 < found.low < found.value < found.high < math.inf
