@@ -25,8 +25,10 @@ from edge_bench.command import (
     positive,
     run,
 )
+from edge_bench.errors import InvalidValueError
 from edge_bench.files import write_whole
 from edge_bench.markdown import to_markdown
+from edge_bench.page import to_html
 from edge_bench.pipeline import benchmark
 from edge_bench.registry import RUNNERS
 from edge_bench.report import table, write_report
@@ -44,8 +46,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
     def measure(advance: Advance) -> str:
         check_writable(options.out)
-        if options.markdown is not None:
-            check_writable(options.markdown.parent)
+        extra = {options.markdown: to_markdown, options.html: to_html}
+        extra.pop(None, None)
+        if options.html is not None and options.html == options.markdown:
+            raise InvalidValueError("is the file of the table in Markdown too", setting="html")
+        for path in extra:
+            check_writable(path.parent)
         report = benchmark(
             options.bundles,
             options.batch,
@@ -57,10 +63,9 @@ def main(args: Sequence[str] | None = None) -> int:
             seed=options.seed,
             advance=advance,
         )
-        written = [write_report(report, options.out)]
-        if options.markdown is not None:
-            write_whole(options.markdown, to_markdown(report))
-            written.insert(0, options.markdown)
+        for path, text_of in extra.items():
+            write_whole(path, text_of(report))
+        written = [*extra, write_report(report, options.out)]
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         return "\n".join([table(report, width), *(f"wrote {path}" for path in written), ""])
 
@@ -128,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="Also write the table in Markdown, for a pull request.",
+    )
+    topics.results.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="Also write a page with the table, the distributions of the times and the ratios.",
     )
     topics.results.add_argument(
         "--out",

@@ -300,7 +300,7 @@ def notes_of(report: BenchReport) -> list[str]:
     first = report.bundles[0].name
     several = len({row.runner for row in report.rows}) > 1
     notes = [
-        f"{_name(row, several)}: {_comparison(row, first)}"
+        f"{name_of(row, several)}: {_comparison(row, first)}"
         for row in report.rows
         if row.speedup is not None
     ]
@@ -323,15 +323,16 @@ def notes_of(report: BenchReport) -> list[str]:
     notes += [f"warning: {warning}" for warning in report.warnings]
     for row in report.rows:
         if row.warnings:
-            notes.append(f"warning: {_name(row, several)}: {'; '.join(row.warnings)}")
+            notes.append(f"warning: {name_of(row, several)}: {'; '.join(row.warnings)}")
     if any(row.warnings for row in report.rows):
         notes.append(REMEDY)
     return notes
 
 
-def _name(row: BenchRow, several: bool) -> str:
+def name_of(row: BenchRow, with_runner: bool) -> str:
+    """A row in words."""
     name = f"{row.bundle}, batch {row.batch}"
-    return f"{name}, {row.runner}" if several else name
+    return f"{name}, {row.runner}" if with_runner else name
 
 
 def _comparison(row: BenchRow, first: str) -> str:
