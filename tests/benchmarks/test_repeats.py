@@ -59,7 +59,8 @@ def test_two_networks_are_held_against_the_mean_of_all_runs(repeats: ModuleType)
 def test_a_stopped_benchmark_measures_only_what_is_missing(
     repeats: ModuleType, tmp_path: Path
 ) -> None:
-    path, measured = tmp_path / "repeats.json", []
+    path = tmp_path / "repeats.json"
+    measured: list[tuple[str, bool]] = []
 
     def measure(pair: str, busy: bool) -> dict[str, Any]:
         if len(measured) == 3:

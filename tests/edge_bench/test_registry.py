@@ -49,12 +49,14 @@ def test_openvino_makes_the_images_of_onnx_runtime(make_model, options, threads)
         assert runner.inputs == reference.inputs
         assert runner.batch_range == reference.batch_range
         feed = draw_feed(reference.inputs, 2, 0, options.get("n_classes"), {})
-        feed = (feed[0] / 100, *feed[1:])  # or every pixel would be at the end of its range
+        # Or every pixel would be at the end of its range.
+        latents = (feed[0].astype(np.float64) / 100).astype(feed[0].dtype)
+        feed = (latents, *feed[1:])
         expected, images = reference.infer(*feed), runner.infer(*feed)
         assert images.dtype == expected.dtype
         assert 0.01 < np.ptp(expected.astype(np.float64)) < 2
         tolerance = 1e-3 if options.get("dtype") == TensorProto.FLOAT16 else 1e-4
-        assert np.abs(images.astype(np.float64) - expected).max() < tolerance
+        assert np.abs(images.astype(np.float64) - expected.astype(np.float64)).max() < tolerance
         assert f"{threads} thread" in runner.runtime
 
 
