@@ -458,7 +458,7 @@ def make_result(folder: Path) -> Path:
     rows = [
         {
             "bundle": name, "batch": batch, "runner": "onnxruntime", "latency": {"p50_us": 2.5},
-            "samples_us": [[2.5, 3.0], [2.5, 2.0]], "rounds_by_process": [1, 1], "verdict": None,
+            "samples_us": [[2.5, 3.0], [2.5, 2.0]], "rounds_by_process": [1, 1], "busy": None,
         }
         for batch in (1, 64) for name in ("dense", "small")
     ]  # fmt: skip

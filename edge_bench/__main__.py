@@ -19,6 +19,7 @@ from edge_bench.command import (
     add_timing_options,
     add_topics,
     as_process,
+    check_file,
     check_writable,
     make_parser,
     not_negative,
@@ -51,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.html is not None and options.html == options.markdown:
             raise InvalidValueError("is the file of the table in Markdown too", setting="html")
         for path in extra:
-            check_writable(path.parent)
+            check_file(path)
         report = benchmark(
             options.bundles,
             options.batch,

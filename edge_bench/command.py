@@ -253,6 +253,17 @@ def check_writable(folder: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
+def check_file(path: Path) -> None:
+    """Refuse a path that no file can be written to, before measuring takes minutes.
+
+    Raises:
+        OSError: It is a folder, or its folder cannot be created or written to.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_writable(path.parent)
+
+
 def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, EdgeBenchError) and error.setting is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_bench.errors import BundleError, InvalidValueError
 from edge_bench.markdown import escape, markdown_table
-from edge_bench.ratios import BUSY, ratio_of_unpaired
+from edge_bench.ratios import ratio_of_unpaired
 from edge_bench.reading import read_json
 from edge_bench.report import FILE, FORMAT
 
@@ -272,7 +272,7 @@ def _read_rows(value: Mapping[str, Any]) -> Iterator[tuple[Key, Timed]]:
             Timed(
                 p50_us=p50_us,
                 processes_us=tuple(_by_process(samples, counts)),
-                busy=row.get("verdict") == BUSY,
+                busy=row.get("busy") is not None,
             ),
         )
 

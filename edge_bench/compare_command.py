@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_bench.command import Advance, check_writable, make_parser, run
+from edge_bench.command import Advance, check_file, make_parser, run
 from edge_bench.compare import compare, read_result, to_markdown, to_text
 from edge_bench.files import write_whole
 
@@ -22,10 +22,11 @@ def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args)
 
     def join(advance: Advance) -> str:
+        if options.markdown is not None:
+            check_file(options.markdown)
         comparison = compare(read_result(options.first), read_result(options.second))
         text = to_text(comparison)
         if options.markdown is not None:
-            check_writable(options.markdown.parent)
             write_whole(options.markdown, to_markdown(comparison))
             text += f"wrote {options.markdown}\n"
         return text

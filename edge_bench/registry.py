@@ -22,6 +22,11 @@ def _onnx(
     def make(bundle: Bundle, threads: int) -> Runner:
         if bundle.model is None:
             raise RunnerError(f"{bundle.path}: {runtime} needs model.onnx, not an engine")
+        if not bundle.model.as_posix().isprintable():  # among them, bytes that are no UTF-8
+            raise RunnerError(
+                f"{str(bundle.model)!a}: {runtime} does not open a file of this name; rename "
+                "it to plain text"
+            )
         return kind(bundle.model, threads)
 
     return make

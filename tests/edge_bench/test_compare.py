@@ -25,7 +25,7 @@ def row(bundle: str, batch: int, *us: float, **changes: Any) -> dict[str, Any]:
     values = {
         "bundle": bundle, "batch": batch, "runner": "onnxruntime", "latency": latency(us[0]),
         "samples_us": [[value, value] for value in us], "rounds_by_process": [1] * len(us),
-        "verdict": None,
+        "busy": None,
     }  # fmt: skip
     return values | changes
 
@@ -100,7 +100,7 @@ def test_what_differs_between_machines_and_settings_is_listed(write):
 
 
 def test_a_busy_machine_leaves_no_verdict(write):
-    a = write("a", result(row("x", 1, 30, 30, verdict="busy")))
+    a = write("a", result(row("x", 1, 30, 30, busy="others took it")))
     b = write("b", result(row("x", 1, 10, 10)))
     text = to_text(compare(read_result(a), read_result(b)))
     assert "(3.00×)" in text
@@ -110,7 +110,7 @@ def test_a_busy_machine_leaves_no_verdict(write):
 def test_results_from_before_runners_had_names_are_read(write):
     old = result(row("x", 1, 30), row("y", 1, 20))
     for one in old["rows"]:
-        for key in ("runner", "rounds_by_process", "verdict"):
+        for key in ("runner", "rounds_by_process", "busy"):
             del one[key]
     old["runtimes"] = ["tensorrt 10.3 on GPU, transfers included"] * 2
     found = read_result(write("old", old))

@@ -186,8 +186,12 @@ def test_the_table_is_also_written_in_markdown(make_model, tmp_path, capsys):
         f"wrote {tmp_path / 'bench.json'}",
     ]
     assert "| tiny | 3 |" in out.read_text()
-    assert main([*given, "--markdown", "/dev/null/x/table.md"]) == 1
-    assert capsys.readouterr().err.startswith("error: /dev/null/x")
+    for wrong in ("/dev/null/x/table.md", "/", str(tmp_path)):
+        for option in ("--markdown", "--html"):
+            assert main([*given, option, wrong]) == 1
+            err = capsys.readouterr().err
+            assert err.startswith(f"error: {wrong.removesuffix('/table.md')}")
+            assert err.count("\n") == 1
 
 
 def test_a_bundle_whose_name_is_a_command_is_measured_by_its_path(

@@ -284,3 +284,12 @@ def test_if_no_runtime_can_start_the_command_fails(make_model, tmp_path, capsys)
     assert "; tensorrt-rtx: " in error
     assert error.count("\n") == 1
     assert list(tmp_path.glob("bench.json")) == []
+
+
+@pytest.mark.parametrize("name", ["bad\udcff.onnx", "two\nlines.onnx", "bell\x07.onnx"])
+@pytest.mark.parametrize("runner", ["onnxruntime", "openvino"])
+def test_a_name_that_a_runtime_may_not_open_is_one_line(make_model, tmp_path, name, runner):
+    path = make_model().rename(tmp_path / name)
+    with pytest.raises(RunnerError, match="rename it") as caught:
+        benchmark([path], [1], plan=QUICK, runner=runner, find_meter=no_meter)
+    assert str(caught.value).isprintable()
