@@ -305,10 +305,12 @@ def notes_of(report: BenchReport) -> list[str]:
         if row.speedup is not None
     ]
     notes += dict.fromkeys(f"{row.runner}: not measured: {row.reason}" for row in report.failed)
+    compared = any(row.speedup is not None for row in report.rows)
+    so = "no model is called faster or slower" if compared else "its times are too long"
     notes += dict.fromkeys(
-        f"warning: this machine was busy: {row.busy}; no model is called faster or slower"
+        f"warning: this machine was busy: {row.busy}; {so}"
         for row in report.rows
-        if row.verdict == BUSY
+        if row.busy is not None
     )
     notes.append(f"runtime: {'; '.join(dict.fromkeys(report.runtimes))}")
     powers = [row.power for row in report.rows if row.power is not None]

@@ -149,6 +149,12 @@ def test_a_busy_machine_leaves_no_verdict_and_says_why():
     assert "2.60× in processor time (2.58 to 2.62)" in table(report(*spent))
 
 
+def test_a_busy_machine_is_told_of_one_bundle_alone_too():
+    text = table(report(row("dense", 1, 5.0, busy="others took it"), row("dense", 2, 5.0)))
+    expected = "warning: this machine was busy: others took it; its times are too long"
+    assert expected in text.splitlines()
+
+
 def test_an_interval_around_1_shows_no_difference():
     same = row("small", 1, 2.0, speedup=Ratio(1.01, 0.98, 1.04, 0.95, 1.0), verdict="undecided")
     text = table(report(row("dense", 1, 5.0), same))
