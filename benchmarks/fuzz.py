@@ -49,6 +49,8 @@ from ard.plan import DENSE, Factorization, RankPlan
 from ard.search.budget import Budget
 from ard.selection import Priced, Rule, select
 from edge_bench.bundle import load_bundle, load_samples
+from edge_bench.compare import compare, read_result
+from edge_bench.compare import to_text as comparison_text
 from edge_bench.errors import EdgeBenchError
 from edge_bench.layer_table import read_times
 from edge_bench.layer_timing import load_folder
@@ -452,6 +454,31 @@ def make_layers(folder: Path) -> Path:
     return folder / "layers.json"
 
 
+def make_result(folder: Path) -> Path:
+    rows = [
+        {
+            "bundle": name, "batch": batch, "runner": "onnxruntime", "latency": {"p50_us": 2.5},
+            "samples_us": [[2.5, 3.0], [2.5, 2.0]], "rounds_by_process": [1, 1], "busy": None,
+        }
+        for batch in (1, 64) for name in ("dense", "small")
+    ]  # fmt: skip
+    result = {
+        "format": 1, "rows": rows, "runtimes": ["onnxruntime 1.0"] * 2, "threads": 1,
+        "bundles": [{"name": name, "model_sha256": "ab" * 32} for name in ("dense", "small")],
+        "plan": {"runs": 4, "repeats": 2}, "throttled": False,
+        "device": {"cpu": "a core", "usable_cores": 2, "packages": {"numpy": "2.0"}},
+    }  # fmt: skip
+    write_json(folder / "bench.json", result)
+    write_json(folder / "other.json", result)
+    return folder / "bench.json"
+
+
+def read_comparison(path: Path) -> None:
+    found = compare(read_result(path), read_result(path.with_name("other.json")))
+    require(all(math.isfinite(row.ratio) and row.ratio > 0 for row in found.compared), "ratio")
+    require(comparison_text(found).endswith("\n"), "text")
+
+
 def make_settings(folder: Path) -> Path:
     (folder / "ckpt.pt").write_bytes(b"0")
     write_json(folder / "config.json", {"checkpoint": "ckpt.pt", "samples": 10})
@@ -506,6 +533,7 @@ TARGETS = (
     Target("record on the device", make_bundle("engine.json"), read_edge_bundle),
     Target("latents on the device", make_bundle("latents.npy"), read_edge_bundle),
     Target("list of layers", make_layers, lambda path: load_folder(path.parent)),
+    Target("result on the device", make_result, read_comparison),
     Target("settings of a search", make_settings, lambda path: dense_checkpoint_of(path.parent)),
     Target("arguments", make_arguments, lambda path: parse_arguments(f"@{path}")),
     Target("images .gz", make_idx(True), read_idx_images),

@@ -2,7 +2,7 @@
 
 The others are compared with the first bundle, so give the dense one first. A model stops after
 20000 runs, even if its time is not up. If the device has a power sensor, measuring power takes as
-long again.
+long again. `python -m edge_bench compare` compares two results.
 """
 
 from __future__ import annotations
@@ -14,59 +14,93 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from edge_bench import compare_command
 from edge_bench.command import (
     Advance,
     add_host_options,
     add_timing_options,
     add_topics,
+    as_arguments,
     as_process,
+    check_file,
     check_writable,
     make_parser,
     not_negative,
+    positive,
     run,
     run_on_host,
-    timing_arguments,
 )
 from edge_bench.dispatch import bench_job
+from edge_bench.errors import InvalidValueError
+from edge_bench.files import write_whole
+from edge_bench.job import OUTPUTS
+from edge_bench.markdown import to_markdown
+from edge_bench.page import to_html
 from edge_bench.pipeline import benchmark
+from edge_bench.registry import RUNNERS
+from edge_bench.remote import Job
+from edge_bench.report import FILE as REPORT
 from edge_bench.report import table, write_report
 from edge_bench.timing import TimingPlan
 
+# The options that mean the same on another machine.
+FORWARDED = ("batch", "runs", "duration", "repeats", "warmup", "seed", "threads", "runner")
 EXAMPLE = "python -m edge_bench dense/ compressed/ --batch 1 64 --threads 4"
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Parse, measure, print; return the exit code."""
-    options = _parser().parse_args(args)
+    given = list(sys.argv[1:] if args is None else args)
+    if given[:1] == ["compare"]:
+        return compare_command.main(given[1:])
+    options = _parser().parse_args(given)
     if options.host is not None:
-        job_for = partial(bench_job, options.bundles, _arguments(options), options.out)
-        return run_on_host(options, options.out, job_for)
+        return run_on_host(options, partial(_check, options), partial(_job, options))
 
     def measure(advance: Advance) -> str:
-        check_writable(options.out)
+        _check(options)
+        extra = {options.markdown: to_markdown, options.html: to_html}
+        extra.pop(None, None)
         report = benchmark(
             options.bundles,
             options.batch,
-            plan=TimingPlan(options.runs, options.warmup, options.duration),
+            plan=TimingPlan(
+                options.runs, options.warmup, options.duration, repeats=options.repeats
+            ),
             threads=options.threads,
             runner=options.runner,
             seed=options.seed,
+            score=options.score,
             advance=advance,
         )
-        path = write_report(report, options.out)
+        for path, text_of in extra.items():
+            write_whole(path, text_of(report))
+        written = [*extra, write_report(report, options.out)]
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        return f"{table(report, width)}\nwrote {path}\n"
+        return "\n".join([table(report, width), *(f"wrote {path}" for path in written), ""])
 
     return run(measure, interrupted="nothing was written; run the same command again")
 
 
-def _arguments(options: argparse.Namespace) -> list[str]:
-    """The options as they were given, but for what names files of this machine."""
-    return [
-        *timing_arguments(options),
-        *("--warmup", str(options.warmup)),
-        *("--seed", str(options.seed)),
-    ]
+def _check(options: argparse.Namespace) -> None:
+    """Refuse files that cannot be written, before measuring takes minutes."""
+    check_writable(options.out)
+    if options.html is not None and options.html == options.markdown:
+        raise InvalidValueError("is the file of the table in Markdown too", setting="html")
+    for path in (options.markdown, options.html):
+        if path is not None:
+            check_file(path)
+
+
+def _job(options: argparse.Namespace, packages: Sequence[str]) -> Job:
+    """The same on another machine."""
+    given = [*as_arguments(options, *FORWARDED), *([] if options.score else ["--no-score"])]
+    results = {REPORT: options.out / REPORT}
+    for name, path in (("markdown", options.markdown), ("html", options.html)):
+        if path is not None:
+            given += [f"--{name}", f"{OUTPUTS}/bench.{name}"]
+            results[f"bench.{name}"] = path
+    return bench_job(options.bundles, given, results, packages)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +118,22 @@ def _parser() -> argparse.ArgumentParser:
         timed="each bundle and batch size",
         runs=200,
         duration=3.0,
-        auto="every bundle has an engine",
+    )
+    topics.what.add_argument(
+        "--batch",
+        nargs="+",
+        type=positive,
+        metavar="N",
+        help="Batch sizes to measure, one after the other. (default: 1 and 64, or the largest that "
+        "the bundle or its engine states)",
+    )
+    topics.how.add_argument(
+        "--repeats",
+        type=positive,
+        default=5,
+        metavar="N",
+        help="Number of fresh processes that share the runs and the time, so that ratios hold when "
+        "they are measured again; 1 measures in this process. (default: 5)",
     )
     topics.how.add_argument(
         "--warmup",
@@ -101,7 +150,35 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="Seed of the latents and of the bootstrap. (default: 0)",
     )
+    topics.how.add_argument(
+        "--no-score",
+        dest="score",
+        action="store_false",
+        help="Leave out the quality of the images, for which a bundle that was exported with "
+        "features holds what it takes.",
+    )
     add_host_options(topics)
+    topics.machine.add_argument(
+        "--runner",
+        nargs="+",
+        choices=RUNNERS,
+        default=["auto"],
+        metavar="NAME",
+        help=f"Runtimes to measure: {', '.join(RUNNERS)}; auto is TensorRT if every bundle has an "
+        "engine, and otherwise ONNX Runtime on the CPU. (default: auto)",
+    )
+    topics.results.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="Also write the table in Markdown, for a pull request.",
+    )
+    topics.results.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="Also write a page with the table, the distributions of the times and the ratios.",
+    )
     topics.results.add_argument(
         "--out",
         type=Path,

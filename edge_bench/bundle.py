@@ -47,7 +47,8 @@ class Bundle:
     """Where the files are, and what the manifest says about them; `None` if nothing does.
 
     `samples` are files of inputs to try, each named after its input. `refused` says why an engine
-    in the folder is not used. Pixels lie in `image_range`.
+    in the folder is not used. `max_batch` is the largest batch that it was exported for. Pixels lie
+    in `image_range`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Bundle:
     refused: str | None = None
     image_range: tuple[float, float] = (-1.0, 1.0)
     quality: QualityFiles | None = None
+    max_batch: int | None = None
     _: KW_ONLY
     n_classes: int | None
 
@@ -144,6 +146,7 @@ def _load_folder(folder: Path) -> Bundle:
         refused=refused,
         image_range=_image_range(manifest, path),
         quality=_quality(folder, manifest, path),
+        max_batch=_max_batch(manifest, path),
         n_classes=_classes(manifest, path),
     )
 
@@ -244,6 +247,17 @@ def _classes(manifest: dict[str, Any], path: Path) -> int | None:
     if found is None or (type(found) is int and found > 0):
         return found
     raise BundleError(f"{path}: n_classes is {found!r}, not a count; export the bundle again")
+
+
+def _max_batch(manifest: dict[str, Any], path: Path) -> int | None:
+    """The largest batch of the range that the manifest states, if it states one."""
+    stated = manifest.get("batch")
+    if stated is None:
+        return None
+    most = stated.get("max") if isinstance(stated, dict) else None
+    if type(most) is int and most > 0:
+        return most
+    raise BundleError(f"{path}: batch is {str(stated)[:60]!r}, not a range; {AGAIN}")
 
 
 def _text(manifest: dict[str, Any], path: Path, key: str) -> str | None:

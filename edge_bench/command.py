@@ -24,7 +24,6 @@ from edge_bench.interrupts import (
     interruptible,
 )
 from edge_bench.remote import Job, run_on
-from edge_bench.runners import RUNNERS
 from edge_bench.ssh import Host
 
 Advance = Callable[[float], None]
@@ -191,9 +190,7 @@ def add_topics(parser: argparse.ArgumentParser) -> Topics:
     )
 
 
-def add_timing_options(
-    topics: Topics, *, timed: str, runs: int, duration: float, auto: str
-) -> None:
+def add_timing_options(topics: Topics, *, timed: str, runs: int, duration: float) -> None:
     """Add the options of every command that times something.
 
     Args:
@@ -201,16 +198,7 @@ def add_timing_options(
         timed: What is timed, for the help.
         runs: Default number of runs of each.
         duration: Default number of seconds for each.
-        auto: When the runner `auto` is TensorRT, for the help.
     """
-    topics.what.add_argument(
-        "--batch",
-        nargs="+",
-        type=positive,
-        default=[1],
-        metavar="N",
-        help="Batch sizes to measure, one after the other. (default: 1)",
-    )
     topics.how.add_argument(
         "--runs",
         type=positive,
@@ -230,25 +218,19 @@ def add_timing_options(
         type=positive,
         default=1,
         metavar="N",
-        help="Number of CPU threads of ONNX Runtime. (default: 1)",
-    )
-    topics.machine.add_argument(
-        "--runner",
-        choices=RUNNERS,
-        default="auto",
-        help=f"Runtime to measure; auto is TensorRT if {auto}. (default: auto)",
+        help="Number of CPU threads of the runtime. (default: 1)",
     )
 
 
-def timing_arguments(options: argparse.Namespace) -> list[str]:
-    """The options of `add_timing_options` as they were given, for a command on another machine."""
-    return [
-        *("--batch", *map(str, options.batch)),
-        *("--runs", str(options.runs)),
-        *("--duration", str(options.duration)),
-        *("--threads", str(options.threads)),
-        *("--runner", options.runner),
-    ]
+def as_arguments(options: argparse.Namespace, *names: str) -> list[str]:
+    """Options as they were given, for the same command on another machine; None is left out."""
+    arguments: list[str] = []
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            arguments += [f"--{name}", *map(str, values)]
+    return arguments
 
 
 def add_host_options(topics: Topics) -> None:
@@ -274,17 +256,17 @@ def add_host_options(topics: Topics) -> None:
 
 
 def run_on_host(
-    options: argparse.Namespace, out: Path, job_for: Callable[[Sequence[str]], Job]
+    options: argparse.Namespace, check: Callable[[], None], job_for: Callable[[Sequence[str]], Job]
 ) -> int:
     """Run a job on the device that the options name; print what it prints, return its exit code.
 
-    The results go into the folder `out`.
+    `check` refuses what cannot be written here, before anything is copied.
     """
     code = DONE
 
     def work(advance: Advance) -> str:
         nonlocal code
-        check_writable(out)
+        check()
         host = Host(options.host, options.python, options.ssh)
         code, printed = run_on(host, job_for, lambda line: print(line, file=sys.stderr, flush=True))
         return printed
@@ -333,6 +315,17 @@ def check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def check_file(path: Path) -> None:
+    """Refuse a path that no file can be written to, before measuring takes minutes.
+
+    Raises:
+        OSError: It is a folder, or its folder cannot be created or written to.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_writable(path.parent)
 
 
 def _one_line(error: Exception) -> str:

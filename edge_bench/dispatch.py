@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edge_bench.bundle import ENGINE_SUFFIXES, MANIFEST, RECORD, load_bundle
@@ -11,20 +11,22 @@ from edge_bench.job import INPUTS, OUTPUTS
 from edge_bench.layer_table import TABLE
 from edge_bench.layer_timing import FILE, load_folder
 from edge_bench.remote import Job, Step
-from edge_bench.report import FILE as REPORT
 
 BUILDER = "build_engine.py"
 
 
 def bench_job(
-    bundles: Sequence[Path], options: Sequence[str], out: Path, packages: Sequence[str]
+    bundles: Sequence[Path],
+    options: Sequence[str],
+    results: Mapping[str, Path],
+    packages: Sequence[str],
 ) -> Job:
     """A benchmark of bundles; their engines are built first if the device has TensorRT.
 
     Args:
         bundles: Bundle folders, ONNX files or engines.
         options: The options of `python -m edge_bench` but its bundles and `--out`.
-        out: Where `bench.json` is written to.
+        results: Where the files that it writes there are written to here.
         packages: The packages that the device has.
 
     Raises:
@@ -45,7 +47,7 @@ def bench_job(
             scripts = (f"{name}/{inner}" for inner in found if Path(inner).name == BUILDER)
             builds += [Step((script,), optional=True) for script in sorted(scripts)]
     bench = Step(("-m", "edge_bench", *names, *options, "--out", OUTPUTS))
-    return Job(_inside(files), (*builds, bench), {REPORT: out / REPORT})
+    return Job(_inside(files), (*builds, bench), results)
 
 
 def layers_job(folder: Path, options: Sequence[str], table: Path) -> Job:

@@ -99,6 +99,12 @@ def check_inputs(path: Path, inputs: Sequence[InputSpec], n_outputs: int) -> tup
     return tuple(inputs)
 
 
+def batch_range_of(inputs: Sequence[InputSpec]) -> tuple[int, int | None]:
+    """The smallest and the largest batch that the shapes allow; None for the latter if any is."""
+    fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
+    return (max(fixed), min(fixed)) if fixed else (1, None)
+
+
 def draw_feed(
     inputs: Sequence[InputSpec],
     batch: int,
@@ -125,6 +131,17 @@ def draw_feed(
         return spec.labels(batch, n_classes or 1) if spec.is_label else spec.latents(batch, rng)
 
     return tuple(draw(spec) for spec in inputs)
+
+
+def fits(inputs: Sequence[InputSpec], shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether arrays of these shapes can be fed together: one size of batch, and the rest fixed."""
+    if len(inputs) != len(shapes) or not all(shapes) or len({shape[0] for shape in shapes}) != 1:
+        return False
+    return all(
+        len(spec.shape) == len(shape)
+        and all(wanted in (None, size) for wanted, size in zip(spec.shape, shape, strict=True))
+        for spec, shape in zip(inputs, shapes, strict=True)
+    )
 
 
 def shapes_of(feed: Sequence[NDArray[np.generic]]) -> str:

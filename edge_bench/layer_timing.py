@@ -24,9 +24,13 @@ from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.inputs import InputSpec, draw_feed
 from edge_bench.layer_table import LayerTime, Place, key_of
 from edge_bench.reading import AGAIN, inside, read_json, sha256_of_file
-from edge_bench.runners import OnnxRuntimeRunner, TensorRTRunner, check_runner
+from edge_bench.registry import check_runner
+from edge_bench.runners import OnnxRuntimeRunner, TensorRTRunner
 from edge_bench.statistics import ratio_of_medians
 from edge_bench.timing import Clock, TimingPlan, measure
+
+# Layers are built for TensorRT on the spot, and the others read bundles only.
+RUNNERS = ("auto", "onnxruntime", "tensorrt")
 
 FILE = "layers.json"
 FORMAT = 1
@@ -222,7 +226,7 @@ def _time_group(
 
 
 def _resolve(runner: str) -> str:
-    check_runner(runner)
+    check_runner(runner, RUNNERS)
     if runner != "auto":
         return runner
     return "onnxruntime" if importlib.util.find_spec("tensorrt") is None else "tensorrt"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from edge_bench.command import (
@@ -16,18 +17,19 @@ from edge_bench.command import (
     add_host_options,
     add_timing_options,
     add_topics,
+    as_arguments,
     as_process,
     check_writable,
     make_parser,
+    positive,
     run,
     run_on_host,
-    timing_arguments,
 )
 from edge_bench.device import describe_device
 from edge_bench.dispatch import layers_job
 from edge_bench.files import write_whole
 from edge_bench.layer_table import TABLE, read_times, summary, to_csv
-from edge_bench.layer_timing import load_folder, time_layers
+from edge_bench.layer_timing import RUNNERS, load_folder, time_layers
 from edge_bench.timing import TimingPlan
 
 EXAMPLE = "python -m edge_bench.layers layers/ --batch 1 --runner tensorrt"
@@ -38,9 +40,11 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     path: Path = options.table or options.folder / TABLE
     if options.host is not None:
-        given = timing_arguments(options)
+        given = as_arguments(options, "batch", "runs", "duration", "threads", "runner")
         return run_on_host(
-            options, path.parent, lambda packages: layers_job(options.folder, given, path)
+            options,
+            partial(check_writable, path.parent),
+            partial(layers_job, options.folder, given, path),
         )
 
     def measure(advance: Advance) -> str:
@@ -60,6 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 duration_s=options.duration,
                 min_warmup_s=0.02,
                 max_warmup_s=1.0,
+                repeats=1,
             ),
             advance=advance,
         ):
@@ -81,7 +86,20 @@ def _parser() -> argparse.ArgumentParser:
         timed="each layer under each choice",
         runs=30,
         duration=0.2,
-        auto="its package is installed",
+    )
+    topics.what.add_argument(
+        "--batch",
+        nargs="+",
+        type=positive,
+        default=[1],
+        metavar="N",
+        help="Batch sizes to measure, one after the other. (default: 1)",
+    )
+    topics.machine.add_argument(
+        "--runner",
+        choices=RUNNERS,
+        default="auto",
+        help="Runtime to measure; auto is TensorRT if its package is installed. (default: auto)",
     )
     add_host_options(topics)
     topics.results.add_argument(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_bench.bundle import Bundle, load_bundles, load_samples
+from edge_bench.bundle import Bundle, load_bundles
 from edge_bench.device import (
     DeviceDescription,
     DeviceState,
@@ -17,49 +19,62 @@ from edge_bench.device import (
     read_state,
     throttled,
 )
-from edge_bench.errors import InvalidValueError, RunnerError
-from edge_bench.inputs import Feed, draw_feed
+from edge_bench.errors import InvalidValueError
+from edge_bench.inputs import Feed
+from edge_bench.load import load_over, why_busy
 from edge_bench.power import Energy, PowerMeter, PowerReading, energy_per_image, find_power_meter
-from edge_bench.report import BenchReport, BenchRow
-from edge_bench.runners import Runner, TensorRTRunner, open_runners
-from edge_bench.statistics import (
-    disturbance,
-    images_per_second,
-    instability,
-    ratio_of_medians,
-    summarize,
-)
-from edge_bench.timing import Clock, Timing, TimingPlan, first_rows, measure, run_for
+from edge_bench.quality import QualityRow
+from edge_bench.quality import score as score_images
+from edge_bench.ratios import ratio_over_processes, verdict
+from edge_bench.registry import ON_GPU, resolve_runners
+from edge_bench.repeated import Measured, measure_repeatedly
+from edge_bench.report import BenchReport, BenchRow, FailedRow, ProcessRecord
+from edge_bench.runners import Runner
+from edge_bench.session import Request, draw_feeds, open_all
+from edge_bench.statistics import Ratio, disturbance, images_per_second, instability, summarize
+from edge_bench.timing import Clock, Timing, TimingPlan, first_rows, run_for
+
+Powers = dict[tuple[str, int, int], tuple[PowerReading | None, Energy | None]]
+"""By runner, batch size and place of the bundle."""
 
 FindMeter = Callable[[bool], PowerMeter | None]
 
 
 def benchmark(
     bundles: Sequence[Path],
-    batches: Sequence[int] = (1,),
+    batches: Sequence[int] | None = None,
     *,
     plan: TimingPlan | None = None,
     threads: int = 1,
-    runner: str = "auto",
+    runner: str | Sequence[str] = "auto",
     seed: int = 0,
-    clock: Clock = time.perf_counter_ns,
+    score: bool = True,
+    clock: Clock | None = None,
     find_meter: FindMeter = find_power_meter,
     advance: Callable[[float], None] = lambda fraction: None,
 ) -> BenchReport:
     """Measure latency, throughput and energy of exported generators on this device.
 
     All bundles are loaded at once and take turns at each batch size; each is compared with the
-    first. If the device has a power sensor, each bundle then runs alone for `plan.duration_s`,
-    since a sensor is too slow to separate models that take turns every few milliseconds.
+    first. Several fresh processes do this, one after the other, because times of one process
+    scatter less than those of the next. If the device has a power sensor, each bundle then runs
+    alone for `plan.duration_s`, since a sensor is too slow to separate models that take turns every
+    few milliseconds.
+
+    Several runtimes are measured in turns. One that cannot start is reported with its reason.
 
     Args:
         bundles: Bundle folders, ONNX files or engines.
-        batches: Batch sizes, without repetition.
-        plan: How much to measure; by default 200 runs and 3 seconds per model and batch size.
-        threads: Number of CPU threads of ONNX Runtime.
-        runner: The runtime: `auto`, `onnxruntime` or `tensorrt`.
+        batches: Batch sizes, without repetition; by default 1 and 64, or the largest that a bundle
+            or an engine states.
+        plan: How much to measure; by default 200 runs and 3 seconds per model and batch size, in 5
+            processes.
+        threads: Number of CPU threads of the runtime.
+        runner: The runtime, or several of them; names are in `edge_bench.registry.RUNNERS`.
         seed: Seed of the latents and of the bootstrap of the speedup's interval.
-        clock: Nanoseconds since a fixed moment.
+        score: Also measure the quality of the images if a bundle holds what that takes.
+        clock: Nanoseconds since a fixed moment, for a plan with 1 repeat; by default
+            `time.perf_counter_ns`.
         find_meter: Finds the power sensor; it is told whether the models run on a GPU.
         advance: Called with the finished fraction, 0 to 1.
 
@@ -67,42 +82,42 @@ def benchmark(
         The report, with the time of every run and the state of the device.
 
     Raises:
-        InvalidValueError: There is no bundle, a batch size is repeated or below 1, or the number of
-            threads is below 1.
+        InvalidValueError: There is no bundle, a batch size is repeated or below 1, the number of
+            threads is below 1, or other processes were to use `clock`.
         BundleError: A path holds nothing that can be measured.
-        RunnerError: The runtime is missing, or it refused a model or its input.
+        RunnerError: No runtime could measure: it is missing, or it refused a model or its input.
     """
     plan = plan or TimingPlan()
     _check(bundles, batches, threads)
     loaded = load_bundles(bundles)
-    rng = np.random.default_rng(seed)
-    with contextlib.ExitStack() as opened:
-        state_at_start = read_state()
-        runners = [
-            opened.enter_context(runner_) for runner_ in open_runners(loaded, runner, threads)
-        ]
-        feeds = _feeds(loaded, runners, batches, seed)
-        _check_images(loaded, runners, feeds)
-
-        meter = find_meter(any(isinstance(runner_, TensorRTRunner) for runner_ in runners))
-        timed = 1.0 if meter is None else 0.5
-        idle = _idle_power(meter, plan)
-        timings = measure(
-            runners, feeds, batches, clock, plan, lambda fraction: advance(timed * fraction)
-        )
-        powers: list[tuple[PowerReading | None, Energy | None]] = []
-        for t in timings:
-            x = first_rows(feeds[t.runner], t.batch)
-            powers.append(_power(meter, runners[t.runner], x, clock, plan, idle))
-            advance(timed + (1 - timed) * len(powers) / len(timings))
-        runtimes = tuple(runner_.runtime for runner_ in runners)
-        state_at_end = read_state()
+    names = resolve_runners(loaded, [runner] if isinstance(runner, str) else runner)
+    request = Request(
+        bundles=tuple(bundle.path for bundle in loaded),
+        batches=None if batches is None else tuple(batches),
+        plan=plan,
+        threads=threads,
+        runner=names[0],
+        seed=seed,
+    )
+    state_at_start = read_state()
+    meter = find_meter(not ON_GPU.isdisjoint(names))
+    idle = _idle_power(meter, plan)
+    timed = 1.0 if meter is None else 0.5
+    measured = measure_repeatedly(request, names, clock, lambda fraction: advance(timed * fraction))
+    powers: Powers = {}
+    if meter is not None:
+        powers = _powers(
+            meter, loaded, measured, request, clock or time.perf_counter_ns, idle,
+            lambda fraction: advance(timed + (1 - timed) * fraction),
+        )  # fmt: skip
+    state_at_end = read_state()
+    quality = _quality(loaded, measured, request, advance) if score else ()
 
     device = describe_device()
     return BenchReport(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         bundles=loaded,
-        runtimes=runtimes,
+        runtimes=tuple(text for one in measured for text in _runtimes(one)),
         plan=plan,
         threads=threads,
         seed=seed,
@@ -111,7 +126,10 @@ def benchmark(
         state_at_end=state_at_end,
         throttled=throttled(state_at_start, state_at_end),
         idle=idle,
-        rows=_rows(loaded, timings, powers, rng),
+        rows=tuple(_rows(loaded, measured, powers, threads, np.random.default_rng(seed))),
+        failed=tuple(_failed(loaded, measured, batches)),
+        processes=tuple(_processes(measured)),
+        quality=quality,
         warnings=(*_warnings(device, state_at_start, threads), *_unrecorded(loaded)),
     )
 
@@ -123,40 +141,15 @@ def _unrecorded(bundles: Sequence[Bundle]) -> Iterator[str]:
             yield f"{bundle.name} is an engine by itself: nothing states what it was built from"
 
 
-def _check(bundles: Sequence[Path], batches: Sequence[int], threads: int) -> None:
+def _check(bundles: Sequence[Path], batches: Sequence[int] | None, threads: int) -> None:
     if not bundles:
         raise InvalidValueError("there is no bundle to measure; give at least one")
-    if not batches or min(batches) < 1:
+    if batches is not None and (not batches or min(batches) < 1):
         raise InvalidValueError(f"must be at least 1; got {list(batches)}", setting="batch")
-    if len(set(batches)) != len(batches):
+    if batches is not None and len(set(batches)) != len(batches):
         raise InvalidValueError(f"takes every size once; got {list(batches)}", setting="batch")
     if threads < 1:
         raise InvalidValueError(f"must be at least 1; got {threads}", setting="threads")
-
-
-def _feeds(
-    bundles: Sequence[Bundle], runners: Sequence[Runner], batches: Sequence[int], seed: int
-) -> list[Feed]:
-    """The input of each runner, enough for the largest batch; equal inputs get equal values."""
-    feeds = []
-    for bundle, runner in zip(bundles, runners, strict=True):
-        samples = load_samples(bundle)
-        for batch in batches:  # a size that the model refuses is an error before any timing
-            draw_feed(runner.inputs, batch, seed, bundle.n_classes, samples)
-        feeds.append(draw_feed(runner.inputs, max(batches), seed, bundle.n_classes, samples))
-    return feeds
-
-
-def _check_images(
-    bundles: Sequence[Bundle], runners: Sequence[Runner], feeds: Sequence[Feed]
-) -> None:
-    """Run each model once: the times of a model that computes NaN mean nothing."""
-    for bundle, runner, feed in zip(bundles, runners, feeds, strict=True):
-        if not np.isfinite(runner.infer(*feed)).all():
-            raise RunnerError(
-                f"{bundle.path}: the images are not finite numbers; export the model again, "
-                "in fp32 if this precision overflows"
-            )
 
 
 def _idle_power(meter: PowerMeter | None, plan: TimingPlan) -> PowerReading | None:
@@ -186,35 +179,166 @@ def _power(
     return reading, energy_per_image(reading.mean_w, duration_s, images, idle_w)
 
 
+def _powers(
+    meter: PowerMeter,
+    bundles: Sequence[Bundle],
+    measured: Sequence[Measured],
+    request: Request,
+    clock: Clock,
+    idle: PowerReading | None,
+    advance: Callable[[float], None],
+) -> Powers:
+    """Power and energy of each bundle alone, in this process."""
+    found: Powers = {}
+    steps = sum(len(one.batches) for one in measured) * len(bundles)
+    for one in measured:
+        if not one.sessions:
+            continue
+        with contextlib.ExitStack() as stack:
+            runners = open_all(bundles, replace(request, runner=one.runner), stack)
+            feeds = draw_feeds(bundles, runners, one.batches, request.seed)
+            for batch in one.batches:
+                for index, runner in enumerate(runners):
+                    x = first_rows(feeds[index], batch)
+                    key = (one.runner, batch, index)
+                    found[key] = _power(meter, runner, x, clock, request.plan, idle)
+                    advance(len(found) / steps)
+    return found
+
+
+def _quality(
+    bundles: Sequence[Bundle],
+    measured: Sequence[Measured],
+    request: Request,
+    advance: Callable[[float], None],
+) -> tuple[QualityRow, ...]:
+    """The quality of each bundle's images, from the first runtime that measured."""
+    files = next((bundle.quality for bundle in bundles if bundle.quality is not None), None)
+    ran = next((one for one in measured if one.sessions), None)
+    if files is None or ran is None:
+        return ()
+    with contextlib.ExitStack() as stack:
+        runners = open_all(bundles, replace(request, runner=ran.runner), stack)
+        return score_images(
+            bundles,
+            runners,
+            files,
+            batch=max(ran.batches),
+            threads=request.threads,
+            advance=advance,
+        )
+
+
+def _runtimes(measured: Measured) -> tuple[str, ...]:
+    return measured.sessions[0].runtimes if measured.sessions else ()
+
+
 def _rows(
     bundles: Sequence[Bundle],
-    timings: Sequence[Timing],
-    powers: Sequence[tuple[PowerReading | None, Energy | None]],
+    measured: Sequence[Measured],
+    powers: Powers,
+    threads: int,
     rng: np.random.Generator,
-) -> tuple[BenchRow, ...]:
-    rows: list[BenchRow] = []
-    # (rounds, block) for each row
-    times_us = [timing.times_ns / 1e3 for timing in timings]
-    first_us = {t.batch: us for t, us in zip(timings, times_us, strict=True) if t.runner == 0}
-    for timing, us, (power, energy) in zip(timings, times_us, powers, strict=True):
-        latency = summarize(us)
-        speedup = ratio_of_medians(first_us[timing.batch], us, rng) if timing.runner else None
-        rows.append(
-            BenchRow(
-                bundle=bundles[timing.runner].name,
-                batch=timing.batch,
-                latency=latency,
-                images_per_second=images_per_second(latency, timing.batch),
-                speedup=speedup,
-                power=power,
-                energy=energy,
-                warmup_runs=timing.warmup_runs,
-                settled=timing.settled,
-                warnings=instability(us) + (disturbance(speedup) if speedup else ()),
-                samples_us=tuple(tuple(block) for block in us.tolist()),
+) -> Iterator[BenchRow]:
+    """The rows batch by batch, then by runtime, then in the order of the bundles."""
+    for batch in dict.fromkeys(batch for one in measured for batch in one.batches):
+        for one in measured:
+            if batch not in one.batches:
+                continue
+            load = load_over([session.load for session in one.sessions])
+            busy = why_busy(load, 1 if one.runner in ON_GPU else threads)
+            first = _timings(one, batch, 0)
+            for index, bundle in enumerate(bundles):
+                timings = _timings(one, batch, index)
+                row = _row(timings, first if index else None, busy, rng)
+                if one.runner in ON_GPU:  # the processor only waits
+                    row = replace(row, processor_speedup=None)
+                power, energy = powers.get((one.runner, batch, index), (None, None))
+                yield replace(
+                    row, bundle=bundle.name, runner=one.runner, power=power, energy=energy
+                )
+
+
+def _timings(measured: Measured, batch: int, index: int) -> list[Timing]:
+    """The timing of each process, of a bundle at a batch size."""
+    return [
+        timing
+        for session in measured.sessions
+        for timing in session.timings
+        if (timing.batch, timing.runner) == (batch, index)
+    ]
+
+
+def _row(
+    timings: Sequence[Timing],
+    first: Sequence[Timing] | None,
+    busy: str | None,
+    rng: np.random.Generator,
+) -> BenchRow:
+    """A row without its names and its power, compared with the timings of the first bundle."""
+    batch = timings[0].batch
+    by_process = [timing.times_ns / 1e3 for timing in timings]  # (rounds, block) each
+    spent = [_processor_us(timing) for timing in timings]
+    us = np.concatenate(by_process)
+    latency = summarize(us)
+    speedup = processor = None
+    if first is not None:
+        speedup = ratio_over_processes([t.times_ns / 1e3 for t in first], by_process, rng)
+        processor = _processor_ratio([_processor_us(t) for t in first], spent, rng)
+    return BenchRow(
+        bundle="",
+        batch=batch,
+        runner="",
+        latency=latency,
+        images_per_second=images_per_second(latency, batch),
+        speedup=speedup,
+        power=None,
+        energy=None,
+        warmup_runs=sum(timing.warmup_runs for timing in timings),
+        settled=all(timing.settled for timing in timings),
+        warnings=instability(us) + (disturbance(speedup) if speedup else ()),
+        samples_us=tuple(tuple(block) for block in us.tolist()),
+        rounds_by_process=tuple(len(times) for times in by_process),
+        processor_us=float(np.concatenate(spent).mean()),
+        processor_speedup=processor,
+        verdict=None if speedup is None else verdict(speedup, busy),
+        busy=busy,
+    )
+
+
+def _processor_us(timing: Timing) -> NDArray[np.float64]:
+    """Processor time of a run in microseconds, `(rounds, 1)`."""
+    us: NDArray[np.float64] = timing.processor_ns[:, None] / 1e3 / timing.times_ns.shape[1]
+    return us
+
+
+def _processor_ratio(
+    first: Sequence[NDArray[np.float64]],
+    other: Sequence[NDArray[np.float64]],
+    rng: np.random.Generator,
+) -> Ratio | None:
+    """None if a block is too short for the clock of the processor."""
+    if min(float(us.min()) for us in (*first, *other)) <= 0:
+        return None
+    return ratio_over_processes(first, other, rng)
+
+
+def _failed(
+    bundles: Sequence[Bundle], measured: Sequence[Measured], batches: Sequence[int] | None
+) -> Iterator[FailedRow]:
+    for one in measured:
+        if one.failure is not None:
+            for batch in batches or (None,):
+                for bundle in bundles:
+                    yield FailedRow(bundle.name, batch, one.runner, one.failure)
+
+
+def _processes(measured: Sequence[Measured]) -> Iterator[ProcessRecord]:
+    for one in measured:
+        for turn, session in enumerate(one.sessions):
+            yield ProcessRecord(
+                one.runner, turn, session.load, session.load.others_share, session.load.steal_share
             )
-        )
-    return tuple(rows)
 
 
 def _warnings(device: DeviceDescription, state: DeviceState, threads: int) -> tuple[str, ...]:

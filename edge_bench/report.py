@@ -17,7 +17,10 @@ from edge_bench.bundle import Bundle
 from edge_bench.device import DeviceDescription, DeviceState
 from edge_bench.errors import InvalidValueError
 from edge_bench.files import write_whole
+from edge_bench.load import MachineLoad
 from edge_bench.power import Energy, PowerReading
+from edge_bench.quality import QualityRow
+from edge_bench.ratios import BUSY, UNDECIDED
 from edge_bench.statistics import LatencyStatistics, Ratio
 from edge_bench.timing import TimingPlan
 
@@ -37,10 +40,11 @@ class BenchRow:
     Attributes:
         bundle: Name of the bundle.
         batch: Batch size.
+        runner: Name of the runtime that ran it.
         latency: Mean and percentiles of the time of a run, in microseconds.
         images_per_second: Throughput.
         speedup: Median of the first bundle over the median of this one, with its interval; None
-            for the first.
+            for the first. Of several processes, it is the geometric mean.
         power: Power while the bundle ran alone; None without a sensor.
         energy: Energy per image; None without a sensor.
         warmup_runs: Number of untimed runs.
@@ -48,10 +52,18 @@ class BenchRow:
         warnings: What makes these times less reliable.
         samples_us: Time of every run in microseconds, `(rounds, runs)`, in the order of
             measurement.
+        rounds_by_process: How many of these rounds each process measured.
+        processor_us: Mean processor time of a run in microseconds, over all threads.
+        processor_speedup: The same ratio as `speedup`, of processor times, which stand still while
+            other programs run; None for the first, and if a GPU computes.
+        verdict: `faster`, `slower` or `undecided` against the first bundle, or `busy` if the
+            machine was; None for the first.
+        busy: What else the machine did, if that leaves no verdict.
     """
 
     bundle: str
     batch: int
+    runner: str
     latency: LatencyStatistics
     images_per_second: float
     speedup: Ratio | None
@@ -61,6 +73,35 @@ class BenchRow:
     settled: bool
     warnings: tuple[str, ...]
     samples_us: tuple[tuple[float, ...], ...]
+    rounds_by_process: tuple[int, ...] = ()
+    processor_us: float | None = None
+    processor_speedup: Ratio | None = None
+    verdict: str | None = None
+    busy: str | None = None
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """What could not be measured with a runtime, and why; `batch` is None if none was asked for."""
+
+    bundle: str
+    batch: int | None
+    runner: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ProcessRecord:
+    """One of the processes that measured, and what else the machine did in the meantime.
+
+    The shares are of the processor time of the cores that it could use, 0 to 1.
+    """
+
+    runner: str
+    turn: int
+    load: MachineLoad
+    others_share: float | None
+    steal_share: float | None
 
 
 @dataclass(frozen=True)
@@ -70,17 +111,20 @@ class BenchReport:
     Attributes:
         created: UTC time of the end of the benchmark, in ISO 8601.
         bundles: What was measured.
-        runtimes: Runtime and version that ran each bundle.
+        runtimes: Runtime and version that ran each bundle; of several runtimes one after the other.
         plan: How much was measured.
-        threads: Number of CPU threads of ONNX Runtime.
+        threads: Number of CPU threads of the runtime.
         seed: Seed of the latents and of the bootstrap.
         device: The device: processor, memory, versions.
         state_at_start: Clocks, temperatures and load before the measurement.
         state_at_end: The same after it.
         throttled: Whether the device reduced its clocks; None if it cannot tell.
         idle: Power without load; None without a sensor.
-        rows: One row per bundle and batch size, batch by batch.
+        rows: One row per bundle, runtime and batch size, batch by batch.
         warnings: What makes all times less reliable.
+        failed: The rows that a runtime could not measure.
+        processes: The processes that measured, in the order of each runtime.
+        quality: The quality of each bundle's images, if a bundle holds what that takes.
     """
 
     created: str
@@ -96,19 +140,23 @@ class BenchReport:
     idle: PowerReading | None
     rows: tuple[BenchRow, ...]
     warnings: tuple[str, ...]
+    failed: tuple[FailedRow, ...] = ()
+    processes: tuple[ProcessRecord, ...] = ()
+    quality: tuple[QualityRow, ...] = ()
 
-    def row(self, bundle: str, batch: int) -> BenchRow:
+    def row(self, bundle: str, batch: int, runner: str | None = None) -> BenchRow:
         """The measurements of a bundle at a batch size.
 
         Args:
             bundle: Name of the bundle.
             batch: Batch size.
+            runner: Name of the runtime; by default the first one that was measured.
 
         Raises:
             InvalidValueError: The bundle was not measured at this batch size.
         """
         for row in self.rows:
-            if (row.bundle, row.batch) == (bundle, batch):
+            if (row.bundle, row.batch) == (bundle, batch) and runner in (None, row.runner):
                 return row
         measured = ", ".join(f"{row.bundle} at {row.batch}" for row in self.rows)
         raise InvalidValueError(f"{bundle!r} at batch {batch} was not measured, only {measured}")
@@ -121,6 +169,7 @@ def to_json(report: BenchReport) -> dict[str, Any]:
         for key in ("path", "model", "engine", "dense"):
             bundle[key] = None if bundle[key] is None else str(bundle[key])
         bundle["samples"] = [str(path) for path in bundle["samples"]]
+        del bundle["quality"], bundle["image_range"]
     # Two decimals are ten nanoseconds, which is finer than the clock of any board.
     for row in value["rows"]:
         row["samples_us"] = [[round(time, 2) for time in block] for block in row["samples_us"]]
@@ -141,7 +190,9 @@ def write_report(report: BenchReport, folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
+    """A column of the table."""
+
     title: str
     cells: tuple[str, ...]
     # If a table is too wide, columns are dropped from the highest rank down; rank 0 always stays.
@@ -149,6 +200,7 @@ class _Column:
 
     @property
     def width(self) -> int:
+        """Number of characters of its widest cell."""
         return max(len(self.title), *(len(cell) for cell in self.cells))
 
 
@@ -158,26 +210,40 @@ def table(report: BenchReport, width: int | None = None) -> str:
     To fit a `width` in characters, the least important columns are dropped, and then names are
     shortened.
     """
-    rows = report.rows
-    several = len(report.bundles) > 1
+    return "\n".join([*_lines(columns_of(report), width), "", *notes_of(report)])
+
+
+def columns_of(report: BenchReport) -> list[Column]:
+    """The columns that the report fills; rows that could not be measured come last."""
+    rows, failed = report.rows, report.failed
+    named: tuple[BenchRow | FailedRow, ...] = (*rows, *failed)
+    runners = dict.fromkeys(row.runner for row in named)
+
+    def column(title: str, cells: Iterable[str], rank: int) -> Column:
+        return Column(title, (*cells, *("-" for _ in failed)), rank)
+
     columns = [
-        _Column("bundle", tuple(row.bundle for row in rows), 0),
-        _Column("batch", tuple(str(row.batch) for row in rows), 0),
-        _Column("mean ms", _milliseconds(row.latency.mean_us for row in rows), 2),
-        _Column("p50 ms", _milliseconds(row.latency.p50_us for row in rows), 0),
-        _Column("p90 ms", _milliseconds(row.latency.p90_us for row in rows), 4),
-        _Column("p95 ms", _milliseconds(row.latency.p95_us for row in rows), 3),
-        _Column("p99 ms", _milliseconds(row.latency.p99_us for row in rows), 1),
-        _Column("images/s", tuple(_short(row.images_per_second) for row in rows), 0),
+        Column("bundle", tuple(row.bundle for row in named), 0),
+        Column("batch", tuple(str(row.batch or "-") for row in named), 0),
     ]
-    if several:
-        columns.append(_Column("ratio", tuple(_ratio(row) for row in rows), 0))
+    if len(runners) > 1:
+        columns.append(Column("runner", tuple(row.runner for row in named), 0))
+    columns += [
+        column("mean ms", _milliseconds(row.latency.mean_us for row in rows), 2),
+        column("p50 ms", _milliseconds(row.latency.p50_us for row in rows), 0),
+        column("p90 ms", _milliseconds(row.latency.p90_us for row in rows), 4),
+        column("p95 ms", _milliseconds(row.latency.p95_us for row in rows), 3),
+        column("p99 ms", _milliseconds(row.latency.p99_us for row in rows), 1),
+        column("images/s", (_short(row.images_per_second) for row in rows), 0),
+    ]
+    if len(report.bundles) > 1:
+        columns.append(column("ratio", (_ratio(row) for row in rows), 0))
     if any(row.energy for row in rows):
-        columns.append(_Column("J/image", tuple(_joules(row) for row in rows), 0))
-    return "\n".join([*_lines(columns, width), "", *_notes(report)])
+        columns.append(column("J/image", (_joules(row) for row in rows), 0))
+    return columns
 
 
-def _lines(columns: list[_Column], width: int | None) -> list[str]:
+def _lines(columns: list[Column], width: int | None) -> list[str]:
     hidden: list[str] = []
     while width is not None and _total(columns) > width:
         leaving = max(columns, key=lambda column: column.rank)
@@ -189,7 +255,7 @@ def _lines(columns: list[_Column], width: int | None) -> list[str]:
         first, *others = columns
         room = max(8, first.width - excess)
         cells = tuple(c if len(c) <= room else c[: room - 1] + "…" for c in first.cells)
-        columns = [_Column(first.title, cells, 0), *others]
+        columns = [Column(first.title, cells, 0), *others]
     titles = [column.title for column in columns]
     lines = [
         _line(columns, titles),
@@ -201,13 +267,13 @@ def _lines(columns: list[_Column], width: int | None) -> list[str]:
     return lines
 
 
-def _line(columns: list[_Column], cells: list[str]) -> str:
+def _line(columns: list[Column], cells: list[str]) -> str:
     first, *others = zip(columns, cells, strict=True)
     texts = [first[1].ljust(first[0].width), *(cell.rjust(c.width) for c, cell in others)]
     return "  ".join(texts)
 
 
-def _total(columns: list[_Column]) -> int:
+def _total(columns: list[Column]) -> int:
     return sum(column.width for column in columns) + 2 * (len(columns) - 1)
 
 
@@ -224,24 +290,45 @@ def _short(value: float) -> str:
 
 
 def _ratio(row: BenchRow) -> str:
-    return "1" if row.speedup is None else f"{row.speedup.value:.2f}×"
+    if row.speedup is None:
+        return "1"
+    return f"({row.speedup.value:.2f}×)" if row.verdict == BUSY else f"{row.speedup.value:.2f}×"
 
 
 def _joules(row: BenchRow) -> str:
     return "-" if row.energy is None else f"{row.energy.gross_j_per_image:.3g}"
 
 
-def _notes(report: BenchReport) -> list[str]:
-    notes = []
+def _quality_note(row: QualityRow, first: str) -> str:
+    rise = ""
+    if row.rise is not None:
+        low, high = (f"{end:+.3g}" for end in (row.rise.low, row.rise.high))
+        rise = f", {row.rise.value:+.3g} [{low}, {high}] over {first}"
+    return (
+        f"{row.bundle}: Fréchet distance {row.distance:.4g}{rise}, in {row.features} features, in "
+        f"the limit of many images, estimated from {row.images}"
+    )
+
+
+def notes_of(report: BenchReport) -> list[str]:
+    """What a reader must know to trust the rows, a line each."""
     first = report.bundles[0].name
-    for row in report.rows:
-        if row.speedup is not None:
-            ratio = row.speedup
-            notes.append(
-                f"{row.bundle}, batch {row.batch}: {ratio.value:.2f}× the speed of {first} "
-                f"({ratio.confidence:.0%} interval {ratio.low:.2f} to {ratio.high:.2f})"
-            )
-    notes.append(f"runtime: {', '.join(dict.fromkeys(report.runtimes))}")
+    several = len({row.runner for row in report.rows}) > 1
+    notes = [
+        f"{name_of(row, several)}: {_comparison(row, first)}"
+        for row in report.rows
+        if row.speedup is not None
+    ]
+    notes += [_quality_note(row, first) for row in report.quality]
+    notes += dict.fromkeys(f"{row.runner}: not measured: {row.reason}" for row in report.failed)
+    compared = any(row.speedup is not None for row in report.rows)
+    so = "no model is called faster or slower" if compared else "its times are too long"
+    notes += dict.fromkeys(
+        f"warning: this machine was busy: {row.busy}; {so}"
+        for row in report.rows
+        if row.busy is not None
+    )
+    notes.append(f"runtime: {'; '.join(dict.fromkeys(report.runtimes))}")
     powers = [row.power for row in report.rows if row.power is not None]
     if powers:
         idle = "not measured" if report.idle is None else f"{report.idle.mean_w:.2f} W"
@@ -254,7 +341,30 @@ def _notes(report: BenchReport) -> list[str]:
     notes += [f"warning: {warning}" for warning in report.warnings]
     for row in report.rows:
         if row.warnings:
-            notes.append(f"warning: {row.bundle}, batch {row.batch}: {'; '.join(row.warnings)}")
+            notes.append(f"warning: {name_of(row, several)}: {'; '.join(row.warnings)}")
     if any(row.warnings for row in report.rows):
         notes.append(REMEDY)
     return notes
+
+
+def name_of(row: BenchRow, with_runner: bool) -> str:
+    """A row in words."""
+    name = f"{row.bundle}, batch {row.batch}"
+    return f"{name}, {row.runner}" if with_runner else name
+
+
+def _comparison(row: BenchRow, first: str) -> str:
+    """The ratio and its interval in words; a claim only if the verdict allows one."""
+    assert row.speedup is not None
+    ratio = row.speedup
+    interval = f"({ratio.confidence:.0%} interval {ratio.low:.2f} to {ratio.high:.2f})"
+    if row.verdict == BUSY:
+        text = f"no verdict; measured {ratio.value:.2f}× beside other programs {interval}"
+        if row.processor_speedup is not None:
+            cpu = row.processor_speedup
+            text += f", {cpu.value:.2f}× in processor time ({cpu.low:.2f} to {cpu.high:.2f})"
+        return text
+    text = f"{ratio.value:.2f}× the speed of {first} {interval}"
+    if row.verdict == UNDECIDED:
+        text += ", which shows no difference"
+    return text

@@ -6,7 +6,6 @@ import ctypes
 import ctypes.util
 import hashlib
 import importlib
-import importlib.util
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,15 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_bench.bundle import Bundle
 from edge_bench.errors import RunnerError
-from edge_bench.inputs import InputSpec, check_inputs, shapes_of
+from edge_bench.inputs import InputSpec, batch_range_of, check_inputs, shapes_of
 
 if TYPE_CHECKING:
     # Python 3.10, whose TensorRT binding JetPack 6 ships, does not have it.
     from typing import Self
-
-RUNNERS = ("auto", "onnxruntime", "tensorrt")
 
 # ONNX Runtime's names of the types that latents and labels can have.
 ONNX_TYPES: dict[str, type[np.generic]] = {
@@ -42,7 +38,7 @@ class Runner(AbstractContextManager["Runner"], Protocol):
 
     `infer` takes one array `(batch, ...)` per entry of `inputs`: the latents, then the labels if
     there are any. It returns when the images are in host memory, so transfers to and from a device
-    are part of the call.
+    are part of the call. `batch_range` is the smallest and the largest batch, None if any is taken.
     """
 
     @property
@@ -51,52 +47,10 @@ class Runner(AbstractContextManager["Runner"], Protocol):
     @property
     def runtime(self) -> str: ...
 
+    @property
+    def batch_range(self) -> tuple[int, int | None]: ...
+
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
-
-
-def check_runner(name: str) -> None:
-    """Refuse a name that is not one of `RUNNERS`.
-
-    Raises:
-        RunnerError: it is not.
-    """
-    if name not in RUNNERS:
-        raise RunnerError(
-            f"{name!r} is not known; choose one of {', '.join(RUNNERS)}", setting="runner"
-        )
-
-
-def open_runners(bundles: Sequence[Bundle], name: str, threads: int) -> list[Runner]:
-    """One runner per bundle, not entered yet; all of them use the same runtime.
-
-    `auto` is TensorRT if every bundle has an engine and the `tensorrt` package is installed, and
-    ONNX Runtime otherwise: a ratio between two runtimes would say nothing about the models.
-
-    Raises:
-        RunnerError: the name is not known, or a bundle lacks what the runtime runs.
-    """
-    check_runner(name)
-    if name == "auto":
-        engines = all(bundle.engine for bundle in bundles)
-        only_engines = any(bundle.model is None for bundle in bundles)
-        tensorrt = engines and (only_engines or importlib.util.find_spec("tensorrt") is not None)
-        name = "tensorrt" if tensorrt else "onnxruntime"
-    runners: list[Runner] = []
-    for bundle in bundles:
-        if name == "tensorrt":
-            if bundle.engine is None:
-                raise RunnerError(
-                    f"{bundle.path}: {bundle.refused}"
-                    if bundle.refused
-                    else f"{bundle.path}: no TensorRT engine; build it on this device with "
-                    "build_engine.py of the bundle, or use the onnxruntime runner"
-                )
-            runners.append(TensorRTRunner(bundle.engine, bundle.engine_sha256))
-        else:
-            if bundle.model is None:
-                raise RunnerError(f"{bundle.path}: ONNX Runtime needs model.onnx, not an engine")
-            runners.append(OnnxRuntimeRunner(bundle.model, threads))
-    return runners
 
 
 class OnnxRuntimeRunner:
@@ -150,6 +104,10 @@ class OnnxRuntimeRunner:
         threads = "1 thread" if self._threads == 1 else f"{self._threads} threads"
         return f"onnxruntime {self._version} on CPU, {threads}"
 
+    @property
+    def batch_range(self) -> tuple[int, int | None]:
+        return batch_range_of(self.inputs)
+
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
         images: NDArray[np.generic]
         named = {spec.name: array for spec, array in zip(self.inputs, feed, strict=True)}
@@ -179,15 +137,22 @@ class OnnxRuntimeRunner:
         # that the next one needs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
+        self._configure(options)
         try:
             return onnxruntime.InferenceSession(
-                str(self._path), sess_options=options, providers=["CPUExecutionProvider"]
+                str(self._path), sess_options=options, providers=self._providers()
             )
         except self._errors as error:
             raise RunnerError(
                 f"{self._path}: ONNX Runtime does not load it ({_first_line(error)}); "
                 "export it again, or install an onnxruntime that knows its opset"
             ) from None
+
+    def _providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+    def _configure(self, options: Any) -> None:
+        """Settings of the session that a provider needs; the CPU needs none."""
 
 
 def _onnxruntime_errors() -> tuple[type[Exception], ...]:
@@ -212,6 +177,16 @@ class TensorRTRunner:
     than `sha256`, if that is given, is not loaded.
     """
 
+    package = "tensorrt"
+    missing = (
+        "the tensorrt package is not installed; on a Jetson it comes with JetPack "
+        "(apt install python3-libnvinfer, and a virtual environment that sees the system's "
+        'packages), elsewhere: pip install "ard-gan[tensorrt]"; '
+        "or use the onnxruntime runner"
+    )
+    name = "tensorrt"
+    rebuild = "build it again on this device with build_engine.py of the bundle"
+
     def __init__(self, engine: Path, sha256: str | None = None) -> None:
         self._path, self._sha256 = engine, sha256
         self._cuda: _Cuda | None = None
@@ -228,14 +203,9 @@ class TensorRTRunner:
 
     def __enter__(self) -> Self:
         try:
-            import tensorrt as trt
+            trt = importlib.import_module(self.package)
         except ImportError:
-            raise RunnerError(
-                "the tensorrt package is not installed; on a Jetson it comes with JetPack "
-                "(apt install python3-libnvinfer, and a virtual environment that sees the system's "
-                'packages), elsewhere: pip install "ard-gan[tensorrt]"; '
-                "or use the onnxruntime runner"
-            ) from None
+            raise RunnerError(self.missing) from None
         self._version = str(trt.__version__)
         self._cuda = open_cuda()
         try:
@@ -261,7 +231,16 @@ class TensorRTRunner:
 
     @property
     def runtime(self) -> str:
-        return f"tensorrt {self._version} on GPU, transfers included"
+        return f"{self.name} {self._version} on GPU, transfers included"
+
+    @property
+    def batch_range(self) -> tuple[int, int | None]:
+        low, high = batch_range_of(self.inputs)
+        if high is None:  # each input has a range of its own
+            profiles = [self._engine.get_tensor_profile_shape(spec.name, 0) for spec in self.inputs]
+            low = max(int(least[0]) for least, _, _ in profiles)
+            high = min(int(most[0]) for _, _, most in profiles)
+        return low, high
 
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
         cuda = self._open()
@@ -294,9 +273,8 @@ class TensorRTRunner:
         self._keep = [logger, runtime]
         if self._engine is None:
             raise RunnerError(
-                f"{self._path}: TensorRT {self._version} does not load this engine (built for "
-                "another TensorRT version or GPU?); build it again on this device with "
-                "build_engine.py of the bundle"
+                f"{self._path}: {self.name} {self._version} does not load this engine (built for "
+                f"another version or GPU?); {self.rebuild}"
             )
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
@@ -394,6 +372,8 @@ class _Cuda:
     """The few calls of the CUDA runtime that inference needs; pointers are plain integers."""
 
     HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
+    # Of cudaDeviceAttr: the two numbers of the compute capability.
+    MAJOR, MINOR = 75, 76
 
     def __init__(self, call: _CudaCall, describe: Any) -> None:
         self._call = call
@@ -401,6 +381,14 @@ class _Cuda:
 
     def device_count(self) -> int:
         return self._checked("cudaGetDeviceCount")
+
+    def compute_capability(self) -> str:
+        """That of the first GPU, such as 8.6."""
+        major, minor = (
+            self._checked("cudaDeviceGetAttribute", attribute, 0)
+            for attribute in (self.MAJOR, self.MINOR)
+        )
+        return f"{major}.{minor}"
 
     def create_stream(self) -> int:
         return self._checked("cudaStreamCreate")
@@ -463,6 +451,9 @@ def _cuda_python() -> _Cuda | None:
         if name == "cudaMemcpyAsync":
             to, source, size, kind, stream = args
             result = runtime.cudaMemcpyAsync(to, source, size, runtime.cudaMemcpyKind(kind), stream)
+        elif name == "cudaDeviceGetAttribute":
+            attribute, device = args
+            result = runtime.cudaDeviceGetAttribute(runtime.cudaDeviceAttr(attribute), device)
         else:
             result = getattr(runtime, name)(*args)
         error, *values = result
@@ -478,11 +469,13 @@ def _cuda_python() -> _Cuda | None:
 # Functions that hand a value back through their first argument, and the type of that value.
 _OUT: dict[str, Any] = {
     "cudaGetDeviceCount": ctypes.c_int,
+    "cudaDeviceGetAttribute": ctypes.c_int,
     "cudaStreamCreate": ctypes.c_void_p,
     "cudaMalloc": ctypes.c_void_p,
 }
 _ARGUMENTS: dict[str, list[Any]] = {
     "cudaGetDeviceCount": [],
+    "cudaDeviceGetAttribute": [ctypes.c_int, ctypes.c_int],
     "cudaStreamCreate": [],
     "cudaMalloc": [ctypes.c_size_t],
     "cudaFree": [ctypes.c_void_p],

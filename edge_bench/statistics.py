@@ -111,20 +111,39 @@ def ratio_of_medians(
     Raises:
         InvalidValueError: they differ in their number of rounds.
     """
-    if first_us.ndim != 2 or other_us.ndim != 2 or len(first_us) != len(other_us):
-        raise InvalidValueError(
-            f"times must have the shape (rounds, runs) with equal rounds; "
-            f"got {first_us.shape} and {other_us.shape}"
-        )
+    check_rounds(first_us, other_us)
     rounds = len(first_us)
     ratios = np.empty(resamples)
     for i in range(resamples):
         drawn = rng.integers(rounds, size=rounds)
         ratios[i] = np.median(first_us[drawn]) / np.median(other_us[drawn])
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(ratios, [tail, 100 - tail]).tolist()
+    low, high = bounds(ratios, confidence)
     value = float(np.median(first_us) / np.median(other_us))
     return Ratio(value, low, high, confidence, float(first_us.min() / other_us.min()))
+
+
+def check_rounds(first_us: NDArray[np.float64], other_us: NDArray[np.float64]) -> None:
+    """Refuse times of two models that were not measured in the same rounds.
+
+    Raises:
+        InvalidValueError: They are not `(rounds, runs)`, or differ in their number of rounds.
+    """
+    if first_us.ndim != 2 or other_us.ndim != 2 or len(first_us) != len(other_us):
+        raise InvalidValueError(
+            f"times must have the shape (rounds, runs) with equal rounds; "
+            f"got {first_us.shape} and {other_us.shape}"
+        )
+
+
+def bounds(drawn: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """The two of the drawn values between which this share of them lies.
+
+    They are values that were drawn, as many from either end: those of the inverse ratio, drawn with
+    the same numbers, are then their inverses.
+    """
+    ordered = np.sort(drawn)
+    outside = int(len(ordered) * (1 - confidence) / 2)
+    return float(ordered[outside]), float(ordered[len(ordered) - 1 - outside])
 
 
 def disturbance(ratio: Ratio) -> tuple[str, ...]:

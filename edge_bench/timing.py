@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +34,7 @@ class TimingPlan:
 
     The models take turns in rounds. Rounds continue until every model has `runs` timed runs and the
     batch size has taken `duration_s` seconds per model on average, or until a model has `max_runs`
-    runs.
+    runs. Several processes share the runs and the seconds.
 
     Attributes:
         runs: Minimum number of timed runs of each model.
@@ -44,6 +45,7 @@ class TimingPlan:
         min_warmup_s: Minimum duration of the warm-up in seconds.
         max_warmup_s: Duration in seconds after which the warm-up ends, even if the times have not
             settled.
+        repeats: Number of fresh processes that measure, one after the other; 1 means this process.
 
     Raises:
         InvalidValueError: A number of runs or seconds is out of range.
@@ -56,9 +58,10 @@ class TimingPlan:
     max_runs: int = 20_000
     min_warmup_s: float = 0.2
     max_warmup_s: float = 10.0
+    repeats: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("runs", "block", "max_runs"):
+        for name in ("runs", "block", "max_runs", "repeats"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(
                     f"must be at least 1; got {getattr(self, name)}", setting=name
@@ -71,14 +74,36 @@ class TimingPlan:
                     f"{name} must be a number of seconds, 0 or more; got {getattr(self, name)}"
                 )
 
+    def share(self) -> TimingPlan:
+        """What one of the processes measures, so that all together measure about this plan.
+
+        Each warms up, because each starts cold, but for a share of the runs and of the longest
+        duration. Only `min_warmup_s` is for each, since clocks ramp up anew.
+        """
+        n = self.repeats
+        return replace(
+            self,
+            runs=-(-self.runs // n),
+            warmup=-(-self.warmup // n),
+            duration_s=self.duration_s / n,
+            max_runs=-(-self.max_runs // n),
+            max_warmup_s=self.max_warmup_s / n,
+            repeats=1,
+        )
+
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of a runner at a batch size, `(rounds, block)`, in the order of measurement."""
+    """The times of a runner at a batch size, `(rounds, block)`, in the order of measurement.
+
+    `processor_ns`, `(rounds,)`, is the processor time that all threads of this process spent in a
+    block; it stands still while other programs run, or while a GPU computes.
+    """
 
     runner: int
     batch: int
     times_ns: NDArray[np.int64]
+    processor_ns: NDArray[np.int64]
     warmup_runs: int
     settled: bool
 
@@ -122,8 +147,9 @@ def measure(
             ]
             rounds = _take_turns(runners, inputs, clock, plan, advance_within)
         for index, (warmup_runs, settled) in enumerate(warm):
-            times = np.array([blocks[index] for blocks in rounds], dtype=np.int64)
-            timings.append(Timing(index, batch, times, warmup_runs, settled))
+            times = np.array([blocks[index].times_ns for blocks in rounds], dtype=np.int64)
+            spent = np.array([blocks[index].processor_ns for blocks in rounds], dtype=np.int64)
+            timings.append(Timing(index, batch, times, spent, warmup_runs, settled))
     return tuple(timings)
 
 
@@ -162,20 +188,26 @@ def _warm_up(runner: Infer, x: Feed, clock: Clock, plan: TimingPlan) -> tuple[in
     return 0, False
 
 
+@dataclass(frozen=True)
+class _Block:
+    times_ns: list[int]
+    processor_ns: int
+
+
 def _take_turns(
     runners: Sequence[Infer],
     inputs: Sequence[Feed],
     clock: Clock,
     plan: TimingPlan,
     advance: Callable[[float], None],
-) -> list[list[list[int]]]:
-    """Rounds of one block per runner: `rounds[r][i]` holds the times of runner i in round r."""
-    rounds: list[list[list[int]]] = []
+) -> list[list[_Block]]:
+    """Rounds of one block per runner: `rounds[r][i]` is that of runner i in round r."""
+    rounds: list[list[_Block]] = []
     block = min(plan.block, plan.runs)
     budget_ns = plan.duration_s * 1e9 * len(runners)
     start = clock()
     while True:
-        blocks: list[list[int]] = [[] for _ in runners]
+        blocks: dict[int, _Block] = {}
         for turn in range(len(runners)):
             index = (turn + len(rounds)) % len(runners)
             runner, x = runners[index], inputs[index]
@@ -183,8 +215,10 @@ def _take_turns(
                 # The caches hold the weights of the other model. This untimed run pays for the
                 # switch, which a device that serves one model does not have.
                 runner.infer(*x)
-            blocks[index] = [_time(runner, x, clock) for _ in range(block)]
-        rounds.append(blocks)
+            spent = time.process_time_ns()
+            times = [_time(runner, x, clock) for _ in range(block)]
+            blocks[index] = _Block(times, time.process_time_ns() - spent)
+        rounds.append([blocks[index] for index in range(len(runners))])
         runs, elapsed = len(rounds) * block, clock() - start
         enough_time = elapsed >= budget_ns or runs >= plan.max_runs
         if runs >= plan.runs and enough_time:

@@ -9,7 +9,8 @@ import pytest
 
 from edge_bench.bundle import load_bundle, load_bundles, load_samples
 from edge_bench.errors import BundleError, RunnerError
-from edge_bench.runners import OnnxRuntimeRunner, open_runners
+from edge_bench.registry import open_runners
+from edge_bench.runners import OnnxRuntimeRunner
 
 
 def test_a_folder_gives_its_model_and_what_the_manifest_says(make_bundle):

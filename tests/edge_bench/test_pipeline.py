@@ -6,7 +6,7 @@ from edge_bench import TimingPlan, benchmark
 from edge_bench.errors import InvalidValueError, RunnerError
 from edge_bench.power import PowerReading
 
-QUICK = TimingPlan(runs=20, warmup=2, duration_s=0, min_warmup_s=0, block=5)
+QUICK = TimingPlan(runs=20, warmup=2, duration_s=0, min_warmup_s=0, block=5, repeats=1)
 
 
 def no_meter(on_gpu):
@@ -46,7 +46,7 @@ def test_every_bundle_is_measured_at_every_batch_and_compared_with_the_first(mak
 
 def test_a_model_against_itself_is_about_as_fast(make_bundle):
     bundle = make_bundle(width=256)
-    plan = TimingPlan(runs=200, warmup=20, duration_s=0)
+    plan = TimingPlan(runs=200, warmup=20, duration_s=0, repeats=1)
     report = benchmark([bundle, bundle], [64], plan=plan, find_meter=no_meter)
     # Interleaved medians on a loaded machine; far looser than what is seen, far tighter than 2.
     assert report.rows[1].speedup is not None
@@ -83,7 +83,7 @@ def test_the_times_come_from_the_clock_that_was_passed_in(make_model):
 
 def test_energy_is_gross_and_net_of_idle(make_model):
     ticks = iter(range(0, 10**12, 10**6))
-    plan = TimingPlan(runs=20, warmup=0, duration_s=0.01)
+    plan = TimingPlan(runs=20, warmup=0, duration_s=0.01, repeats=1)
     meter = SixWatts()
     report = benchmark(
         [make_model()], [4], plan=plan, clock=ticks.__next__, find_meter=lambda on_gpu: meter

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from loopback import SSHD, Device, bare_python, children_of, serving, wait_for
 
+from edge_bench import __main__ as command
 from edge_bench.__main__ import main
+from edge_bench.command import as_arguments
 from edge_bench.remote import Job, Step, run_on
 from edge_bench.ssh import Connection, ConnectionLostError, Host, RemoteError
 
@@ -41,7 +43,10 @@ def test_a_bundle_is_timed_on_the_device_and_nothing_stays_there(
 ):
     bundle = make_bundle("small")
     out = tmp_path / "here"
-    assert main([str(bundle), *QUICK, "--out", str(out), *device.arguments]) == 0
+    page = tmp_path / "page.html"
+    written = ["--out", str(out), "--html", str(page)]
+    assert main([str(bundle), *QUICK, *written, *device.arguments]) == 0
+    assert page.read_text().startswith("<!")
     report = json.loads((out / "bench.json").read_text())
     assert [row["bundle"] for row in report["rows"]] == ["small"]
     assert len(report["rows"][0]["samples_us"]) > 0
@@ -68,6 +73,18 @@ def test_what_the_device_refuses_is_said_here(device, make_bundle, tmp_path, cap
     assert "tensorrt" in said[-1].lower()
     assert list(device.home.iterdir()) == []
     assert not (tmp_path / "bench.json").exists()
+
+
+def test_every_option_means_the_same_on_the_device():
+    """What is passed on is parsed there into what was given here."""
+    given = ["bundle", "--batch", "1", "8", "--runs", "7", "--duration", "0.5", "--repeats", "2"]
+    given += ["--warmup", "3", "--seed", "9", "--threads", "2", "--runner", "onnxruntime"]
+    options = command._parser().parse_args(given)
+    again = command._parser().parse_args(["bundle", *as_arguments(options, *command.FORWARDED)])
+    assert again == options
+    # `_job` passes these on in its own words.
+    here = {"bundles", "out", "markdown", "html", "host", "python", "ssh", "score"}
+    assert vars(options).keys() - here == set(command.FORWARDED)
 
 
 # -- one line

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from edge_bench.bundle import Bundle
 from edge_bench.device import DeviceDescription, DeviceState
 from edge_bench.errors import InvalidValueError
+from edge_bench.markdown import to_markdown
 from edge_bench.power import Energy, PowerReading
 from edge_bench.report import NO_POWER, BenchReport, BenchRow, table, to_json, write_report
 from edge_bench.statistics import LatencyStatistics, Ratio
@@ -28,7 +30,9 @@ def row(bundle, batch, ms, **changes):
         speedup=None, power=None, energy=None, warmup_runs=20, settled=True, warnings=(),
         samples_us=((us, us + 0.123456),),
     )  # fmt: skip
-    return BenchRow(bundle=bundle, batch=batch, **{**values, **changes})
+    return BenchRow(
+        **{"bundle": bundle, "batch": batch, "runner": "onnxruntime", **values, **changes}
+    )
 
 
 def report(*rows, **changes):
@@ -129,3 +133,41 @@ def test_a_row_is_found_by_bundle_and_batch():
 
 def test_plain_values_only():
     assert json.loads(json.dumps(to_json(PAIR)))["bundles"][1]["name"] == "small"
+
+
+def test_a_busy_machine_leaves_no_verdict_and_says_why():
+    why = "other programs took 1.5 of 2 cores, and the models compute on 1"
+    busy = [replace(one, verdict=one.speedup and "busy", busy=why) for one in PAIR.rows]
+    text = table(report(*busy))
+    assert "faster" not in text.replace("no model is called faster or slower", "")
+    assert "× the speed of" not in text
+    assert text.splitlines()[3].split()[-1] == "(2.50×)"
+    [warning] = [line for line in text.splitlines() if "this machine was busy" in line]
+    assert why in warning
+    assert "small, batch 1: no verdict; measured 2.50×" in text
+    spent = [replace(one, processor_speedup=Ratio(2.6, 2.58, 2.62, 0.95, 2.6)) for one in busy]
+    assert "2.60× in processor time (2.58 to 2.62)" in table(report(*spent))
+
+
+def test_a_busy_machine_is_told_of_one_bundle_alone_too():
+    text = table(report(row("dense", 1, 5.0, busy="others took it"), row("dense", 2, 5.0)))
+    expected = "warning: this machine was busy: others took it; its times are too long"
+    assert expected in text.splitlines()
+
+
+def test_an_interval_around_1_shows_no_difference():
+    same = row("small", 1, 2.0, speedup=Ratio(1.01, 0.98, 1.04, 0.95, 1.0), verdict="undecided")
+    text = table(report(row("dense", 1, 5.0), same))
+    assert "interval 0.98 to 1.04), which shows no difference" in text
+
+
+def test_markdown_has_the_cells_and_the_notes_of_the_table():
+    text = to_markdown(report(row("a|b", 1, 5.0), row("small_1", 1, 2.0)))
+    lines = text.splitlines()
+    assert lines[0].startswith("| bundle | batch |")
+    assert lines[1].startswith("| :-- | --: |")
+    assert lines[2].startswith("| a\\|b | 1 |")
+    assert lines[3].startswith("| small\\_1 | 1 |")
+    assert len({line.replace("\\|", "").count("|") for line in lines[:4]}) == 1
+    assert f"- {NO_POWER}" in lines
+    assert text.endswith("\n")
