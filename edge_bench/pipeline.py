@@ -19,7 +19,8 @@ from edge_bench.device import (
 )
 from edge_bench.errors import InvalidValueError, RunnerError
 from edge_bench.inputs import Feed, draw_feed
-from edge_bench.power import Energy, PowerMeter, PowerReading, energy_per_image, find_power_meter
+from edge_bench.power import Energy, NoPower, PowerMeter, PowerReading, energy_per_image
+from edge_bench.power_sources import find_power_meter
 from edge_bench.report import BenchReport, BenchRow
 from edge_bench.runners import Runner, TensorRTRunner, open_runners
 from edge_bench.statistics import (
@@ -31,7 +32,7 @@ from edge_bench.statistics import (
 )
 from edge_bench.timing import Clock, Timing, TimingPlan, first_rows, measure, run_for
 
-FindMeter = Callable[[bool], PowerMeter | None]
+FindMeter = Callable[[bool], PowerMeter | NoPower | None]
 
 
 def benchmark(
@@ -84,13 +85,14 @@ def benchmark(
         feeds = _feeds(loaded, runners, batches, seed)
         _check_images(loaded, runners, feeds)
 
-        meter = find_meter(any(isinstance(runner_, TensorRTRunner) for runner_ in runners))
-        timed = 1.0 if meter is None else 0.5
+        on_gpu = any(isinstance(runner_, TensorRTRunner) for runner_ in runners)
+        meter = find_meter(on_gpu) or NoPower("it was not asked for")
+        timed = 1.0 if isinstance(meter, NoPower) else 0.5
         idle = _idle_power(meter, plan)
         timings = measure(
             runners, feeds, batches, clock, plan, lambda fraction: advance(timed * fraction)
         )
-        powers: list[tuple[PowerReading | None, Energy | None]] = []
+        powers: list[tuple[PowerReading | NoPower, Energy | None]] = []
         for t in timings:
             x = first_rows(feeds[t.runner], t.batch)
             powers.append(_power(meter, runners[t.runner], x, clock, plan, idle))
@@ -110,9 +112,10 @@ def benchmark(
         state_at_start=state_at_start,
         state_at_end=state_at_end,
         throttled=throttled(state_at_start, state_at_end),
-        idle=idle,
+        idle=_present(idle),
         rows=_rows(loaded, timings, powers, rng),
         warnings=(*_warnings(device, state_at_start, threads), *_unrecorded(loaded)),
+        no_power=next((p.reason for p, _ in powers if isinstance(p, NoPower)), None),
     )
 
 
@@ -159,37 +162,41 @@ def _check_images(
             )
 
 
-def _idle_power(meter: PowerMeter | None, plan: TimingPlan) -> PowerReading | None:
-    if meter is None:
-        return None
+def _present(power: PowerReading | NoPower) -> PowerReading | None:
+    return None if isinstance(power, NoPower) else power
+
+
+def _idle_power(meter: PowerMeter | NoPower, plan: TimingPlan) -> PowerReading | NoPower:
+    if isinstance(meter, NoPower):
+        return meter
     with meter:
         time.sleep(plan.duration_s)
     return meter.result()
 
 
 def _power(
-    meter: PowerMeter | None,
+    meter: PowerMeter | NoPower,
     runner: Runner,
     feed: Feed,
     clock: Clock,
     plan: TimingPlan,
-    idle: PowerReading | None,
-) -> tuple[PowerReading | None, Energy | None]:
-    if meter is None:
-        return None, None
+    idle: PowerReading | NoPower,
+) -> tuple[PowerReading | NoPower, Energy | None]:
+    if isinstance(meter, NoPower):
+        return meter, None
     with meter:
         images, duration_s = run_for(runner, feed, clock, plan.duration_s)
     reading = meter.result()
-    if reading is None:
-        return None, None
-    idle_w = None if idle is None else idle.mean_w
+    if isinstance(reading, NoPower):
+        return reading, None
+    idle_w = None if isinstance(idle, NoPower) else idle.mean_w
     return reading, energy_per_image(reading.mean_w, duration_s, images, idle_w)
 
 
 def _rows(
     bundles: Sequence[Bundle],
     timings: Sequence[Timing],
-    powers: Sequence[tuple[PowerReading | None, Energy | None]],
+    powers: Sequence[tuple[PowerReading | NoPower, Energy | None]],
     rng: np.random.Generator,
 ) -> tuple[BenchRow, ...]:
     rows: list[BenchRow] = []
@@ -206,7 +213,7 @@ def _rows(
                 latency=latency,
                 images_per_second=images_per_second(latency, timing.batch),
                 speedup=speedup,
-                power=power,
+                power=_present(power),
                 energy=energy,
                 warmup_runs=timing.warmup_runs,
                 settled=timing.settled,
