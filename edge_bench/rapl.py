@@ -26,8 +26,8 @@ def rapl_sensor(root: Path, interval_s: float = 0.1) -> Sensor | NoPower:
                     zones[name] = folder
     if not zones:
         return NoPower(
-            "no power sensor is known on this machine: there are no INA3221 or INA238 rails in "
-            f"/sys/class/hwmon and no packages in /{FOLDER}"
+            "no known sensor; there are neither INA3221 or INA238 rails in /sys/class/hwmon "
+            f"nor packages in /{FOLDER}"
         )
     wraps_j: dict[str, float] = {}
     for name, folder in zones.items():
