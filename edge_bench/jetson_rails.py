@@ -104,10 +104,9 @@ def _hwmon_rails(root: Path) -> tuple[Rail, ...]:
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         kind = _text(chip / "name")
         for number in CHANNELS.get(kind, ()):
-            # A chip with one channel has its label in a file of its own.
-            name = _text(chip / f"in{number}_label") or (
-                _text(chip / "label") if len(CHANNELS[kind]) == 1 else ""
-            )
+            name = _text(chip / f"in{number}_label")
+            if not name and kind == "ina238":  # the label of its only channel is the chip's
+                name = _text(chip / "label") or ("VIN" if _is_thor(root) else "")
             if name in {"", "NC"} or name in {rail.name for rail in rails}:
                 continue
             power = chip / f"power{number}_input"
@@ -117,6 +116,11 @@ def _hwmon_rails(root: Path) -> tuple[Rail, ...]:
                 volts, amperes = chip / f"in{number}_input", chip / f"curr{number}_input"
                 rails.append(Rail(name, None, millivolts=volts, milliamperes=amperes))
     return tuple(rails)
+
+
+def _is_thor(root: Path) -> bool:
+    """Whether this is a Thor, whose only INA238 is at the input."""
+    return "Thor" in _text(root / "proc/device-tree/model")
 
 
 def _iio_rails(root: Path) -> tuple[Rail, ...]:
@@ -131,6 +135,6 @@ def _iio_rails(root: Path) -> tuple[Rail, ...]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip().strip("\0")
     except OSError:
         return ""

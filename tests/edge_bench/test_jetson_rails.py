@@ -41,6 +41,35 @@ def test_every_rail_is_reported_by_itself(tmp_path, board):
     assert found.rails_mean_w == expected
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"in1_label": "VIN"},
+        {"label": "VIN"},
+        {"../../../../proc/device-tree/model": "NVIDIA Jetson AGX Thor Developer Kit\0"},
+    ],
+    ids=["label of the channel", "label of the chip", "no label"],
+)
+@pytest.mark.parametrize("power", [True, False], ids=["power", "voltage and current"])
+def test_the_input_of_thor_is_found_by_each_of_its_labels(tmp_path, files, power):
+    chip = write_jetson(tmp_path, "thor") / "sys/class/hwmon/hwmon3"
+    (chip / "label").unlink()
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    for name, text in files.items():
+        (chip / name).write_text(text)
+    if not power:
+        (chip / "power1_input").unlink()
+    found = measure(tmp_path)
+    assert isinstance(found, PowerReading)
+    assert (found.mean_w, found.rails_in_total) == (31.0, ("VIN",))
+
+
+def test_an_ina238_of_which_nothing_says_what_it_measures_is_no_rail(tmp_path):
+    chip = write_chip(tmp_path, "hwmon0", {"VIN": (12000, 1000)})
+    (chip / "label").unlink()
+    assert find_rails(tmp_path) == ()
+
+
 def test_a_rail_is_its_voltage_times_its_current(tmp_path):
     write_jetson(tmp_path, "orin_nano")
     watts = {rail.name: rail.watts() for rail in find_rails(tmp_path)}
