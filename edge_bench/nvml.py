@@ -38,39 +38,42 @@ def nvml_sensor(load: Load = ctypes.CDLL, interval_s: float = 0.05) -> Sensor | 
 
     @contextmanager
     def source(name: str) -> Iterator[Read]:
-        _call(library, "nvmlInit_v2")
         try:
+            _call(library, "nvmlInit_v2")
             gpu = _gpu(library, bus)
+        except _Refused as error:
+            errors["gpu"] = str(error)
+            yield dict
+            return
 
-            def read() -> dict[str, float]:
-                try:
-                    # Millijoules or milliwatts.
-                    return {"gpu": _number(library, name, gpu) / 1e3}
-                except _Refused as error:
-                    errors["gpu"] = str(error)
-                    return {}
+        def read() -> dict[str, float]:
+            try:
+                # Millijoules or milliwatts.
+                return {"gpu": _number(library, name, gpu) / 1e3}
+            except _Refused as error:
+                errors["gpu"] = str(error)
+                return {}
 
+        try:
             yield read
         finally:
             library.nvmlShutdown()
 
-    try:
-        for name, wraps_j in (
-            ("nvmlDeviceGetTotalEnergyConsumption", {"gpu": 2**64 / 1e3}),
-            ("nvmlDeviceGetPowerUsage", None),
-        ):
-            with source(name) as read:
-                if read():
-                    return Sensor(
-                        source=partial(source, name),
-                        method=f"nvml, GPU {bus} only" if bus else "nvml, GPU only",
-                        in_total=("gpu",),
-                        interval_s=interval_s,
-                        wraps_j=wraps_j,
-                        errors=errors,
-                    )
-    except _Refused as error:
-        return NoPower(f"NVML: {error}")
+    wraps: dict[str, dict[str, float] | None] = {
+        "nvmlDeviceGetTotalEnergyConsumption": {},
+        "nvmlDeviceGetPowerUsage": None,
+    }
+    for name, wraps_j in wraps.items():
+        with source(name) as read:
+            if read():
+                return Sensor(
+                    source=partial(source, name),
+                    method=f"nvml, GPU {bus} only" if bus else "nvml, GPU only",
+                    in_total=("gpu",),
+                    interval_s=interval_s,
+                    wraps_j=wraps_j,
+                    errors=errors,
+                )
     return NoPower(f"NVML does not tell the power of this GPU: {errors['gpu']}")
 
 

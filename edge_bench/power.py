@@ -92,7 +92,8 @@ class Sensor:
         in_total: The rails that add up to the total.
         interval_s: Time between two samples.
         others: Further rails, which are inside of the total or beside it.
-        wraps_j: If samples are joules so far, the joules at which each rail starts again at 0.
+        wraps_j: If samples are joules so far, the joules at which rails start again at 0; those
+            that are not listed never do.
         errors: Why a rail did not answer, the last time that it did not.
     """
 
@@ -186,7 +187,7 @@ def _silence(samples: Sequence[Mapping[str, float]], sensor: Sensor) -> str:
         answers = sum(name in sample for sample in samples)
         if answers < len(samples):
             why = f" ({sensor.errors[name]})" if name in sensor.errors else ""
-            return f"{name} of {sensor.method} answered {answers} of {len(samples)} times{why}"
+            return f"{name}, which the total needs, answered {answers} of {len(samples)} times{why}"
     return f"{sensor.method} was asked {len(samples)} times, which is not enough"
 
 

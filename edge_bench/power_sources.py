@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from edge_bench.jetson_rails import find_rails, rails_sensor, total_rails
@@ -40,7 +40,13 @@ def _jtop_sensor() -> Sensor | NoPower | None:
 
     @contextmanager
     def source() -> Iterator[Read]:
-        with jtop() as client:
+        with ExitStack() as opened:
+            try:
+                client = opened.enter_context(jtop())
+            except (JtopException, OSError):
+                # Its service is not running, or it does not know this L4T release.
+                yield dict
+                return
 
             def read() -> dict[str, float]:
                 try:
@@ -54,12 +60,8 @@ def _jtop_sensor() -> Sensor | NoPower | None:
 
             yield read
 
-    try:
-        with source() as read:
-            names = list(read())
-    except (JtopException, OSError):
-        # Its service is not running, or it does not know this L4T release.
-        return None
+    with source() as read:
+        names = list(read())
     if not names:
         return None
     in_total = total_rails(names)

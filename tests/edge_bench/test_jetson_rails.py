@@ -124,8 +124,9 @@ def test_without_a_part_of_the_total_there_is_no_power_rather_than_a_partial_sum
 ):
     write_jetson(tmp_path, board)
     (tmp_path / "sys/class/hwmon" / file).write_text("")
-    expected = NoPower(f"{rail} of sysfs answered 0 of 2 times (not a number)")
-    assert measure(tmp_path) == expected
+    assert measure(tmp_path) == NoPower(
+        f"{rail}, which the total needs, answered 0 of 2 times (not a number)"
+    )
 
 
 @pytest.mark.parametrize(

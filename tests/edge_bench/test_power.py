@@ -41,7 +41,9 @@ def test_a_rail_that_misses_one_sample_is_bridged():
 def test_a_total_that_misses_more_than_a_tenth_of_the_samples_is_no_power():
     samples = [{"a": 1.0}] * 17 + [{}] * 3
     times = [float(n) for n in range(20)]
-    assert reading(times, samples, SENSOR) == NoPower("a of test answered 17 of 20 times")
+    assert reading(times, samples, SENSOR) == NoPower(
+        "a, which the total needs, answered 17 of 20 times"
+    )
     assert isinstance(reading(times, samples[1:] + samples[:1], SENSOR), NoPower)
     assert isinstance(reading(times, samples[:18] + samples[:2], SENSOR), PowerReading)
 
@@ -66,6 +68,12 @@ def test_the_peak_of_a_counter_is_its_steepest_rise():
     assert isinstance(found, PowerReading)
     assert found.mean_w == pytest.approx(20 / 6, rel=1e-12)
     assert found.peak_w == 6.0
+
+
+def test_a_counter_that_falls_and_never_wraps_is_no_power():
+    counter = dataclasses.replace(SENSOR, wraps_j={})
+    found = reading([0.0, 1.0], [{"a": 9.0}, {"a": 1.0}], counter)
+    assert found == NoPower("test started again at 0 meanwhile")
 
 
 def test_energy_is_power_times_time_shared_by_the_images():

@@ -62,8 +62,7 @@ def test_a_package_that_stops_answering_is_no_power(tmp_path):
     zones = write_zones(tmp_path, z0=("package-0", 0), z1=("package-1", 0))
     found = measure(tmp_path, (zones / "intel-rapl:1/energy_uj").unlink)
     assert found == NoPower(
-        "package-1 of rapl, processor packages only answered 1 of 2 times "
-        "(No such file or directory)"
+        "package-1, which the total needs, answered 1 of 2 times (No such file or directory)"
     )
 
 
