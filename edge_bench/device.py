@@ -13,22 +13,42 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path("/")
 CPUS = "sys/devices/system/cpu"
+DEVFREQ = "sys/class/devfreq"
 
 # From L4T release to the JetPack that ships it.
 JETPACK = {
+    "35.1.0": "5.0.2",
+    "35.2.1": "5.1",
+    "35.3.1": "5.1.1",
+    "35.4.1": "5.1.2",
+    "35.5.0": "5.1.3",
     "35.6.0": "5.1.4",
+    "35.6.1": "5.1.5",
+    "35.6.2": "5.1.5",
+    "35.6.3": "5.1.5",
+    "35.6.4": "5.1.6",
+    "36.2.0": "6.0 DP",
     "36.3.0": "6.0",
     "36.4.0": "6.1",
     "36.4.3": "6.2",
     "36.4.4": "6.2.1",
     "36.4.7": "6.2.1",
     "36.5.0": "6.2.2",
+    "38.2.0": "7.0",
+    "38.2.1": "7.0",
+    "38.2.2": "7.0",
+    "38.4.0": "7.1",
+    "39.2.0": "7.2",
+    "39.2.1": "7.2.1",
 }
+
+# The devices under devfreq that are a GPU: the integrated ones by their chips, Thor's two by role.
+GPU_DEVFREQ = re.compile(r"gpu|gm20b|gp10b|gv11b|ga10b|gb10b")
 
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 
@@ -58,8 +78,10 @@ class DeviceDescription:
 class DeviceState:
     """What may change during a run; read at its start and at its end.
 
-    `clocks_locked` says that the lowest and the highest allowed clock of each CPU are the same.
-    `throttle_events` counts since boot, so only its increase means something.
+    `clocks_locked` says that the lowest and the highest allowed clock of each CPU are the same;
+    `gpu_clocks_locked` says it of each GPU in devfreq, or that its governor is `performance`, which
+    always asks for the highest. `throttle_events` counts since boot, so only its increase means
+    something.
     """
 
     load_1min: float | None
@@ -69,6 +91,8 @@ class DeviceState:
     clocks_locked: bool | None
     throttle_alerts: tuple[str, ...] | None
     throttle_events: int | None
+    gpu_clocks_locked: bool | None = None
+    devfreq_governors: dict[str, str] = field(default_factory=dict)
 
 
 def describe_device(
@@ -102,10 +126,12 @@ def read_state(root: Path = ROOT) -> DeviceState:
         load_1min=_load(root),
         temperatures_c=_temperatures(root),
         cpu_clocks_mhz=_clocks(root, CPUS, "cpu*/cpufreq/scaling_cur_freq", 1e3),
-        devfreq_clocks_mhz=_clocks(root, "sys/class/devfreq", "*/cur_freq", 1e6),
+        devfreq_clocks_mhz=_clocks(root, DEVFREQ, "*/cur_freq", 1e6),
         clocks_locked=_clocks_locked(root),
         throttle_alerts=_throttle_alerts(root),
         throttle_events=_throttle_events(root),
+        gpu_clocks_locked=_gpu_clocks_locked(root),
+        devfreq_governors=_governors(root),
     )
 
 
@@ -251,6 +277,21 @@ def _clocks_locked(root: Path) -> bool | None:
     low = _clocks(root, CPUS, "cpu*/cpufreq/scaling_min_freq", 1e3)
     high = _clocks(root, CPUS, "cpu*/cpufreq/scaling_max_freq", 1e3)
     return low == high if low and high else None
+
+
+def _governors(root: Path) -> dict[str, str]:
+    paths = sorted((root / DEVFREQ).glob("*/governor"))
+    return {path.parent.name: text for path in paths if (text := _read(path))}
+
+
+def _gpu_clocks_locked(root: Path) -> bool | None:
+    governors = _governors(root)
+    low = _clocks(root, DEVFREQ, "*/min_freq", 1e6)
+    high = _clocks(root, DEVFREQ, "*/max_freq", 1e6)
+    gpus = [name for name in low if name in high and GPU_DEVFREQ.search(name)]
+    if not gpus:
+        return None
+    return all(low[gpu] == high[gpu] or governors.get(gpu) == "performance" for gpu in gpus)
 
 
 def _throttle_alerts(root: Path) -> tuple[str, ...] | None:

@@ -273,7 +273,7 @@ def build_engine(trt: Any, path: Path, batches: tuple[int, int]) -> bytes:
     """
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    # TensorRT 10 has the flag; from 11 on, every network takes its types from the graph.
+    # TensorRT 10 needs the flag; from 11 on, every network takes its types from the graph.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, logger)

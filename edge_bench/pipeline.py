@@ -22,7 +22,8 @@ from edge_bench.device import (
 from edge_bench.errors import InvalidValueError
 from edge_bench.inputs import Feed
 from edge_bench.load import load_over, why_busy
-from edge_bench.power import Energy, PowerMeter, PowerReading, energy_per_image, find_power_meter
+from edge_bench.power import Energy, NoPower, PowerMeter, PowerReading, energy_per_image
+from edge_bench.power_sources import find_power_meter
 from edge_bench.quality import QualityRow
 from edge_bench.quality import score as score_images
 from edge_bench.ratios import ratio_over_processes, verdict
@@ -34,10 +35,10 @@ from edge_bench.session import Request, draw_feeds, open_all
 from edge_bench.statistics import Ratio, disturbance, images_per_second, instability, summarize
 from edge_bench.timing import Clock, Timing, TimingPlan, first_rows, run_for
 
-Powers = dict[tuple[str, int, int], tuple[PowerReading | None, Energy | None]]
+Powers = dict[tuple[str, int, int], tuple[PowerReading | NoPower, Energy | None]]
 """By runner, batch size and place of the bundle."""
 
-FindMeter = Callable[[bool], PowerMeter | None]
+FindMeter = Callable[[bool], PowerMeter | NoPower | None]
 
 
 def benchmark(
@@ -100,12 +101,12 @@ def benchmark(
         seed=seed,
     )
     state_at_start = read_state()
-    meter = find_meter(not ON_GPU.isdisjoint(names))
+    meter = find_meter(not ON_GPU.isdisjoint(names)) or NoPower("it was not asked for")
     idle = _idle_power(meter, plan)
-    timed = 1.0 if meter is None else 0.5
+    timed = 1.0 if isinstance(meter, NoPower) else 0.5
     measured = measure_repeatedly(request, names, clock, lambda fraction: advance(timed * fraction))
     powers: Powers = {}
-    if meter is not None:
+    if not isinstance(meter, NoPower):
         powers = _powers(
             meter, loaded, measured, request, clock or time.perf_counter_ns, idle,
             lambda fraction: advance(timed + (1 - timed) * fraction),
@@ -125,11 +126,12 @@ def benchmark(
         state_at_start=state_at_start,
         state_at_end=state_at_end,
         throttled=throttled(state_at_start, state_at_end),
-        idle=idle,
+        idle=_present(idle),
         rows=tuple(_rows(loaded, measured, powers, threads, np.random.default_rng(seed))),
         failed=tuple(_failed(loaded, measured, batches)),
         processes=tuple(_processes(measured)),
         quality=quality,
+        no_power=_why_none(meter, powers),
         warnings=(*_warnings(device, state_at_start, threads), *_unrecorded(loaded)),
     )
 
@@ -152,30 +154,39 @@ def _check(bundles: Sequence[Path], batches: Sequence[int] | None, threads: int)
         raise InvalidValueError(f"must be at least 1; got {threads}", setting="threads")
 
 
-def _idle_power(meter: PowerMeter | None, plan: TimingPlan) -> PowerReading | None:
-    if meter is None:
-        return None
+def _present(power: PowerReading | NoPower) -> PowerReading | None:
+    return None if isinstance(power, NoPower) else power
+
+
+def _why_none(meter: PowerMeter | NoPower, powers: Powers) -> str | None:
+    """Why rows are without a power; None if each has one."""
+    if isinstance(meter, NoPower):
+        return meter.reason
+    return next((power.reason for power, _ in powers.values() if isinstance(power, NoPower)), None)
+
+
+def _idle_power(meter: PowerMeter | NoPower, plan: TimingPlan) -> PowerReading | NoPower:
+    if isinstance(meter, NoPower):
+        return meter
     with meter:
         time.sleep(plan.duration_s)
     return meter.result()
 
 
 def _power(
-    meter: PowerMeter | None,
+    meter: PowerMeter,
     runner: Runner,
     feed: Feed,
     clock: Clock,
     plan: TimingPlan,
-    idle: PowerReading | None,
-) -> tuple[PowerReading | None, Energy | None]:
-    if meter is None:
-        return None, None
+    idle: PowerReading | NoPower,
+) -> tuple[PowerReading | NoPower, Energy | None]:
     with meter:
         images, duration_s = run_for(runner, feed, clock, plan.duration_s)
     reading = meter.result()
-    if reading is None:
-        return None, None
-    idle_w = None if idle is None else idle.mean_w
+    if isinstance(reading, NoPower):
+        return reading, None
+    idle_w = None if isinstance(idle, NoPower) else idle.mean_w
     return reading, energy_per_image(reading.mean_w, duration_s, images, idle_w)
 
 
@@ -185,7 +196,7 @@ def _powers(
     measured: Sequence[Measured],
     request: Request,
     clock: Clock,
-    idle: PowerReading | None,
+    idle: PowerReading | NoPower,
     advance: Callable[[float], None],
 ) -> Powers:
     """Power and energy of each bundle alone, in this process."""
@@ -253,9 +264,13 @@ def _rows(
                 row = _row(timings, first if index else None, busy, rng)
                 if one.runner in ON_GPU:  # the processor only waits
                     row = replace(row, processor_speedup=None)
-                power, energy = powers.get((one.runner, batch, index), (None, None))
+                power, energy = powers.get((one.runner, batch, index), (NoPower(""), None))
                 yield replace(
-                    row, bundle=bundle.name, runner=one.runner, power=power, energy=energy
+                    row,
+                    bundle=bundle.name,
+                    runner=one.runner,
+                    power=_present(power),
+                    energy=energy,
                 )
 
 

@@ -1,39 +1,42 @@
-"""Power while something runs: the board's own sensors, sampled by a thread.
+"""Power while something runs: a sensor sampled by a thread, and what its samples mean.
 
-There are three sources, and the first one that answers is used: INA3221 rails in sysfs (Jetson),
-`jtop` if its service runs, and NVML on other NVIDIA GPUs. Without a source, power is `None`.
+A power is that of everything the sensor stands for, or it is absent with the reason: a sum that
+lacks a part is never given as the total. Sensors are in `jetson_rails.py`, `rapl.py` and `nvml.py`,
+and `power_sources.py` chooses among them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from typing import Self
 
-ROOT = Path("/")
+# A sensor on a busy bus misses a sample now and then; with more missing, its mean means little.
+MISSED_AT_MOST = 0.1
 
-# Rails that carry everything the module draws. Without one, the total is the sum of all rails.
-TOTAL_RAILS = ("VDD_IN", "POM_5V_IN")
+Read = Callable[[], Mapping[str, float]]
+"""Watts at this moment, or joules so far, by rail; rails that did not answer are left out."""
 
-ReadRails = Callable[[], Mapping[str, float]]
-"""Watts at this moment, by rail; empty if the sensor did not answer."""
-
-Source = Callable[[], AbstractContextManager[ReadRails]]
+Source = Callable[[], AbstractContextManager[Read]]
 """Opens a sensor for the duration of one block."""
 
 
 @dataclass(frozen=True)
 class PowerReading:
-    """Power over a span of time; the mean weights samples by the time between them."""
+    """Power over a span of time; the mean weights samples by the time between them.
+
+    `rails_in_total` are the rails whose sum is `mean_w`. `rails_left_out` are others that did not
+    answer; they are no part of the total.
+    """
 
     mean_w: float
     peak_w: float
@@ -42,10 +45,18 @@ class PowerReading:
     rails_mean_w: dict[str, float]
     rails_in_total: tuple[str, ...]
     method: str
+    rails_left_out: tuple[str, ...] = ()
 
     @property
     def sample_rate_hz(self) -> float:
         return (self.samples - 1) / self.duration_s
+
+
+@dataclass(frozen=True)
+class NoPower:
+    """Why there is no power."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -68,28 +79,36 @@ class PowerMeter(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def result(self) -> PowerReading | None: ...
+    def result(self) -> PowerReading | NoPower: ...
 
 
-def find_power_meter(on_gpu: bool, root: Path = ROOT) -> PowerMeter | None:
-    """The first power source that this machine has, or `None`.
+@dataclass(frozen=True)
+class Sensor:
+    """Where samples come from, and which of them make the total.
 
-    NVML knows only the GPU, so it is asked only if the models run there (`on_gpu`): an idle card's
-    watts divided by images that a CPU made would not be their energy.
+    Attributes:
+        source: Opens the sensor.
+        method: What it is, for the report.
+        in_total: The rails that add up to the total.
+        interval_s: Time between two samples.
+        others: Further rails, which are inside of the total or beside it.
+        wraps_j: If samples are joules so far, the joules at which rails start again at 0; those
+            that are not listed never do.
+        errors: Why a rail did not answer, the last time that it did not.
     """
-    return sysfs_meter(root) or _jtop_meter() or (_nvml_meter() if on_gpu else None)
+
+    source: Source
+    method: str
+    in_total: tuple[str, ...]
+    interval_s: float
+    others: tuple[str, ...] = ()
+    wraps_j: Mapping[str, float] | None = None
+    errors: dict[str, str] = field(default_factory=dict)
 
 
-def sysfs_meter(root: Path = ROOT, interval_s: float = 0.02) -> SampledMeter | None:
-    """A meter of the INA3221 rails under `root`, or `None` if there are no such sensors."""
-    rails = find_rails(root)
-    if not rails:
-        return None
-
-    def read() -> dict[str, float]:
-        return {rail.name: rail.watts() for rail in rails}
-
-    return SampledMeter(lambda: contextlib.nullcontext(read), "sysfs ina3221", interval_s)
+def why(error: OSError | ValueError) -> str:
+    """Why a file of a sensor could not be read, in a few words."""
+    return "not a number" if isinstance(error, ValueError) else error.strerror or str(error)
 
 
 def energy_per_image(mean_w: float, duration_s: float, images: int, idle_w: float | None) -> Energy:
@@ -98,60 +117,106 @@ def energy_per_image(mean_w: float, duration_s: float, images: int, idle_w: floa
     return Energy(mean_w * duration_s / images, net)
 
 
-def total_rails(names: Sequence[str]) -> tuple[str, ...]:
-    """The rails that add up to the total: only the input rail, if there is one."""
-    for total in TOTAL_RAILS:
-        if total in names:
-            return (total,)
-    return tuple(names)
-
-
 def reading(
-    times_s: Sequence[float], rails_w: Sequence[Mapping[str, float]], method: str
-) -> PowerReading | None:
-    """A reading from samples; `None` from fewer than two, which span no time.
+    times_s: Sequence[float], samples: Sequence[Mapping[str, float]], sensor: Sensor
+) -> PowerReading | NoPower:
+    """A reading from samples, or why they make none.
 
-    On a busy machine samples are not equally spaced, so means use the trapezoidal rule.
+    On a busy machine samples are not equally spaced, so means use the trapezoidal rule. A rail
+    that missed some samples is averaged over those at which it answered.
+
+    Args:
+        times_s: When each sample was asked for.
+        samples: What answered then.
+        sensor: What the samples are.
     """
-    if len(times_s) < 2 or times_s[-1] <= times_s[0]:
-        return None
-    names = [name for name in rails_w[0] if all(name in sample for sample in rails_w)]
-    in_total = total_rails(names)
-    total = [sum(sample[name] for name in in_total) for sample in rails_w]
+    complete = [
+        (moment, sample)
+        for moment, sample in zip(times_s, samples, strict=True)
+        if all(name in sample for name in sensor.in_total)
+    ]
+    times = [moment for moment, _ in complete]
+    missed = len(samples) - len(complete)
+    if len(complete) < 2 or missed > max(1, MISSED_AT_MOST * len(samples)):
+        return NoPower(_silence(samples, sensor))
+    if times[-1] <= times[0]:
+        return NoPower(f"{sensor.method} was not asked for long enough")
+    if sensor.wraps_j is None:
+        powers = [sum(sample[name] for name in sensor.in_total) for _, sample in complete]
+        total_j, peak_w = _area(times, powers), max(powers)
+    else:
+        rises = _rises([sample for _, sample in complete], sensor.in_total, sensor.wraps_j)
+        if any(rise < 0 for rise in rises):
+            return NoPower(f"{sensor.method} started again at 0 meanwhile")
+        total_j = sum(rises)
+        peak_w = max(
+            rise / (after - before)
+            for rise, before, after in zip(rises, times, times[1:], strict=False)
+            if after > before
+        )
+    duration_s = times[-1] - times[0]
+    means = {}
+    for name in (*sensor.in_total, *sensor.others):
+        answers = [(t, s[name]) for t, s in zip(times_s, samples, strict=True) if name in s]
+        if len(answers) > 1 and answers[-1][0] > answers[0][0]:
+            means[name] = _mean(answers, name, sensor)
     return PowerReading(
-        mean_w=_mean_over_time(times_s, total),
-        peak_w=max(total),
-        samples=len(times_s),
-        duration_s=times_s[-1] - times_s[0],
-        rails_mean_w={
-            name: _mean_over_time(times_s, [sample[name] for sample in rails_w]) for name in names
-        },
-        rails_in_total=in_total,
-        method=method,
+        mean_w=total_j / duration_s,
+        peak_w=peak_w,
+        samples=len(complete),
+        duration_s=duration_s,
+        rails_mean_w=means,
+        rails_in_total=sensor.in_total,
+        method=sensor.method,
+        rails_left_out=tuple(name for name in sensor.others if name not in means),
     )
 
 
-def _mean_over_time(times_s: Sequence[float], values: Sequence[float]) -> float:
-    area = sum(
+def _mean(answers: Sequence[tuple[float, float]], name: str, sensor: Sensor) -> float:
+    """Mean power of one rail from its `(time, value)` pairs."""
+    times, values = [moment for moment, _ in answers], [value for _, value in answers]
+    if sensor.wraps_j is None:
+        return _area(times, values) / (times[-1] - times[0])
+    rises = _rises([{name: value} for value in values], (name,), sensor.wraps_j)
+    return sum(rises) / (times[-1] - times[0])
+
+
+def _silence(samples: Sequence[Mapping[str, float]], sensor: Sensor) -> str:
+    """Which part of the total did not answer, how often, and why."""
+    for name in sensor.in_total:
+        answers = sum(name in sample for sample in samples)
+        if answers < len(samples):
+            why = f" ({sensor.errors[name]})" if name in sensor.errors else ""
+            return f"{name}, which the total needs, answered {answers} of {len(samples)} times{why}"
+    return f"{sensor.method} was asked {len(samples)} times, which is not enough"
+
+
+def _area(times_s: Sequence[float], values: Sequence[float]) -> float:
+    return sum(
         (t1 - t0) * (v0 + v1) / 2
         for t0, t1, v0, v1 in zip(times_s, times_s[1:], values, values[1:], strict=False)
     )
-    return area / (times_s[-1] - times_s[0])
+
+
+def _rises(
+    samples: Sequence[Mapping[str, float]], names: Sequence[str], wraps_j: Mapping[str, float]
+) -> list[float]:
+    """The joules between neighbours, summed over rails."""
+    return [
+        sum(_rise(before[name], after[name], wraps_j.get(name)) for name in names)
+        for before, after in itertools.pairwise(samples)
+    ]
+
+
+def _rise(before: float, after: float, wrap: float | None) -> float:
+    return after - before if after >= before or wrap is None else after - before + wrap
 
 
 class SampledMeter:
-    """Reads the rails every `interval_s` seconds in a thread, from entry to exit."""
+    """Reads a sensor at its interval in a thread, from entry to exit."""
 
-    def __init__(
-        self,
-        source: Source,
-        method: str,
-        interval_s: float,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._source = source
-        self._method = method
-        self._interval_s = interval_s
+    def __init__(self, sensor: Sensor, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._sensor = sensor
         self._clock = clock
         self._samples: list[tuple[float, Mapping[str, float]]] = []
         self._stop = threading.Event()
@@ -159,9 +224,10 @@ class SampledMeter:
 
     def __enter__(self) -> Self:
         self._samples = []
+        self._sensor.errors.clear()
         self._stop.clear()
         with contextlib.ExitStack() as opened:
-            read = opened.enter_context(self._source())
+            read = opened.enter_context(self._sensor.source())
             self._sample(read)
             thread = threading.Thread(target=self._run, args=(read,), daemon=True)
             thread.start()
@@ -180,129 +246,13 @@ class SampledMeter:
     ) -> None:
         self._open.close()
 
-    def result(self) -> PowerReading | None:
+    def result(self) -> PowerReading | NoPower:
         times = [moment for moment, _ in self._samples]
-        return reading(times, [rails for _, rails in self._samples], self._method)
+        return reading(times, [rails for _, rails in self._samples], self._sensor)
 
-    def _run(self, read: ReadRails) -> None:
-        while not self._stop.wait(self._interval_s):
+    def _run(self, read: Read) -> None:
+        while not self._stop.wait(self._sensor.interval_s):
             self._sample(read)
 
-    def _sample(self, read: ReadRails) -> None:
-        try:
-            rails = read()
-        except (OSError, ValueError):
-            # A sensor whose bus is busy misses one sample; the trapezoidal rule spans the gap.
-            return
-        if rails:
-            self._samples.append((self._clock(), rails))
-
-
-@dataclass(frozen=True)
-class Rail:
-    """The files of one channel: power in mW, or voltage in mV and current in mA."""
-
-    name: str
-    milliwatts: Path | None
-    millivolts: Path | None = None
-    milliamperes: Path | None = None
-
-    def watts(self) -> float:
-        if self.milliwatts is not None:
-            return _integer(self.milliwatts) / 1e3
-        assert self.millivolts is not None
-        assert self.milliamperes is not None
-        return _integer(self.millivolts) * _integer(self.milliamperes) / 1e6
-
-
-def find_rails(root: Path = ROOT) -> tuple[Rail, ...]:
-    """INA3221 channels from hwmon (L4T 34 and later, mainline), or else from iio (L4T 32)."""
-    return _hwmon_rails(root) or _iio_rails(root)
-
-
-def _hwmon_rails(root: Path) -> tuple[Rail, ...]:
-    rails: list[Rail] = []
-    for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if _text(chip / "name") != "ina3221":
-            continue
-        for label in sorted(chip.glob("in*_label")):
-            number = label.name.removeprefix("in").removesuffix("_label")
-            volts, amperes = chip / f"in{number}_input", chip / f"curr{number}_input"
-            name = _text(label)
-            # in4 to in7 are shunt voltages and their sum, which do not belong in a sum of watts.
-            if number not in {"1", "2", "3"} or name in {"", "NC"}:
-                continue
-            if volts.exists() and amperes.exists():
-                rails.append(Rail(name, None, volts, amperes))
-    return tuple(rails)
-
-
-def _iio_rails(root: Path) -> tuple[Rail, ...]:
-    rails: list[Rail] = []
-    for label in sorted((root / "sys/bus/i2c/drivers/ina3221x").glob("*/iio:device*/rail_name_*")):
-        number = label.name.removeprefix("rail_name_")
-        power = label.parent / f"in_power{number}_input"
-        if power.exists() and _text(label) not in {"", "NC"}:
-            rails.append(Rail(_text(label), power))
-    return tuple(rails)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _integer(path: Path) -> int:
-    return int(path.read_text())
-
-
-def _jtop_meter() -> PowerMeter | None:
-    try:
-        from jtop import JtopException, jtop
-    except ImportError:
-        return None
-
-    @contextmanager
-    def source() -> Iterator[ReadRails]:
-        with jtop() as client:
-            yield lambda: {"total": client.power["tot"]["power"] / 1e3}
-
-    try:
-        with source() as read:
-            read()
-    except (JtopException, OSError, KeyError):
-        # Its service is not running, or it does not know this L4T release.
-        return None
-    return SampledMeter(source, "jtop", interval_s=0.1)
-
-
-def _nvml_meter() -> PowerMeter | None:
-    try:
-        import pynvml
-    except ImportError:
-        return None
-
-    @contextmanager
-    def source() -> Iterator[ReadRails]:
-        pynvml.nvmlInit()
-        try:
-            gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-
-            def read() -> dict[str, float]:
-                try:
-                    return {"gpu": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1e3}
-                except pynvml.NVMLError:
-                    return {}
-
-            yield read
-        finally:
-            pynvml.nvmlShutdown()
-
-    try:
-        with source() as read:
-            answers = bool(read())
-    except pynvml.NVMLError:
-        return None
-    return SampledMeter(source, "nvml, GPU 0 only", interval_s=0.05) if answers else None
+    def _sample(self, read: Read) -> None:
+        self._samples.append((self._clock(), read()))

@@ -26,7 +26,7 @@ from edge_bench.timing import TimingPlan
 
 FORMAT = 1
 FILE = "bench.json"
-NO_POWER = "power: not available on this device"
+NO_POWER = "power: not available"
 REMEDY = (
     "for steadier times: stop other programs, lock the clocks (jetson_clocks on a Jetson), "
     "warm up for longer, measure more runs"
@@ -45,8 +45,8 @@ class BenchRow:
         images_per_second: Throughput.
         speedup: Median of the first bundle over the median of this one, with its interval; None
             for the first. Of several processes, it is the geometric mean.
-        power: Power while the bundle ran alone; None without a sensor.
-        energy: Energy per image; None without a sensor.
+        power: Power while the bundle ran alone; None if the report's `no_power` says why not.
+        energy: Energy per image; None without a power.
         warmup_runs: Number of untimed runs.
         settled: Whether the times had settled when the warm-up ended.
         warnings: What makes these times less reliable.
@@ -119,12 +119,13 @@ class BenchReport:
         state_at_start: Clocks, temperatures and load before the measurement.
         state_at_end: The same after it.
         throttled: Whether the device reduced its clocks; None if it cannot tell.
-        idle: Power without load; None without a sensor.
+        idle: Power without load; None without a power.
         rows: One row per bundle, runtime and batch size, batch by batch.
         warnings: What makes all times less reliable.
         failed: The rows that a runtime could not measure.
         processes: The processes that measured, in the order of each runtime.
         quality: The quality of each bundle's images, if a bundle holds what that takes.
+        no_power: Why rows are without a power; None if each has one.
     """
 
     created: str
@@ -143,6 +144,7 @@ class BenchReport:
     failed: tuple[FailedRow, ...] = ()
     processes: tuple[ProcessRecord, ...] = ()
     quality: tuple[QualityRow, ...] = ()
+    no_power: str | None = None
 
     def row(self, bundle: str, batch: int, runner: str | None = None) -> BenchRow:
         """The measurements of a bundle at a batch size.
@@ -310,6 +312,13 @@ def _quality_note(row: QualityRow, first: str) -> str:
     )
 
 
+def _clocks(state: DeviceState) -> str:
+    """Which clocks are locked, of those that tell."""
+    locked = {"CPU": state.clocks_locked, "GPU": state.gpu_clocks_locked}
+    told = [f"{n} {'locked' if x else 'not locked'}" for n, x in locked.items() if x is not None]
+    return f"clocks: {', '.join(told)}" if told else ""
+
+
 def notes_of(report: BenchReport) -> list[str]:
     """What a reader must know to trust the rows, a line each."""
     first = report.bundles[0].name
@@ -334,8 +343,13 @@ def notes_of(report: BenchReport) -> list[str]:
         idle = "not measured" if report.idle is None else f"{report.idle.mean_w:.2f} W"
         rails = " + ".join(powers[0].rails_in_total)
         notes.append(f"power: {powers[0].method} ({rails}), idle {idle}; J/image is gross")
-    else:
-        notes.append(NO_POWER)
+        if left_out := dict.fromkeys(name for power in powers for name in power.rails_left_out):
+            notes.append(f"power: {', '.join(left_out)} left out, as it did not answer")
+    if not powers or report.no_power is not None:
+        line = f"{NO_POWER} for some rows" if powers else NO_POWER
+        notes.append(line if report.no_power is None else f"{line}: {report.no_power}")
+    if clocks := _clocks(report.state_at_start):
+        notes.append(clocks)
     if report.throttled:
         notes.append("warning: the machine throttled during the run; it can be faster than this")
     notes += [f"warning: {warning}" for warning in report.warnings]

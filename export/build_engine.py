@@ -448,8 +448,8 @@ def make_logger(trt: Any, errors: list[str]) -> Any:
 def strongly_typed_flag(trt: Any) -> int:
     """The creation flags of a network that takes its types from the graph.
 
-    TensorRT 10 has the flag. Without it, a network is either always strongly typed (11 and later,
-    which have no FP16 builder flag) or never (before 9).
+    TensorRT 10 needs the flag, and 11 ignores it. Without it, a network is either always strongly
+    typed (versions that have no FP16 builder flag) or never (before 9).
     """
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if flag is not None:

@@ -33,6 +33,8 @@ from ard.search.allocation import N_BINS
 from ard.search.controller import WORTHWHILE
 from ard.session.recovering import FEATURE_WEIGHT
 from ard.session.search import N_PROXY
+from edge_bench.device import JETPACK
+from edge_bench.jetson_rails import TOTALS
 from export.build_engine import trtexec_line
 from export.manifest import BatchRange
 from nas_gan import cli
@@ -391,6 +393,27 @@ def test_bench_json_has_the_keys_that_the_deployment_page_explains(
             if isinstance(value, dict):
                 named = set(re.findall(r"`(\w+)`", meaning)) - {"null"}
                 assert named <= value.keys(), f"{key} has no {named - value.keys()}"
+
+
+def test_the_rails_of_the_deployment_page_are_those_that_add_up_to_the_total() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    totals = {
+        tuple(re.findall(r"`(\w+)`", total.partition(":")[0]))
+        for _, sensor, total in table_rows(page, "What the power includes")
+        if "INA" in sensor
+    }
+    # A first Nano has no JetPack that the page is about.
+    assert totals == set(TOTALS) - {("POM_5V_IN",)}
+
+
+def test_the_jetpack_of_an_l4t_release_on_the_deployment_page_is_the_one_in_reports() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    for jetpack, l4t, *_ in table_rows(page, "JetPack and TensorRT"):
+        for release in re.findall(r"[\d.]+", l4t):
+            names = {name for full, name in JETPACK.items() if full.startswith(f"{release}.")}
+            assert names, release
+            for name in names - {"6.0 DP"}:
+                assert any(name.startswith(listed) for listed in jetpack.split(", ")), name
 
 
 def test_benchmark_results_have_the_keys_that_their_page_explains() -> None:

@@ -71,6 +71,59 @@ def test_clocks_are_locked_when_their_limits_are_the_same(orin):
     assert read_state(orin).clocks_locked is True
 
 
+GPU = "sys/class/devfreq/17000000.gpu"
+
+
+@pytest.mark.parametrize(
+    ("files", "locked"),
+    [
+        ({f"{GPU}/min_freq": "306000000", f"{GPU}/max_freq": "624750000"}, False),
+        ({f"{GPU}/min_freq": "624750000", f"{GPU}/max_freq": "624750000"}, True),
+        (
+            {
+                f"{GPU}/min_freq": "306000000",
+                f"{GPU}/max_freq": "624750000",
+                f"{GPU}/governor": "performance",
+            },
+            True,
+        ),
+        ({"sys/class/devfreq/15340000.vic/min_freq": "1",
+          "sys/class/devfreq/15340000.vic/max_freq": "1"}, None),
+    ],
+)  # fmt: skip
+def test_the_clocks_of_the_gpu_are_locked_by_themselves(orin, files, locked):
+    state = read_state(write(orin, files))
+    assert (state.gpu_clocks_locked, state.clocks_locked) == (locked, False)
+
+
+def test_of_several_gpus_each_must_be_locked(tmp_path):
+    write(tmp_path, {f"sys/class/devfreq/gpu-{part}-0/{end}_freq": "1575000000"
+                     for part in ("gpc", "nvd") for end in ("min", "max")})  # fmt: skip
+    assert read_state(tmp_path).gpu_clocks_locked is True
+    write(tmp_path, {"sys/class/devfreq/gpu-nvd-0/min_freq": "315000000",
+                     "sys/class/devfreq/gpu-nvd-0/governor": "nvhost_podgov"})  # fmt: skip
+    state = read_state(tmp_path)
+    assert state.gpu_clocks_locked is False
+    assert state.devfreq_governors == {"gpu-nvd-0": "nvhost_podgov"}
+
+
+@pytest.mark.parametrize(
+    ("line", "l4t", "jetpack"),
+    [
+        ("# R35 (release), REVISION: 4.1, GCID: 33958178", "35.4.1", "5.1.2"),
+        ("# R35 (release), REVISION: 6.4, GCID: 1", "35.6.4", "5.1.6"),
+        ("# R36 (release), REVISION: 3.0, GCID: 36191598", "36.3.0", "6.0"),
+        ("# R36 (release), REVISION: 4.7, GCID: 1", "36.4.7", "6.2.1"),
+        ("# R38 (release), REVISION: 2.0, GCID: 1", "38.2.0", "7.0"),
+        ("# R39 (release), REVISION: 2.0, GCID: 1", "39.2.0", "7.2"),
+        ("# R40 (release), REVISION: 0.0, GCID: 1", "40.0.0", None),
+    ],
+)
+def test_an_l4t_release_has_the_name_of_its_jetpack_if_that_is_known(tmp_path, line, l4t, jetpack):
+    device = describe_device(write(tmp_path, {"etc/nv_tegra_release": line}), ask_gpu=lambda: None)
+    assert (device.l4t, device.jetpack) == (l4t, jetpack)
+
+
 def test_only_new_over_current_events_mean_throttling(orin):
     start = read_state(orin)
     assert throttled(start, read_state(orin)) is False

@@ -25,7 +25,7 @@ sys.meta_path.insert(0, Hidden())
 for name in {[path.stem for path in MODULES]!r}:
     importlib.import_module("edge_bench" if name == "__init__" else "edge_bench." + name)
 from edge_bench.device import describe_device
-from edge_bench.power import find_power_meter
+from edge_bench.power_sources import find_power_meter
 describe_device()
 find_power_meter(on_gpu=True)
 """

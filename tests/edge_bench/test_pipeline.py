@@ -4,13 +4,13 @@ import pytest
 
 from edge_bench import TimingPlan, benchmark
 from edge_bench.errors import InvalidValueError, RunnerError
-from edge_bench.power import PowerReading
+from edge_bench.power import NoPower, PowerReading
 
 QUICK = TimingPlan(runs=20, warmup=2, duration_s=0, min_warmup_s=0, block=5, repeats=1)
 
 
 def no_meter(on_gpu):
-    return None
+    return NoPower("the sensor was left at home")
 
 
 class SixWatts:
@@ -42,6 +42,7 @@ def test_every_bundle_is_measured_at_every_batch_and_compared_with_the_first(mak
         assert r.latency.runs == 20
         assert len(r.samples_us) == 4  # rounds of 5
         assert (r.power, r.energy) == (None, None)
+    assert report.no_power == "the sensor was left at home"
 
 
 def test_a_model_against_itself_is_about_as_fast(make_bundle):
@@ -93,6 +94,16 @@ def test_energy_is_gross_and_net_of_idle(make_model):
     assert energy is not None
     assert energy.gross_j_per_image == pytest.approx(6 * 0.010 / 40, rel=1e-12)
     assert energy.net_j_per_image == pytest.approx(2 * 0.010 / 40, rel=1e-12)
+
+
+def test_a_meter_that_fails_while_a_model_runs_leaves_its_reason(make_bundle):
+    class Dies(SixWatts):
+        def result(self):
+            return super().result() if self.blocks < 3 else NoPower("the bus is gone")
+
+    report = benchmark([make_bundle()], [1, 2], plan=QUICK, find_meter=lambda on_gpu: Dies())
+    assert [row.power is None for row in report.rows] == [False, True]
+    assert report.no_power == "the bus is gone"
 
 
 @pytest.mark.parametrize("meter", [None, SixWatts()], ids=["times only", "times and power"])

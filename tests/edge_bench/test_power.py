@@ -1,97 +1,79 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import dataclasses
 
 import pytest
 
-from edge_bench.power import (
-    SampledMeter,
-    energy_per_image,
-    find_power_meter,
-    find_rails,
-    reading,
-    sysfs_meter,
-    total_rails,
-)
+from edge_bench.power import NoPower, PowerReading, SampledMeter, Sensor, energy_per_image, reading
 
 
-def write_chip(root, chip, channels, name="ina3221"):
-    """`channels`: number -> (label, mV, mA), in the kernel's hwmon format."""
-    folder = root / "sys/class/hwmon" / chip
-    folder.mkdir(parents=True)
-    (folder / "name").write_text(name + "\n")
-    for number, (label, millivolts, milliamperes) in channels.items():
-        (folder / f"in{number}_label").write_text(label + "\n")
-        (folder / f"in{number}_input").write_text(f"{millivolts}\n")
-        (folder / f"curr{number}_input").write_text(f"{milliamperes}\n")
-    return folder
+def sensor_of(read, **changes):
+    values = dict(
+        source=lambda: contextlib.nullcontext(read), method="test", in_total=("a",), interval_s=60
+    )
+    return Sensor(**{**values, **changes})
 
 
-ORIN_NANO = {
-    1: ("VDD_IN", 5000, 1200),
-    2: ("VDD_CPU_GPU_CV", 5000, 400),
-    3: ("VDD_SOC", 5000, 300),
-    7: ("sum of shunt voltages", 9000, 9000),
-}
-
-
-def test_a_rail_is_its_voltage_times_its_current(tmp_path):
-    write_chip(tmp_path, "hwmon1", ORIN_NANO)
-    watts = {rail.name: rail.watts() for rail in find_rails(tmp_path)}
-    assert watts == {"VDD_IN": 6.0, "VDD_CPU_GPU_CV": 2.0, "VDD_SOC": 1.5}
-
-
-def test_the_input_rail_is_the_total_and_is_not_added_to_its_parts(tmp_path):
-    write_chip(tmp_path, "hwmon1", ORIN_NANO)
-    meter = sysfs_meter(tmp_path, interval_s=0.001)
-    assert meter is not None
-    with meter:
-        time.sleep(0.01)
-    found = meter.result()
-    assert found is not None
-    assert found.mean_w == pytest.approx(6.0, rel=1e-12)
-    assert found.peak_w == 6.0
-    assert found.rails_in_total == ("VDD_IN",)
-    assert found.rails_mean_w["VDD_SOC"] == pytest.approx(1.5, rel=1e-12)
-
-
-def test_a_board_without_an_input_rail_is_the_sum_over_its_chips(tmp_path):
-    write_chip(tmp_path, "hwmon3", {1: ("VDD_GPU_SOC", 20000, 300), 2: ("NC", 20000, 300)})
-    write_chip(tmp_path, "hwmon4", {2: ("VIN_SYS_5V0", 5000, 800)})
-    write_chip(tmp_path, "hwmon5", {1: ("fan", 5000, 800)}, name="pwmfan")
-    meter = sysfs_meter(tmp_path, interval_s=0.001)
-    assert meter is not None
-    with meter:
-        time.sleep(0.01)
-    found = meter.result()
-    assert found is not None
-    assert found.mean_w == pytest.approx(10.0, rel=1e-12)
-
-
-def test_older_jetsons_give_milliwatts_through_iio(tmp_path):
-    folder = tmp_path / "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0"
-    folder.mkdir(parents=True)
-    for number, (label, milliwatts) in enumerate([("POM_5V_IN", 2500), ("POM_5V_GPU", 400)]):
-        (folder / f"rail_name_{number}").write_text(label)
-        (folder / f"in_power{number}_input").write_text(str(milliwatts))
-    assert [(rail.name, rail.watts()) for rail in find_rails(tmp_path)] == [
-        ("POM_5V_IN", 2.5),
-        ("POM_5V_GPU", 0.4),
-    ]
-    assert total_rails(["POM_5V_GPU", "POM_5V_IN"]) == ("POM_5V_IN",)
+SENSOR = sensor_of(dict)
+PARTS = dataclasses.replace(SENSOR, others=("b",))
 
 
 def test_the_mean_weighs_samples_by_the_time_between_them():
     # 2 W for 9 s, then up to 4 W within 1 s: (18 + 3) / 10.
-    found = reading([0.0, 9.0, 10.0], [{"a": 2.0}, {"a": 2.0}, {"a": 4.0}], "test")
-    assert found is not None
+    found = reading([0.0, 9.0, 10.0], [{"a": 2.0}, {"a": 2.0}, {"a": 4.0}], SENSOR)
+    assert isinstance(found, PowerReading)
     assert (found.mean_w, found.peak_w, found.sample_rate_hz) == (2.1, 4.0, 0.2)
 
 
 def test_a_single_sample_is_no_reading():
-    assert reading([1.0], [{"a": 2.0}], "test") is None
-    assert reading([], [], "test") is None
+    assert isinstance(reading([1.0], [{"a": 2.0}], SENSOR), NoPower)
+    assert isinstance(reading([], [], SENSOR), NoPower)
+    assert isinstance(reading([1.0, 1.0], [{"a": 2.0}] * 2, SENSOR), NoPower)
+
+
+def test_a_rail_that_misses_one_sample_is_bridged():
+    found = reading([0.0, 1.0, 4.0], [{"a": 1.0}, {}, {"a": 3.0}], SENSOR)
+    assert isinstance(found, PowerReading)
+    assert (found.mean_w, found.samples) == (2.0, 2)
+
+
+def test_a_total_that_misses_more_than_a_tenth_of_the_samples_is_no_power():
+    samples = [{"a": 1.0}] * 17 + [{}] * 3
+    times = [float(n) for n in range(20)]
+    assert reading(times, samples, SENSOR) == NoPower(
+        "a, which the total needs, answered 17 of 20 times"
+    )
+    assert isinstance(reading(times, samples[1:] + samples[:1], SENSOR), NoPower)
+    assert isinstance(reading(times, samples[:18] + samples[:2], SENSOR), PowerReading)
+
+
+def test_a_rail_beside_the_total_is_averaged_over_the_samples_that_it_answered():
+    samples = [{"a": 5.0, "b": 1.0}, {"a": 5.0}, {"a": 5.0, "b": 3.0}, {"a": 5.0}]
+    found = reading([0.0, 1.0, 2.0, 3.0], samples, PARTS)
+    assert isinstance(found, PowerReading)
+    assert (found.rails_mean_w, found.rails_left_out) == ({"a": 5.0, "b": 2.0}, ())
+
+
+def test_a_rail_beside_the_total_that_never_answers_is_left_out_by_name():
+    found = reading([0.0, 1.0], [{"a": 5.0}, {"a": 5.0}], PARTS)
+    assert isinstance(found, PowerReading)
+    assert (found.mean_w, found.rails_left_out) == (5.0, ("b",))
+
+
+def test_the_peak_of_a_counter_is_its_steepest_rise():
+    counter = dataclasses.replace(SENSOR, wraps_j={"a": 100.0})
+    # 8 J in 4 s, then 90 to 100 and on to 2: 12 J in 2 s.
+    found = reading([0.0, 4.0, 6.0], [{"a": 82.0}, {"a": 90.0}, {"a": 2.0}], counter)
+    assert isinstance(found, PowerReading)
+    assert found.mean_w == pytest.approx(20 / 6, rel=1e-12)
+    assert found.peak_w == 6.0
+
+
+def test_a_counter_that_falls_and_never_wraps_is_no_power():
+    counter = dataclasses.replace(SENSOR, wraps_j={})
+    found = reading([0.0, 1.0], [{"a": 9.0}, {"a": 1.0}], counter)
+    assert found == NoPower("test started again at 0 meanwhile")
 
 
 def test_energy_is_power_times_time_shared_by_the_images():
@@ -103,26 +85,15 @@ def test_energy_is_power_times_time_shared_by_the_images():
 def test_a_meter_starts_afresh_in_each_block():
     watts = iter([1.0, 1.0, 9.0, 9.0])
     clock = iter([0.0, 1.0, 2.0, 3.0])
-    meter = SampledMeter(
-        lambda: contextlib.nullcontext(lambda: {"a": next(watts)}), "test", 60.0, clock.__next__
-    )
+    meter = SampledMeter(sensor_of(lambda: {"a": next(watts)}), clock.__next__)
     found = []
     for _ in range(2):
         with meter:
             pass
         result = meter.result()
-        assert result is not None
+        assert isinstance(result, PowerReading)
         found.append(result.mean_w)
     assert found == [1.0, 9.0]
-
-
-def test_a_sensor_that_fails_once_misses_one_sample(tmp_path):
-    folder = write_chip(tmp_path, "hwmon1", {1: ("VDD_IN", 5000, 1000)})
-    meter = sysfs_meter(tmp_path, interval_s=60)
-    assert meter is not None
-    with meter:
-        (folder / "in1_input").write_text("")
-    assert meter.result() is None
 
 
 def test_the_sensor_is_closed_and_the_thread_ended_after_the_block():
@@ -138,11 +109,6 @@ def test_the_sensor_is_closed_and_the_thread_ended_after_the_block():
         yield read
         events.append("closed")
 
-    with SampledMeter(source, "test", 60.0):
+    with SampledMeter(sensor_of(read, source=source)):
         pass
     assert events == ["open", "read", "read", "closed"]
-
-
-def test_a_machine_without_sensors_has_no_meter(tmp_path):
-    assert sysfs_meter(tmp_path) is None
-    assert find_power_meter(on_gpu=False, root=tmp_path) is None

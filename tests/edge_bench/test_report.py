@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,38 @@ def test_without_a_sensor_the_table_says_so_and_has_no_joules():
     text = table(PAIR)
     assert NO_POWER in text.splitlines()
     assert "J/image" not in text
+
+
+def test_the_reason_why_there_is_no_power_is_in_the_table_and_in_the_file():
+    absent = report(row("dense", 1, 5.0), no_power="only root can read it")
+    assert "power: not available: only root can read it" in table(absent).splitlines()
+    assert to_json(absent)["no_power"] == "only root can read it"
+
+
+def test_a_row_without_power_among_others_is_told():
+    measured = row("dense", 1, 5.0, power=POWER, energy=Energy(0.03, 0.01))
+    text = table(report(measured, row("dense", 2, 5.0), no_power="the bus is gone"))
+    assert "power: not available for some rows: the bus is gone" in text.splitlines()
+
+
+def test_rails_that_did_not_answer_are_named():
+    power = dataclasses.replace(POWER, rails_left_out=("VDD_SOC",))
+    text = table(report(row("dense", 1, 5.0, power=power, energy=Energy(0.03, 0.01))))
+    assert "power: VDD_SOC left out, as it did not answer" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "line"),
+    [
+        (True, False, "clocks: CPU locked, GPU not locked"),
+        (False, None, "clocks: CPU not locked"),
+        (None, True, "clocks: GPU locked"),
+    ],
+)
+def test_the_table_says_which_clocks_are_locked(cpu, gpu, line):
+    state = dataclasses.replace(STATE, clocks_locked=cpu, gpu_clocks_locked=gpu)
+    assert line in table(report(row("dense", 1, 5.0), state_at_start=state)).splitlines()
+    assert "clocks:" not in table(PAIR)
 
 
 def test_with_a_sensor_the_table_has_joules_and_the_rails_they_come_from():
