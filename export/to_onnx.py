@@ -78,7 +78,20 @@ def write_onnx(generator: nn.Module, path: Path, settings: GraphSettings | None 
     """
     settings = settings or GraphSettings()
     model = build_model(generator, opset=settings.opset, rewrites=settings.rewrites)
-    model = PRECISIONS[settings.precision].convert(model)
+    write_model(PRECISIONS[settings.precision].convert(model), path, generator)
+
+
+def write_model(model: onnx.ModelProto, path: Path, generator: nn.Module) -> None:
+    """Write the graph of a generator to a file.
+
+    Args:
+        model: the graph, in any precision.
+        path: the file to write, atomically.
+        generator: what it was exported from.
+
+    Raises:
+        ExportError: the graph is not valid, or has other inputs and outputs than the generator.
+    """
     _check(model, generator)
     write_bytes(path, model.SerializeToString(deterministic=True))
 
