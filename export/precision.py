@@ -134,7 +134,8 @@ class _Retyped:
         # The graph promises this name as float32: the node fills another one, and a cast this one.
         node.output[place] = f"{name}_fp16"
         self.types[f"{name}_fp16"] = self.half
-        self.nodes.append(self.make_node("Cast", [f"{name}_fp16"], [name], name, to=self.single))
+        cast = self.make_node("Cast", [f"{name}_fp16"], [name], f"{name}_fp32", to=self.single)
+        self.nodes.append(cast)
 
     def _keep(self, name: str) -> str:
         if name in self.weights:

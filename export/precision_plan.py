@@ -136,6 +136,16 @@ class Trial:
         }
 
 
+def fastest(trials: Sequence[Trial]) -> Trial:
+    """The fastest of the trials that hold, of which the first is float32.
+
+    It stays, unless another is faster by more than the noise of the timing.
+    """
+    fp32, *others = trials
+    bound = (1 - MARGIN) * _time(fp32)
+    return min((t for t in others if t.holds and _time(t) < bound), key=_time, default=fp32)
+
+
 @dataclass(frozen=True)
 class Budgets:
     """What a conversion may cost, as it was asked for.
@@ -235,17 +245,13 @@ class _Planning:
         fp32 = Trial("fp32", self.model)
         if wanted == "auto":
             trials = self._timed([fp32, self._try_fp16(), self._try_int8()])
-            chosen = min((t for t in trials if self._eligible(t, trials[0])), key=_time)
+            chosen = fastest(trials)
         else:
             asked = self._try_fp16() if wanted == "fp16" else self._try_int8()
             trials = self._timed([fp32, asked])
             chosen = trials[-1] if trials[-1].holds else trials[0]
         assert chosen.model is not None  # only what could be made can hold
         return Converted(chosen.model, chosen.precision, self._record(chosen, trials))
-
-    def _eligible(self, trial: Trial, fp32: Trial) -> bool:
-        faster = trial is fp32 or _time(trial) < (1 - MARGIN) * _time(fp32)
-        return trial.holds and faster
 
     def _try_fp16(self) -> Trial:
         try:
