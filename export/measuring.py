@@ -157,27 +157,29 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / SETTINGS
     try:
-        given = Fields(read_json(path), str(path))
+        found = _settings(Fields(read_json(path), str(path)))
+        metric_named(found.get("metric", "fid"))
+        if found.get("features", "auto") not in get_args(ExtractorName):
+            raise InvalidValueError(f"features {found['features']!r} are not known")
     except MissingDataError:
         return {}
     except InvalidValueError as error:
-        raise ExportError(str(error)) from error
+        where = "" if str(path) in str(error) else f"{path}: "
+        raise ExportError(f"{where}{error}") from error
+    return found
+
+
+def _settings(given: Fields) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("metric", "features", "reference"):
         if name in given:
             found[name] = given.text(name)
-    for name in ("samples", "seed", "batch_size"):
+    for name, least in (("samples", 2), ("seed", 0), ("batch_size", 1)):
         if name in given and given.any(name) is not None:
-            found[name] = given.count(name)
+            found[name] = given.count(name, least)
     for name in ("inception_weights", "data_root"):
         if name in given and given.any(name) is not None:
             found[name] = Path(given.text(name))
-    try:
-        metric_named(found.get("metric", "fid"))
-        if found.get("features", "auto") not in get_args(ExtractorName):
-            raise InvalidValueError(f"features {found['features']!r} are not known")
-    except InvalidValueError as error:
-        raise ExportError(f"{path}: {error}") from error
     return found
 
 
