@@ -78,8 +78,9 @@ def compress(
     if config.bundle:
         started = time.monotonic()
         try:
-            demand = Demand.after(config.precision, allowed, result.recovered)
-            delivery = deliver(run_dir, config, demand, torch.get_num_threads(), progress)
+            threads = torch.get_num_threads()
+            demand = Demand.after(config.precision, allowed, result.recovered, threads)
+            delivery = deliver(run_dir, config, demand, progress)
         except DeliveryError as error:  # the result is saved, and its report must not be lost
             undelivered = error.message
         seconds["export and timing"] = time.monotonic() - started

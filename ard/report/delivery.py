@@ -35,29 +35,31 @@ class Demand:
         precision: fp32, fp16, int8, or auto for the fastest within the budget.
         left: the rise over the compressed generator in float32 that is left to it.
         total: the rise over the dense generator that ranks and precision may have together.
+        threads: CPU threads that graphs are timed with.
     """
 
     precision: str = FLOAT32
     left: float = 0.0
     total: float = 0.0
+    threads: int = 1
 
     @staticmethod
-    def after(precision: str, budget: float, recovered: Score) -> Demand:
+    def after(precision: str, budget: float, recovered: Score, threads: int = 1) -> Demand:
         """What is left of a budget after ranks that were scored as `recovered`.
 
         >>> ranks = Score(metric="fid", value=9.0, rise=2.0, ci_low=1.0, ci_high=3.0, n_images=10,
         ...               features="inception", measured=True)
         >>> Demand.after("int8", 5.0, ranks)
-        Demand(precision='int8', left=2.0, total=5.0)
+        Demand(precision='int8', left=2.0, total=5.0, threads=1)
         """
-        return Demand(precision, max(budget - recovered.ci_high, 0.0), budget)
+        return Demand(precision, max(budget - recovered.ci_high, 0.0), budget, threads)
 
     def arguments(self) -> list[str]:
         """The options of `export` that say this."""
         if self.precision == FLOAT32:
             return []
         budgets = ["--quality-budget", repr(self.left), "--total-budget", repr(self.total)]
-        return ["--precision", self.precision, *budgets]
+        return ["--precision", self.precision, *budgets, "--threads", str(self.threads)]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Delivery:
 
 
 def deliver(
-    run_dir: Path, options: GeneratorOptions, demand: Demand, threads: int, progress: Progress
+    run_dir: Path, options: GeneratorOptions, demand: Demand, progress: Progress
 ) -> Delivery:
     """Export the bundle of a run and time it against the dense generator.
 
@@ -82,7 +84,7 @@ def deliver(
         precision = export_bundle(run_dir, run_dir / "bundle", options, demand)
         advance(1)
         rows = compare_latency(
-            run_dir / "bundle", run_dir / "bench", batches=BATCHES, threads=threads
+            run_dir / "bundle", run_dir / "bench", batches=BATCHES, threads=demand.threads
         )
         advance(1)
     return Delivery(rows, precision)

@@ -30,9 +30,10 @@ def score(rise: float) -> Score:
 
 
 def test_a_precision_is_demanded_with_what_the_ranks_leave_of_the_budget() -> None:
-    demand = Demand.after("auto", 5.0, score(3.0))
+    demand = Demand.after("auto", 5.0, score(3.0), threads=2)
     assert demand.arguments() == [
-        *("--precision", "auto", "--quality-budget", "1.0", "--total-budget", "5.0")
+        *("--precision", "auto", "--quality-budget", "1.0", "--total-budget", "5.0"),
+        *("--threads", "2"),
     ]
     assert Demand.after("int8", 5.0, score(7.0)).left == 0.0
     assert Demand.after("fp32", 5.0, score(3.0)).arguments() == []
