@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from export.quality import WITHOUT_BUDGET
 from nas_gan.checkpoint import Checkpoint, save_checkpoint
 from nas_gan.cli import run
 from nas_gan.errors import InvalidValueError, UsageError
-from nas_gan.metrics.features import make_extractor
+from nas_gan.metrics.features import ExtractorName, make_extractor
 from nas_gan.metrics.frechet import statistics_of
 from nas_gan.metrics.sampling import extract_features
 from nas_gan.networks.latents import latent_bank
@@ -25,8 +27,15 @@ from nas_gan.options import help_of
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytestmark = pytest.mark.onnx
-FEATURES = "efficientnet-lite0"
+FEATURES: ExtractorName = "efficientnet-lite0"
 FEW = ("--tensorrt-rtx", "off", "--samples", "2", "--no-rewrites")
+
+
+def conversion(bundle: Path) -> Mapping[str, Any]:
+    """The record of how the precision of a bundle came about."""
+    found = read_manifest(bundle).conversion
+    assert found is not None
+    return found
 
 
 def command(*args: object) -> int:
@@ -121,7 +130,7 @@ def test_a_precision_that_holds_its_budget_is_delivered(checkpoint, statistics, 
     measured = ("--features", FEATURES, "--reference", statistics, "--quality-samples", 32)
     budget = ("--precision", "fp16", "--quality-budget", "1000%")
     assert command(checkpoint, "--out", out, *budget, *measured, *FEW) == 0
-    record = read_manifest(out).conversion
+    record = conversion(out)
     assert (record["wanted"], record["missed"], record["budget"]) == ("fp16", False, "1000%")
     assert record["rise"]["n_samples"] == 32
     assert record["reference"] == str(statistics)
@@ -135,8 +144,7 @@ def test_one_that_does_not_ends_with_3_and_a_float32_bundle(
     measured = ("--features", FEATURES, "--reference", statistics, "--quality-samples", 32)
     budget = ("--precision", "int8", "--quality-budget", "0")
     assert command(checkpoint, "--out", out, *budget, *measured, *FEW) == 3
-    manifest = read_manifest(out)
-    assert (manifest.precision, manifest.conversion["missed"]) == ("fp32", True)
+    assert (read_manifest(out).precision, conversion(out)["missed"]) == ("fp32", True)
     assert "int8 was not delivered: " in capfd.readouterr().out
 
 
@@ -145,7 +153,7 @@ def test_without_a_budget_what_cannot_be_measured_is_said_and_nothing_is_refused
 ):
     out = tmp_path / "bundle"
     assert command(checkpoint, "--out", out, "--precision", "fp16", *FEW) == 0
-    record = read_manifest(out).conversion
+    record = conversion(out)
     assert record["rise"] is None
     assert "auto finds no statistics of toy" in record["not_measured"]
     assert "quality was not measured: " in capfd.readouterr().out
@@ -166,12 +174,12 @@ def test_a_run_directory_is_measured_as_the_run_measured_and_over_its_dense_gene
     threads = torch.get_num_threads()
     assert command(run_dir, "--out", out, "--precision", "fp16", *budgets, *FEW) == 0
     assert torch.get_num_threads() == threads
-    record = read_manifest(out).conversion
+    record = conversion(out)
     assert record["reference"] == str(statistics)
     assert record["rise"]["n_samples"] == record["rise_over_dense"]["n_samples"] == 48
     # Half precision moves the images by less than the moved weight does.
     assert abs(record["rise"]["delta_fid"]) < abs(record["rise_over_dense"]["delta_fid"])
-    assert read_manifest(out / "dense").conversion["rise_over_dense"] is None
+    assert conversion(out / "dense")["rise_over_dense"] is None
 
 
 def test_a_total_budget_needs_the_dense_generator(checkpoint, tmp_path, capfd):

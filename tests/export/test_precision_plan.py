@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +13,26 @@ from torch import Tensor, nn
 
 from ard.measuring.bank import Reference
 from ard.measuring.fid import FID
+from ard.measuring.score import Score
 from ard.search.budget import Budget
 from ard.session.setting import Setting
 from edge_bench.__main__ import main as time_bundles
 from export.bundle import BundleSettings, BundleSource, write_bundle
 from export.errors import ExportError
 from export.manifest import Manifest, verify
+from export.precision import Delivered
 from export.precision_plan import (
     Allowed,
     Budgets,
     NodeEffect,
     PrecisionPlanner,
     Trial,
+    Wanted,
     fastest,
     in_order,
     most_that_hold,
 )
-from export.quality import JUDGING, Measuring
+from export.quality import JUDGING, Measuring, Verdict
 from export.quantization import find_quantizable, int8_nodes
 from export.speed import Timing
 from export.summary import conversion_lines, summary
@@ -70,7 +74,9 @@ class Fragile(nn.Module):
             self.linear.weight *= 4
             for layer in (self.fragile, self.sturdy, self.to_rgb):
                 layer.weight *= 3
-            self.fragile.bias[0] = 1e4
+            bias = self.fragile.bias
+            assert bias is not None
+            bias[0] = 1e4
 
     def forward(self, z: Tensor) -> Tensor:
         h = torch.tanh(self.linear(z)).view(-1, 32, 8, 8)
@@ -131,7 +137,7 @@ def measuring(net: Fragile, statistics: FeatureStatistics) -> Measuring:
 
 @pytest.fixture(scope="module")
 def planner(measuring: Measuring) -> Callable[..., PrecisionPlanner]:
-    def make(wanted: str, budget: str | None = None, **changes: object) -> PrecisionPlanner:
+    def make(wanted: Wanted, budget: str | None = None, **changes: Any) -> PrecisionPlanner:
         budgets = Budgets(None if budget is None else Budget.parse(budget))
         made = PrecisionPlanner(wanted, measuring, budgets=budgets, timing=QUICK)
         return dataclasses.replace(made, **changes)
@@ -166,7 +172,7 @@ def test_bisection_finds_the_largest_number_that_holds(largest):
     assert len(asked) == len(set(asked)) <= 4
 
 
-def trial(precision: str, ms: float | None, holds: bool = True) -> Trial:
+def trial(precision: Delivered, ms: float | None, holds: bool = True) -> Trial:
     return Trial(precision, None, ms=ms, holds=holds)
 
 
@@ -328,9 +334,6 @@ def test_a_budget_that_nothing_can_measure_is_refused(measuring):
     ],
 )
 def test_both_budgets_hold_for_the_upper_ends(rise, total, holds):
-    from ard.measuring.score import Score
-    from export.quality import Verdict
-
     def score(high: float) -> Score:
         return Score(metric="fid", value=9.0, rise=high - 1, ci_low=high - 2, ci_high=high,
                      n_images=9, features="f", measured=True)  # fmt: skip

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -155,7 +156,7 @@ def test_a_low_coverage_is_a_warning_in_the_last_lines(report):
     assert last.endswith("the rest: Conv2DMod (1 layer, 90)")
 
 
-def in_int8(report: CompressionReport, **changes: object) -> CompressionReport:
+def in_int8(report: CompressionReport, **changes: Any) -> CompressionReport:
     """The report of a bundle in int8, which adds 2 to the 12.5 of the ranks."""
     more = replace(report.recovered, rise=2.0, ci_low=1.0, ci_high=3.0)
     both = replace(report.recovered, rise=14.5, ci_low=11.0, ci_high=18.0)
