@@ -4,7 +4,8 @@
 
 The run directory holds the plan, the compressed checkpoint, the report and a bundle for the
 device. Run the same command again to resume. Exit code 3 means that the best plan found is saved
-but does not meet the budget.
+but does not meet the budget, or leaves too little of it for the precision; the bundle is then
+float32.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import torch
 from ard.errors import DeliveryError
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import Prepared, compress_within
-from ard.report.delivery import deliver
+from ard.report.delivery import Delivery, Demand, deliver
 from ard.report.summary import make_report
-from ard.report.values import CompressionReport, TimedRow, to_text
+from ard.report.values import CompressionReport, to_text
 from ard.report.writing import write_report
 from ard.search.reachable import reachable_plans
 from ard.search.reachable import to_text as reachable_text
@@ -72,12 +73,14 @@ def compress(
     result.table.save(run_dir / "sensitivity.csv")
     save_found(result, result.profile, setting.checkpoint, run_dir, (".pt", ".safetensors"))
     seconds = {"dense scores": session.seconds, **result.timings}
-    latency: tuple[TimedRow, ...] = ()
+    delivery = Delivery()
     undelivered = ""
     if config.bundle:
         started = time.monotonic()
         try:
-            latency = deliver(run_dir, config, torch.get_num_threads(), progress)
+            threads = torch.get_num_threads()
+            demand = Demand.after(config.precision, allowed, result.recovered, threads)
+            delivery = deliver(run_dir, config, demand, progress)
         except DeliveryError as error:  # the result is saved, and its report must not be lost
             undelivered = error.message
         seconds["export and timing"] = time.monotonic() - started
@@ -87,7 +90,7 @@ def compress(
         checkpoint=display_name(config.checkpoint),
         objective=config.objective,
         budget=budget,
-        latency=latency,
+        delivery=delivery,
         undelivered=undelivered,
         timings=seconds,
         environment={**environment(), "seed": str(config.seed)},
@@ -103,7 +106,8 @@ def main(config: CompressConfig) -> int:
     sys.stdout.write(f"{to_text(report)}\n{run_dir / 'report.html'}\n")
     if report.undelivered:
         raise DeliveryError(f"the result is saved, but not its bundle: {report.undelivered}")
-    return DONE if report.budget_met else BUDGET_MISSED
+    missed = report.precision is not None and report.precision.missed
+    return DONE if report.budget_met and not missed else BUDGET_MISSED
 
 
 if __name__ == "__main__":

@@ -12,5 +12,9 @@ from .manifest import read_manifest as read_manifest
 from .manifest import verify as verify
 from .parity import Parity as Parity
 from .parity import check_parity as check_parity
+from .precision_plan import Budgets as Budgets
+from .precision_plan import PrecisionPlanner as PrecisionPlanner
+from .quality import Measuring as Measuring
+from .speed import Timing as Timing
 from .to_onnx import GraphSettings as GraphSettings
 from .to_onnx import write_onnx as write_onnx

@@ -2,7 +2,8 @@
 
 The input is a run directory of `python -m ard.compress` or any checkpoint. The output is a bundle:
 a folder with the ONNX file, a manifest, latents to try it with, the script that builds an engine on
-a Jetson and, if they can be built here, engines for desktop GPUs.
+a Jetson and, if they can be built here, engines for desktop GPUs. Exit code 3 means that the
+precision does not hold its quality budget; the bundle is then float32.
 """
 
 from __future__ import annotations
@@ -12,28 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from export.bundle import BundleSettings, BundleSource, count_steps, write_bundle
 from export.engines import Choice
 from export.errors import MissingDenseError
 from export.manifest import BatchRange
-from export.precision import Precision
+from export.measuring import PrecisionOptions, check, make_planner
+from export.precision_plan import PrecisionPlanner
 from export.rewrites import ALL
 from export.sources import checkpoint_of, dense_checkpoint_of
+from export.speed import Timing
 from export.summary import summary
 from export.targets import TargetName, Targets, Via
 from export.to_onnx import DEFAULT_OPSET, GraphSettings
-from nas_gan.cli import progress, run
+from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
 from nas_gan.files import sha256
-from nas_gan.generators import GeneratorOptions, open_generator
+from nas_gan.generators import open_generator
 from nas_gan.panels import Panel
 
 GRAPH, CHECK, ENGINE = Panel("graph"), Panel("parity check"), Panel("engines")
 
 
 @dataclass(frozen=True)
-class Config(GeneratorOptions):
+class Config(PrecisionOptions):
     """What to export, and how."""
 
     run_or_checkpoint: Annotated[Path, tyro.conf.Positional]
@@ -43,8 +47,6 @@ class Config(GeneratorOptions):
     target: tuple[TargetName, ...] = ()
     """What the bundle is for, besides ONNX Runtime: rtx, openvino and ncnn get files of their own
     now; a Jetson builds its engine itself, and must know every operator."""
-    precision: Precision = "fp32"
-    """Arithmetic of the graph; latents and images are float32 in either case."""
     dense: bool = True
     """Also export the dense generator of a run directory, into OUT/dense."""
     name: str = "model"
@@ -69,26 +71,29 @@ class Config(GeneratorOptions):
     """Smallest, usual and largest batch of an engine."""
 
 
-def main(config: Config) -> None:
+def main(config: Config) -> int:
     """Load, export, and print what was written."""
+    check(config)
     targets = Targets.of(config.target, config.tensorrt_rtx, config.via)
     targets.check()
     settings = BundleSettings(
         config.name,
-        GraphSettings(config.precision, config.opset, ALL if config.rewrites else ()),
+        GraphSettings(opset=config.opset, rewrites=ALL if config.rewrites else ()),
         config.samples,
         config.seed,
         targets.engines,
         targets.boards,
         BatchRange(*config.batch),
     )
-    source = _load(config)
+    source, planner = _load(config)
     with progress("exporting", count_steps(source, settings)) as advance:
-        write_bundle(source, config.out, settings, advance=advance)
+        manifest = write_bundle(source, config.out, settings, convert=planner, advance=advance)
     sys.stdout.write(summary(config.out, settings.engines))
+    missed = manifest.conversion is not None and manifest.conversion["missed"]
+    return BUDGET_MISSED if missed else DONE
 
 
-def _load(config: Config) -> BundleSource:
+def _load(config: Config) -> tuple[BundleSource, PrecisionPlanner]:
     given = config.run_or_checkpoint
     path = checkpoint_of(given)
     opened = open_generator(path, config)
@@ -99,11 +104,22 @@ def _load(config: Config) -> BundleSource:
         except MissingDenseError as error:
             raise MissingDenseError(f"{error}; bring it back or use --no-dense") from error
     known = opened.interface if opened.interface.calling is not None else None
-    return BundleSource(
+    opened_dense = None if dense is None else open_generator(dense, config, known=known)
+    source = BundleSource(
         opened.generator,
-        None if dense is None else open_generator(dense, config, known=known).generator,
+        None if opened_dense is None else opened_dense.generator,
         opened.checkpoint.provenance | {"file": path.name, "sha256": sha256(path)},
     )
+    planner = make_planner(
+        config,
+        opened,
+        opened_dense,
+        run_dir=given if given.is_dir() else None,
+        seed=config.seed,
+        timing=Timing(config.batch[1], config.threads or torch.get_num_threads()),
+        progress=progress,
+    )
+    return source, planner
 
 
 if __name__ == "__main__":

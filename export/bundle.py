@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export import build_engine
+from export.converting import Convert, Converted, Stated
 from export.engines import EngineChoice, EngineJob, Sample, build_engines
 from export.errors import ExportError
 from export.folder import complete_folder
@@ -26,7 +27,7 @@ from export.manifest import BatchRange, FileEntry, Manifest, TensorSpec, write_m
 from export.parity import check_parity, onnx_images
 from export.readme import readme
 from export.targets import Targets, unfit
-from export.to_onnx import GraphSettings, write_onnx
+from export.to_onnx import GraphSettings, build_model, write_model
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
 from nas_gan.networks.interface import GeneratorInterface, interface_of
@@ -94,6 +95,7 @@ def write_bundle(
     out: Path,
     settings: BundleSettings | None = None,
     *,
+    convert: Convert | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Manifest:
     """Export a generator into a folder, which appears once it is complete.
@@ -105,6 +107,8 @@ def write_bundle(
         source: What to export.
         out: The folder; missing parents are created.
         settings: How to export it; by default a float32 graph.
+        convert: Converts the float32 graph, such as a `PrecisionPlanner`; by default to the
+            precision of the settings, which measures nothing.
         advance: Called with 1 after each of the `count_steps` steps.
 
     Returns:
@@ -118,14 +122,19 @@ def write_bundle(
     settings = settings or BundleSettings()
     # Through JSON now: a value that it cannot hold becomes text before anything is built.
     provenance = json.loads(json.dumps(dict(source.provenance), default=str))
+    convert = convert or Stated(settings.graph.precision)
     with complete_folder(out) as folder:
+        converted = _convert(source.generator, settings, convert)
         inside = None
         if source.dense is not None:
             inside = DENSE
             (folder / inside).mkdir()
             dense = BundleSource(source.dense, provenance=provenance)
-            _fill(folder / inside, dense, replace(settings, name=DENSE), None, advance)
-        return _fill(folder, replace(source, provenance=provenance), settings, inside, advance)
+            of_dense = replace(settings, name=DENSE)
+            graph = _convert(source.dense, of_dense, convert.for_dense(converted.precision))
+            _fill(folder / inside, dense, graph, of_dense, None, advance)
+        source = replace(source, provenance=provenance)
+        return _fill(folder, source, converted, settings, inside, advance)
 
 
 def count_steps(source: BundleSource, settings: BundleSettings) -> int:
@@ -134,9 +143,18 @@ def count_steps(source: BundleSource, settings: BundleSettings) -> int:
     return (2 + engines) * (1 if source.dense is None else 2)
 
 
+def _convert(generator: nn.Module, settings: BundleSettings, convert: Convert) -> Converted:
+    """The graph to deliver of a generator."""
+    _checked_interface(generator)
+    graph = settings.graph
+    model = build_model(generator, opset=graph.opset, rewrites=graph.rewrites)
+    return convert(model, generator)
+
+
 def _fill(
     folder: Path,
     source: BundleSource,
+    converted: Converted,
     settings: BundleSettings,
     dense: str | None,
     advance: Callable[[int], None],
@@ -145,12 +163,12 @@ def _fill(
     import onnx
 
     generator, graph = source.generator, settings.graph
-    interface = _checked_interface(generator)
+    interface = interface_of(generator)
     onnx_path = folder / f"{settings.name}.onnx"
     latents = latents_of(interface, settings.samples, settings.seed)
-    write_onnx(generator, onnx_path, graph)
+    write_model(converted.model, onnx_path, generator)
     advance(1)
-    parity = check_parity(generator, onnx_path, latents, precision=graph.precision)
+    parity = check_parity(generator, onnx_path, latents, precision=converted.precision)
     advance(1)
     inputs, outputs = inputs_of(interface), outputs_of(interface)
     misfits = tuple(unfit(onnx.load(onnx_path), settings.boards))
@@ -161,7 +179,7 @@ def _fill(
         (*inputs, *outputs),
         settings.batch,
         Sample(arrays, onnx_images(onnx_path, arrays), image_range_of(interface)),
-        graph.precision,
+        converted.precision,
     )
     built = [build_engines(wanted, job, advance) for wanted in settings.engines]
     for tensor, array in arrays.items():
@@ -178,7 +196,7 @@ def _fill(
             inputs=inputs,
             outputs=outputs,
             opset=graph.opset,
-            precision=graph.precision,
+            precision=converted.precision,
             batch=settings.batch,
             tools=_tool_versions(),
             latents=_bank(inputs, settings.seed, len(latents)),
@@ -190,6 +208,7 @@ def _fill(
             dense=dense,
             provenance=source.provenance,
             image_range=image_range_of(interface),
+            conversion=converted.record,
             n_classes=interface.n_classes,
         )
 

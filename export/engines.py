@@ -11,6 +11,7 @@ import numpy as np
 
 from export.errors import ExportError, MissingPackageError
 from export.manifest import BatchRange, Engine, NotBuilt, TensorSpec
+from export.precision import Delivered
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,7 @@ class EngineJob:
     tensors: tuple[TensorSpec, ...]
     batch: BatchRange
     sample: Sample | None = None
-    precision: str = "fp32"
+    precision: Delivered = "fp32"
 
 
 class EngineTarget(Protocol):

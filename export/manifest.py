@@ -13,7 +13,7 @@ Nothing here needs torch. A program without this package can read the JSON file 
                   a dimension given as a string is dynamic
     image_range   [-1.0, 1.0]: the values of black and white in the images
     opset         18
-    precision     "fp32" or "fp16" arithmetic; images and latents are float32 in either case
+    precision     "fp32", "fp16" or "int8" arithmetic; images and latents are float32 in any case
     batch         {"min": 1, "opt": 8, "max": 64}: the optimisation profile of every engine
     engines       [{"file": "model.sm86.engine", "target": "tensorrt-rtx",
                     "compute_capability": "8.6", "tool": "tensorrt-rtx 1.7.1.116"}]
@@ -27,6 +27,26 @@ Nothing here needs torch. A program without this package can read the JSON file 
     dense         null, or the folder in this one that holds the bundle of the dense generator
     provenance    where the generator comes from, as given by the exporting program
     n_classes     present only if it is conditional: labels are 0 to n_classes - 1
+    conversion    present only if precisions were compared: how this one was chosen, and its cost
+        version           1
+        wanted            what was asked for: "fp16", "int8" or "auto"
+        rest              precision of the nodes that are not in int8
+        int8_nodes        names of the nodes that compute in int8
+        higher_precision  {"conv_3": reason, ...}: nodes with weights that do not
+        weight_bits       8, or 7 where int8 products saturate; null without int8
+        runtime           what judged the times: "onnxruntime 1.31.1, CPUExecutionProvider, ..."
+        metric, distance, reference   how quality was measured; null if it was not
+        rise              over the float32 graph: {"fid": value, "delta_fid": rise, "ci_low": low,
+                          "ci_high": high, "n_samples": n, "extractor": features}; null if it was
+                          not measured, or the graph is float32
+        rise_over_dense   the same over the dense generator, or null
+        seed              seed of the latents of these rises, or null
+        budget, total_budget          as they were written, or null
+        allowed           {"rise": number or null, "total": number or null}
+        missed            whether a precision was demanded that does not hold the budget
+        not_measured      why there is no rise, on one line; empty if there is nothing to say
+        tried             [{"precision": "fp32", "int8_nodes": 0, "milliseconds": 3.1, "rise": ...,
+                          "holds": true, "reason": ""}, ...]
 """
 
 from __future__ import annotations
@@ -124,7 +144,7 @@ class Manifest:
             labels.
         outputs: The same of the images.
         opset: ONNX opset of the graph.
-        precision: `fp32` or `fp16` arithmetic.
+        precision: `fp32`, `fp16` or `int8` arithmetic.
         batch: The batch sizes that every engine accepts.
         tools: Versions of the packages that wrote the bundle.
         latents: File, seed and number of the latents in the bundle.
@@ -138,6 +158,8 @@ class Manifest:
             none.
         provenance: Where the generator comes from.
         image_range: The values of black and white in the images.
+        conversion: How the precision was chosen and what it costs, as described above; None if
+            nothing was compared.
         n_classes: Number of classes; 0 for an unconditional generator.
     """
 
@@ -159,6 +181,7 @@ class Manifest:
     dense: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     image_range: tuple[float, float] = (-1.0, 1.0)
+    conversion: Mapping[str, Any] | None = None
     _: KW_ONLY
     n_classes: int
 
@@ -167,6 +190,8 @@ class Manifest:
         data = {"format": FORMAT, **asdict(self)}
         if not self.n_classes:
             del data["n_classes"]
+        if self.conversion is None:
+            del data["conversion"]
         return data
 
     @classmethod
@@ -216,6 +241,7 @@ class Manifest:
             ),
             provenance=given.table("provenance").data,
             image_range=(low, high),
+            conversion=_conversion(given.table("conversion")) if "conversion" in given else None,
             n_classes=given.count("n_classes") if "n_classes" in given else 0,
         )
 
@@ -241,6 +267,23 @@ def _parity(parity: Fields) -> dict[str, Any]:
     psnr = None if parity.any("psnr_db") is None else parity.number("psnr_db")
     found = {"max_abs": parity.number("max_abs"), "psnr_db": psnr}
     return {**parity.data, **found, "samples": parity.count("samples")}
+
+
+def _conversion(conversion: Fields) -> dict[str, Any]:
+    """The record of a conversion, with those of its values checked that others rely on."""
+    conversion.count("version", 1)
+    conversion.text("wanted")
+    if not isinstance(conversion.any("missed"), bool):
+        raise UnreadableError(f"{conversion.where}: missed is neither true nor false")
+    for name in ("rise", "rise_over_dense"):
+        if conversion.any(name) is not None:
+            score = conversion.table(name)
+            numbers = [score.number(key) for key in ("ci_low", "ci_high")]
+            if not numbers[0] <= numbers[1]:
+                raise UnreadableError(f"{score.where}: the interval ends before it begins")
+            score.count("n_samples")
+            score.text("extractor")
+    return dict(conversion.data)
 
 
 def _tensor(spec: Fields) -> TensorSpec:

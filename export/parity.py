@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.errors import ExportError, MissingPackageError
+from export.errors import ExportError
 from export.interface import arrays_of, image_range_of, with_exported_inputs
-from export.precision import PRECISIONS, Precision
+from export.precision import TOLERANCES, Delivered
+from export.sessions import Session
 from nas_gan.networks.interface import IMAGE_RANGE, interface_of
 
 BATCH_SIZES = (1, 5)
@@ -63,7 +64,7 @@ def check_parity(
     onnx_path: Path,
     latents: Tensor,
     *,
-    precision: Precision = "fp32",
+    precision: Delivered = "fp32",
     batch_size: int = 16,
 ) -> Parity:
     """Check that ONNX Runtime draws the same images from a graph as torch from the generator.
@@ -90,7 +91,7 @@ def check_parity(
     expected = _torch_images(generator, arrays, batch_size)
     found = onnx_images(onnx_path, arrays, batch_size)
     parity = compare(expected, found, image_range_of(interface))
-    tolerance = PRECISIONS[precision].tolerance
+    tolerance = TOLERANCES[precision]
     # Written so that NaN fails the check.
     if not (parity.max_abs <= tolerance.max_abs and parity.psnr_db >= tolerance.psnr_db):
         raise ExportError(
@@ -119,32 +120,9 @@ def onnx_images(
         ExportError: The graph does not run.
         MissingPackageError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as status
-    except ImportError as error:
-        raise MissingPackageError(
-            "the parity check needs onnxruntime, which is not installed: pip install onnxruntime"
-        ) from error
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: stderr is for the progress of the command
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        for n in BATCH_SIZES:
-            session.run(None, {name: np.resize(a, (n, *a.shape[1:])) for name, a in arrays.items()})
-        starts = range(0, len(next(iter(arrays.values()))), batch_size)
-        batches = ({name: a[i : i + batch_size] for name, a in arrays.items()} for i in starts)
-        return np.concatenate([session.run(None, batch)[0] for batch in batches])
-    except (
-        status.Fail,
-        status.InvalidArgument,
-        status.InvalidGraph,
-        status.InvalidProtobuf,
-        status.NotImplemented,
-        status.RuntimeException,
-    ) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"{path.name} does not run in ONNX Runtime: {reason}") from error
+    session = Session(path, path.name)
+    for n in BATCH_SIZES:
+        session.images({name: np.resize(a, (n, *a.shape[1:])) for name, a in arrays.items()})
+    starts = range(0, len(next(iter(arrays.values()))), batch_size)
+    batches = ({name: a[i : i + batch_size] for name, a in arrays.items()} for i in starts)
+    return np.concatenate([session.images(batch) for batch in batches])

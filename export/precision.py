@@ -7,8 +7,11 @@
 of type is an explicit Cast. Such a graph states all its types, which TensorRT 11 demands and
 TensorRT 10 accepts as a strongly typed network.
 
-Adding a precision is a function from graph to graph here, a name in `Precision` and its line in
-`PRECISIONS`.
+`int8`: some convolutions and matrix products compute in int8, between explicit QuantizeLinear and
+DequantizeLinear nodes (`export.quantization`); which ones, `export.precision_plan` decides.
+
+Adding a precision that needs nothing but the graph is a function from graph to graph here, a name
+in `Precision`, and its line in `PRECISIONS`.
 """
 
 from __future__ import annotations
@@ -24,23 +27,38 @@ from export.errors import ExportError
 if TYPE_CHECKING:
     import onnx
 
+# What a graph can be converted to without looking at images.
 Precision = Literal["fp32", "fp16"]
+# What a graph can be in the end.
+Delivered = Literal["fp32", "fp16", "int8"]
 
 # Operators that stay in float32. BatchNormalization divides by a variance that float16 may round to
 # zero. The logarithm of a sigmoid, the heart of PMish, cancels where the sigmoid is near 1. With
 # true float16 rounding (onnx's reference evaluator, 16 channels), a graph has 67.3 dB against torch
 # with these operators in float16, and 68.4 dB with them in float32. Tanh, Mul and Div in float32
-# would give 69.0 dB, but double the size of every feature map between two convolutions.
+# would give 69.0 dB, but double the size of every feature map between two convolutions. Scales of
+# int8 are float32, as opset 18 has no others.
 FP32_OPS = frozenset(
     {"BatchNormalization", "Exp", "InstanceNormalization", "Log", "Sigmoid", "Softplus"}
+    | {"QuantizeLinear", "DequantizeLinear"}
 )
 # Inputs that are float32 by the definition of the operator, whatever its data is.
 FLOAT_INPUTS = {"Resize": (1, 2)}
 FP16_MAX = float(np.finfo(np.float16).max)
 
 
-def to_fp16(model: onnx.ModelProto, fp32_ops: Collection[str] = FP32_OPS) -> onnx.ModelProto:
+def to_fp16(
+    model: onnx.ModelProto,
+    fp32_ops: Collection[str] = FP32_OPS,
+    fp32_nodes: Collection[str] = (),
+) -> onnx.ModelProto:
     """A copy of a float32 `model` that computes in float16; inputs and outputs stay float32.
+
+    Args:
+        model: the graph.
+        fp32_ops: operators that stay in float32.
+        fp32_nodes: names of nodes that do, such as those between int8 tensors, which a runtime
+            only takes for int8 if nothing comes between.
 
     Raises:
         ExportError: a weight is too large for float16, or the graph has control flow.
@@ -49,7 +67,7 @@ def to_fp16(model: onnx.ModelProto, fp32_ops: Collection[str] = FP32_OPS) -> onn
 
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    retyped = _Retyped(onnx.shape_inference.infer_shapes(model).graph, fp32_ops)
+    retyped = _Retyped(onnx.shape_inference.infer_shapes(model).graph, fp32_ops, fp32_nodes)
     for field in ("node", "initializer", "value_info"):
         result.graph.ClearField(field)
     result.graph.node.extend(retyped.nodes)
@@ -60,12 +78,14 @@ def to_fp16(model: onnx.ModelProto, fp32_ops: Collection[str] = FP32_OPS) -> onn
 class _Retyped:
     """The nodes of a float32 graph, retyped to float16; a tensor is cast at most once."""
 
-    def __init__(self, graph: onnx.GraphProto, fp32_ops: Collection[str]) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto, fp32_ops: Collection[str], fp32_nodes: Collection[str]
+    ) -> None:
         import onnx
 
         self.make_node = onnx.helper.make_node
         self.half, self.single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
-        self.fp32_ops = fp32_ops
+        self.fp32_ops, self.fp32_nodes = fp32_ops, frozenset(fp32_nodes)
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.types = {tensor.name: tensor.data_type for tensor in graph.initializer} | {
             value.name: value.type.tensor_type.elem_type
@@ -91,7 +111,8 @@ class _Retyped:
             node.input[:] = [self._keep(name) for name in source.input]
             self.nodes.append(node)
             return
-        compute = self.single if node.op_type in self.fp32_ops else self.half
+        stays = node.op_type in self.fp32_ops or node.name in self.fp32_nodes
+        compute = self.single if stays else self.half
         fixed = FLOAT_INPUTS.get(node.op_type, ())
         node.input[:] = [
             self._as(name, self.single if place in fixed else compute)
@@ -113,7 +134,8 @@ class _Retyped:
         # The graph promises this name as float32: the node fills another one, and a cast this one.
         node.output[place] = f"{name}_fp16"
         self.types[f"{name}_fp16"] = self.half
-        self.nodes.append(self.make_node("Cast", [f"{name}_fp16"], [name], name, to=self.single))
+        cast = self.make_node("Cast", [f"{name}_fp16"], [name], f"{name}_fp32", to=self.single)
+        self.nodes.append(cast)
 
     def _keep(self, name: str) -> str:
         if name in self.weights:
@@ -173,4 +195,10 @@ def _unchanged(model: onnx.ModelProto) -> onnx.ModelProto:
 PRECISIONS: dict[Precision, PrecisionForm] = {
     "fp32": PrecisionForm(_unchanged, Tolerance(max_abs=1e-3, psnr_db=60.0)),
     "fp16": PrecisionForm(to_fp16, Tolerance(max_abs=0.5, psnr_db=40.0)),
+}
+# int8: its images are judged by a quality metric. This refuses images that have little to do with
+# the generator's: those of other latents are at 6 to 10 dB, and the shipped net is at 34.
+TOLERANCES: dict[Delivered, Tolerance] = {
+    **{name: form.tolerance for name, form in PRECISIONS.items()},
+    "int8": Tolerance(max_abs=2.0, psnr_db=15.0),
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from export.engines import EngineChoice
 from export.manifest import MANIFEST, Manifest, inside, read_manifest
@@ -22,6 +23,7 @@ def summary(out: Path, engines: Iterable[EngineChoice]) -> str:
     lines = [
         f"{out} ({manifest.precision}, opset {manifest.opset})",
         text_table(["", *(found.onnx for found in manifests)], list(cells)),
+        *([] if manifest.conversion is None else conversion_lines(manifest.conversion)),
         *dict.fromkeys(line for found in manifests for line in _not_built(found)),
     ]
     lines += [
@@ -47,3 +49,70 @@ def _column(manifest: Manifest) -> tuple[str, ...]:
 def _not_built(manifest: Manifest) -> Iterator[str]:
     for entry in manifest.not_built:
         yield f"not built for {entry.target} {entry.compute_capability}: {entry.reason}"
+
+
+def conversion_lines(record: Mapping[str, Any]) -> list[str]:
+    """How a precision was chosen and what it costs, in lines.
+
+    Args:
+        record: the entry `conversion` of a manifest.
+    """
+    lines = [_times(record), *map(_cost, _costs(record))]
+    if record["not_measured"]:
+        lines.append(f"quality was not measured: {record['not_measured']}")
+    if record["missed"]:
+        lines.append(_missed(record))
+    return lines
+
+
+def _times(record: Mapping[str, Any]) -> str:
+    times = [
+        f"{row['precision']}{_of_nodes(row)} {row['milliseconds']:.3g} ms"
+        for row in record["tried"]
+        if row["milliseconds"] is not None
+    ]
+    return f"time per batch: {', '.join(times)} ({record['runtime']})"
+
+
+def _of_nodes(row: Mapping[str, Any]) -> str:
+    return f" ({row['int8_nodes']} nodes)" if row["int8_nodes"] else ""
+
+
+def _costs(record: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """What has a rise, over what, and its score."""
+    name = record["distance"]
+    for row in record["tried"]:
+        if row["rise"] is not None:
+            yield f"{row['precision']}{_of_nodes(row)}: Δ{name}", "float32", row["rise"]
+    if record["rise_over_dense"] is not None:
+        yield f"in all: Δ{name}", "the dense generator", record["rise_over_dense"]
+
+
+def _cost(cost: tuple[str, str, Mapping[str, Any]]) -> str:
+    what, over, score = cost
+    return f"{what} {interval(score)} over {over}, {score['n_samples']} images"
+
+
+def interval(score: Mapping[str, Any]) -> str:
+    """`+1.2 [+0.8, +1.6]`: a rise and its 95 % interval, from the plain values of a score."""
+    rise = next(value for name, value in score.items() if name.startswith("delta_"))
+    low, high = score["ci_low"], score["ci_high"]
+    return f"{rise:+.3g} [{low:+.3g}, {high:+.3g}]"
+
+
+def _missed(record: Mapping[str, Any]) -> str:
+    reason = record["tried"][-1]["reason"] or "its rise is above the budget"
+    budgets = [
+        f"{text}: {_number(allowed)}"
+        for text, allowed in (
+            (record["budget"], record["allowed"]["rise"]),
+            (record["total_budget"], record["allowed"]["total"]),
+        )
+        if text is not None
+    ]
+    within = f" (budget {'; in all '.join(budgets)})" if budgets else ""
+    return f"{record['wanted']} was not delivered: {reason}{within}; the bundle is float32"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -79,8 +79,20 @@ def write_onnx(generator: nn.Module, path: Path, settings: GraphSettings | None 
     """
     settings = settings or GraphSettings()
     model = build_model(generator, opset=settings.opset, rewrites=settings.rewrites)
-    model = PRECISIONS[settings.precision].convert(model)
-    name_after_layers_(model)
+    write_model(PRECISIONS[settings.precision].convert(model), path, generator)
+
+
+def write_model(model: onnx.ModelProto, path: Path, generator: nn.Module) -> None:
+    """Write the graph of a generator to a file.
+
+    Args:
+        model: the graph, in any precision.
+        path: the file to write, atomically.
+        generator: what it was exported from.
+
+    Raises:
+        ExportError: the graph is not valid, or has other inputs and outputs than the generator.
+    """
     _check(model, generator)
     write_bytes(path, model.SerializeToString(deterministic=True))
 
@@ -111,7 +123,9 @@ def build_model(
     except RuntimeError as error:
         raise _invalid(opset, error) from error
     _strip_metadata_(model)
-    return rewrite(onnx.shape_inference.infer_shapes(model, data_prop=True), rewrites)
+    model = rewrite(onnx.shape_inference.infer_shapes(model, data_prop=True), rewrites)
+    name_after_layers_(model)
+    return model
 
 
 def _trace(generator: nn.Module, opset: int) -> onnx.ModelProto:

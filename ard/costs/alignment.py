@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from nas_gan.errors import InvalidValueError, unknown_name
 
-MULTIPLES = {"fp32": 1, "fp16": 8, "int8": 32}
+# What `auto` takes is not known yet: ranks suit fp16, and the factors that suit int8 can have it.
+MULTIPLES = {"fp32": 1, "fp16": 8, "int8": 32, "auto": 8}
 AUTO = "auto"
 
 

@@ -8,22 +8,71 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ard.errors import DeliveryError
-from ard.report.values import TimedRow
+from ard.measuring.score import Score, from_record
+from ard.report.values import DeliveredPrecision, TimedRow
 from nas_gan.children import run_child
+from nas_gan.cli import BUDGET_MISSED
+from nas_gan.errors import NasGanError
 from nas_gan.generators import GeneratorOptions
 from nas_gan.options import option_name
 from nas_gan.progress import Progress
+from nas_gan.reading import Fields, read_json
 
 BATCHES = (1, 64)
+FLOAT32 = "fp32"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The precision that a bundle is wanted in, and what the ranks leave of the budget for it.
+
+    Attributes:
+        precision: fp32, fp16, int8, or auto for the fastest within the budget.
+        left: the rise over the compressed generator in float32 that is left to it.
+        total: the rise over the dense generator that ranks and precision may have together.
+        threads: CPU threads that graphs are timed with.
+    """
+
+    precision: str = FLOAT32
+    left: float = 0.0
+    total: float = 0.0
+    threads: int = 1
+
+    @staticmethod
+    def after(precision: str, budget: float, recovered: Score, threads: int = 1) -> Demand:
+        """What is left of a budget after ranks that were scored as `recovered`.
+
+        >>> ranks = Score(metric="fid", value=9.0, rise=2.0, ci_low=1.0, ci_high=3.0, n_images=10,
+        ...               features="inception", measured=True)
+        >>> Demand.after("int8", 5.0, ranks)
+        Demand(precision='int8', left=2.0, total=5.0, threads=1)
+        """
+        return Demand(precision, max(budget - recovered.ci_high, 0.0), budget, threads)
+
+    def arguments(self) -> list[str]:
+        """The options of `export` that say this."""
+        if self.precision == FLOAT32:
+            return []
+        budgets = ["--quality-budget", repr(self.left), "--total-budget", repr(self.total)]
+        return ["--precision", self.precision, *budgets, "--threads", str(self.threads)]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of a finished run: its times, and the precision of its bundle."""
+
+    latency: tuple[TimedRow, ...] = ()
+    precision: DeliveredPrecision | None = None
 
 
 def deliver(
-    run_dir: Path, options: GeneratorOptions, threads: int, progress: Progress
-) -> tuple[TimedRow, ...]:
+    run_dir: Path, options: GeneratorOptions, demand: Demand, progress: Progress
+) -> Delivery:
     """Export the bundle of a run and time it against the dense generator.
 
     `options` say how a network that its checkpoint does not describe is built and called.
@@ -32,17 +81,22 @@ def deliver(
         DeliveryError: a command failed; the message is that of the command.
     """
     with progress("exporting and timing", 2) as advance:
-        export_bundle(run_dir, run_dir / "bundle", options)
+        precision = export_bundle(run_dir, run_dir / "bundle", options, demand)
         advance(1)
         rows = compare_latency(
-            run_dir / "bundle", run_dir / "bench", batches=BATCHES, threads=threads
+            run_dir / "bundle", run_dir / "bench", batches=BATCHES, threads=demand.threads
         )
         advance(1)
-    return rows
+    return Delivery(rows, precision)
 
 
-def export_bundle(run_dir: Path, bundle: Path, options: GeneratorOptions) -> None:
+def export_bundle(
+    run_dir: Path, bundle: Path, options: GeneratorOptions, demand: Demand
+) -> DeliveredPrecision | None:
     """Run `python -m export` on a run directory, for the compressed and the dense model.
+
+    Returns:
+        The precision of the bundle; None if it is float32 because nothing else was demanded.
 
     Raises:
         DeliveryError: the command failed; the message is that of the command.
@@ -52,7 +106,38 @@ def export_bundle(run_dir: Path, bundle: Path, options: GeneratorOptions) -> Non
         f"{option_name(name)}={value}"
         for name, value in options.given().items()
     ]
-    _run(["export", str(run_dir), "--out", str(bundle), *given])
+    _run(
+        ["export", str(run_dir), "--out", str(bundle), *demand.arguments(), *given],
+        fine=(0, BUDGET_MISSED),
+    )
+    return None if demand.precision == FLOAT32 else read_precision(bundle)
+
+
+def read_precision(bundle: Path) -> DeliveredPrecision:
+    """What the manifest of a bundle says of its precision.
+
+    Raises:
+        DeliveryError: it says nothing of it.
+    """
+    path = bundle / "manifest.json"
+    try:
+        manifest = Fields(read_json(path), str(path))
+        record = manifest.table("conversion")
+        return DeliveredPrecision(
+            wanted=record.text("wanted"),
+            precision=manifest.text("precision"),
+            int8_nodes=len(list(record.any("int8_nodes"))),
+            runtime=record.text("runtime"),
+            rise=_score(record, "rise"),
+            total=_score(record, "rise_over_dense"),
+            missed=record.any("missed") is True,
+        )
+    except (NasGanError, LookupError, TypeError, ValueError) as error:
+        raise DeliveryError(f"{path}: {error}") from error
+
+
+def _score(record: Fields, name: str) -> Score | None:
+    return None if record.any(name) is None else from_record(record.table(name).data)
 
 
 def compare_latency(
@@ -88,11 +173,14 @@ def compare_latency(
     return tuple(rows)
 
 
-def _run(arguments: list[str]) -> None:
-    """Run one of our commands; its output is discarded, its files are the result."""
+def _run(arguments: list[str], fine: Collection[int] = (0,)) -> None:
+    """Run one of our commands; its output is discarded, its files are the result.
+
+    `fine` are the exit codes that say that there are such files.
+    """
     command = [sys.executable, "-m", *arguments]
     done = run_child(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    if done.returncode != 0:
+    if done.returncode not in fine:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1] if lines else f"exit code {done.returncode}"
         raise DeliveryError(f"python -m {arguments[0]}: {reason.removeprefix('error: ')}")

@@ -35,6 +35,7 @@ from ard.report.values import (
     features_note,
     limit_note,
     plain_number,
+    precision_note,
 )
 from nas_gan.pictures.plot_style import BLUE, GREEN, VERMILION
 
@@ -188,7 +189,7 @@ def _before_after(report: CompressionReport) -> str:
         for row in before_after(report)
     ]
     table = _table(("", "dense", "compressed", "ratio"), rows, 1)
-    lines = [budget_note(report)]
+    lines = [budget_note(report), *filter(None, [precision_note(report)])]
     if report.coverage.total:
         warning = "Warning: " if report.coverage.low else ""
         lines.append(warning + report.coverage.describe())

@@ -11,7 +11,8 @@ from ard.layers import Profile
 from ard.measuring.measurement import Measurement
 from ard.pipeline import CompressionResult
 from ard.plan import DENSE, RankPlan
-from ard.report.values import CompressionReport, LayerRow, TimedRow, Totals, Trial
+from ard.report.delivery import Delivery
+from ard.report.values import CompressionReport, LayerRow, Totals, Trial
 from ard.search.budget import Budget
 from ard.session.search import Session
 from nas_gan.generators import describe_interface
@@ -51,7 +52,7 @@ def make_report(
     checkpoint: str,
     objective: str,
     budget: Budget,
-    latency: tuple[TimedRow, ...],
+    delivery: Delivery,
     undelivered: str,
     timings: Mapping[str, float],
     environment: Mapping[str, str],
@@ -59,6 +60,8 @@ def make_report(
     """The report of a compression, from its result, its session and its settings."""
     profile, setting = result.profile, session.setting
     foreign = setting.interface.calling
+    precision = delivery.precision
+    total = None if precision is None else precision.total
 
     def cost(plan: RankPlan) -> float:
         if objective in ("params", "macs"):
@@ -91,7 +94,7 @@ def make_report(
         metric=setting.metric.name,
         budget=result.budget,
         budget_text=budget.text,
-        budget_met=result.budget_met,
+        budget_met=result.budget_met and (total is None or total.ci_high <= result.budget),
         extractor=setting.extractor.name,
         comparable=setting.comparable,
         reference=setting.reference.source,
@@ -107,9 +110,10 @@ def make_report(
         trials=tuple(trial(measured) for measured in result.trials),
         table=result.table,
         coverage=profile.coverage,
-        latency=latency,
+        latency=delivery.latency,
         timings=timings,
         environment=environment,
         interface="" if foreign is None else describe_interface(setting.interface),
         undelivered=undelivered,
+        precision=precision,
     )

@@ -77,6 +77,35 @@ class TimedRow:
 
 
 @dataclass(frozen=True)
+class DeliveredPrecision:
+    """The precision of the bundle, which shares the budget with the ranks.
+
+    Attributes:
+        wanted: what was asked for.
+        precision: what the bundle has; fp32 if nothing else holds the budget.
+        int8_nodes: nodes of the graph that compute in int8.
+        runtime: the runtime that its images and its time were measured in.
+        rise: the score of its graph against the compressed one in float32; None if it is float32.
+        total: the score of its graph against the dense generator, ranks and precision together.
+        missed: whether what was asked for does not hold the budget.
+    """
+
+    wanted: str
+    precision: str
+    int8_nodes: int
+    runtime: str
+    rise: Score | None
+    total: Score | None
+    missed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `report.json`."""
+        scores = {"rise": self.rise, "total": self.total}
+        plain = {name: None if s is None else to_record(s) for name, s in scores.items()}
+        return {**vars(self), **plain}
+
+
+@dataclass(frozen=True)
 class CompressionReport:
     """Everything that `report.json` and `report.html` show.
 
@@ -95,6 +124,7 @@ class CompressionReport:
         timings: seconds per stage.
         interface: what a network of somebody else takes and returns, in words; empty for ours.
         undelivered: why the bundle could not be exported or timed; empty if it was.
+        precision: the precision of the bundle; None if it is float32 because nobody wanted another.
     """
 
     checkpoint: str
@@ -123,6 +153,7 @@ class CompressionReport:
     environment: Mapping[str, str] = field(default_factory=dict)
     interface: str = ""
     undelivered: str = ""
+    precision: DeliveredPrecision | None = None
 
     @property
     def compression(self) -> float:
@@ -151,6 +182,7 @@ class CompressionReport:
         data.pop("table")
         data["plan"] = _plain_plan(self.plan)
         data[f"{self.metric}_dense"] = data.pop("dense_score")
+        data["precision"] = None if self.precision is None else self.precision.to_dict()
         data["coverage"] |= {"share": self.coverage.share}
         for name in ("factorized", "recovered"):
             data[name] = to_record(getattr(self, name))
@@ -278,6 +310,26 @@ def budget_note(report: CompressionReport) -> str:
     return f"Δ{name} {spent} of +{plain_number(report.budget)} allowed{share}: {met}"
 
 
+def precision_note(report: CompressionReport) -> str:
+    """The precision of the bundle and what it costs; empty if it is float32 as a matter of course.
+
+    The rise in all is that of ranks and precision together.
+    """
+    found = report.precision
+    if found is None:
+        return ""
+    name = report.distance
+    nodes = f" in {found.int8_nodes} nodes" if found.int8_nodes else ""
+    lines = [f"{found.precision}{nodes}"]
+    if found.missed:
+        lines = [f"{found.wanted} does not hold the budget with these ranks; the bundle is fp32"]
+    if found.rise is not None:
+        lines.append(f"Δ{name} {delta_text(report, found.rise)} over fp32")
+    if found.total is not None:
+        lines.append(f"in all {delta_text(report, found.total)} over the dense generator")
+    return f"{'; '.join(lines)} ({found.runtime})"
+
+
 def features_note(report: CompressionReport) -> str:
     """The metric and its features, and whether it is comparable with published values."""
     what = metric_description(report.metric)
@@ -299,6 +351,7 @@ def notes(report: CompressionReport) -> list[tuple[str, str]]:
     """The notes needed to read the table: features, reference, coverage."""
     of = limit_note(report)
     found = [
+        *([("precision", note)] if (note := precision_note(report)) else []),
         *([("values", of)] if of else []),
         ("features", features_note(report)),
         ("reference", report.reference),

@@ -51,9 +51,11 @@ class SweepConfig(MeasuringConfig):
     fractions: Annotated[tuple[float, ...], CANDIDATES] = FRACTIONS
     """Target sizes of a factorized layer, as fractions of its dense weights."""
     precision: str = "fp32"
-    """Precision of the deployed model (fp32, fp16 or int8), which sets the rank multiple."""
+    """Precision of the deployed model (fp32, fp16, int8, or auto for the fastest that the ranks
+    leave budget for), which sets the rank multiple and is that of the bundle."""
     rank_multiple: Annotated[str, CANDIDATES] = AUTO
-    """Number that every rank is a multiple of; auto is 1 for fp32, 8 for fp16 and 32 for int8."""
+    """Number that every rank is a multiple of; auto is 1 for fp32, 8 for fp16 and for
+    a precision that is still open, and 32 for int8."""
     closed_form: Annotated[Fit, RECOVERY] = "none"
     """Closed-form correction of factorized layers, without training: none, moments or
     least_squares."""

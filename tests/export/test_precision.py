@@ -13,7 +13,7 @@ from export.precision import FP32_OPS, to_fp16
 pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-import onnx  # noqa: E402 - skipped without it
+import onnx.reference  # noqa: E402 - skipped without it
 
 pytestmark = pytest.mark.onnx
 

@@ -9,7 +9,9 @@ from nas_gan.errors import InvalidValueError
 LAYER = LayerProfile("c", "conv2d", (256, 256, 3, 3), positions=64)
 
 
-@pytest.mark.parametrize(("precision", "multiple"), [("fp32", 1), ("fp16", 8), ("int8", 32)])
+@pytest.mark.parametrize(
+    ("precision", "multiple"), [("fp32", 1), ("fp16", 8), ("int8", 32), ("auto", 8)]
+)
 def test_every_rank_of_a_grid_fills_the_vectors_of_its_precision(
     precision: str, multiple: int
 ) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ard.coverage import Coverage
 from ard.report.values import (
     CompressionReport,
+    DeliveredPrecision,
     TimedRow,
     before_after,
     budget_note,
@@ -162,3 +164,28 @@ def test_a_low_coverage_is_a_warning_in_the_last_lines(report):
     last = to_text(low, 200).splitlines()[-1]
     assert last.startswith("warning    10 % of the parameters are in layers that this tool")
     assert last.endswith("the rest: Conv2DMod (1 layer, 90)")
+
+
+def in_int8(report: CompressionReport, **changes: Any) -> CompressionReport:
+    """The report of a bundle in int8, which adds 2 to the 12.5 of the ranks."""
+    more = replace(report.recovered, rise=2.0, ci_low=1.0, ci_high=3.0)
+    both = replace(report.recovered, rise=14.5, ci_low=11.0, ci_high=18.0)
+    found = DeliveredPrecision("auto", "int8", 7, "onnxruntime 1.31.1", more, both, missed=False)
+    return replace(report, precision=replace(found, **changes))
+
+
+def test_the_precision_and_its_rises_are_in_the_notes_and_in_the_json(report):
+    text = " ".join(to_text(in_int8(report)).split())
+    assert "precision int8 in 7 nodes; ΔFD +2.0 [+1.0, +3.0] over fp32; in all +14.5" in text
+    data = json.loads(to_json(in_int8(report)))["precision"]
+    assert (data["precision"], data["total"]["delta_fid"]) == ("int8", 14.5)
+    assert json.loads(to_json(report))["precision"] is None
+    assert "precision" not in to_text(report)
+
+
+def test_a_precision_that_was_missed_is_named(report):
+    missed = in_int8(
+        report, wanted="int8", precision="fp32", int8_nodes=0, rise=None, total=None, missed=True
+    )
+    text = " ".join(to_text(missed).split())
+    assert "int8 does not hold the budget with these ranks; the bundle is fp32 (onnx" in text
