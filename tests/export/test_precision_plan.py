@@ -367,6 +367,13 @@ def test_a_bundle_records_how_its_precision_came_about(bundle):
     assert f"over float32, {SAMPLES} images" in printed
 
 
+def test_images_that_int8_destroyed_are_refused_without_a_budget_too(net, planner, tmp_path):
+    settings = BundleSettings(samples=8, engines=())
+    with pytest.raises(ExportError, match=r"at int8; with a quality budget, nodes that do this"):
+        write_bundle(BundleSource(net), tmp_path / "b", settings, convert=planner("int8"))
+    assert not (tmp_path / "b").exists()
+
+
 def test_the_dense_generator_beside_it_differs_in_ranks_alone(bundle):
     _, out = bundle
     assert verify(out / "dense").precision == "fp16"  # as the rest of the int8 graph
