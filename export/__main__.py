@@ -19,8 +19,9 @@ import tyro
 from export.bundle import BundleSettings, BundleSource, count_steps, write_bundle
 from export.engines import Choice
 from export.errors import MissingDenseError
+from export.features import features_for
 from export.manifest import BatchRange
-from export.measuring import PrecisionOptions, check, make_planner
+from export.measuring import PrecisionOptions, check, make_planner, measuring_config
 from export.precision_plan import PrecisionPlanner
 from export.rewrites import ALL
 from export.sources import checkpoint_of, dense_checkpoint_of
@@ -31,7 +32,7 @@ from export.to_onnx import DEFAULT_OPSET, GraphSettings
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
 from nas_gan.files import sha256
 from nas_gan.generators import open_generator
-from nas_gan.panels import Panel
+from nas_gan.panels import QUALITY, Panel
 
 GRAPH, CHECK, ENGINE = Panel("graph"), Panel("parity check"), Panel("engines")
 
@@ -56,6 +57,10 @@ class Config(PrecisionOptions):
     """ONNX opset, 17 to 24."""
     rewrites: Annotated[bool, GRAPH] = True
     """Rewrite the graph so that it runs faster; it draws the same images."""
+
+    with_features: Annotated[bool, QUALITY] = False
+    """Add what a device needs to measure the quality of images itself: the feature network,
+    statistics of the reference, and latents, as many as --quality-samples."""
 
     samples: Annotated[int, CHECK] = 64
     """Number of latents in the bundle, on which ONNX Runtime is compared with torch."""
@@ -105,16 +110,28 @@ def _load(config: Config) -> tuple[BundleSource, PrecisionPlanner]:
             raise MissingDenseError(f"{error}; bring it back or use --no-dense") from error
     known = opened.interface if opened.interface.calling is not None else None
     opened_dense = None if dense is None else open_generator(dense, config, known=known)
+    run_dir = given if given.is_dir() else None
+    features = None
+    if config.with_features:
+        measuring = measuring_config(config, run_dir, config.seed)
+        features = features_for(
+            opened_dense or opened,
+            measuring,
+            images=config.quality_samples,
+            run_dir=run_dir,
+            progress=progress,
+        )
     source = BundleSource(
         opened.generator,
         None if opened_dense is None else opened_dense.generator,
         opened.checkpoint.provenance | {"file": path.name, "sha256": sha256(path)},
+        features,
     )
     planner = make_planner(
         config,
         opened,
         opened_dense,
-        run_dir=given if given.is_dir() else None,
+        run_dir=run_dir,
         seed=config.seed,
         timing=Timing(config.batch[1], config.threads or torch.get_num_threads()),
         progress=progress,

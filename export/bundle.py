@@ -21,6 +21,7 @@ from export import build_engine
 from export.converting import Convert, Converted, Stated
 from export.engines import EngineChoice, EngineJob, Sample, build_engines
 from export.errors import ExportError
+from export.features import Features
 from export.folder import complete_folder
 from export.interface import arrays_of, image_range_of, inputs_of, outputs_of
 from export.manifest import BatchRange, FileEntry, Manifest, TensorSpec, write_manifest
@@ -47,11 +48,13 @@ class BundleSource:
         dense: The generator before compression, which becomes a bundle of its own inside the
             bundle; None if there is no other.
         provenance: Where the generator comes from, as plain values for the manifest.
+        features: What a device measures quality with; None if it shall not.
     """
 
     generator: nn.Module
     dense: nn.Module | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,7 @@ def _fill(
     built = [build_engines(wanted, job, advance) for wanted in settings.engines]
     for tensor, array in arrays.items():
         np.save(folder / f"{tensor}.npy", array)
+    quality = None if source.features is None else source.features.write(folder, interface)
     shutil.copyfile(build_engine.__file__, folder / BUILD_SCRIPT)
     (folder / BUILD_SCRIPT).chmod(0o755)
 
@@ -208,6 +212,7 @@ def _fill(
             dense=dense,
             provenance=source.provenance,
             image_range=image_range_of(interface),
+            quality=quality,
             conversion=converted.record,
             n_classes=interface.n_classes,
         )

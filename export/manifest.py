@@ -27,6 +27,10 @@ Nothing here needs torch. A program without this package can read the JSON file 
     dense         null, or the folder in this one that holds the bundle of the dense generator
     provenance    where the generator comes from, as given by the exporting program
     n_classes     present only if it is conditional: labels are 0 to n_classes - 1
+    quality       present only if asked for: the files by which a device measures quality itself:
+                  {"features": "features.onnx", "mean": "reference_mean.npy", "factor":
+                   "reference_factor.npy", "inputs": ["quality_latents.npy"], "extractor": name,
+                   "reference": source, "samples": 5120}
     conversion    present only if precisions were compared: how this one was chosen, and its cost
         version           1
         wanted            what was asked for: "fp16", "int8" or "auto"
@@ -158,6 +162,7 @@ class Manifest:
             none.
         provenance: Where the generator comes from.
         image_range: The values of black and white in the images.
+        quality: The files by which a device measures quality itself; None if there are none.
         conversion: How the precision was chosen and what it costs, as described above; None if
             nothing was compared.
         n_classes: Number of classes; 0 for an unconditional generator.
@@ -182,6 +187,7 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     image_range: tuple[float, float] = (-1.0, 1.0)
     conversion: Mapping[str, Any] | None = None
+    quality: Mapping[str, Any] | None = None
     _: KW_ONLY
     n_classes: int
 
@@ -190,8 +196,9 @@ class Manifest:
         data = {"format": FORMAT, **asdict(self)}
         if not self.n_classes:
             del data["n_classes"]
-        if self.conversion is None:
-            del data["conversion"]
+        for name in ("conversion", "quality"):
+            if data[name] is None:
+                del data[name]
         return data
 
     @classmethod
@@ -242,6 +249,7 @@ class Manifest:
             provenance=given.table("provenance").data,
             image_range=(low, high),
             conversion=_conversion(given.table("conversion")) if "conversion" in given else None,
+            quality=_quality(given.table("quality")) if "quality" in given else None,
             n_classes=given.count("n_classes") if "n_classes" in given else 0,
         )
 
@@ -267,6 +275,20 @@ def _parity(parity: Fields) -> dict[str, Any]:
     psnr = None if parity.any("psnr_db") is None else parity.number("psnr_db")
     found = {"max_abs": parity.number("max_abs"), "psnr_db": psnr}
     return {**parity.data, **found, "samples": parity.count("samples")}
+
+
+def _quality(quality: Fields) -> dict[str, Any]:
+    """The files by which quality is measured, all of them names in the bundle."""
+    for key in ("features", "mean", "factor"):
+        plain_name(quality.text(key), f"{quality.where}: {key}")
+    inputs = quality.any("inputs")
+    if not isinstance(inputs, list) or not inputs:
+        raise UnreadableError(f"{quality.where}: inputs is {str(inputs)[:60]}, not a list of files")
+    for name in inputs:
+        plain_name(name, f"{quality.where}: inputs")
+    quality.text("extractor")
+    quality.count("samples", 1)
+    return dict(quality.data)
 
 
 def _conversion(conversion: Fields) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _measuring(
     asked: bool,
     progress: Progress,
 ) -> Measuring:
-    config = _config(options, {} if run_dir is None else read_settings(run_dir), seed)
+    config = measuring_config(options, run_dir, seed)
     if config.samples is None and not asked:
         config = replace(config, samples=WITHOUT_BUDGET)
     setting = load_setting(dense or opened, config, run_dir=run_dir, progress=progress)
@@ -183,7 +183,18 @@ def _settings(given: Fields) -> dict[str, Any]:
     return found
 
 
-def _config(options: PrecisionOptions, of_run: dict[str, Any], seed: int) -> MeasuringConfig:
+def measuring_config(options: PrecisionOptions, run_dir: Path | None, seed: int) -> MeasuringConfig:
+    """How quality is measured: as the options say, or else as the run did.
+
+    Args:
+        options: the options of the command.
+        run_dir: the run directory, if there is one.
+        seed: seed of all latents if there is no run directory.
+
+    Raises:
+        ExportError: the settings of the run cannot be read.
+    """
+    of_run = {} if run_dir is None else read_settings(run_dir)
     names = ("metric", "features", "inception_weights", "reference", "data_root")
     given = {name: getattr(options, name) for name in names}
     chosen = {name: value for name, value in given.items() if value is not None}

@@ -97,6 +97,18 @@ class EfficientNetLite0:
             x = torch.from_numpy(features).to(self.device)
             return self._network._fc(x).cpu().numpy()
 
+    def to_onnx(self) -> bytes:
+        """An ONNX model from `images`, bytes `(n, 3, h, w)`, to features `(n, 1280)`.
+
+        Raises:
+            InvalidValueError: the protocol resizes images outside of the network.
+            MissingDataError: onnx or the weights are not installed.
+        """
+        if self.protocol is not LEGACY:
+            raise InvalidValueError(f"{self.name} resizes images outside of its network")
+        check_onnx()
+        return _to_onnx(self._network, of_bytes=True)
+
     def __getstate__(self) -> dict[str, Any]:
         """Settings only: a worker on another machine opens its own session."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_session")}

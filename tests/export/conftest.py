@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas_gan.checkpoint import Checkpoint, save_checkpoint
+from nas_gan.metrics.features import ExtractorName, make_extractor
+from nas_gan.metrics.frechet import statistics_of
+from nas_gan.metrics.sampling import extract_features
+from nas_gan.networks.latents import latent_bank
 from nas_gan.networks.models import build_model
 from nas_gan.networks.searched import Generator, GeneratorConfig
 
@@ -116,3 +123,46 @@ def upsampler_onnx(upsampler: Upsampler, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("onnx") / "up.onnx"
     write_onnx(upsampler, path)
     return path
+
+
+# -- a run directory that a conversion is measured as
+
+
+EXTRACTOR: ExtractorName = "efficientnet-lite0"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(generator, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "ckpt.pt"
+    architecture = {"kind": "mmd-nas", **generator.config.to_dict()}
+    provenance = {"dataset": "toy"}
+    save_checkpoint(Checkpoint(architecture, generator.state_dict(), provenance=provenance), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def statistics(generator, tmp_path_factory) -> Path:
+    """Reference statistics of rank 16, which makes a score cheap."""
+    latents = latent_bank(17, generator.latent_dim, 99)
+    known = statistics_of(extract_features(generator, latents, make_extractor(EXTRACTOR)))
+    path = tmp_path_factory.mktemp("statistics") / "reference.npz"
+    np.savez(path, mu=known.mean, sigma=100 * known.covariance, n=17)
+    return path
+
+
+@pytest.fixture
+def run_dir(checkpoint, generator, statistics, tmp_path) -> Path:
+    """A run whose compressed net is the dense one with a weight moved."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    state["to_rgb.2.weight"] += 0.02
+    architecture = {"kind": "mmd-nas", **generator.config.to_dict()}
+    save_checkpoint(Checkpoint(architecture, state), folder / "compressed.pt")
+    settings = {
+        **{"checkpoint": str(checkpoint), "metric": "fid", "features": EXTRACTOR},
+        **{"reference": str(statistics), "samples": 48, "seed": 5, "batch_size": 16},
+        **{"inception_weights": None, "data_root": None},
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder

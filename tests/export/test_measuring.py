@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,13 +13,9 @@ from export.errors import ExportError
 from export.manifest import read_manifest
 from export.measuring import PrecisionOptions, check, read_settings
 from export.quality import WITHOUT_BUDGET
-from nas_gan.checkpoint import Checkpoint, save_checkpoint
 from nas_gan.cli import run
 from nas_gan.errors import InvalidValueError, UsageError
-from nas_gan.metrics.features import ExtractorName, make_extractor
-from nas_gan.metrics.frechet import statistics_of
-from nas_gan.metrics.sampling import extract_features
-from nas_gan.networks.latents import latent_bank
+from nas_gan.metrics.features import ExtractorName
 from nas_gan.options import help_of
 
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
@@ -41,43 +35,6 @@ def conversion(bundle: Path) -> Mapping[str, Any]:
 def command(*args: object) -> int:
     texts = [str(arg) for arg in args]
     return run(main, Config, prog="python -m export", description="test", args=texts)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(generator, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("trained") / "ckpt.pt"
-    architecture = {"kind": "mmd-nas", **generator.config.to_dict()}
-    provenance = {"dataset": "toy"}
-    save_checkpoint(Checkpoint(architecture, generator.state_dict(), provenance=provenance), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def statistics(generator, tmp_path_factory) -> Path:
-    """Reference statistics of rank 16, which makes a score cheap."""
-    latents = latent_bank(17, generator.latent_dim, 99)
-    known = statistics_of(extract_features(generator, latents, make_extractor(FEATURES)))
-    path = tmp_path_factory.mktemp("statistics") / "reference.npz"
-    np.savez(path, mu=known.mean, sigma=100 * known.covariance, n=17)
-    return path
-
-
-@pytest.fixture
-def run_dir(checkpoint, generator, statistics, tmp_path) -> Path:
-    """A run whose compressed net is the dense one with a weight moved."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    state["to_rgb.2.weight"] += 0.02
-    architecture = {"kind": "mmd-nas", **generator.config.to_dict()}
-    save_checkpoint(Checkpoint(architecture, state), folder / "compressed.pt")
-    settings = {
-        **{"checkpoint": str(checkpoint), "metric": "fid", "features": FEATURES},
-        **{"reference": str(statistics), "samples": 48, "seed": 5, "batch_size": 16},
-        **{"inception_weights": None, "data_root": None},
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
-    return folder
 
 
 @pytest.mark.parametrize(
