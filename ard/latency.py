@@ -39,7 +39,7 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.locks import locked
 from nas_gan.networks.latents import latents_of
-from nas_gan.panels import CANDIDATES
+from nas_gan.panels import CANDIDATES, MACHINE
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class LatencyConfig(GeneratorOptions):
     """Time the layers after writing them."""
     host: str | None = None
     """Device to time them on, by ssh, as user@host; here if not given."""
-    python: str = "python3"
+    python: Annotated[str, MACHINE] = "python3"
     """Python of the device that has numpy and a runtime."""
-    ssh: str = "ssh"
+    ssh: Annotated[str, MACHINE] = "ssh"
     """The OpenSSH client and its options, such as 'ssh -p 2222'."""
     table: Path | None = None
     """Table to write or extend; latency.csv in the folder of the layers if not given."""

@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return run_on_host(
             options,
             partial(check_writable, path.parent),
-            partial(layers_job, options.folder, given, path),
+            lambda packages: layers_job(options.folder, given, path),
         )
 
     def measure(advance: Advance) -> str:

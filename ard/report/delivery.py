@@ -168,6 +168,7 @@ def compare_latency(
                 speedup=ratio["value"],
                 speedup_low=ratio["low"],
                 speedup_high=ratio["high"],
+                busy=small.get("busy"),
             )
         )
     return tuple(rows)

@@ -65,7 +65,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class TimedRow:
-    """Median milliseconds per batch, dense and compressed, timed alternately in one run."""
+    """Median milliseconds per batch, dense and compressed, timed alternately in fresh processes.
+
+    `busy` says what else the machine did meanwhile, in which case the ratio proves nothing.
+    """
 
     runtime: str
     batch: int
@@ -74,6 +77,7 @@ class TimedRow:
     speedup: float
     speedup_low: float
     speedup_high: float
+    busy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,9 @@ def answers(report: CompressionReport) -> list[tuple[str, str]]:
         f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}] at batch {row.batch}"
         for row in report.latency
     )
+    busy = any(row.busy for row in report.latency)
+    if busy:
+        measured += "; this machine was busy, so measure again"
     return [
         ("quality", budget_note(report)),
         ("speed", measured or "not measured"),
@@ -302,10 +309,14 @@ def budget_note(report: CompressionReport) -> str:
     if report.dense_score > 0:
         percent = plain_number(100 * report.budget / report.dense_score)
         share = f", {percent} % of the dense {name}"
-    spent = delta_text(report, report.recovered)
+    score = report.recovered
+    found = report.precision
+    if found is not None and found.precision != "fp32" and found.total is not None:
+        score = found.total  # ranks and precision share the budget
+    spent = delta_text(report, score)
     met = "met"
     if not report.budget_met:  # maybe by less than the digits of the interval show
-        top = report.recovered.ci_high
+        top = score.ci_high
         met = f"NOT met (95 % upper end {'+' if top > 0 else ''}{plain_number(top)})"
     return f"Δ{name} {spent} of +{plain_number(report.budget)} allowed{share}: {met}"
 
