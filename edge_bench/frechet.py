@@ -19,13 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_bench.errors import InvalidValueError
+from edge_bench.ratios import student_quantile
 
 Array = NDArray[np.float64]
 
@@ -124,7 +124,7 @@ class Distances:
 
     def _interval(self) -> Rise:
         value, error = self.value, self._standard_error()
-        quantile = _student((1 + CONFIDENCE) / 2, self.n - 1)
+        quantile = student_quantile((1 + CONFIDENCE) / 2, self.n - 1)
         shift = self._shift(quantile)
         low, high = value + error * (shift - quantile), value + error * (shift + quantile)
         if self.rank == self.n - 1:  # part of a spectrum was never seen
@@ -286,15 +286,3 @@ def _partners(n: int) -> NDArray[np.intp]:
     return np.stack(
         [np.concatenate([np.roll(rows[block], -k) for block in _blocks(n)]) for k in _SHIFTS]
     )
-
-
-def _student(share: float, degrees: int) -> float:
-    """A quantile of Student's t, by the expansion of Fisher and Cornish (1960)."""
-    z = NormalDist().inv_cdf(share)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
