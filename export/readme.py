@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from export import build_engine
-from export.manifest import Manifest, TensorSpec
+from export.engines import ANY
+from export.manifest import Engine, Manifest, TensorSpec
 
 WORKSPACE_MIB = 512
 
@@ -16,12 +17,8 @@ def readme(manifest: Manifest) -> str:
     images = manifest.outputs[0].name
     shape = ", ".join(str(size) for size in manifest.outputs[0].shape[1:])
     loaded = ", ".join(f'"{spec.name}": numpy.load("{spec.name}.npy")' for spec in manifest.inputs)
-    engines = "".join(
-        f"- `{engine.file}`: compute capability {engine.compute_capability}; only {engine.tool} "
-        "can load it\n"
-        for engine in manifest.engines
-    )
-    ahead = f"\n## Engines built ahead of time\n\n{engines}" if engines else ""
+    engines = "".join(f"- {_engine(engine)}\n" for engine in manifest.engines)
+    ahead = f"\n## Built ahead of time\n\n{engines}" if engines else ""
     inside = (
         f"`{manifest.dense}/` is a bundle of the generator before compression.\n"
         if manifest.dense
@@ -69,9 +66,21 @@ The script checks the files and the available memory, and writes `{manifest.name
 {line}
 ```
 
+`edge_bench` takes an engine that `engine.json` states; give it one by trtexec as a file.
+
 The graph states its precision. Do not add `--fp16`, which contradicts `--stronglyTyped`. From
 TensorRT 11 on, every network is strongly typed and `--stronglyTyped` may be omitted.
 {ahead}"""
+
+
+def _engine(engine: Engine) -> str:
+    """A file that was built ahead of time, and what loads it."""
+    if engine.compute_capability == ANY:
+        return f"`{engine.file}`: for {engine.target}, by {engine.tool}"
+    return (
+        f"`{engine.file}`: compute capability {engine.compute_capability}; only {engine.tool} can "
+        "load it"
+    )
 
 
 def _described(spec: TensorSpec) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from export.engines import EngineChoice
-from export.manifest import MANIFEST, Manifest, inside, read_manifest
+from export.engines import ANY, EngineChoice
+from export.manifest import MANIFEST, Engine, Manifest, inside, read_manifest
 from nas_gan.tables import text_table
 
 ROWS = ("params", "MACs", "ONNX bytes", "largest difference", "PSNR dB", "engines for")
@@ -42,7 +42,7 @@ def _column(manifest: Manifest) -> tuple[str, ...]:
         f"{manifest.files[manifest.onnx].bytes:,}",
         f"{manifest.parity['max_abs']:.2g}",
         "equal" if psnr is None else f"{psnr:.1f}",
-        ", ".join(engine.compute_capability for engine in manifest.engines) or "none",
+        ", ".join(map(_built_for, manifest.engines)) or "none",
     )
 
 
@@ -116,3 +116,7 @@ def _missed(record: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
+
+
+def _built_for(engine: Engine) -> str:
+    return engine.target if engine.compute_capability == ANY else engine.compute_capability

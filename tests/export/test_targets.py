@@ -15,6 +15,7 @@ from export.engines import EngineChoice
 from export.errors import ExportError, MissingPackageError
 from export.manifest import read_manifest, verify
 from export.parity import onnx_images
+from export.summary import summary
 from export.targets import BUILDERS, Targets
 from nas_gan.networks.searched import Generator, GeneratorConfig
 
@@ -40,6 +41,8 @@ def test_what_was_built_is_in_the_manifest_with_its_hash(bundle):
     assert {engine.compute_capability for engine in manifest.engines} == {"any"}
     for suffix in ("openvino.xml", "openvino.bin", "ncnn.param", "ncnn.bin"):
         assert f"model.{suffix}" in manifest.files
+    assert "`model.ncnn.param`: for ncnn, by pnnx" in (bundle / "README.md").read_text()
+    assert "openvino, ncnn" in summary(bundle, ())
 
 
 def test_openvino_draws_the_images_of_the_graph(bundle):
