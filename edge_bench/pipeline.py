@@ -103,16 +103,23 @@ def benchmark(
     state_at_start = read_state()
     meter = find_meter(not ON_GPU.isdisjoint(names)) or NoPower("it was not asked for")
     idle = _idle_power(meter, plan)
-    timed = 1.0 if isinstance(meter, NoPower) else 0.5
+    scored = score and any(bundle.quality is not None for bundle in loaded)
+    # Of the whole, as it is shown: timing and power take about as long, and so do the images.
+    whole = 0.5 if scored else 1.0
+    timed = whole if isinstance(meter, NoPower) else whole / 2
     measured = measure_repeatedly(request, names, clock, lambda fraction: advance(timed * fraction))
     powers: Powers = {}
     if not isinstance(meter, NoPower):
         powers = _powers(
             meter, loaded, measured, request, clock or time.perf_counter_ns, idle,
-            lambda fraction: advance(timed + (1 - timed) * fraction),
+            lambda fraction: advance(timed + (whole - timed) * fraction),
         )  # fmt: skip
     state_at_end = read_state()
-    quality = _quality(loaded, measured, request, advance) if score else ()
+    quality: tuple[QualityRow, ...] = ()
+    if scored:
+        quality = _quality(
+            loaded, measured, request, lambda fraction: advance(whole + (1 - whole) * fraction)
+        )
 
     device = describe_device()
     return BenchReport(

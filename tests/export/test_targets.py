@@ -17,6 +17,8 @@ from export.manifest import read_manifest, verify
 from export.parity import onnx_images
 from export.summary import summary
 from export.targets import BUILDERS, Targets
+from export.to_ncnn import FLOAT32
+from export.to_onnx import GraphSettings
 from nas_gan.networks.searched import Generator, GeneratorConfig
 
 
@@ -60,12 +62,14 @@ def test_ncnn_draws_the_images_of_the_graph(bundle):
     latents = np.load(bundle / "latents.npy")
     expected = onnx_images(bundle / "model.onnx", {"latents": latents})
     network = ncnn.Net()
+    for option in FLOAT32:
+        setattr(network.opt, option, False)
     network.load_param(str(bundle / "model.ncnn.param"))
     network.load_model(str(bundle / "model.ncnn.bin"))
     for row, image in zip(latents, expected, strict=True):
         extractor = network.create_extractor()
         extractor.input("in0", ncnn.Mat(row).clone())
-        np.testing.assert_allclose(np.array(extractor.extract("out0")[1]), image, atol=4e-3)
+        np.testing.assert_allclose(np.array(extractor.extract("out0")[1]), image, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["openvino", "ncnn"])
@@ -82,6 +86,13 @@ def test_a_conditional_network_is_no_network_of_ncnn(conditional, tmp_path):
     write_bundle(BundleSource(conditional), tmp_path / "b", settings)
     [entry] = read_manifest(tmp_path / "b").not_built
     assert (entry.target, "one input" in entry.reason) == ("ncnn", True)
+
+
+def test_ncnn_takes_a_float32_graph(generator, tmp_path):
+    ncnn_only = (EngineChoice(BUILDERS["ncnn"], "require"),)
+    settings = BundleSettings(graph=GraphSettings("fp16"), samples=2, engines=ncnn_only)
+    with pytest.raises(ExportError, match="ncnn takes a float32 graph"):
+        write_bundle(BundleSource(generator), tmp_path / "b", settings)
 
 
 def test_named_targets_are_required_and_switch_the_others_off():
