@@ -75,13 +75,14 @@ def profile(
     """
     if bundle.model is None:
         raise BundleError(f"{bundle.path}: only a graph can be profiled; give the bundle")
-    with tempfile.TemporaryDirectory() as name:
-        session = _profiled_session(bundle.model, threads, Path(name) / "profile")
-        with OnnxRuntimeRunner(bundle.model, threads, session) as runner:
-            feed = draw_feed(runner.inputs, batch, seed, bundle.n_classes, load_samples(bundle))
-            for _ in range(2 * runs):
-                runner.infer(*feed)
-            events = json.loads(read_text(Path(session.end_profiling())))
+    with (
+        tempfile.TemporaryDirectory() as name,
+        _ProfiledRunner(bundle.model, threads, Path(name) / "profile") as runner,
+    ):
+        feed = draw_feed(runner.inputs, batch, seed, bundle.n_classes, load_samples(bundle))
+        for _ in range(2 * runs):
+            runner.infer(*feed)
+        events = json.loads(read_text(runner.end()))
     return shares(list(_last_runs(events, runs)), runs)
 
 
@@ -134,26 +135,20 @@ def table(rows: Sequence[LayerShare], most: int = 30) -> str:
     return "\n".join(lines)
 
 
-def _profiled_session(model: Path, threads: int, prefix: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise RunnerError(
-            "onnxruntime is not installed; install it with: pip install onnxruntime"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_profiling = True
-    options.profile_file_prefix = str(prefix)
-    try:
-        return onnxruntime.InferenceSession(
-            str(model), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # of a class that only this version of the runtime knows
-        reason = " ".join(str(error).split())[:200]
-        raise RunnerError(f"{model}: ONNX Runtime does not load it ({reason})") from None
+class _ProfiledRunner(OnnxRuntimeRunner):
+    """ONNX Runtime on the CPU under its profiler, which writes a file named `prefix` and more."""
+
+    def __init__(self, path: Path, threads: int, prefix: Path) -> None:
+        super().__init__(path, threads)
+        self._prefix = prefix
+
+    def _configure(self, options: Any) -> None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(self._prefix)
+
+    def end(self) -> Path:
+        """The file of what was recorded."""
+        return Path(self._session.end_profiling())
 
 
 def _last_runs(events: Any, runs: int) -> Iterator[tuple[str, str, float]]:

@@ -20,7 +20,7 @@ from edge_bench.errors import BundleError, RunnerError
 from edge_bench.frechet import Distances, Reference, Rise, distances
 from edge_bench.inputs import InputSpec
 from edge_bench.reading import AGAIN, read_npy
-from edge_bench.runners import Runner
+from edge_bench.runners import Runner, onnxruntime_errors
 
 # A feature network looks at so many images at once, to stay within the memory of a small board.
 BATCH = 32
@@ -149,12 +149,14 @@ def _open_features(path: Path, threads: int) -> Callable[[NDArray[np.uint8]], ND
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # A ValueError is that of a network with several inputs.
+    refused: tuple[type[Exception], ...] = (ValueError, *onnxruntime_errors())
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
         [name] = [tensor.name for tensor in session.get_inputs()]
-    except Exception as error:  # of a class that only this version of the runtime knows
+    except refused as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError(f"{path}: does not load as a network of features: {reason}") from None
 

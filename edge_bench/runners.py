@@ -76,7 +76,7 @@ class OnnxRuntimeRunner:
                 "onnxruntime is not installed; install it with: pip install onnxruntime"
             ) from None
         self._version = str(onnxruntime.__version__)
-        self._errors = _onnxruntime_errors()
+        self._errors = onnxruntime_errors()
         if self._session is None:
             self._session = self._load(onnxruntime)
         outputs = self._session.get_outputs()
@@ -155,7 +155,7 @@ class OnnxRuntimeRunner:
         """Settings of the session that a provider needs; the CPU needs none."""
 
 
-def _onnxruntime_errors() -> tuple[type[Exception], ...]:
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
     """The exceptions that a session raises on a model it refuses; they share no base class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

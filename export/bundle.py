@@ -163,8 +163,6 @@ def _fill(
     advance: Callable[[int], None],
 ) -> Manifest:
     """Write a bundle into `folder`; `dense` names the folder in it for the dense generator's."""
-    import onnx
-
     generator, graph = source.generator, settings.graph
     interface = interface_of(generator)
     onnx_path = folder / f"{settings.name}.onnx"
@@ -174,14 +172,14 @@ def _fill(
     parity = check_parity(generator, onnx_path, latents, precision=converted.precision)
     advance(1)
     inputs, outputs = inputs_of(interface), outputs_of(interface)
-    misfits = tuple(unfit(onnx.load(onnx_path), settings.boards))
+    misfits = tuple(unfit(converted.model, settings.boards))
     arrays = arrays_of(interface, latents)
     job = EngineJob(
         generator,
         onnx_path,
         (*inputs, *outputs),
         settings.batch,
-        Sample(arrays, onnx_images(onnx_path, arrays), image_range_of(interface)),
+        Sample(arrays, lambda: onnx_images(onnx_path, arrays), image_range_of(interface)),
         converted.precision,
     )
     built = [build_engines(wanted, job, advance) for wanted in settings.engines]

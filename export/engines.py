@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -22,11 +23,16 @@ ANY = "any"
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs by name, the images `(n, c, h, w)` that the graph makes of them, and their range."""
+    """Inputs by name, what draws the graph's images of them, and the range of these."""
 
     inputs: Mapping[str, np.ndarray[Any, Any]]
-    images: np.ndarray[Any, Any]
+    draw: Callable[[], np.ndarray[Any, Any]]
     image_range: tuple[float, float]
+
+    @cached_property
+    def images(self) -> np.ndarray[Any, Any]:
+        """The images `(n, c, h, w)`, which only targets that can run here ask for."""
+        return self.draw()
 
 
 @dataclass(frozen=True)
