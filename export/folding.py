@@ -110,6 +110,39 @@ def fold_affine(model: onnx.ModelProto) -> onnx.ModelProto:
     return graph.to_model()
 
 
+def fold_scales_forward(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold a scale into the convolutions that read the tensor, if nothing else reads it.
+
+    A gate in the place of an activation ends with one.
+    """
+    graph = Graph(model)
+    for node in list(graph.nodes):
+        source = next((name for name in node.input if graph.scalar(name) is None), None)
+        factor = None if source is None else _factor(graph, node, source)
+        output = node.output[0]
+        if factor is None or output in graph.outputs or not _only_convolutions(graph, output):
+            continue
+        assert source is not None  # or there would be no factor
+        for reader in graph.readers(output):
+            weight = _times(graph.constants[reader.input[1]], np.array(factor))
+            reader.input[0] = source
+            reader.input[1] = graph.constant(weight, f"{reader.input[1]}_scaled")
+        graph.nodes.remove(node)
+        graph.index()
+    return graph.to_model()
+
+
+def _only_convolutions(graph: Graph, name: str) -> bool:
+    """Whether a tensor is read by convolutions with constant weights, and by nothing else."""
+    readers = graph.readers(name)
+    return len(readers) > 0 and all(
+        reader.op_type in {"Conv", "ConvTranspose"}
+        and reader.input[0] == name
+        and reader.input[1] in graph.constants
+        for reader in readers
+    )
+
+
 def fold_gate_scales(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let the convolutions before gates `x * f(c * x)` compute `c * x`, and the next divide by c.
 
@@ -140,13 +173,7 @@ def _leads_to_convolutions(graph: Graph, gate: onnx.NodeProto, x: str) -> bool:
         gate.op_type == "Mul"
         and list(gate.input).count(x) == 1
         and output not in graph.outputs
-        and len(graph.readers(output)) > 0
-        and all(
-            reader.op_type in {"Conv", "ConvTranspose"}
-            and reader.input[0] == output
-            and reader.input[1] in graph.constants
-            for reader in graph.readers(output)
-        )
+        and _only_convolutions(graph, output)
     )
 
 

@@ -16,7 +16,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from export.activation_forms import choose_activation_forms
-from export.folding import fold_affine, fold_gate_scales, merge_convolutions, remove_no_ops
+from export.folding import (
+    fold_affine,
+    fold_gate_scales,
+    fold_scales_forward,
+    merge_convolutions,
+    remove_no_ops,
+)
 from export.upsampling import delay_upsampling
 from nas_gan.errors import unknown_name
 
@@ -30,6 +36,8 @@ REWRITES: dict[str, Rewrite] = {
     # Before any scale is folded around an activation, which must then have its final form.
     "choose_activation_forms": choose_activation_forms,
     "fold_affine": fold_affine,
+    "fold_scales_forward": fold_scales_forward,
+    # After the scales behind a gate are gone: only convolutions may read it.
     "fold_gate_scales": fold_gate_scales,
     "merge_convolutions": merge_convolutions,
     # Last: it merges the taps of convolutions, which no other rewrite has to understand.

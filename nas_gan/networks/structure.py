@@ -1,8 +1,8 @@
 """Plain layers as data, and generators with some of their layers replaced.
 
 A compressed generator is the dense one with some layers replaced by an `nn.Sequential` of ordinary
-convolutions or linear maps. A dictionary of plain values describes them, so that a checkpoint can
-be rebuilt without knowing how the layers were found.
+convolutions or linear maps, and some activations by a gate. A dictionary of plain values describes
+them, so that a checkpoint can be rebuilt without knowing how the layers were found.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from nas_gan.errors import CheckpointError, InvalidValueError
+from nas_gan.networks.gates import Gate
 from nas_gan.networks.layer_types import LAYER_TYPES
 from nas_gan.networks.limits import MAX_MODULES, MAX_PARAMETERS, limited
 
@@ -45,6 +46,7 @@ _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
         for known in LAYER_TYPES.values()
     },
     "Identity": (nn.Identity, ()),
+    "Gate": (Gate, ("form",)),
 }
 
 
@@ -52,7 +54,7 @@ def layer_spec(module: nn.Module) -> dict[str, Any]:
     """The description `{"type": ..., constructor argument: value, ...}` of a plain layer, for JSON.
 
     Raises:
-        CheckpointError: The layer is not exactly a plain convolution, Linear or Identity.
+        CheckpointError: The layer is not exactly a plain convolution, Linear, Identity or Gate.
     """
     name = type(module).__name__
     if name not in _TYPES or type(module) is not _TYPES[name][0]:
@@ -61,7 +63,7 @@ def layer_spec(module: nn.Module) -> dict[str, Any]:
         )
     spec: dict[str, Any] = {"type": name}
     for key in _TYPES[name][1]:
-        value = getattr(module, key) if key != "bias" else module.bias is not None
+        value = module.bias is not None if key == "bias" else getattr(module, key)
         spec[key] = list(value) if isinstance(value, tuple) else value
     return spec
 

@@ -94,3 +94,30 @@ def test_what_only_looks_like_pmish_stays(change):
     b = np.array([1.3], np.float32)
     model = model_of(nodes, [len(PROBES)], b=b, c=b * 1.01 if change == "factor" else b)
     assert "Softplus" in operators(choose_activation_forms(model))
+
+
+def clipped_line(low: float, high: float, *, shifted: bool):
+    """`x` times `0.7 x` or `0.7 x + 0.2`, clipped."""
+    nodes = [node("Mul", "x a", "u")]
+    if shifted:
+        nodes.append(node("Add", "b u", "v"))
+    nodes += [node("Clip", f"{'v' if shifted else 'u'} low high", "o"), node("Mul", "x o", "y")]
+    constants = dict(a=0.7, b=0.2, low=low, high=high)
+    arrays = {name: np.array(value, np.float32) for name, value in constants.items()}
+    return model_of(nodes, [len(PROBES)], **arrays)
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_a_hard_gate_is_opened_by_one_operator(shifted):
+    rewritten = choose_activation_forms(clipped_line(0, 1, shifted=shifted))
+
+    [found] = run(rewritten, PROBES)
+    x = PROBES.astype(np.float64)
+    assert in_order(rewritten) == ["HardSigmoid", "Mul"]
+    np.testing.assert_allclose(found, x * np.clip(0.7 * x + 0.2 * shifted, 0, 1), rtol=1e-5)
+
+
+def test_a_clip_to_another_interval_is_no_gate():
+    model = clipped_line(-1, 1, shifted=True)
+
+    assert in_order(choose_activation_forms(model)) == in_order(model)

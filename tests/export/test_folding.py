@@ -22,7 +22,13 @@ from onnx_graphs import (
     scales,
 )
 
-from export.folding import fold_affine, fold_gate_scales, merge_convolutions, remove_no_ops
+from export.folding import (
+    fold_affine,
+    fold_gate_scales,
+    fold_scales_forward,
+    merge_convolutions,
+    remove_no_ops,
+)
 
 pytestmark = pytest.mark.onnx
 C = 3
@@ -148,6 +154,19 @@ def test_what_cannot_be_folded_stays(reason):
     model = model_of(nodes, SHAPE, outputs, c=factor, **weights)
     folded = fold_affine(model)
     assert in_order(folded) == in_order(model)
+    assert_same(model, folded, X)
+
+
+@pytest.mark.parametrize("reader", ["two convolutions", "a sum too", "an output too"])
+def test_a_scale_goes_into_the_convolutions_behind_it_if_nothing_else_reads_it(reader):
+    first, a = conv("p", source="s")
+    second, b = conv("q", source="s")
+    nodes = [node("Tanh", "x", "t"), node("Mul", "t c", "s"), first, second]
+    nodes.append(node("Add", "p q" if reader != "a sum too" else "p s", "y"))
+    outputs = "y s" if reader == "an output too" else "y"
+    model = model_of(nodes, SHAPE, outputs, c=np.array(-1.7, np.float32), **a, **b)
+    folded = fold_scales_forward(model)
+    assert ("Mul" in operators(folded)) == (reader != "two convolutions")
     assert_same(model, folded, X)
 
 
