@@ -62,7 +62,7 @@ def compress(
         tell(line)
 
     def show_reachable(prepared: Prepared, table: SensitivityTable) -> None:
-        rows = reachable_plans(table, prepared.profile, prepared.layers, session.search.cost)
+        rows = reachable_plans(table, prepared.profile, prepared.parts, session.search.cost)
         text = reachable_text(rows, prepared.profile, session.dense, setting.distance)
         tell(text)
 

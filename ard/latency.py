@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from ard.activation_sites import find_activations
 from ard.costs.alignment import AUTO, parse_rank_multiple
 from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_models import Precision
@@ -33,7 +34,7 @@ from ard.costs.layer_times import (
 )
 from ard.factorization.methods import COMPETITORS, MethodName
 from ard.grid import RankGrid
-from ard.layers import LayerProfile, profile_layers
+from ard.layers import Part, profile_layers
 from nas_gan.cli import DONE, progress, run
 from nas_gan.errors import InvalidValueError
 from nas_gan.generators import GeneratorOptions, open_generator
@@ -100,21 +101,23 @@ def check(config: LatencyConfig) -> RankGrid:
     return RankGrid(config.methods, config.fractions, multiple_of)
 
 
-def load_layers(config: LatencyConfig) -> tuple[LayerProfile, ...]:
-    """The layers of the generator that can be factorized."""
+def load_parts(config: LatencyConfig) -> tuple[Part, ...]:
+    """The layers of the generator that can be factorized, and its slow activations."""
     opened = open_generator(config.checkpoint, config)
     with torch.inference_mode():
-        return profile_layers(opened.generator, latents_of(opened.interface, 2, seed=0)).layers
+        latents = latents_of(opened.interface, 2, seed=0)
+        layers = profile_layers(opened.generator, latents).layers
+        return (*layers, *find_activations(opened.generator, latents))
 
 
 def main(config: LatencyConfig) -> int:
     grid = check(config)
-    layers = load_layers(config)
+    layers = load_parts(config)
     with locked(config.out):
         return write_and_time(config, grid, layers)
 
 
-def write_and_time(config: LatencyConfig, grid: RankGrid, layers: tuple[LayerProfile, ...]) -> int:
+def write_and_time(config: LatencyConfig, grid: RankGrid, layers: tuple[Part, ...]) -> int:
     """Write the layers, time them if asked to, and print what there is."""
     if not config.measure:
         n = write_wanted(layers, grid, config.out, config.precision, progress)

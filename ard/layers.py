@@ -16,11 +16,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ard.activations import ActivationProfile
 from ard.coverage import Coverage
 from ard.errors import NonFiniteError, NothingToFactorizeError, RankError
 from ard.factorization.methods import METHODS
 from ard.factorization.ranks import Rank, Shape, group_shape
-from ard.plan import Factorization
+from ard.plan import Factorization, Replacement
 from ard.signature import signature_of
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.hooks import OnOutput, observing
@@ -119,7 +120,7 @@ class LayerProfile:
         """The rank at which `method` reproduces the layer exactly."""
         return METHODS[method].max_rank(self.shape, self.groups)
 
-    def check(self, choice: Factorization) -> None:
+    def check(self, choice: Replacement) -> None:
         """Check that `choice` can replace this layer.
 
         Raises:
@@ -133,7 +134,7 @@ class LayerProfile:
             )
         METHODS[choice.method].check_rank(choice.rank, self.shape, self.groups)
 
-    def params(self, choice: Factorization | None = None) -> int:
+    def params(self, choice: Replacement | None = None) -> int:
         """The number of weights and biases under a choice; None is the dense layer."""
         c_out = self.shape[0]
         if choice is None:
@@ -141,10 +142,10 @@ class LayerProfile:
         self.check(choice)
         return sum(self._factor_sizes(choice)) + self.bias * c_out
 
-    def _factor_sizes(self, choice: Factorization) -> tuple[int, ...]:
+    def _factor_sizes(self, choice: Replacement) -> tuple[int, ...]:
         return METHODS[choice.method].factor_sizes(choice.rank, self.shape, self.groups)
 
-    def macs(self, choice: Factorization | None = None) -> int:
+    def macs(self, choice: Replacement | None = None) -> int:
         """Multiply-adds per image under a choice; None is the dense layer.
 
         A convolution uses each weight once per output position, a transposed convolution once per
@@ -182,6 +183,10 @@ class LayerProfile:
         return [c for c in dict.fromkeys(choices) if self.params(c) < self.params()]
 
 
+# A part of a generator that a plan may replace.
+Part = LayerProfile | ActivationProfile
+
+
 def row_axes(n_axes: int) -> int:
     """The number of a kernel's axes that count as rows: all but the last one, but at least one.
 
@@ -203,6 +208,7 @@ class Profile:
         total_params: parameters of the whole generator.
         total_macs: MACs per image of all convolutions and linear layers.
         coverage: the share of the parameters that is in `layers`, and in what the rest is.
+        activations: the activations that gates may replace; only looked for where time counts.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -210,11 +216,17 @@ class Profile:
     total_params: int
     total_macs: int
     coverage: Coverage = field(default_factory=Coverage)
+    activations: tuple[ActivationProfile, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that a plan may replace: the layers, then the activations."""
+        return (*self.layers, *self.activations)
 
     @property
     def fixed_params(self) -> int:
-        """Parameters outside `layers`."""
-        return self.total_params - sum(layer.params() for layer in self.layers)
+        """Parameters outside `parts`."""
+        return self.total_params - sum(part.params() for part in self.parts)
 
     @property
     def fixed_macs(self) -> int:
@@ -305,10 +317,10 @@ def profile_layers(
     units = [(layer.name, *layer.aliases) for layer in layers]
     # A layer that is never called is not unused if its weight is read.
     units += [(name,) for name, reason in left if reason is _UNUSED]
-    entangled = _entangled(generator, latents, images, units)
-    left = [(name, entangled.get(name, reason)) for name, reason in left]
-    left += [(layer.name, entangled[layer.name]) for layer in layers if layer.name in entangled]
-    layers = [layer for layer in layers if layer.name not in entangled]
+    harmed = entangled(generator, latents, images, units)
+    left = [(name, harmed.get(name, reason)) for name, reason in left]
+    left += [(layer.name, harmed[layer.name]) for layer in layers if layer.name in harmed]
+    layers = [layer for layer in layers if layer.name not in harmed]
     coverage = _coverage(generator, layers, dict(left), hidden)
     if not layers:
         found = "; ".join(f"{name}: {reason.text}" for name, reason in left[:N_LISTED])
@@ -441,7 +453,7 @@ def _shares_with(generator: nn.Module, name: str) -> str | None:
 # -- layers with which the generator does more than call them
 
 
-def _entangled(
+def entangled(
     generator: nn.Module, latents: Tensor, images: object, units: Sequence[tuple[str, ...]]
 ) -> dict[str, _Reason]:
     """The layers that cannot be replaced because the generator reads or inspects them.

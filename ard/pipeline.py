@@ -17,7 +17,7 @@ from ard.costs.cost import LayerCost, cost_of, params_cost
 from ard.errors import NothingToFactorizeError
 from ard.factorization.methods import COMPETITORS
 from ard.grid import DEFAULT_GRID, RankGrid
-from ard.layers import LayerProfile, Profile, profile_layers
+from ard.layers import LayerProfile, Part, Profile, profile_layers
 from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.executors import Executor, SerialExecutor
 from ard.measuring.journal import Journal, MemoryJournal
@@ -25,9 +25,9 @@ from ard.measuring.measurement import Measurement, Stage
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.measuring.sweep import Measure, single_layer_plans, sweep
-from ard.plan import DENSE, Factorization, RankPlan
+from ard.plan import DENSE, RankPlan, Replacement
 from ard.recovery.recover import Recover, closed_form_only
-from ard.search.candidates import competing_choices
+from ard.search.candidates import competing_choices, competing_forms
 from ard.search.controller import BudgetController
 from ard.search.proxy import choose_anchors, estimate
 from nas_gan.progress import Progress, no_progress
@@ -38,7 +38,7 @@ MIN_SHARE = 0.004
 # is accepted as it is.
 MAX_CONFIRMATIONS = 2
 
-Choice = tuple[str, Factorization]  # a layer and what replaces it
+Choice = tuple[str, Replacement]  # a part and what replaces it
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,14 @@ class Prepared:
 
     Attributes:
         profile: the sizes and costs of all layers.
-        layers: the layers worth factorizing.
+        parts: the layers worth factorizing, and the activations worth a gate.
         skipped: the other layers, each with the reason.
-        choices: the (layer, factorization) pairs worth measuring.
+        choices: the pairs of a part and what replaces it that are worth measuring.
         assemble: builds the factorized generator of a plan.
     """
 
     profile: Profile
-    layers: tuple[LayerProfile, ...]
+    parts: tuple[Part, ...]
     skipped: tuple[tuple[str, str], ...]
     choices: tuple[Choice, ...]
     assemble: Assembler
@@ -275,7 +275,7 @@ def compress_within(
         trials += found.trials
         table = found.table
         if smaller is not None:
-            found = cheaper_within(smaller, found, partial(cost_of, search.cost, prepared.layers))
+            found = cheaper_within(smaller, found, partial(cost_of, search.cost, prepared.parts))
         smaller = found
         yield CompressionResult(
             **vars(found),
@@ -298,7 +298,13 @@ def prepare(search: Search, profile: Profile | None = None) -> Prepared:
     if profile is None:
         profile = profile_layers(search.generator, search.latents[:2])
     layers, left = worthwhile_layers(profile, search.cost)
-    assemble = Assembler.measure(search.generator, search.latents, layers, fit=search.fit)
+    assemble = Assembler.measure(
+        search.generator,
+        search.latents,
+        layers,
+        fit=search.fit,
+        activations=profile.activations,
+    )
     methods = search.grid.methods
     with search.run.progress("ranking methods", len(layers)) as advance:
         choices = competing_choices(
@@ -315,7 +321,13 @@ def prepare(search: Search, profile: Profile | None = None) -> Prepared:
             f"none of the methods ({', '.join(methods) or 'none given'}) makes any layer cheaper; "
             f"try {', '.join(COMPETITORS)}"
         )
-    return Prepared(profile, layers, (*profile.skipped, *left), tuple(choices), assemble)
+    forms = competing_forms(search.generator, profile.activations, assemble.entering, search.cost)
+    slow = {name for name, _ in forms}
+    parts: tuple[Part, ...] = (
+        *layers,
+        *(part for part in profile.activations if part.name in slow),
+    )
+    return Prepared(profile, parts, (*profile.skipped, *left), (*choices, *forms), assemble)
 
 
 def measure_sensitivities(
@@ -349,7 +361,7 @@ def measure_sensitivities(
             for choice, score in zip(choices, moved, strict=True)
             if math.isfinite(score.value)
         }
-        sizes = {layer.name: layer.params() for layer in prepared.layers}
+        sizes = {layer.name: layer.params() for layer in prepared.parts}
         anchors = choose_anchors(movements, sizes, search.effort.anchors)
         asked_for = (choice for choice in also if choice in movements)
         scored = list(dict.fromkeys([*anchors, *asked_for]))
@@ -358,7 +370,7 @@ def measure_sensitivities(
     measured = dict(zip(scored, singles, strict=True))
     if movements:
         measured = estimate(movements, measured)
-    return SensitivityTable.of(dense, measured, prepared.layers)
+    return SensitivityTable.of(dense, measured, prepared.parts)
 
 
 def find_plan(
@@ -423,7 +435,7 @@ def find_plan(
 
     controller = BudgetController(
         table,
-        prepared.layers,
+        prepared.parts,
         search.cost,
         budget,
         max_trials=search.effort.max_trials,

@@ -1,4 +1,4 @@
-"""Rank plans: which layer is replaced by which factorization."""
+"""Rank plans: which layer is replaced by which factorization, which activation by which gate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from ard.errors import PlanError
 from ard.factorization.methods import METHODS
 from nas_gan.errors import UnreadableError
+from nas_gan.networks.gates import FORMS
 from nas_gan.reading import parse_json
 
 FORMAT = 1
@@ -61,9 +62,59 @@ class Factorization:
         return Factorization(method, tuple(int(r) for r in ranks.split(",")))
 
 
+@dataclass(frozen=True, order=True)
+class ActivationForm:
+    """A gate that takes the place of an activation: one of `nas_gan.networks.gates.FORMS`.
+
+    >>> print(ActivationForm("swish_gate"))
+    swish_gate
+
+    Raises:
+        PlanError: there is no such form.
+    """
+
+    method: str
+
+    def __post_init__(self) -> None:
+        if self.method not in FORMS:
+            raise PlanError(f"form {self.method!r} is not known; use one of {', '.join(FORMS)}")
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """None: a gate has nothing to choose but its form."""
+        return ()
+
+    def __str__(self) -> str:
+        return self.method
+
+
+# What a plan holds for a layer or an activation.
+Replacement = Factorization | ActivationForm
+
+
+def parse_replacement(text: str) -> Replacement:
+    """Parse the output of `str` of a factorization or of the form of an activation.
+
+    Raises:
+        PlanError: the text is neither.
+    """
+    form = text.strip()
+    return ActivationForm(form) if form in FORMS else Factorization.parse(text)
+
+
+def replacement(method: str, rank: Sequence[int]) -> Replacement:
+    """The replacement with this method and this rank, as tables list them.
+
+    Raises:
+        PlanError: there is no such method, or the rank does not fit it.
+    """
+    form = method in FORMS and not rank
+    return ActivationForm(method) if form else Factorization(method, tuple(rank))
+
+
 @dataclass(frozen=True, init=False, repr=False, eq=False)
-class RankPlan(Mapping[str, Factorization]):
-    """A mapping from layer names to factorizations; layers that are absent stay dense.
+class RankPlan(Mapping[str, Replacement]):
+    """A mapping from names to what replaces them; layers and activations that are absent stay.
 
     Plans are immutable and hashable. Layers are sorted by name, so that equal plans have equal
     JSON. A plan may carry the shapes of the weights that it was made for, so that it can be
@@ -78,12 +129,12 @@ class RankPlan(Mapping[str, Factorization]):
     True
     """
 
-    layers: tuple[tuple[str, Factorization], ...]
+    layers: tuple[tuple[str, Replacement], ...]
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
     def __init__(
         self,
-        layers: Mapping[str, Factorization] | None = None,
+        layers: Mapping[str, Replacement] | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         object.__setattr__(self, "layers", tuple(sorted((layers or {}).items())))
@@ -93,7 +144,7 @@ class RankPlan(Mapping[str, Factorization]):
         known = {name: tuple(shape) for name, shape in shapes.items() if name in self}
         object.__setattr__(self, "shapes", tuple(sorted(known.items())))
 
-    def __getitem__(self, name: str) -> Factorization:
+    def __getitem__(self, name: str) -> Replacement:
         for layer, choice in self.layers:
             if layer == name:
                 return choice
@@ -117,8 +168,8 @@ class RankPlan(Mapping[str, Factorization]):
     def __repr__(self) -> str:
         return f"RankPlan({self})"
 
-    def with_layer(self, name: str, choice: Factorization) -> RankPlan:
-        """This plan with `name` factorized by `choice`, replacing any earlier choice."""
+    def with_layer(self, name: str, choice: Replacement) -> RankPlan:
+        """This plan with `name` replaced by `choice`, in place of any earlier choice."""
         return RankPlan({**self, name: choice}, dict(self.shapes))
 
     def with_shapes(self, shapes: Mapping[str, Sequence[int]]) -> RankPlan:
@@ -178,9 +229,9 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 < n < 2**31 for n in value)
 
 
-def _parse_named(name: str, text: Any) -> Factorization:
+def _parse_named(name: str, text: Any) -> Replacement:
     try:
-        return Factorization.parse(str(text))
+        return parse_replacement(str(text))
     except PlanError as error:
         raise PlanError(f"{name}: {error}") from error
 

@@ -13,7 +13,7 @@ from ard.costs.latency_table import LatencyTable
 from ard.costs.objectives import objective_named
 from ard.errors import BudgetError, TableError
 from ard.measuring.sensitivity import SensitivityTable
-from ard.plan import Factorization, RankPlan
+from ard.plan import RankPlan, Replacement
 from ard.search.budget import Budget
 from ard.search.recorded import (
     ASSUMED_RATIO,
@@ -33,7 +33,7 @@ from ard.search.recorded import (
 from nas_gan.errors import InvalidValueError
 from nas_gan.tables import csv_text
 
-Choices = Mapping[str, int | Factorization | None]
+Choices = Mapping[str, int | Replacement | None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Selection:
             raise TableError(
                 "a table of bare ranks cannot become a plan; write to a file that ends in .csv"
             )
-        plan = {n: c for n, c in self.choices.items() if isinstance(c, Factorization)}
+        plan = {n: c for n, c in self.choices.items() if isinstance(c, Replacement)}
         return RankPlan(plan)
 
 

@@ -37,7 +37,7 @@ def measure(config: SweepConfig) -> int:
     prepared = prepare(search, sweep.profile)
     table = measure_sensitivities(search, prepared)
     table.save(run_dir / "sensitivity.csv")
-    rows = reachable_plans(table, prepared.profile, prepared.layers, search.cost)
+    rows = reachable_plans(table, prepared.profile, prepared.parts, search.cost)
     mildest = rows[0]
     figure = sensitivity_figure(
         table,

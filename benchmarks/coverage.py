@@ -35,7 +35,7 @@ from ard.measuring.journal import MemoryJournal
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import Evaluators, Prepared, Run, Search, find_plan
-from ard.plan import RankPlan
+from ard.plan import RankPlan, Replacement
 from nas_gan.files import write_json
 from nas_gan.metrics.frechet import (
     FeatureStatistics,
@@ -286,7 +286,7 @@ class SearchCase:
         """Whether the budget was met, the true rise of the result, and how many were tested."""
         layers = tuple(LayerProfile(f"l{i}", "conv2d", (64, 64, 3, 3)) for i in range(6))
         rng = np.random.default_rng([seed, 1])
-        damages = {
+        damages: dict[tuple[str, Replacement], float] = {
             (layer.name, choice): float(0.4 * 0.5**k * np.exp(0.3 * rng.standard_normal()))
             for layer in layers
             for k, choice in enumerate(layer.rank_grid("spatial_svd", (0.1, 0.2, 0.35, 0.5)))

@@ -37,7 +37,7 @@ from tensorly.tenalg import multi_mode_dot
 from torch import Tensor, nn
 
 from ard.assembly.closed_form import Fit, layer_outputs
-from ard.assembly.statistics import LayerStatistics
+from ard.assembly.statistics import LayerStatistics, capture_inputs
 from ard.assembly.surgery import apply_plan, factorize_layer
 from ard.baselines.published import published_generator
 from ard.baselines.rules import uniform_ratio
@@ -52,7 +52,7 @@ from ard.factorization.whitening import covariance_root
 from ard.grid import RankGrid
 from ard.pipeline import prepare
 from ard.plan import Factorization, RankPlan
-from ard.search.candidates import capture_inputs, output_error
+from ard.search.candidates import output_error
 from ard.search.proxy import image_error
 from nas_gan.cli import progress
 from nas_gan.files import write_json

@@ -41,7 +41,7 @@ from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.measuring.sweep import Measure, single_layer_plans, sweep
 from ard.pipeline import Evaluators, Prepared, Run, Search, prepare
-from ard.plan import DENSE, Factorization, RankPlan
+from ard.plan import DENSE, Factorization, RankPlan, Replacement
 from ard.recovery.adversarial import FineTuning, fine_tune
 from ard.recovery.distillation import Distance, Recovery, feature_distance, recover
 from ard.report.summary import plan_macs, plan_params
@@ -174,7 +174,7 @@ class RankBench:
 
     @property
     def layers(self) -> tuple[LayerProfile, ...]:
-        return self.prepared.layers
+        return tuple(p for p in self.prepared.parts if isinstance(p, LayerProfile))
 
     @property
     def _config(self) -> MeasuringConfig:
@@ -273,7 +273,9 @@ class RankBench:
             dense, *singles = sweep(
                 plans, Measure(build, self.single), SerialExecutor(), journal, on_measured=advance
             )
-        scores = {c: m.score for c, m in zip(choices, singles, strict=True)}
+        scores: dict[tuple[str, Replacement], Score] = {
+            c: m.score for c, m in zip(choices, singles, strict=True)
+        }
         return SensitivityTable.of(dense.score, scores, self.layers)
 
     def published_choices(self) -> list[tuple[str, Factorization]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from ard.activations import ActivationProfile, spread_samples
 from ard.assembly.batchnorm import BatchMoments, batch_moments, correct_batchnorm
 from ard.assembly.closed_form import Fit, LayerOutputs, calibrate, layer_outputs
 from ard.assembly.statistics import (
     LayerStatistics,
+    capture_inputs,
     input_covariances,
     output_covariances,
     with_outputs,
@@ -42,6 +44,7 @@ class Assembler:
         moments: moments of the inputs of batch normalisations, on the first `N_MOMENTS` latents.
         outputs: outputs of the layers that run once per pass.
         fit: how each factorized layer is fitted to those outputs.
+        entering: values `(n,)` that enter each activation that a plan may replace.
     """
 
     generator: nn.Module
@@ -50,6 +53,7 @@ class Assembler:
     moments: BatchMoments
     outputs: LayerOutputs
     fit: Fit = "none"
+    entering: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def measure(
@@ -58,8 +62,9 @@ class Assembler:
         layers: Sequence[LayerProfile],
         *,
         fit: Fit = "none",
+        activations: Sequence[ActivationProfile] = (),
     ) -> Assembler:
-        """An assembler for the layers, from a few passes of the dense generator."""
+        """An assembler for the layers and activations, from a few passes of the dense generator."""
         names = [layer.name for layer in layers]
         weighed = [layer.name for layer in layers if layer.shape[0] <= MAX_OUTPUTS]
         worth = output_covariances(generator, latents[:N_PROBED], weighed, n_probes=N_PROBES)
@@ -72,6 +77,12 @@ class Assembler:
             batch_moments(generator, latents[:N_MOMENTS]),
             layer_outputs(generator, latents, alone),
             fit,
+            {
+                name: spread_samples(x)
+                for name, x in capture_inputs(
+                    generator, latents[:N_MOMENTS], [activation.name for activation in activations]
+                ).items()
+            },
         )
 
     def __call__(self, plan: RankPlan, base: nn.Module | None = None) -> nn.Module:
@@ -86,10 +97,11 @@ class Assembler:
         few = self.latents[:N_MOMENTS]
         if base is not None:
             worth = {n: s.output for n, s in self.statistics.items() if s.output is not None}
-            entering = input_covariances(base, self.latents, list(plan), shrink=True)
-            statistics = with_outputs(entering, worth)
+            layers = [name for name in plan if name in self.statistics]
+            inputs = input_covariances(base, self.latents, layers, shrink=True)
+            statistics = with_outputs(inputs, worth)
             moments, source = batch_moments(base, few), base
-        factorized = apply_plan(source, plan, statistics)
+        factorized = apply_plan(source, plan, statistics, self.entering)
         replaced = [name for name in self.statistics if name in plan]
         corrected = (
             factorized

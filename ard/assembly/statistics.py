@@ -204,6 +204,21 @@ def output_covariances(
     return found
 
 
+def capture_inputs(
+    generator: nn.Module, latents: Tensor, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """The input of each named module, its first argument, when the generator runs on `latents`."""
+    captured: dict[str, Tensor] = {}
+
+    def capture(name: str) -> OnInput:
+        return lambda x: captured.update({name: x.detach()})
+
+    layers = [(generator.get_submodule(name), capture(name)) for name in names]
+    with observing(generator, entering=layers):
+        generator(latents)
+    return captured
+
+
 def with_outputs(
     statistics: Mapping[str, LayerStatistics], covariances: Mapping[str, Tensor]
 ) -> dict[str, LayerStatistics]:

@@ -11,6 +11,7 @@ as the old one, each with the stride, padding and dilation of the axes along whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -18,15 +19,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from ard.activations import fit_gate, is_elementwise
 from ard.assembly.statistics import LayerStatistics
 from ard.errors import NonFiniteError, PlanError, RankError
-from ard.factorization.method import Covariances, Factor
+from ard.factorization.method import C_IN, C_OUT, Covariances, Factor
 from ard.factorization.methods import METHODS
+from ard.factorization.ranks import group_shape
 from ard.layers import describe_layer, row_axes
-from ard.plan import Factorization, RankPlan
+from ard.plan import ActivationForm, Factorization, RankPlan
 from nas_gan.networks.layer_types import Conv, Layer, Transposed, convolution_type
 from nas_gan.networks.structure import apply_structure as apply_structure
 from nas_gan.networks.structure import layer_spec, replace_modules, weight_sharers
+from nas_gan.seeds import folded
+
+# Values for a gate whose activation was not observed: what a normalised layer returns, and more.
+STANDARD = torch.linspace(-4, 4, 401, dtype=torch.float64)
 
 
 def factorize_layer(
@@ -54,6 +61,30 @@ def factorize_layer(
     return assemble(module, choice.method, _factorize(module, choice, statistics))
 
 
+def random_factors(module: Layer, choice: Factorization, seed: int = 0) -> nn.Sequential:
+    """The factors of one layer with random weights: of the right shapes, for a clock.
+
+    Raises:
+        RankError: the method or its rank does not fit the layer.
+    """
+    layer = describe_layer("", module)
+    layer.check(choice)
+    method, groups = METHODS[choice.method], layer.groups
+    c_out, c_in, k_h, k_w = group_shape(layer.shape, groups)
+    share = {name: r // groups for name, r in zip(method.ranks, choice.rank, strict=True)}
+    channels = {C_IN: c_in, C_OUT: c_out, **share}
+    rng = torch.Generator().manual_seed(folded(seed))
+
+    def kernel(factor: Factor) -> Tensor:
+        inputs = 1 if factor.depthwise else channels[factor.inputs]
+        taps = (k_h if factor.rows else 1, k_w if factor.columns else 1)
+        values = torch.randn(channels[factor.outputs], inputs, *taps, generator=rng)
+        return values * (inputs * math.prod(taps)) ** -0.5
+
+    factors = method.of_layer(transposed=layer.transposed)
+    return assemble(module, choice.method, [[kernel(f) for f in factors] for _ in range(groups)])
+
+
 def assemble(module: Layer, method: str, kernels: Sequence[Sequence[Tensor]]) -> nn.Sequential:
     """The layers that replace `module`, from the kernels of its factors.
 
@@ -77,8 +108,11 @@ def apply_plan(
     generator: nn.Module,
     plan: RankPlan,
     statistics: Mapping[str, LayerStatistics] | None = None,
+    entering: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """A copy of a generator in which the layers of a plan are replaced by their factors.
+
+    An activation of the plan is replaced by the gate that differs least from it.
 
     Layers that share a weight are replaced together if the plan names one of them, and share its
     factors.
@@ -87,6 +121,8 @@ def apply_plan(
         generator: the dense generator; it is not changed, and shares no weight with the result.
         plan: the factorization of each layer.
         statistics: statistics of some or all of the layers, which weight the factorizations.
+        entering: values `(n,)` that enter each activation of the plan, to which its gate is fitted;
+            an activation that is missing is fitted to `STANDARD`.
 
     Returns:
         The compressed generator, on the device and in the mode of the dense one.
@@ -106,6 +142,10 @@ def apply_plan(
                     f"{name}: the plan has {choice} here and {plan[first]} for {first}, which has "
                     "the same weight; leave one of them out or give both the same choice"
                 )
+            continue
+        if isinstance(choice, ActivationForm):
+            factors[name] = gate_for(name, module, choice, (entering or {}).get(name, STANDARD))
+            decided[id(module)] = name
             continue
         if not isinstance(module, Layer):
             raise PlanError(
@@ -130,6 +170,34 @@ def apply_plan(
             factors[other] = assemble(cast(Layer, sharer), choice.method, kernels)
             decided[id(sharer)] = name
     return replace_modules(generator, factors)
+
+
+def gate_for(
+    name: str, module: nn.Module, choice: ActivationForm, samples: Tensor
+) -> nn.Sequential:
+    """The gate that replaces an activation, on the device of its scalars if it has any.
+
+    Raises:
+        PlanError: the module is not an activation.
+    """
+    if isinstance(module, Layer) or [*module.children()] or not _is_activation(module, samples):
+        raise PlanError(
+            f"{name}: {choice} does not fit a {type(module).__name__}, which is not an activation"
+        )
+    gate = fit_gate(module, choice, samples)
+    for parameter in module.parameters():
+        gate.to(parameter)
+        break
+    return nn.Sequential(gate).train(module.training)
+
+
+def _is_activation(module: nn.Module, samples: Tensor) -> bool:
+    parameter = next(module.parameters(), None)
+    values = samples.float() if parameter is None else samples.to(parameter)
+    try:
+        return is_elementwise(module, values)
+    except Exception:  # whatever a stranger's module raises
+        return False
 
 
 def describe_structure(generator: nn.Module, plan: RankPlan) -> dict[str, list[dict[str, Any]]]:

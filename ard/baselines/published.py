@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import tensorly as tl
@@ -77,7 +78,8 @@ def published_factors(
         except AttributeError as error:
             raise PlanError(f"the generator has no layer {name!r}: {error}") from error
         method = (SVD if isinstance(module, nn.Linear) else CP).name
-        if not isinstance(module, nn.Linear | nn.Conv2d) or choice.method != method:
+        other = not isinstance(choice, Factorization) or choice.method != method
+        if not isinstance(module, nn.Linear | nn.Conv2d) or other:
             raise PlanError(
                 f"{name}: the published recipe is cp for a Conv2d and svd for a Linear; "
                 f"got {choice} for a {type(module).__name__}"
@@ -86,7 +88,9 @@ def published_factors(
             raise NonFiniteError(f"{name}: a weight is NaN or infinite and cannot be factorized")
         try:
             describe_layer(name, module).check(choice)
-            modules[name], found[name] = _factorize(module, choice, [seed, index], linear_fault)
+            modules[name], found[name] = _factorize(
+                module, cast(Factorization, choice), [seed, index], linear_fault
+            )
         except RankError as error:
             raise PlanError(f"{name}: {error}") from error
     return PublishedFactors(modules, RankPlan(found))

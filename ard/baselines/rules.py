@@ -21,7 +21,7 @@ from ard.errors import BudgetError, NonFiniteError, PlanError
 from ard.factorization.methods import METHODS
 from ard.layers import LayerProfile
 from ard.measuring.sensitivity import SensitivityTable
-from ard.plan import DENSE, Factorization, RankPlan
+from ard.plan import DENSE, Factorization, RankPlan, Replacement
 from ard.search.allocation import Option, monotone
 from ard.search.recorded import ScoredChoice
 
@@ -62,7 +62,7 @@ def penalty_rule(
     return chosen
 
 
-def reduction_pct(layer: LayerProfile, choice: Factorization) -> float:
+def reduction_pct(layer: LayerProfile, choice: Replacement) -> float:
     """The reduction of a layer's parameters, with bias, in percent to two decimals."""
     return round(100 * (1 - layer.params(choice) / layer.params()), 2)
 

@@ -13,18 +13,18 @@ from typing import Protocol
 
 from ard.costs.latency_table import LatencyTable
 from ard.errors import LatencyError
-from ard.layers import LayerProfile
-from ard.plan import Factorization, RankPlan
+from ard.layers import Part
+from ard.plan import RankPlan, Replacement
 from nas_gan.errors import InvalidValueError
 
 
 class LayerCost(Protocol):
-    """A function that returns the cost of a layer under a choice; None is the dense layer."""
+    """A function that returns the cost of a part under a choice; None leaves it as it is."""
 
-    def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float: ...
+    def __call__(self, layer: Part, choice: Replacement | None) -> float: ...
 
 
-def params_cost(layer: LayerProfile, choice: Factorization | None) -> int:
+def params_cost(layer: Part, choice: Replacement | None) -> int:
     """Parameters of the layer, with bias.
 
     Args:
@@ -37,7 +37,7 @@ def params_cost(layer: LayerProfile, choice: Factorization | None) -> int:
     return layer.params(choice)
 
 
-def macs_cost(layer: LayerProfile, choice: Factorization | None) -> int:
+def macs_cost(layer: Part, choice: Replacement | None) -> int:
     """Multiply-adds of the layer, per image.
 
     Args:
@@ -56,7 +56,7 @@ class LatencyCost:
 
     table: LatencyTable
 
-    def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float:
+    def __call__(self, layer: Part, choice: Replacement | None) -> float:
         if not layer.signatures:
             raise LatencyError(
                 f"{layer.name}: its signature is not known; profile the generator with "
@@ -77,14 +77,14 @@ class MixedCost:
 
     parts: tuple[tuple[float, LayerCost, float], ...]
 
-    def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float:
+    def __call__(self, layer: Part, choice: Replacement | None) -> float:
         weights = math.fsum(weight for weight, _, _ in self.parts)
         shares = (weight * cost(layer, choice) / total for weight, cost, total in self.parts)
         return math.fsum(shares) / weights
 
 
 def mixed_cost(
-    weighted: Sequence[tuple[str, float, LayerCost]], layers: Sequence[LayerProfile]
+    weighted: Sequence[tuple[str, float, LayerCost]], layers: Sequence[Part]
 ) -> MixedCost:
     """The weighted mean of several costs; only the ratios of the weights matter.
 
@@ -111,6 +111,6 @@ def mixed_cost(
     return MixedCost(tuple(parts))
 
 
-def cost_of(cost: LayerCost, layers: Sequence[LayerProfile], plan: RankPlan) -> float:
+def cost_of(cost: LayerCost, layers: Sequence[Part], plan: RankPlan) -> float:
     """The total cost of `layers` under a plan."""
     return sum(cost(layer, plan.get(layer.name)) for layer in layers)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ard.activations import ActivationProfile
 from ard.csv_cells import (
     Cells,
     at_line,
@@ -25,7 +26,7 @@ from ard.csv_cells import (
 )
 from ard.errors import LatencyError, TableError
 from ard.layers import LayerProfile
-from ard.plan import Factorization
+from ard.plan import Factorization, Replacement, parse_replacement
 from ard.signature import LayerSignature
 from nas_gan.files import write_text
 from nas_gan.tables import csv_text
@@ -61,7 +62,7 @@ class LatencyRow:
     """
 
     signature: str
-    choice: Factorization | None
+    choice: Replacement | None
     milliseconds: float
     ci_low: float
     ci_high: float
@@ -105,7 +106,7 @@ class LatencyTable:
                 duplicated, or there are no rows.
         """
         require_columns(text, COLUMNS)
-        rows: dict[tuple[str, Factorization | None, Conditions], LatencyRow] = {}
+        rows: dict[tuple[str, Replacement | None, Conditions], LatencyRow] = {}
         for line, cells in numbered_rows(text):
             with at_line(line):
                 row = _read_row(cells)
@@ -133,6 +134,14 @@ class LatencyTable:
     def conditions(self) -> tuple[Conditions, ...]:
         """All conditions in the table, sorted."""
         return tuple(sorted({row.conditions for row in self.rows}))
+
+    def prices(self, activation: ActivationProfile) -> bool:
+        """Whether an activation and every gate in its place were timed; older tables lack them."""
+        return all(
+            (signature, choice) in self._times
+            for signature in activation.signatures
+            for choice in (None, *activation.choices())
+        )
 
     def at(self, batch: int | None = None) -> LatencyTable:
         """The rows of one batch size, which must all have the same conditions.
@@ -163,7 +172,7 @@ class LatencyTable:
             )
         return chosen
 
-    def milliseconds(self, signature: str, choice: Factorization | None) -> float:
+    def milliseconds(self, signature: str, choice: Replacement | None) -> float:
         """The time of a layer with this signature under a choice, in milliseconds.
 
         A measured time is returned as it is. Between two measured ranks of the same method, times
@@ -180,7 +189,7 @@ class LatencyTable:
         if choice is None:
             raise LatencyError(f"the latency table has no dense {signature}; {REMEDY}")
         points = self._curve(signature, choice.method)
-        if not points:
+        if not points or not isinstance(choice, Factorization):
             raise LatencyError(f"the latency table has no {choice} of {signature}; {REMEDY}")
         weights = _weights(signature, choice)
         below = [point for point in points if point[0] <= weights]
@@ -195,7 +204,7 @@ class LatencyTable:
         return y0 if x1 == x0 else y0 + (y1 - y0) * (weights - x0) / (x1 - x0)
 
     @cached_property
-    def _times(self) -> dict[tuple[str, Factorization | None], float]:
+    def _times(self) -> dict[tuple[str, Replacement | None], float]:
         return {(row.signature, row.choice): row.milliseconds for row in self.rows}
 
     def _curve(self, signature: str, method: str) -> list[tuple[int, float, Factorization]]:
@@ -203,7 +212,7 @@ class LatencyTable:
         return sorted(
             (_weights(signature, choice), milliseconds, choice)
             for (of, choice), milliseconds in self._times.items()
-            if of == signature and choice is not None and choice.method == method
+            if of == signature and isinstance(choice, Factorization) and choice.method == method
         )
 
 
@@ -213,7 +222,7 @@ def _weights(signature: str, choice: Factorization) -> int:
     return shape.params(choice)
 
 
-def _name(choice: Factorization | None) -> str:
+def _name(choice: Replacement | None) -> str:
     return DENSE if choice is None else str(choice)
 
 
@@ -226,7 +235,7 @@ def _read_row(cells: Cells) -> LatencyRow:
         raise ValueError(f"the interval {low:g} to {high:g} is not in order")
     return LatencyRow(
         text_cell(cells, "signature"),
-        None if choice == DENSE else Factorization.parse(choice),
+        None if choice == DENSE else parse_replacement(choice),
         median,
         low,
         high,

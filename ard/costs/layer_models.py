@@ -1,8 +1,9 @@
-"""Single layers, dense and factorized, as a folder of small ONNX files for `edge_bench` to time.
+"""Single layers and activations as a folder of small ONNX files for `edge_bench` to time.
 
 The files are written node by node. Torch's exporter, which `export` uses for generators, takes
 seconds per file, and there are hundreds of files. A layer is only one operator and its factors are
 at most four, all of them convolutions or linear maps. The tests compare their outputs with torch's.
+Activations are many operators, but few of them differ; they go through torch's exporter.
 """
 
 from __future__ import annotations
@@ -14,21 +15,27 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ard.assembly.surgery import factorize_layer
+from ard.activation_sites import activation_model
+from ard.activations import ActivationSignature
+from ard.assembly.surgery import random_factors
 from ard.costs.latency_table import DENSE
-from ard.errors import DeliveryError
-from ard.plan import Factorization
+from ard.errors import DeliveryError, RankError
+from ard.plan import ActivationForm, Replacement
 from ard.signature import LayerSignature
 from nas_gan.files import sha256, write_bytes, write_json
+from nas_gan.networks.gates import FORMS
+from nas_gan.networks.layer_types import Layer
 
 if TYPE_CHECKING:
     import onnx
 
 Precision = Literal["fp32", "fp16"]
-Wanted = tuple[LayerSignature, Factorization | None]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+Wanted = tuple[LayerSignature | ActivationSignature, Replacement | None]
 
 FILE, FORMAT = "layers.json", 1
 INPUT, OUTPUT, BATCH = "x", "y", "batch"
@@ -60,9 +67,7 @@ def write_layers(
         digest = hashlib.sha256(f"{signature}\n{name}\n{precision}".encode()).hexdigest()
         path = folder / f"{digest[:16]}.onnx"
         if not path.exists():
-            layer = signature.build()
-            module = layer if choice is None else factorize_layer(layer, choice)
-            write_bytes(path, to_onnx(module, signature.input_shape, precision))
+            write_bytes(path, model_of(signature, choice, precision))
         listed.append(
             {
                 "file": path.name,
@@ -73,6 +78,29 @@ def write_layers(
         )
         on_layer(1)
     write_json(folder / FILE, {"format": FORMAT, "precision": precision, "layers": listed})
+
+
+def model_of(
+    signature: LayerSignature | ActivationSignature,
+    choice: Replacement | None,
+    precision: Precision,
+) -> bytes:
+    """A layer or an activation under a choice as an ONNX file; None is the dense one.
+
+    Raises:
+        DeliveryError: onnx is not installed.
+        RankError: the choice does not fit.
+    """
+    if isinstance(signature, ActivationSignature):
+        module = signature.module if choice is None else FORMS[choice.method].folded
+        return activation_model(module, signature.input_shape, DTYPES[precision])
+    layer = signature.build()
+    if choice is None:
+        return to_onnx(layer, signature.input_shape, precision)
+    if isinstance(choice, ActivationForm):
+        raise RankError(f"{choice} does not fit a {signature.kind}, which is not an activation")
+    factors = random_factors(cast(Layer, layer), choice)
+    return to_onnx(factors, signature.input_shape, precision)
 
 
 def to_onnx(module: nn.Module, input_shape: Sequence[int], precision: Precision = "fp32") -> bytes:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ard.activations import ActivationProfile
 from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_models import Precision, Wanted, write_layers
 from ard.errors import DeliveryError
 from ard.grid import RankGrid
-from ard.layers import LayerProfile
+from ard.layers import Part
 from ard.signature import LayerSignature
 from nas_gan.children import child_process
 from nas_gan.options import option_name
@@ -46,10 +47,14 @@ class LayerTiming:
     device: Device | None = None
 
 
-def wanted_choices(layers: Sequence[LayerProfile], grid: RankGrid) -> list[Wanted]:
-    """Every distinct signature of the layers, dense and under every choice of the grid."""
+def wanted_choices(layers: Sequence[Part], grid: RankGrid) -> list[Wanted]:
+    """Every distinct signature, dense and under every choice of the grid or every form."""
     wanted: dict[Wanted, None] = {}
     for layer in layers:
+        if isinstance(layer, ActivationProfile):
+            forms = (None, *layer.choices())
+            wanted.update(dict.fromkeys((call, form) for call in layer.calls for form in forms))
+            continue
         choices = (None, *grid.choices(layer))
         for text in dict.fromkeys(layer.signatures):
             signature = LayerSignature.parse(text)
@@ -58,7 +63,7 @@ def wanted_choices(layers: Sequence[LayerProfile], grid: RankGrid) -> list[Wante
 
 
 def write_wanted(
-    layers: Sequence[LayerProfile],
+    layers: Sequence[Part],
     grid: RankGrid,
     folder: Path,
     precision: Precision,
@@ -72,7 +77,7 @@ def write_wanted(
 
 
 def measure_layers(
-    layers: Sequence[LayerProfile],
+    layers: Sequence[Part],
     grid: RankGrid,
     folder: Path,
     table: Path,
@@ -85,7 +90,7 @@ def measure_layers(
         time_layers(folder, table, timing, on_percent=advance)
 
 
-def to_text(table: LatencyTable, layers: Sequence[LayerProfile]) -> str:
+def to_text(table: LatencyTable, layers: Sequence[Part]) -> str:
     """A table of calls, dense times and fastest times, per signature and batch size."""
     calls = Counter(signature for layer in layers for signature in layer.signatures)
     columns = ("layer", "calls", "batch", "dense ms", "fastest ms", "choice", "not faster")

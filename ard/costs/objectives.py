@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ard.costs.cost import LatencyCost, LayerCost, macs_cost, mixed_cost, params_cost
 from ard.costs.latency_table import LatencyTable
-from ard.layers import LayerProfile
+from ard.layers import Part
 from nas_gan.errors import InvalidValueError, unknown_name
 
 
@@ -99,7 +99,7 @@ def make_cost(
     *,
     table: LatencyTable | None = None,
     weights: Mapping[str, float] | None = None,
-    layers: Sequence[LayerProfile] = (),
+    layers: Sequence[Part] = (),
 ) -> LayerCost:
     """The layer cost of an objective.
 

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol, get_args
 from ard.errors import JournalError
 from ard.measuring.measurement import Measurement, Stage
 from ard.measuring.score import check_score, from_record, to_record
-from ard.plan import Factorization, RankPlan
+from ard.plan import RankPlan, Replacement, parse_replacement
 from nas_gan.errors import MissingDataError, UnreadableError
 from nas_gan.reading import MAX_LOG_BYTES, read_bytes
 
@@ -287,7 +287,7 @@ class _Reader:
     """Reads measurements, of which thousands name the same few choices."""
 
     def __init__(self) -> None:
-        self._choices: dict[str, Factorization] = {}
+        self._choices: dict[str, Replacement] = {}
 
     def measurement(self, record: Mapping[str, Any]) -> Measurement:
         """The measurement in a record, every value of which is checked."""
@@ -310,12 +310,12 @@ class _Reader:
         check_score(score)
         return Measurement(stage, chosen, score, bank)
 
-    def _choice(self, text: Any) -> Factorization:
+    def _choice(self, text: Any) -> Replacement:
         if not isinstance(text, str):
             raise ValueError(f"{text!r} is not a factorization")
         found = self._choices.get(text)
         if found is None:
-            found = self._choices[text] = Factorization.parse(text)
+            found = self._choices[text] = parse_replacement(text)
         return found
 
 

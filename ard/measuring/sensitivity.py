@@ -18,9 +18,9 @@ from ard.csv_cells import (
     whole_cells,
 )
 from ard.errors import TableError
-from ard.layers import LayerProfile
+from ard.layers import Part
 from ard.measuring.score import Score, metric_of_rise, score_columns
-from ard.plan import Factorization
+from ard.plan import Factorization, Replacement, replacement
 from ard.signature import join_signatures
 from nas_gan.files import write_text
 from nas_gan.tables import csv_text
@@ -54,7 +54,7 @@ class Row:
 
     layer: str
     kind: str
-    choice: Factorization
+    choice: Replacement
     params: int
     macs: int
     score: Score
@@ -73,8 +73,8 @@ class SensitivityTable:
     @staticmethod
     def of(
         dense: Score,
-        scores: Mapping[tuple[str, Factorization], Score],
-        layers: Sequence[LayerProfile],
+        scores: Mapping[tuple[str, Replacement], Score],
+        layers: Sequence[Part],
     ) -> SensitivityTable:
         """The table of a dense score and of single-layer scores by (layer, choice)."""
         profiles = {layer.name: layer for layer in layers}
@@ -105,7 +105,7 @@ class SensitivityTable:
         """The metric of the scores."""
         return self.dense.metric
 
-    def measured(self) -> dict[tuple[str, Factorization], Score]:
+    def measured(self) -> dict[tuple[str, Replacement], Score]:
         """The scores that were measured, not estimated."""
         return {(r.layer, r.choice): r.score for r in self.rows if r.score.measured}
 
@@ -138,7 +138,7 @@ class SensitivityTable:
         metric = metric_of_rise(header(text)) or "fid"
         require_columns(text, columns_of(metric))
         dense: Score | None = None
-        rows: dict[tuple[str, Factorization], Row] = {}
+        rows: dict[tuple[str, Replacement], Row] = {}
         for line, cells in numbered_rows(text):
             with at_line(line):
                 score = _read_score(cells, metric)
@@ -183,9 +183,10 @@ def _read_score(cells: Cells, metric: str) -> Score:
 
 def _read_row(cells: Cells, score: Score) -> Row:
     layer, kind, method = (text_cell(cells, name) for name in ("layer", "kind", "method"))
-    rank = whole_cells(cells, "rank")
-    choice = Factorization(method, rank)
-    params, macs = whole_cell(cells, "params"), whole_cell(cells, "macs")
+    choice = replacement(method, whole_cells(cells, "rank") if cells.get("rank") else ())
+    params = whole_cell(cells, "params")
+    # A gate has no multiply-adds to count.
+    macs = whole_cell(cells, "macs") if isinstance(choice, Factorization) else 0
     dense_params, dense_macs = _count(cells, "dense_params"), _count(cells, "dense_macs")
     signature = cells.get("signature") or ""
     return Row(layer, kind, choice, params, macs, score, dense_params, dense_macs, signature)

@@ -13,7 +13,7 @@ from ard.measuring.executors import Executor
 from ard.measuring.journal import Journal
 from ard.measuring.measurement import Measurement, Stage
 from ard.measuring.score import Score
-from ard.plan import Factorization, RankPlan
+from ard.plan import RankPlan, Replacement
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,6 @@ def sweep(
     return [known[plan] for plan in plans]
 
 
-def single_layer_plans(choices: Iterable[tuple[str, Factorization]]) -> list[RankPlan]:
+def single_layer_plans(choices: Iterable[tuple[str, Replacement]]) -> list[RankPlan]:
     """One plan per (layer, choice)."""
     return [RankPlan({name: choice}) for name, choice in choices]

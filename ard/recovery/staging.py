@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from ard.assembly.statistics import capture_inputs
 from ard.plan import RankPlan
 from ard.recovery.distillation import Recovery
 from ard.recovery.recover import Build
-from ard.search.candidates import capture_inputs
 
 
 def in_stages(

@@ -15,9 +15,9 @@ from typing import Any
 
 from ard.costs.objectives import objective_noun
 from ard.errors import ArdError
-from ard.factorization.methods import METHODS
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row
+from ard.report.marks import marks
 from ard.report.plots import (
     DeltaScale,
     delta_scale,
@@ -62,6 +62,7 @@ def to_html(report: CompressionReport, *, samples_png: bytes | None) -> str:
             _section("Whole plans that were tried", _chart(*_pareto(report)), _PARETO_NOTE),
             _section("One layer at a time", _chart(*_sensitivity(report)), _SENSITIVITY_NOTE),
             _section("Layers", _layers(report.layers)),
+            _section("Activations", _gates(report.gates), _GATES_NOTE),
             _section("Layers left out", _skipped(report.skipped)),
             _section("How it was measured", _measured(report)),
             _section("Time spent", _timings(report.timings)),
@@ -229,6 +230,11 @@ def _layers(layers: Sequence[LayerRow]) -> str:
     return _table(head, map(row, layers), 4, "layers") if layers else ""
 
 
+def _gates(gates: Mapping[str, str]) -> str:
+    rows = [(f"<code>{escape(name)}</code>", escape(form)) for name, form in gates.items()]
+    return _table(("activation", "gate"), rows, 2) if rows else ""
+
+
 def _change(before: int, after: int) -> str:
     if before == after:
         return f'<span class="quiet">{engineering(before)}</span>'
@@ -285,6 +291,10 @@ def _duration(seconds: float) -> str:
 _PARETO_NOTE = (
     "Every plan that was recovered and measured. The bars are 95 % intervals; a plan is within the "
     "budget if the upper end of its interval is. Hover over a mark to see its plan."
+)
+_GATES_NOTE = (
+    "A gate takes the place of an activation where a runtime computes it faster. Its scalars are "
+    "fitted to what enters the activation, and trained with the rest."
 )
 _SENSITIVITY_NOTE = (
     "The rise with one layer factorized and all others dense, before any recovery. Larger marks "
@@ -393,7 +403,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
     dense = {layer.name: layer.params_dense for layer in report.layers}
     scale = delta_scale([row.score.rise for row in rows], report.budget)
     # Each method of a layer gets a lane of its own, so that marks do not hide one another.
-    methods = {n: [m for m in METHODS if _of(rows, n, m)] for n in names}
+    methods = {n: [m for m in marks() if _of(rows, n, m)] for n in names}
 
     def lane(row: Row) -> float:
         used = methods[row.layer]
@@ -408,7 +418,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
         )
 
     figure = go.Figure()
-    for name, method in METHODS.items():
+    for name, mark in marks().items():
         group = [row for row in rows if row.choice.method == name]
         if not group:
             continue
@@ -416,12 +426,12 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
         figure.add_scatter(
             x=scale.forward([row.score.rise for row in group]).tolist(),
             y=[lane(row) for row in group],
-            error_x=_error_bars(scale, [row.score for row in group], method.mark.colour),
+            error_x=_error_bars(scale, [row.score for row in group], mark.colour),
             mode="markers",
             name=name,
             marker={
-                "color": method.mark.colour,
-                "symbol": method.mark.symbol,
+                "color": mark.colour,
+                "symbol": mark.symbol,
                 "size": [6 + 9 * share for share in shares],
                 "line": {"width": 0.5, "color": "white"},
             },

@@ -23,7 +23,7 @@ from ard.factorization.method import Mark
 from ard.factorization.methods import METHODS
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row, SensitivityTable
-from ard.plan import RankPlan
+from ard.plan import Factorization, RankPlan
 from ard.report.values import CompressionReport, LayerRow, engineering, plain_number
 from nas_gan.errors import InvalidValueError
 from nas_gan.pictures.plot_style import BLUE, GREEN, INK, MUTED, VERMILION, apply_style
@@ -162,8 +162,8 @@ def sensitivity_figure(
 ) -> Figure:
     """One small panel per layer: rise against the share of the layer's parameters that is kept.
 
-    All panels share both axes, so heights are comparable across layers. Hollow markers are
-    estimates (see `ard.search.proxy`).
+    Activations, which have none to keep, are left out. All panels share both axes, so heights are
+    comparable across layers. Hollow markers are estimates (see `ard.search.proxy`).
 
     Args:
         table: the sensitivities.
@@ -176,7 +176,8 @@ def sensitivity_figure(
     Raises:
         InvalidValueError: the table has no rows.
     """
-    names = list(dict.fromkeys(row.layer for row in table.rows))
+    rows_of_layers = [row for row in table.rows if isinstance(row.choice, Factorization)]
+    names = list(dict.fromkeys(row.layer for row in rows_of_layers))
     if not names:
         raise InvalidValueError("the sensitivity table has no rows; there is nothing to draw")
     dense = {layer.name: layer.params_dense for layer in layers}
@@ -187,7 +188,7 @@ def sensitivity_figure(
         figsize=(2.35 * columns + 0.9, 1.75 * n_rows + 1.3), layout="constrained", facecolor="white"
     )
     grid = figure.subplots(n_rows, columns, sharex=shares, sharey=True, squeeze=False)
-    measured = [row for row in table.rows if is_drawable(row.score)]
+    measured = [row for row in rows_of_layers if is_drawable(row.score)]
     values = [row.score.rise for row in measured]
     scale = delta_scale(values, budget)
     panels: list[Axes] = list(grid.flat)

@@ -37,12 +37,12 @@ def layer_rows(profile: Profile, plan: RankPlan) -> tuple[LayerRow, ...]:
 
 def plan_params(profile: Profile, plan: RankPlan) -> int:
     """Parameters of the whole generator under a plan."""
-    return profile.fixed_params + sum(row.params for row in layer_rows(profile, plan))
+    return profile.fixed_params + sum(p.params(plan.get(p.name)) for p in profile.parts)
 
 
 def plan_macs(profile: Profile, plan: RankPlan) -> int:
     """Multiply-adds per image of the whole generator under a plan."""
-    return profile.fixed_macs + sum(row.macs for row in layer_rows(profile, plan))
+    return profile.fixed_macs + sum(p.macs(plan.get(p.name)) for p in profile.layers)
 
 
 def make_report(
@@ -66,7 +66,7 @@ def make_report(
     def cost(plan: RankPlan) -> float:
         if objective in ("params", "macs"):
             return {"params": plan_params, "macs": plan_macs}[objective](profile, plan)
-        return cost_of(session.search.cost, profile.layers, plan)
+        return cost_of(session.search.cost, profile.parts, plan)
 
     def totals(generator: nn.Module, plan: RankPlan) -> Totals:
         tensors = generator.state_dict().values()

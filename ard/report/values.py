@@ -6,6 +6,7 @@ import io
 import json
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from ard.coverage import Coverage
 from ard.measuring.metrics import metric_description, metric_label, metric_limit
 from ard.measuring.score import Score, to_record
 from ard.measuring.sensitivity import SensitivityTable
-from ard.plan import RankPlan
+from ard.plan import ActivationForm, RankPlan
 
 FORMAT = "ard-gan report 1"
 
@@ -163,6 +164,12 @@ class CompressionReport:
     def compression(self) -> float:
         """Dense parameters over compressed ones."""
         return self.dense.params / self.compressed.params
+
+    @property
+    def gates(self) -> dict[str, str]:
+        """The form of the gate in the place of each activation that the plan replaces."""
+        pairs = self.plan.items()
+        return {name: str(form) for name, form in pairs if isinstance(form, ActivationForm)}
 
     @property
     def macs_ratio(self) -> float:
@@ -361,7 +368,10 @@ def limit_note(report: CompressionReport) -> str:
 def notes(report: CompressionReport) -> list[tuple[str, str]]:
     """The notes needed to read the table: features, reference, coverage."""
     of = limit_note(report)
+    counts = Counter(report.gates.values())
+    forms = ", ".join(f"{n} {form}" for form, n in counts.most_common())
     found = [
+        *([("gates", f"in the place of {counts.total()} activations: {forms}")] if forms else []),
         *([("precision", note)] if (note := precision_note(report)) else []),
         *([("values", of)] if of else []),
         ("features", features_note(report)),

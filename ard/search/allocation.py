@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ard.plan import Factorization
+from ard.plan import Replacement
 
 N_BINS = 2000
 
@@ -17,7 +17,7 @@ N_BINS = 2000
 class Option:
     """A choice for a layer (None is dense), its cost, and the expected rise in the score."""
 
-    choice: Factorization | None
+    choice: Replacement | None
     cost: float
     damage: float
 

@@ -1,14 +1,16 @@
-"""Ranking candidates: methods compete on the error of a layer's output before any scoring."""
+"""Ranking candidates: methods and forms compete on the error of an output before any scoring."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ard.assembly.statistics import LayerStatistics
+from ard.activations import ActivationProfile, fit_gate, fitting_error
+from ard.assembly.statistics import LayerStatistics, capture_inputs
 from ard.assembly.surgery import factorize_layer
 from ard.costs.cost import LayerCost, params_cost
 from ard.errors import RankError
@@ -16,26 +18,10 @@ from ard.factorization.methods import METHODS
 from ard.factorization.whitening import covariance_root
 from ard.grid import RankGrid
 from ard.layers import LayerProfile
-from ard.plan import Factorization
-from nas_gan.networks.hooks import OnInput, observing
+from ard.plan import ActivationForm, Factorization
 
 # To be worth measuring, a choice must cost less than every more accurate one by this fraction.
 MIN_SAVING = 0.1
-
-
-def capture_inputs(
-    generator: nn.Module, latents: Tensor, names: Sequence[str]
-) -> dict[str, Tensor]:
-    """The input of each named layer, its first argument, when the generator runs on `latents`."""
-    captured: dict[str, Tensor] = {}
-
-    def capture(name: str) -> OnInput:
-        return lambda x: captured.update({name: x.detach()})
-
-    layers = [(generator.get_submodule(name), capture(name)) for name in names]
-    with observing(generator, entering=layers):
-        generator(latents)
-    return captured
 
 
 def output_error(
@@ -111,11 +97,48 @@ def competing_choices(
                     continue
                 error = output_error(module, factors, inputs[layer.name], root)
                 entries.append((cost(layer, choice), error, choice))
-        # From the most accurate one on, keep what is clearly cheaper than everything before it.
-        smallest = cost(layer, None)
-        for price, _, choice in sorted(entries, key=lambda entry: (entry[1], entry[0])):
-            if price < (1 - MIN_SAVING) * smallest:
-                smallest = price
-                chosen.append((layer.name, choice))
+        chosen += [(layer.name, choice) for choice in _worthwhile(cost(layer, None), entries)]
         on_layer(1)
     return chosen
+
+
+def competing_forms(
+    generator: nn.Module,
+    activations: Sequence[ActivationProfile],
+    entering: Mapping[str, Tensor],
+    cost: LayerCost,
+) -> list[tuple[str, ActivationForm]]:
+    """The Pareto-optimal gates of every activation, in cost and in error of its output.
+
+    Args:
+        generator: the dense generator.
+        activations: the activations that gates may replace.
+        entering: values `(n,)` that enter each of them.
+        cost: the cost of an activation under a choice. One that does not count time knows no
+            cheaper gate.
+
+    Returns:
+        Pairs of name and form, per activation from the most accurate to the cheapest.
+    """
+    chosen: list[tuple[str, ActivationForm]] = []
+    for activation in activations:
+        module, samples = generator.get_submodule(activation.name), entering[activation.name]
+        entries = []
+        for form in activation.choices():
+            error = fitting_error(module, fit_gate(module, form, samples), samples)
+            entries.append((cost(activation, form), error, form))
+        worth = _worthwhile(cost(activation, None), entries)
+        chosen += [(activation.name, form) for form in worth]
+    return chosen
+
+
+def _worthwhile(dense: float, entries: Sequence[tuple[float, float, Any]]) -> Iterator[Any]:
+    """From the most accurate choice on, those clearly cheaper than everything before them.
+
+    `entries` are `(cost, error, choice)`; `dense` is the cost without a choice.
+    """
+    smallest = dense
+    for price, _, choice in sorted(entries, key=lambda entry: (entry[1], entry[0])):
+        if price < (1 - MIN_SAVING) * smallest:
+            smallest = price
+            yield choice

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ard.costs.cost import LayerCost, cost_of
 from ard.errors import BudgetError
-from ard.layers import LayerProfile
+from ard.layers import Part
 from ard.measuring.measurement import Measurement
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import DENSE, RankPlan
@@ -47,7 +47,7 @@ class BudgetController:
     def __init__(
         self,
         table: SensitivityTable,
-        layers: Sequence[LayerProfile],
+        layers: Sequence[Part],
         cost: LayerCost,
         budget: float,
         *,
@@ -254,12 +254,12 @@ class BudgetController:
         return cost_of(self.cost, self.layers, plan)
 
 
-def layer_options(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
+def layer_options(layer: Part, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
     """The options of one layer: dense, and every row that is Pareto-optimal."""
     return undominated(layer_damages(layer, rows, cost))
 
 
-def layer_damages(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
+def layer_damages(layer: Part, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
     """The dense option and one option per row of a layer, with their damages.
 
     Scores are noisy, and the best of many noisy scores tends to be too good. So each method's

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from ard.measuring.evaluate import Candidate
 from ard.measuring.score import MOVEMENT, Score
-from ard.plan import Factorization
+from ard.plan import Replacement
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.sampling import extract_features
 
 Proxy = Callable[[nn.Module], float]
-Choice = tuple[str, Factorization]  # a layer and its choice
+Choice = tuple[str, Replacement]  # a part and its choice
 
 # The smallest rise, as a fraction of the largest one: noise can make a rise zero or negative, which
 # has no logarithm.

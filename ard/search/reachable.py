@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ard.costs.cost import LayerCost, cost_of
-from ard.layers import LayerProfile, Profile
+from ard.layers import Part, Profile
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
 from ard.search.allocation import allocate
@@ -39,7 +39,7 @@ class Reachable:
 
 
 def reachable_plans(
-    table: SensitivityTable, profile: Profile, layers: Sequence[LayerProfile], cost: LayerCost
+    table: SensitivityTable, profile: Profile, layers: Sequence[Part], cost: LayerCost
 ) -> tuple[Reachable, ...]:
     """The cheapest plans at several total damages, the last one being the cheapest of all.
 
@@ -47,17 +47,17 @@ def reachable_plans(
     """
     options = [layer_options(layer, table.of_layer(layer.name), cost) for layer in layers]
     most = sum(of_layer[-1].damage for of_layer in options)
-    dense = cost_of(cost, profile.layers, DENSE)
+    dense = cost_of(cost, profile.parts, DENSE)
     found: dict[RankPlan, Reachable] = {}
     for share in SHARES:
         chosen = allocate(options, share * most)
         pairs = zip(layers, chosen, strict=True)
         plan = RankPlan({layer.name: o.choice for layer, o in pairs if o.choice is not None})
-        of_plan = cost_of(cost, profile.layers, plan)
+        of_plan = cost_of(cost, profile.parts, plan)
         found[plan] = Reachable(
             plan,
-            profile.fixed_params + sum(x.params(plan.get(x.name)) for x in profile.layers),
-            profile.fixed_macs + sum(x.macs(plan.get(x.name)) for x in profile.layers),
+            profile.fixed_params + sum(x.params(plan.get(x.name)) for x in profile.parts),
+            profile.fixed_macs + sum(x.macs(plan.get(x.name)) for x in profile.parts),
             of_plan,
             dense / of_plan,
             sum(option.damage for option in chosen),

@@ -31,10 +31,10 @@ from ard.csv_cells import (
 )
 from ard.errors import RankError, TableError
 from ard.factorization.methods import METHODS
-from ard.layers import LayerProfile
+from ard.layers import LayerProfile, Part
 from ard.measuring.score import metric_of_rise
 from ard.measuring.sensitivity import Row, SensitivityTable
-from ard.plan import Factorization
+from ard.plan import Factorization, Replacement
 from ard.search.allocation import N_BINS, Option, allocate
 from ard.search.controller import layer_options
 from ard.signature import split_signatures
@@ -64,7 +64,7 @@ class ScoredChoice:
     """
 
     layer: str
-    choice: int | Factorization
+    choice: int | Replacement
     value: float
     reduction_pct: float
 
@@ -100,7 +100,7 @@ def read_plain(text: str) -> tuple[ScoredChoice, ...]:
             value is invalid.
     """
     require_columns(text, PLAIN_COLUMNS)
-    rows: dict[tuple[str, int | Factorization], ScoredChoice] = {}
+    rows: dict[tuple[str, int | Replacement], ScoredChoice] = {}
     for line, cells in numbered_rows(text):
         with at_line(line):
             row = ScoredChoice(
@@ -199,10 +199,10 @@ class RecordedCosts:
     """
 
     dense: Mapping[str, float]
-    factorized: Mapping[tuple[str, Factorization], float]
+    factorized: Mapping[tuple[str, Replacement], float]
     assumed: tuple[str, ...] = ()
 
-    def __call__(self, layer: LayerProfile, choice: Factorization | None) -> float:
+    def __call__(self, layer: Part, choice: Replacement | None) -> float:
         """The cost as an `ard.costs.cost.LayerCost`; only the name of the layer matters."""
         return self.dense[layer.name] if choice is None else self.factorized[layer.name, choice]
 
@@ -355,11 +355,14 @@ def infer_layer(rows: Sequence[Row]) -> LayerProfile | None:
 
 def _layers_like(row: Row, c_out: int, positions: int) -> Iterator[LayerProfile]:
     """Layers with `c_out` outputs, one per kernel size, for which the row's `params` are right."""
+    if not isinstance(row.choice, Factorization):
+        return  # an activation has no kernel
+    choice = row.choice
     kernels = (1,) if row.kind == "linear" else range(1, MAX_KERNEL + 1)
     kind: Kind = "linear" if row.kind == "linear" else "conv2d"
     for k in kernels:
         # The weights of every factorization are linear in c_in: offset + slope c_in.
-        offset, one = (_weights(row.choice, c_out, c_in, k) for c_in in (0, 1))
+        offset, one = (_weights(choice, c_out, c_in, k) for c_in in (0, 1))
         c_in, rest = divmod(row.params - c_out - offset, one - offset)
         if c_in > 0 and rest == 0:
             shape = (c_out, c_in) if kind == "linear" else (c_out, c_in, k, k)

@@ -53,6 +53,8 @@ class SweepConfig(MeasuringConfig):
     precision: str = "fp32"
     """Precision of the deployed model (fp32, fp16, int8, or auto for the fastest that the ranks
     leave budget for), which sets the rank multiple and is that of the bundle."""
+    activations: Annotated[bool, CANDIDATES] = True
+    """Let gates take the place of slow activations, where the objective counts time."""
     rank_multiple: Annotated[str, CANDIDATES] = AUTO
     """Number that every rank is a multiple of; auto is 1 for fp32, 8 for fp16 and for
     a precision that is still open, and 32 for int8."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ard.activation_sites import find_activations
 from ard.costs.cost import LayerCost
 from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_times import TABLE, LayerTiming, measure_layers
 from ard.costs.objectives import is_timed, make_cost, parse_weights
-from ard.layers import LayerProfile, Profile, profile_layers
+from ard.layers import Part, Profile, profile_layers
 from ard.measuring.bank import DenseBank
 from ard.measuring.metric import MetricEvaluator
 from ard.pipeline import Evaluators, Run, Search
@@ -86,7 +87,7 @@ def open_session(config: SearchConfig, tell: Callable[[str], None]) -> Session:
     run_dir = run_directory(config)
     journal = open_journal(config, setting, run_dir)
     started = time.monotonic()
-    cost = layer_cost(config, profile, run_dir)
+    cost, profile = layer_cost(config, profile, run_dir)
     with progress("scoring the dense generator", 3) as advance:
         single = single_evaluator(config, setting)
         advance(1)
@@ -147,7 +148,7 @@ def open_sweep(config: SweepConfig, tell: Callable[[str], None]) -> Sweep:
     """
     setting, profile = open_setting(config, tell)
     run_dir = run_directory(config)
-    cost = layer_cost(config, profile, run_dir)
+    cost, profile = layer_cost(config, profile, run_dir)
     single = single_evaluator(config, setting)
     search = Search(
         setting.generator,
@@ -197,14 +198,18 @@ def coverage_line(profile: Profile) -> str:
 
 
 def profile_of(config: SweepConfig, generator: nn.Module, interface: GeneratorInterface) -> Profile:
-    """The layers of the dense generator.
+    """The layers of the dense generator, and its slow activations if the objective counts time.
 
     Raises:
         NothingToFactorizeError: none of them can be factorized.
     """
     with torch.inference_mode():
         latents = latents_of(interface, 2, config.seed).to(config.device)
-        return profile_layers(generator, latents)
+        profile = profile_layers(generator, latents)
+        # A gate saves time and nothing else.
+        if not (config.activations and is_timed(config.objective, parse_weights(config.weights))):
+            return profile
+        return replace(profile, activations=find_activations(generator, latents))
 
 
 def remarks(
@@ -245,25 +250,29 @@ def remarks(
         )
 
 
-def layer_cost(config: SweepConfig, profile: Profile, run_dir: Path) -> LayerCost:
-    """The cost that the objective names; layer times are measured now if no table was given."""
+def layer_cost(config: SweepConfig, profile: Profile, run_dir: Path) -> tuple[LayerCost, Profile]:
+    """The cost that the objective names; layer times are measured now if no table was given.
+
+    The profile that comes with it lacks the activations that the table does not know.
+    """
     weights = parse_weights(config.weights)
     timed = is_timed(config.objective, weights)
     if not timed and not weights:
-        return make_cost(config.objective)
-    layers = profile.layers
-    table = _latency_table(config, layers, run_dir) if timed else None
-    return make_cost(config.objective, table=table, weights=weights, layers=layers)
+        return make_cost(config.objective), profile
+    table = None
+    if timed:
+        table = _latency_table(config, profile.parts, run_dir)
+        profile = replace(profile, activations=tuple(filter(table.prices, profile.activations)))
+    cost = make_cost(config.objective, table=table, weights=weights, layers=profile.parts)
+    return cost, profile
 
 
-def _latency_table(
-    config: SweepConfig, layers: tuple[LayerProfile, ...], run_dir: Path
-) -> LatencyTable:
+def _latency_table(config: SweepConfig, parts: tuple[Part, ...], run_dir: Path) -> LatencyTable:
     path = config.latency_table
     if path is None:
         path = run_dir / TABLE
         timing = LayerTiming(batches=(config.latency_batch,), threads=torch.get_num_threads())
-        measure_layers(layers, grid_of(config), run_dir / "layers", path, timing, progress)
+        measure_layers(parts, grid_of(config), run_dir / "layers", path, timing, progress)
     return LatencyTable.read(path).at(config.latency_batch)
 
 

@@ -15,7 +15,7 @@ from ard.costs.layer_times import LayerTiming, time_layers, to_text, wanted_choi
 from ard.costs.objectives import make_cost
 from ard.errors import DeliveryError
 from ard.grid import RankGrid
-from ard.latency import LatencyConfig, load_layers, main
+from ard.latency import LatencyConfig, load_parts, main
 from ard.layers import profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
 from nas_gan.cli import run
@@ -41,7 +41,7 @@ def test_a_table_measured_once_prices_every_plan_of_its_grid(
     assert latency(checkpoint, "--out", out, *few, "--runner", "onnxruntime") == 0
     table = LatencyTable.read(out / "latency.csv")
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "latency.csv")
-    layers = load_layers(LatencyConfig(checkpoint, out, model="tiny:SmallNet"))
+    layers = load_parts(LatencyConfig(checkpoint, out, model="tiny:SmallNet"))
     wide = [layer for layer in layers if "spatial_svd" in layer.methods()]
     cost = make_cost("latency", table=table)
     plan = RankPlan({layer.name: layer.rank_grid("spatial_svd", (0.3,))[0] for layer in wide})

@@ -8,7 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from ard.assembly.statistics import input_covariances, output_covariances, with_outputs
-from ard.assembly.surgery import apply_plan, apply_structure, describe_structure, factorize_layer
+from ard.assembly.surgery import (
+    apply_plan,
+    apply_structure,
+    describe_structure,
+    factorize_layer,
+    random_factors,
+)
 from ard.errors import NonFiniteError, PlanError, RankError
 from ard.layers import describe_layer, profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
@@ -565,3 +571,23 @@ def test_half_precision_stays_half_precision():
     weight = factors[1].weight.float() @ factors[0].weight.float()
     assert factors[0].weight.dtype == torch.bfloat16
     assert F.mse_loss(weight, module.weight.float()).item() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(64, 80),
+        nn.Conv1d(16, 24, 3),
+        nn.Conv2d(32, 64, 5, stride=2, groups=4),
+        nn.Conv3d(16, 16, 3, bias=False),
+        nn.ConvTranspose2d(32, 16, 4, 2, 1, groups=4),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_random_factors_have_the_shapes_of_the_real_ones(layer: nn.Module) -> None:
+    """A clock sees no difference."""
+    profile = describe_layer("", layer)
+    for method in profile.methods():
+        for choice in profile.rank_grid(method, (0.4,)):
+            found, wanted = random_factors(layer, choice), factorize_layer(layer, choice)
+            assert [str(factor) for factor in found] == [str(factor) for factor in wanted]

@@ -8,7 +8,12 @@ import torch
 from tiny import SmallNet
 from torch import Tensor, nn
 
-from ard.assembly.statistics import input_covariances, output_covariances, with_outputs
+from ard.assembly.statistics import (
+    capture_inputs,
+    input_covariances,
+    output_covariances,
+    with_outputs,
+)
 from ard.assembly.surgery import factorize_layer
 from ard.costs.cost import LayerCost, macs_cost, params_cost
 from ard.factorization.methods import METHODS
@@ -18,7 +23,6 @@ from ard.layers import LayerProfile, profile_layers
 from ard.plan import Factorization
 from ard.search.candidates import (
     MIN_SAVING,
-    capture_inputs,
     competing_choices,
     competitors,
     output_error,
