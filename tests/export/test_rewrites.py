@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from ard.assembly.surgery import apply_plan
-from ard.plan import Factorization, RankPlan
+from ard.plan import ActivationForm, Factorization, RankPlan, Replacement
 from export.engines import EngineChoice, EngineJob, build_engines
 from export.manifest import BatchRange, TensorSpec
 from export.parity import check_parity
@@ -16,6 +17,8 @@ from export.precision import to_fp16
 from export.to_onnx import build_model
 from export.to_tensorrt import TensorRTRTX
 from nas_gan.errors import InvalidValueError
+from nas_gan.networks.activations import PMish
+from nas_gan.networks.gates import FORMS
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -31,12 +34,14 @@ pytestmark = pytest.mark.onnx
 
 @pytest.fixture(scope="module")
 def compressed(generator) -> nn.Module:
-    """The generator with every larger kernel as a column and a row, and each 1x1 as two."""
-    plan = {
+    """The generator with every larger kernel as a column and a row, each 1x1 as two, and gates."""
+    plan: dict[str, Replacement] = {
         name: Factorization("svd" if layer.kernel_size == (1, 1) else "spatial_svd", (3,))
         for name, layer in generator.named_modules()
         if isinstance(layer, nn.Conv2d) and name.startswith("cell")
     }
+    slow = [name for name, module in generator.named_modules() if isinstance(module, PMish)]
+    plan |= {name: ActivationForm(form) for name, form in zip(slow, cycle(FORMS))}
     return apply_plan(generator, RankPlan(plan))
 
 
