@@ -99,12 +99,14 @@ class Run:
         executor: runs the measurements.
         progress: makes a progress bar from a description and a total.
         clock: the time in seconds, for the timings of the result.
+        side_by_side: whole plans that are recovered and scored at a time.
     """
 
     journal: Journal = field(default_factory=MemoryJournal)
     executor: Executor = field(default_factory=SerialExecutor)
     progress: Progress = no_progress
     clock: Callable[[], float] = time.monotonic
+    side_by_side: int = 1
 
 
 @dataclass(frozen=True)
@@ -402,7 +404,9 @@ def find_plan(
         "factorized": (assemble, evaluators.factorized or evaluators.final),
     }
 
-    def measure(plan: RankPlan, stage: Stage, advance: Callable[[int], None]) -> Measurement:
+    def measure(
+        plans: Sequence[RankPlan], stage: Stage, advance: Callable[[int], None]
+    ) -> list[Measurement]:
         build, evaluate = stages[stage]
         bank = 0
         if stage == "final":
@@ -410,8 +414,8 @@ def find_plan(
             tested = [m.bank for m in run.journal.measurements() if m.stage == "final"]
             bank = max(tested, default=-1) + 1
             evaluate = partial(_lazily, evaluators.held_out, bank)
-        [measured] = sweep(
-            [plan],
+        return sweep(
+            plans,
             Measure(build, evaluate),
             run.executor,
             run.journal,
@@ -419,7 +423,6 @@ def find_plan(
             bank=bank,
             on_measured=advance,
         )
-        return measured
 
     controller = BudgetController(
         table,
@@ -430,36 +433,38 @@ def find_plan(
         known=known,
     )
 
-    def next_plan() -> RankPlan | None:
+    def next_plans() -> tuple[RankPlan, ...]:
         nonlocal table
         for _ in range(MAX_CONFIRMATIONS):
-            plan = controller.ask()
+            plans = controller.ask(run.side_by_side)
             measured = table.measured()
-            if plan is None or measured.keys() >= set(plan.items()):
-                return plan
-            table = measure_sensitivities(search, prepared, also=[*measured, *plan.items()])
+            chosen = {pair for plan in plans for pair in plan.items()}
+            if measured.keys() >= chosen:
+                return plans
+            table = measure_sensitivities(search, prepared, also=[*measured, *chosen])
             controller.learn(table)
-        return controller.ask()
+        return controller.ask(run.side_by_side)
 
     with (
         timings("joint plans"),
         run.progress("joint plans, recovered", search.effort.max_trials) as advance,
     ):
         while True:
-            while (plan := next_plan()) is not None:
-                controller.tell(measure(plan, "recovered", advance))
+            while plans := next_plans():
+                for measured in measure(plans, "recovered", advance):
+                    controller.tell(measured)
             # The winner was picked for its score, so check that score on held-out latents. Each
             # plan is checked on its own: latents that decided about one are no judge of another.
             chosen = controller.best() or controller.closest()
             assert chosen is not None, "the controller always asks for at least one plan"
-            final = measure(chosen.plan, "final", lambda n: None)
+            [final] = measure([chosen.plan], "final", lambda n: None)
             met = controller.meets(final)
             if met or not controller.meets(chosen):
                 break
             controller.reject(final)
 
     with timings("report"):
-        before = measure(chosen.plan, "factorized", lambda n: None)
+        [before] = measure([chosen.plan], "factorized", lambda n: None)
     return Found(
         budget=budget,
         budget_met=met,
