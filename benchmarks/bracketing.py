@@ -16,7 +16,7 @@ from ard.measuring.measurement import Measurement
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
 from ard.search.allocation import allocate, undominated
-from ard.search.controller import layer_damages
+from ard.search.ladder import layer_damages
 
 # After a plan over the budget, the next one aims at this fraction of the budget: each trial costs a
 # recovery, and a narrow miss gains nothing.

@@ -22,7 +22,7 @@ import itertools
 import math
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -213,7 +213,11 @@ def search(controller: BudgetController | BracketingController, world: World) ->
     )
 
 
-CONTROLLERS = {"bracketing": BracketingController, "outlook": BudgetController}
+Controller = BudgetController | BracketingController
+CONTROLLERS: dict[str, Callable[..., Controller]] = {
+    "bracketing": BracketingController,
+    "outlook": BudgetController,
+}
 
 
 def outcomes_of(world: World, budget: float, trials: int) -> dict[str, Outcome]:

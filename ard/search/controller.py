@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ard.costs.cost import LayerCost, cost_of
+from ard.costs.cost import LayerCost
 from ard.errors import BudgetError
 from ard.layers import LayerProfile
 from ard.measuring.measurement import Measurement
-from ard.measuring.sensitivity import Row, SensitivityTable
+from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
-from ard.search.allocation import Option, allocate, monotone, undominated
+from ard.search.ladder import Ladder, Rung
 from ard.search.outlook import Outlook, outlook
 
 # A search ends when what the next plan is expected to save, in log cost, falls below this.
@@ -27,17 +26,6 @@ EAGER = 1.5
 HOPELESS = 0.05
 # A plan that costs nothing counts as this share of the dense cost.
 MIN_SHARE = 1e-6
-# Plans between dense and the cheapest that a search chooses among.
-N_RUNGS = 64
-
-
-@dataclass(frozen=True)
-class Rung:
-    """The cheapest plan for a sum of single-layer damages."""
-
-    plan: RankPlan
-    damage: float
-    cost: float
 
 
 @dataclass(frozen=True)
@@ -91,28 +79,23 @@ class BudgetController:
         self._asked: list[RankPlan] = []
         self.learn(table)
         for measurement in known:
-            damage = self._summed_damage(measurement.plan)
+            damage = self._ladder.damage_of(measurement.plan)
             if damage is not None:
-                price = self._cost_of(measurement.plan)
+                price = self._ladder.cost_of(measurement.plan)
                 self._finished.append(_Trial(measurement, damage, price, inherited=True))
 
     def learn(self, table: SensitivityTable) -> None:
         """Replace the table by a better one: plans that were asked for may be others now."""
-        every = [
-            layer_damages(layer, table.of_layer(layer.name), self.cost) for layer in self.layers
-        ]
-        self._damages = [{option.choice: option.damage for option in options} for options in every]
-        self._options = [undominated(options) for options in every]
-        self._rungs: tuple[Rung, ...] | None = None
+        self._ladder = Ladder(table, self.layers, self.cost)
         self._asked = []
         for i, trial in enumerate(self._finished):
-            damage = self._summed_damage(trial.measurement.plan)
+            damage = self._ladder.damage_of(trial.measurement.plan)
             if damage is not None:
                 self._finished[i] = replace(trial, damage=damage)
 
     def plan_for(self, allowed: float) -> RankPlan:
         """The cheapest plan whose single-layer damages add up to at most `allowed`."""
-        return self._rung(allowed).plan
+        return self._ladder.rung(allowed).plan
 
     def ask(self, n: int) -> tuple[RankPlan, ...]:
         """The next plans to recover and measure, side by side; none when the search is over.
@@ -125,7 +108,7 @@ class BudgetController:
             Up to `n` plans, the most promising first. Each is chosen for what it adds to the others
             before it.
         """
-        rungs = self.rungs()
+        rungs = self._ladder.rungs()
         if len(rungs) == 1:  # nothing to factorize
             return self._offer([] if self.trials or self._asked else [DENSE])
         best = self._best()
@@ -170,9 +153,10 @@ class BudgetController:
         if measurement.plan not in self._asked:
             raise ValueError(f"asked for {self._asked}, but was told about {measurement.plan}")
         self._asked.remove(measurement.plan)
-        damage = self._summed_damage(measurement.plan)
+        damage = self._ladder.damage_of(measurement.plan)
         assert damage is not None, "plans are made of the choices on offer"
-        self._finished.append(_Trial(measurement, damage, self._cost_of(measurement.plan)))
+        price = self._ladder.cost_of(measurement.plan)
+        self._finished.append(_Trial(measurement, damage, price))
 
     def reject(self, measurement: Measurement) -> None:
         """Replace the score of a plan by a later one, measured on held-out latents."""
@@ -202,56 +186,6 @@ class BudgetController:
         """Whether the upper end of the interval is within the budget."""
         return measurement.score.ci_high <= self.budget
 
-    def rungs(self) -> tuple[Rung, ...]:
-        """Plans from dense to the cheapest of all, each cheaper and more damaging than the last.
-
-        The widest gap in log cost is halved, in log damage, until there are `N_RUNGS` of them or
-        no gap is left.
-        """
-        if self._rungs is None:
-            steps = [options[1].damage for options in self._options if len(options) > 1]
-            most = sum(options[-1].damage for options in self._options)
-            dense = self._rung(0.0)
-            found = [dense]
-            if steps:
-                found = _distinct([dense, self._rung(min(steps)), self._rung(most)])
-                # Between these allowances no further plan was found.
-                closed: set[tuple[RankPlan, RankPlan]] = set()
-                for _ in range(N_RUNGS):
-                    pairs = itertools.pairwise(found[1:])
-                    gaps = [
-                        (low, high) for low, high in pairs if (low.plan, high.plan) not in closed
-                    ]
-                    if not gaps:
-                        break
-                    low, high = max(gaps, key=lambda gap: gap[0].cost / max(gap[1].cost, 1e-300))
-                    between = self._between(low, high)
-                    if between is None:
-                        closed.add((low.plan, high.plan))
-                    else:
-                        found = _distinct([*found, between])
-            self._rungs = tuple(found)
-        return self._rungs
-
-    def _between(self, low: Rung, high: Rung) -> Rung | None:
-        """A rung between two others, or None if none was found."""
-        least, most = low.damage, high.damage
-        for _ in range(6):
-            if most <= least * (1 + 1e-3):
-                return None
-            rung = self._rung(allowed := math.sqrt(least * most))
-            if low.cost > rung.cost > high.cost:
-                return rung
-            least = allowed
-        return None
-
-    def _rung(self, allowed: float) -> Rung:
-        chosen = allocate(self._options, allowed)
-        pairs = zip(self.layers, chosen, strict=True)
-        plan = RankPlan({layer.name: o.choice for layer, o in pairs if o.choice is not None})
-        damage = math.fsum(option.damage for option in chosen)
-        return Rung(plan, damage, self._cost_of(plan))
-
     def _chances(self, rungs: Sequence[Rung]) -> Outlook:
         outcomes = [(t.damage, t.measurement.score.ci_high) for t in self._finished]
         damages = [rung.damage for rung in rungs]
@@ -260,55 +194,3 @@ class BudgetController:
     def _best(self) -> _Trial | None:
         met = [t for t in self._finished if self.meets(t.measurement)]
         return min(met, key=lambda t: t.cost) if met else None
-
-    def _summed_damage(self, plan: RankPlan) -> float | None:
-        """The sum of the single-layer damages of a plan; None if one of its choices is unknown."""
-        total = 0.0
-        for layer, damages in zip(self.layers, self._damages, strict=True):
-            choice = plan.get(layer.name)
-            if choice not in damages:
-                return None
-            total += damages[choice]
-        return total
-
-    def _cost_of(self, plan: RankPlan) -> float:
-        return cost_of(self.cost, self.layers, plan)
-
-
-def _distinct(rungs: Sequence[Rung]) -> list[Rung]:
-    """The rungs that no other beats in damage and cost, the mildest first."""
-    kept: list[Rung] = []
-    for rung in sorted(rungs, key=lambda r: (r.damage, r.cost)):
-        if not kept or rung.cost < kept[-1].cost:
-            kept.append(rung)
-    return kept
-
-
-def layer_options(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
-    """The options of one layer: dense, and every row that is Pareto-optimal."""
-    return undominated(layer_damages(layer, rows, cost))
-
-
-def layer_damages(layer: LayerProfile, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
-    """The dense option and one option per row of a layer, with their damages.
-
-    Scores are noisy, and the best of many noisy scores tends to be too good. So each method's
-    damages are made monotone in cost, and a damage is at least half the upper end of its interval,
-    which is never zero for a plan that changes an image.
-    """
-    options = [Option(None, cost(layer, None), 0.0)]
-    for method in dict.fromkeys(row.choice.method for row in rows):
-        of_method = sorted(
-            (row for row in rows if row.choice.method == method),
-            key=lambda row: -cost(layer, row.choice),
-        )
-        damages = monotone([_damage(row) for row in of_method])
-        options += [
-            Option(row.choice, cost(layer, row.choice), damage)
-            for row, damage in zip(of_method, damages, strict=True)
-        ]
-    return options
-
-
-def _damage(row: Row) -> float:
-    return max(row.score.rise, row.score.ci_high / 2, 1e-12)

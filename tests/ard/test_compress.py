@@ -524,3 +524,69 @@ def test_a_generator_without_a_layer_to_factorize_ends_in_one_line(
     assert (code, out) == (1, "")
     last = "error: the generator has no layer to factorize (0: too thin to factorize (3 -> 192"
     assert err.splitlines()[-1].startswith(last)
+
+
+# -- targets
+
+
+def test_a_target_is_reached_at_any_rise_and_comes_first(
+    arguments: tuple[str | Path, ...], command: Command, copied: Path, checkpoint: Path
+) -> None:
+    code, out, err = command(*arguments[:-2], "--target", "params=0.7")
+    assert code == 0, err
+    total = sum(p.numel() for p in build_generator(load_checkpoint(checkpoint)).parameters())
+    small = build_generator(load_checkpoint(copied / "compressed.pt"))
+    params = sum(p.numel() for p in small.parameters())
+    assert params <= 0.7 * total
+    report = json.loads((copied / "report.json").read_text())
+    assert report["budget"] is None
+    target = report["target"]
+    assert (target["cost"], target["dense"], target["reached"]) == (params, total, True)
+    first, second, *_ = out.splitlines()
+    assert first.startswith("target ")
+    assert second.startswith("quality ")
+    assert "allowed" not in second
+    assert (copied / "report.html").stat().st_size > 100_000
+
+
+def test_a_target_beyond_the_budget_ends_with_3_and_both_plans_saved(
+    arguments: tuple[str | Path, ...], command: Command, copied: Path, checkpoint: Path
+) -> None:
+    rates = ("--fid-budget", "1e-9", "--recover-steps", "0", "--polish-steps", "0")
+    code, out, err = command(
+        *arguments[:-2], *rates, "--target", "params=0.6", "--run-dir", copied.parent / "other"
+    )
+    assert code == 3, err
+    run_dir = copied.parent / "other"
+    dense = build_generator(load_checkpoint(checkpoint))
+    total = sum(p.numel() for p in dense.parameters())
+    within, beyond = (
+        sum(p.numel() for p in build_generator(load_checkpoint(path)).parameters())
+        for path in (run_dir / "compressed.pt", run_dir / "at-target" / "compressed.pt")
+    )
+    assert beyond <= 0.6 * total < within
+    assert not json.loads((run_dir / "report.json").read_text())["target"]["reached"]
+    assert "NOT reached" in out
+    assert "at-target/" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--target", "params=2"), 1, "above 0 and below 1"),
+        (("--target", "latency=5"), 1, "needs a unit"),
+        (("--target", "macs=0.5", "--objective", "latency"), 2, "--objective"),
+        (("--target", "fps=60@4", "--latency-batch", "8"), 2, "--latency-batch"),
+        (("--target", "params=0.5", "--precision", "int8"), 2, "--precision"),
+        ((), 2, "a target"),
+    ],
+)
+def test_a_target_that_makes_no_sense_is_one_line_and_leaves_no_directory(
+    command: Command, checkpoint: Path, tmp_path: Path, options: tuple[str, ...], code: int,
+    message: str,
+) -> None:  # fmt: skip
+    run_dir = tmp_path / "run"
+    found, out, err = command(checkpoint, *options, "--run-dir", run_dir)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert not run_dir.exists()

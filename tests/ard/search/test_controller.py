@@ -18,7 +18,8 @@ from ard.measuring.measurement import Measurement
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import DENSE, Factorization, RankPlan
 from ard.search.allocation import Option
-from ard.search.controller import BudgetController, layer_options
+from ard.search.controller import BudgetController
+from ard.search.ladder import Ladder, layer_options
 
 FRACTIONS = (0.6, 0.35, 0.2, 0.1, 0.05)
 JOINT_HALF = 0.05  # half the width of the interval of a measured whole plan
@@ -240,7 +241,7 @@ def test_plans_that_are_still_being_measured_are_not_asked_for_again() -> None:
 
 def test_rungs_cost_less_and_hurt_more_from_one_to_the_next() -> None:
     world = World({f"l{i}": 0.1 * (i + 1) for i in range(8)})
-    rungs = controller(world, 1.0).rungs()
+    rungs = Ladder(world.table(), world.layers, params_cost).rungs()
     assert rungs[0].plan == DENSE
     assert len(rungs) > 20
     for milder, harsher in itertools.pairwise(rungs):
@@ -253,6 +254,32 @@ def test_rungs_cost_less_and_hurt_more_from_one_to_the_next() -> None:
     # Among the plans that it offers, no gap is wider than the step of a single choice must make it.
     ratios = [a.cost / b.cost for a, b in itertools.pairwise(rungs[1:])]
     assert max(ratios) < 1.5
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2, 0.11])
+def test_the_mildest_plan_that_reaches_a_cost_hurts_least_of_all_that_do(share: float) -> None:
+    world = WORLDS["recovery does nothing"]
+    limit = share * world.cost(DENSE)
+    rung = Ladder(world.table(), world.layers, params_cost).reaching(limit)
+    every = itertools.product(
+        *([None, *(c for n, c in world.damages if n == layer.name)] for layer in world.layers)
+    )
+    plans = [
+        RankPlan({layer.name: c for layer, c in zip(world.layers, chosen, strict=True) if c})
+        for chosen in every
+    ]
+    least = min(world.upper(plan) for plan in plans if world.cost(plan) <= limit)
+    assert rung is not None
+    assert world.cost(rung.plan) == rung.cost <= limit
+    assert rung.damage <= 1.01 * least
+
+
+def test_a_cost_below_that_of_the_cheapest_plan_cannot_be_reached() -> None:
+    world = WORLDS["recovery does nothing"]
+    ladder = Ladder(world.table(), world.layers, params_cost)
+    cheapest = ladder.rungs()[-1]
+    assert ladder.reaching(cheapest.cost - 1) is None
+    assert ladder.reaching(cheapest.cost) == cheapest
 
 
 def test_layers_without_rows_stay_dense() -> None:
