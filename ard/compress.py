@@ -37,6 +37,7 @@ from ard.search.reachable import reachable_plans
 from ard.search.reachable import to_text as reachable_text
 from ard.search.target import Target
 from ard.session.config import SearchConfig, budget_of
+from ard.session.effort import effort_defaults
 from ard.session.goals import TIMED, reach_of, with_target
 from ard.session.record import environment, run_directory
 from ard.session.saving import save_found
@@ -201,4 +202,12 @@ def main(config: CompressConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, CompressConfig, prog="python -m ard.compress", description=__doc__))
+    sys.exit(
+        run(
+            main,
+            CompressConfig,
+            prog="python -m ard.compress",
+            description=__doc__,
+            default=lambda: effort_defaults(CompressConfig, sys.argv[1:]),
+        )
+    )

@@ -23,6 +23,7 @@ from ard.report.points import Point, budget_folder, point_of, points_figure, to_
 from ard.search.budget import Budget
 from ard.search.target import Target
 from ard.session.config import SearchConfig, parse_budgets
+from ard.session.effort import effort_defaults
 from ard.session.goals import parse_targets, reach_of, with_target
 from ard.session.record import run_directory
 from ard.session.saving import save_found
@@ -127,4 +128,12 @@ def search(config: ParetoConfig, budgets: list[Budget], targets: list[Target]) -
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, ParetoConfig, prog="python -m ard.pareto", description=__doc__))
+    sys.exit(
+        run(
+            main,
+            ParetoConfig,
+            prog="python -m ard.pareto",
+            description=__doc__,
+            default=lambda: effort_defaults(ParetoConfig, sys.argv[1:]),
+        )
+    )

@@ -89,9 +89,9 @@ def arguments(checkpoint: Path, statistics: Path, copied: Path) -> tuple[str | P
 
 def journal(run_dir: Path) -> list[tuple[str, str]]:
     """(stage, plan) of every measurement."""
-    lines = (run_dir / "journal.jsonl").read_text().splitlines()[1:]
+    lines = (run_dir / "journal.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return [(record["stage"], json.dumps(record["plan"])) for record in records]
+    return [(r["stage"], json.dumps(r["plan"])) for r in records if "stage" in r]
 
 
 def ends_in_one_line(stderr: str) -> bool:
@@ -542,10 +542,10 @@ def test_a_target_is_reached_at_any_rise_and_comes_first(
     assert report["budget"] is None
     target = report["target"]
     assert (target["cost"], target["dense"], target["reached"]) == (params, total, True)
-    first, second, *_ = out.splitlines()
-    assert first.startswith("target ")
-    assert second.startswith("quality ")
-    assert "allowed" not in second
+    answers, *_ = out.split("\n\n")
+    target_line, quality = answers.index("target "), answers.index("\nquality ")
+    assert target_line == 0
+    assert "allowed" not in answers[quality:]
     assert (copied / "report.html").stat().st_size > 100_000
 
 
@@ -590,3 +590,22 @@ def test_a_target_that_makes_no_sense_is_one_line_and_leaves_no_directory(
     assert (found, out) == (code, "")
     assert message in err
     assert not run_dir.exists()
+
+
+def test_more_effort_keeps_single_layers_and_recovers_whole_plans_anew(
+    arguments: tuple[str | Path, ...], command: Command, copied: Path
+) -> None:
+    before = journal(copied)
+    more = ("--recover-steps", "3", "--samples", "80")
+    code, _, err = command(*arguments, *more)
+    assert code == 1
+    assert "belongs to another run: samples is 64 there and 80 here" in err
+    code, _, err = command(*arguments, *more, "--effort", "thorough")
+    assert code in (0, 3), err
+    assert journal(copied)[: len(before)] == before
+    added = journal(copied)[len(before) :]
+    assert {stage for stage, _ in added} >= {"recovered", "final", "factorized"}
+    kept = {plan for stage, plan in before if stage == "single"}
+    assert not kept & {plan for stage, plan in added if stage == "single"}
+    config = json.loads((copied / "config.json").read_text())
+    assert (config["effort"], config["recover_steps"]) == ("thorough", 3)
