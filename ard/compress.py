@@ -1,15 +1,22 @@
 """Compress a generator under an image-quality budget.
 
     python -m ard.compress ckpt.pt --fid-budget 5%
+    python -m ard.compress ckpt.pt --target latency=0.4
+
+A budget is what quality may cost, and the smallest network within it is found. A target is what
+the network may cost, and the smallest rise that reaches it is found: a share of the parameters,
+multiply-adds or time, a time such as latency=5ms, or fps=60@1. With both, the cheapest within the
+budget that reaches the target.
 
 The run directory holds the plan, the compressed checkpoint, the report and a bundle for the
 device. Run the same command again to resume. Exit code 3 means that the best plan found is saved
-but does not meet the budget, or leaves too little of it for the precision; the bundle is then
-float32.
+but does not meet the budget or reach the target, or leaves too little of the budget for the
+precision; the bundle is then float32.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -20,20 +27,28 @@ import torch
 
 from ard.errors import DeliveryError
 from ard.measuring.sensitivity import SensitivityTable
-from ard.pipeline import Prepared, compress_within
-from ard.report.delivery import Delivery, Demand, deliver
+from ard.pipeline import CompressionResult, Goal, Prepared, Reach, compress_for
+from ard.report.delivery import BATCHES, FLOAT32, TIMING, Delivery, Demand, deliver, network_timer
 from ard.report.summary import make_report
-from ard.report.values import CompressionReport, to_text
+from ard.report.values import CompressionReport, Reached, to_text
 from ard.report.writing import write_report
+from ard.search.budget import Budget
 from ard.search.reachable import reachable_plans
 from ard.search.reachable import to_text as reachable_text
+from ard.search.target import Target
 from ard.session.config import SearchConfig, budget_of
+from ard.session.effort import effort_defaults
+from ard.session.goals import TIMED, reach_of, with_target
 from ard.session.record import environment, run_directory
 from ard.session.saving import save_found
 from ard.session.search import open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run, say
+from nas_gan.errors import UsageError
 from nas_gan.locks import locked
 from nas_gan.zoo import display_name
+
+# In the run directory, the plan that reaches a target that the budget has no room for.
+AT_TARGET = "at-target"
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,9 @@ class CompressConfig(SearchConfig):
     """Allowed rise in FID: 0.5 is absolute, 5% is relative to the dense generator's."""
     quality_budget: str | None = None
     """Allowed rise in the chosen metric, in the same format; use it for metrics other than FID."""
+    target: str | None = None
+    """Cost of the whole network to reach: params=0.25, macs=0.5, latency=0.4, latency=5ms or
+    fps=60@1, a frame rate at a batch size."""
     bundle: bool = True
     """Export an ONNX bundle and time it against the dense generator."""
 
@@ -55,10 +73,14 @@ def compress(
 
     `tell` is called with what was found out, in lines.
     """
-    budget, option = budget_of(config.metric, config.fid_budget, config.quality_budget)
+    target = None if config.target is None else Target.parse(config.target, "target")
+    if target is not None:
+        config = with_target(config, target)
+    budget, option = asked_budget(config, target)
+    budgets = [] if budget is None else [budget]
     session = open_session(config, tell)
     setting, run_dir = session.setting, session.run_dir
-    for line in opening_lines(config, session, [budget], option):
+    for line in opening_lines(config, session, budgets, option):
         tell(line)
 
     def show_reachable(prepared: Prepared, table: SensitivityTable) -> None:
@@ -66,12 +88,22 @@ def compress(
         text = reachable_text(rows, prepared.profile, session.dense, setting.distance)
         tell(text)
 
-    allowed = budget.absolute(session.dense)
-    [result] = compress_within(
-        session.search, [allowed], profile=session.profile, on_table=show_reachable
+    allowed = None if budget is None else budget.absolute(session.dense)
+    reach, dense_cost = None, 0.0
+    if target is not None:
+        timed = network_timer(config, session)
+        search = session.search
+        reach, dense_cost = reach_of(
+            target, session.profile, search.cost, search.generator, timed, "target"
+        )
+        tell(f"target {target.text}: {reach.limit:.4g} of {dense_cost:.4g}")
+    [result] = compress_for(
+        session.search, [Goal(allowed, reach)], profile=session.profile, on_table=show_reachable
     )
     result.table.save(run_dir / "sensitivity.csv")
     save_found(result, result.profile, setting.checkpoint, run_dir, (".pt", ".safetensors"))
+    if result.beyond is not None:
+        save_found(result.beyond, result.profile, setting.checkpoint, run_dir / AT_TARGET)
     seconds = {"dense scores": session.seconds, **result.timings}
     delivery = Delivery()
     undelivered = ""
@@ -79,8 +111,12 @@ def compress(
         started = time.monotonic()
         try:
             threads = torch.get_num_threads()
-            demand = Demand.after(config.precision, allowed, result.recovered, threads)
-            delivery = deliver(run_dir, config, demand, progress)
+            # Without a budget there is no other precision to find room for.
+            demand = Demand(threads=threads)
+            if allowed is not None:
+                demand = Demand.after(config.precision, allowed, result.recovered, threads)
+            batches = sorted({*BATCHES, config.latency_batch}) if target else BATCHES
+            delivery = deliver(run_dir, config, demand, progress, batches)
         except DeliveryError as error:  # the result is saved, and its report must not be lost
             undelivered = error.message
         seconds["export and timing"] = time.monotonic() - started
@@ -90,14 +126,70 @@ def compress(
         checkpoint=display_name(config.checkpoint),
         objective=config.objective,
         budget=budget,
+        target=None
+        if target is None or reach is None
+        else reached_target(target, reach, dense_cost, result, delivery, config),
         delivery=delivery,
         undelivered=undelivered,
         timings=seconds,
         environment={**environment(), "seed": str(config.seed)},
     )
     write_report(report, setting.generator, result.generator, session.pictured, run_dir)
+    if target is not None:
+        shutil.rmtree(run_dir / TIMING, ignore_errors=True)
     session.store.clear()  # only now: a run that stops during export need not recover again
     return report, run_dir
+
+
+def asked_budget(config: CompressConfig, target: Target | None) -> tuple[Budget | None, str]:
+    """The budget, if one was given, and how the command line spells it.
+
+    Raises:
+        UsageError: neither a budget nor a target was given, or settings do not fit together.
+    """
+    if config.fid_budget is None and config.quality_budget is None:
+        if target is None:
+            raise UsageError(
+                "is missing; give the allowed rise in FID, such as 5%, a quality budget, which is "
+                "a rise in the chosen metric, or a target",
+                setting="fid_budget",
+            )
+        if config.precision != FLOAT32:
+            raise UsageError(
+                f"is {config.precision}, whose rise needs a budget; give one beside the target",
+                setting="precision",
+            )
+        return None, ""
+    return budget_of(config.metric, config.fid_budget, config.quality_budget)
+
+
+def reached_target(
+    target: Target,
+    reach: Reach,
+    dense: float,
+    result: CompressionResult,
+    delivery: Delivery,
+    config: CompressConfig,
+) -> Reached:
+    """Whether the saved network reaches the target; by the times of its bundle if there are any."""
+    assert result.cost is not None
+    limit, cost, how = reach.limit, result.cost, "counted"
+    if target.quantity == TIMED:
+        how = f"measured at batch {config.latency_batch}"
+        if reach.measured is None:
+            how = f"the sum of its layers at batch {config.latency_batch} in the table"
+        else:
+            for row in delivery.latency:
+                if row.batch == config.latency_batch:
+                    limit, cost, dense = target.limit(row.dense_ms), row.compressed_ms, row.dense_ms
+    other, beyond = result.beyond, ""
+    if other is not None and other.cost is not None:
+        beyond = (
+            f"{AT_TARGET}/ holds the nearest on the other side, {other.cost:.4g} at a rise of "
+            f"{other.recovered.rise:+.3g} [{other.recovered.ci_low:+.3g}, "
+            f"{other.recovered.ci_high:+.3g}]"
+        )
+    return Reached(target.text, target.quantity, limit, dense, cost, how, cost <= limit, beyond)
 
 
 def main(config: CompressConfig) -> int:
@@ -106,9 +198,16 @@ def main(config: CompressConfig) -> int:
     sys.stdout.write(f"{to_text(report)}\n{run_dir / 'report.html'}\n")
     if report.undelivered:
         raise DeliveryError(f"the result is saved, but not its bundle: {report.undelivered}")
-    missed = report.precision is not None and report.precision.missed
-    return DONE if report.budget_met and not missed else BUDGET_MISSED
+    return DONE if report.met else BUDGET_MISSED
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, CompressConfig, prog="python -m ard.compress", description=__doc__))
+    sys.exit(
+        run(
+            main,
+            CompressConfig,
+            prog="python -m ard.compress",
+            description=__doc__,
+            default=lambda: effort_defaults(CompressConfig, sys.argv[1:]),
+        )
+    )

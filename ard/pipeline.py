@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from ard.plan import DENSE, RankPlan, Replacement
 from ard.recovery.recover import Recover, closed_form_only
 from ard.search.candidates import competing_choices, competing_forms
 from ard.search.controller import BudgetController
+from ard.search.ladder import Ladder
 from ard.search.proxy import choose_anchors, estimate
 from nas_gan.progress import Progress, no_progress
 
@@ -37,6 +39,9 @@ MIN_SHARE = 0.004
 # How often a plan that relies on estimates is measured layer by layer and chosen again, before it
 # is accepted as it is.
 MAX_CONFIRMATIONS = 2
+# How often a plan is corrected by its measured cost; within CLOSE of the limit there is no need.
+# Times vary, so the prediction aims a little below.
+MAX_CORRECTIONS, CLOSE, AIM = 4, 0.95, 0.98
 
 Choice = tuple[str, Replacement]  # a part and what replaces it
 
@@ -99,12 +104,14 @@ class Run:
         executor: runs the measurements.
         progress: makes a progress bar from a description and a total.
         clock: the time in seconds, for the timings of the result.
+        side_by_side: whole plans that are recovered and scored at a time.
     """
 
     journal: Journal = field(default_factory=MemoryJournal)
     executor: Executor = field(default_factory=SerialExecutor)
     progress: Progress = no_progress
     clock: Callable[[], float] = time.monotonic
+    side_by_side: int = 1
 
 
 @dataclass(frozen=True)
@@ -155,22 +162,53 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The outcome of a search under one budget.
+class Reach:
+    """A cost of the whole network that a plan has to reach, in the unit of the search's cost.
 
     Attributes:
-        budget: the allowed rise.
+        limit: the largest cost that reaches it.
+        fixed: the cost of what no plan changes.
+        measured: measures the cost of a factorized generator with this plan; None if the sum over
+            the layers is exact.
+    """
+
+    limit: float
+    fixed: float = 0.0
+    measured: Callable[[nn.Module, RankPlan], float] | None = None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a search is for: a budget to save within, a cost to reach at the smallest rise, or both.
+
+    With both it is the cheapest plan within the budget that also reaches the cost.
+    """
+
+    budget: float | None = None
+    reach: Reach | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of a search for one goal.
+
+    Attributes:
+        budget: the allowed rise; None if a cost was to be reached at any.
         budget_met: whether the upper end of the 95 % interval of the recovered generator's rise is
-            within the budget.
-        plan: the cheapest plan within the budget, or the closest to it if there is none.
+            within the budget, if there is one.
+        plan: the cheapest plan within the budget, or the closest to it if there is none; without a
+            budget the mildest plan that reaches the cost, or the cheapest of all.
         generator: the recovered generator with that plan.
         factorized: its score before recovery.
         recovered: its score on held-out latents that tested no other plan.
         trials: the whole plans that this search recovered and scored, in order.
         table: the single-layer scores at the end of the search.
+        cost: the cost of the whole network, measured if it can be; None if none was to be reached.
+        beyond: if a budget and a cost cannot be had together, the plan on the other side: `plan` is
+            the cheapest within the budget, and this the mildest that reaches the cost.
     """
 
-    budget: float
+    budget: float | None
     budget_met: bool
     plan: RankPlan
     generator: nn.Module
@@ -178,9 +216,11 @@ class Found:
     recovered: Score
     trials: tuple[Measurement, ...]
     table: SensitivityTable
+    cost: float | None = None
+    beyond: Found | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompressionResult(Found):
     """The outcome of a compression.
 
@@ -262,6 +302,40 @@ def compress_within(
         NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
         BudgetError: a budget is negative or not a number.
     """
+    goals = [Goal(budget) for budget in sorted(budgets)]
+    smaller: CompressionResult | None = None
+    for result in compress_for(search, goals, profile=profile, on_table=on_table):
+        found = result
+        if smaller is not None:
+            parts = result.profile.parts
+            found = cheaper_within(smaller, result, partial(cost_of, search.cost, parts))
+            found = replace(found, timings=result.timings)
+        smaller = found
+        yield found
+
+
+def compress_for(
+    search: Search,
+    goals: Sequence[Goal],
+    *,
+    profile: Profile | None = None,
+    on_table: Callable[[Prepared, SensitivityTable], None] = lambda prepared, table: None,
+) -> Iterator[CompressionResult]:
+    """Sweep the single layers once, then search for each goal in turn.
+
+    Args:
+        search: what is compressed, and how.
+        goals: budgets to save within, costs to reach, or both.
+        profile: the layers of the generator, if they are known already.
+        on_table: called with the single-layer scores before any whole plan is recovered.
+
+    Yields:
+        One result per goal, in their order.
+
+    Raises:
+        NothingToFactorizeError: no method of the grid makes any layer of the generator cheaper.
+        BudgetError: a budget is negative or not a number.
+    """
     timings = Stopwatch(search.run.clock)
     with timings("profile and methods"):
         prepared = prepare(search, profile)
@@ -269,20 +343,46 @@ def compress_within(
         table = measure_sensitivities(search, prepared)
     on_table(prepared, table)
     trials: list[Measurement] = []
-    smaller: Found | None = None
-    for budget in sorted(budgets):
-        found = find_plan(search, prepared, table, budget, known=trials, timings=timings)
-        trials += found.trials
+    for goal in goals:
+        found = find(search, prepared, table, goal, known=trials, timings=timings)
+        trials += (trial for trial in found.trials if trial not in trials)
         table = found.table
-        if smaller is not None:
-            found = cheaper_within(smaller, found, partial(cost_of, search.cost, prepared.parts))
-        smaller = found
         yield CompressionResult(
             **vars(found),
             profile=prepared.profile,
             skipped=prepared.skipped,
             timings=dict(timings.seconds),
         )
+
+
+def find(
+    search: Search,
+    prepared: Prepared,
+    table: SensitivityTable,
+    goal: Goal,
+    *,
+    known: Sequence[Measurement],
+    timings: Stopwatch,
+) -> Found:
+    """Find a plan for a goal; see `find_plan` and `find_reaching`."""
+    if goal.budget is None:
+        assert goal.reach is not None, "a goal has a budget or a cost"
+        return find_reaching(search, prepared, table, goal.reach, timings=timings)
+    found = find_plan(search, prepared, table, goal.budget, known=known, timings=timings)
+    reach = goal.reach
+    if reach is None:
+        return found
+    found = replace(found, cost=whole_cost(search, prepared, reach, found.plan, found.generator))
+    if found.cost is not None and found.cost <= reach.limit:
+        return found
+    # The cheapest within the budget costs too much. The mildest that costs little enough may be
+    # within the budget nevertheless, because a search with few trials can miss it.
+    other = find_reaching(search, prepared, found.table, reach, timings=timings)
+    both = (*found.trials, *(trial for trial in other.trials if trial not in found.trials))
+    within = other.recovered.ci_high <= goal.budget
+    if within and other.cost is not None and other.cost <= reach.limit:
+        return replace(other, budget=goal.budget, budget_met=True, trials=both)
+    return replace(found, beyond=other, table=other.table, trials=both)
 
 
 def prepare(search: Search, profile: Profile | None = None) -> Prepared:
@@ -400,39 +500,8 @@ def find_plan(
         BudgetError: the budget is negative or not a number.
     """
     timings = timings or Stopwatch(search.run.clock)
-    evaluators, run, assemble = search.evaluators, search.run, prepared.assemble
-
-    def recovered(plan: RankPlan) -> nn.Module:
-        def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
-            return assemble(plan if part is None else part, base)
-
-        return search.recover(build, plan)
-
-    stages: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
-        "recovered": (recovered, evaluators.joint),
-        "final": (recovered, evaluators.final),
-        "factorized": (assemble, evaluators.factorized or evaluators.final),
-    }
-
-    def measure(plan: RankPlan, stage: Stage, advance: Callable[[int], None]) -> Measurement:
-        build, evaluate = stages[stage]
-        bank = 0
-        if stage == "final":
-            # A plan that the sweep finds in the journal keeps its bank.
-            tested = [m.bank for m in run.journal.measurements() if m.stage == "final"]
-            bank = max(tested, default=-1) + 1
-            evaluate = partial(_lazily, evaluators.held_out, bank)
-        [measured] = sweep(
-            [plan],
-            Measure(build, evaluate),
-            run.executor,
-            run.journal,
-            stage=stage,
-            bank=bank,
-            on_measured=advance,
-        )
-        return measured
-
+    run, whole = search.run, WholePlans(search, prepared)
+    measure = whole.measure
     controller = BudgetController(
         table,
         prepared.parts,
@@ -442,41 +511,43 @@ def find_plan(
         known=known,
     )
 
-    def next_plan() -> RankPlan | None:
+    def next_plans() -> tuple[RankPlan, ...]:
         nonlocal table
         for _ in range(MAX_CONFIRMATIONS):
-            plan = controller.ask()
+            plans = controller.ask(run.side_by_side)
             measured = table.measured()
-            if plan is None or measured.keys() >= set(plan.items()):
-                return plan
-            table = measure_sensitivities(search, prepared, also=[*measured, *plan.items()])
+            chosen = {pair for plan in plans for pair in plan.items()}
+            if measured.keys() >= chosen:
+                return plans
+            table = measure_sensitivities(search, prepared, also=[*measured, *chosen])
             controller.learn(table)
-        return controller.ask()
+        return controller.ask(run.side_by_side)
 
     with (
         timings("joint plans"),
         run.progress("joint plans, recovered", search.effort.max_trials) as advance,
     ):
         while True:
-            while (plan := next_plan()) is not None:
-                controller.tell(measure(plan, "recovered", advance))
+            while plans := next_plans():
+                for measured in measure(plans, "recovered", advance):
+                    controller.tell(measured)
             # The winner was picked for its score, so check that score on held-out latents. Each
             # plan is checked on its own: latents that decided about one are no judge of another.
             chosen = controller.best() or controller.closest()
             assert chosen is not None, "the controller always asks for at least one plan"
-            final = measure(chosen.plan, "final", lambda n: None)
+            [final] = measure([chosen.plan], "final", lambda n: None)
             met = controller.meets(final)
             if met or not controller.meets(chosen):
                 break
             controller.reject(final)
 
     with timings("report"):
-        before = measure(chosen.plan, "factorized", lambda n: None)
+        [before] = measure([chosen.plan], "factorized", lambda n: None)
     return Found(
         budget=budget,
         budget_met=met,
         plan=chosen.plan,
-        generator=recovered(chosen.plan),
+        generator=whole.recovered(chosen.plan),
         factorized=before.score,
         recovered=final.score,
         trials=controller.trials,
@@ -484,12 +555,152 @@ def find_plan(
     )
 
 
+def find_reaching(
+    search: Search,
+    prepared: Prepared,
+    table: SensitivityTable,
+    reach: Reach,
+    *,
+    timings: Stopwatch,
+) -> Found:
+    """Find the plan with the least damage that reaches a cost, and measure it after recovery.
+
+    A cost that is measured does not depend on the weights, so plans are corrected by measured costs
+    before any is recovered, and only one is.
+
+    Args:
+        search: what is compressed, and how.
+        prepared: the result of `prepare`.
+        table: the single-layer scores.
+        reach: the cost to reach.
+        timings: adds up the seconds of each stage.
+
+    Returns:
+        The plan, or the cheapest of all if none reaches the cost.
+    """
+    whole = WholePlans(search, prepared)
+    with timings("joint plans"):
+        costs: dict[RankPlan, float] = {}
+        ratio = 1.0  # of measured to predicted cost
+        for _ in range(1 if reach.measured is None else MAX_CORRECTIONS):
+            plan, table = plan_reaching(search, prepared, table, reach, ratio)
+            if plan in costs:
+                break
+            costs[plan] = whole_cost(search, prepared, reach, plan, prepared.assemble(plan))
+            if CLOSE * reach.limit <= costs[plan] <= reach.limit:
+                break
+            ratio = costs[plan] / predicted_cost(search, prepared, reach, plan)
+        reached = [plan for plan in costs if costs[plan] <= reach.limit]
+        # Of those that reach the cost the most expensive, which is the mildest.
+        chosen = (
+            max(reached, key=costs.__getitem__) if reached else min(costs, key=costs.__getitem__)
+        )
+        with search.run.progress("joint plans, recovered", 1) as advance:
+            [trial] = whole.measure([chosen], "recovered", advance)
+        [final] = whole.measure([chosen], "final", lambda n: None)
+    with timings("report"):
+        [before] = whole.measure([chosen], "factorized", lambda n: None)
+    return Found(
+        budget=None,
+        budget_met=True,
+        plan=chosen,
+        generator=whole.recovered(chosen),
+        factorized=before.score,
+        recovered=final.score,
+        trials=(trial,),
+        table=table,
+        cost=costs[chosen],
+    )
+
+
+def plan_reaching(
+    search: Search, prepared: Prepared, table: SensitivityTable, reach: Reach, ratio: float
+) -> tuple[RankPlan, SensitivityTable]:
+    """The plan with the least damage that is expected to reach a cost, and the table behind it.
+
+    Those of its choices that are estimates are measured, and it is chosen again, as in `find_plan`.
+    If no plan reaches the cost, it is the cheapest.
+    """
+    left = reach.limit / ratio if reach.measured is None else AIM * reach.limit / ratio
+    others = [layer for layer in prepared.profile.parts if layer not in prepared.parts]
+    left -= reach.fixed + cost_of(search.cost, others, DENSE)
+    for confirmed in range(MAX_CONFIRMATIONS + 1):
+        ladder = Ladder(table, prepared.parts, search.cost)
+        plan = (ladder.reaching(left) or ladder.rungs()[-1]).plan
+        measured = table.measured()
+        if measured.keys() >= set(plan.items()) or confirmed == MAX_CONFIRMATIONS:
+            break
+        table = measure_sensitivities(search, prepared, also=[*measured, *plan.items()])
+    return plan, table
+
+
+def predicted_cost(search: Search, prepared: Prepared, reach: Reach, plan: RankPlan) -> float:
+    """The cost of the whole network under a plan, summed over its layers."""
+    return reach.fixed + cost_of(search.cost, prepared.profile.parts, plan)
+
+
+def whole_cost(
+    search: Search, prepared: Prepared, reach: Reach, plan: RankPlan, generator: nn.Module
+) -> float:
+    """The cost of a whole network, measured if the sum over its layers is not exact."""
+    if reach.measured is not None:
+        return reach.measured(generator, plan)
+    return predicted_cost(search, prepared, reach, plan)
+
+
+class WholePlans:
+    """Recovers and scores whole plans, each at its stage and on its bank of latents."""
+
+    def __init__(self, search: Search, prepared: Prepared) -> None:
+        self.search, self.prepared = search, prepared
+
+    def recovered(self, plan: RankPlan) -> nn.Module:
+        """The recovered generator of a plan."""
+
+        def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
+            return self.prepared.assemble(plan if part is None else part, base)
+
+        return self.search.recover(build, plan)
+
+    def measure(
+        self, plans: Sequence[RankPlan], stage: Stage, advance: Callable[[int], None]
+    ) -> list[Measurement]:
+        """The scores of plans at a stage, in their order."""
+        evaluators, run = self.search.evaluators, self.search.run
+        stages: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
+            "recovered": (self.recovered, evaluators.joint),
+            "final": (self.recovered, evaluators.final),
+            "factorized": (self.prepared.assemble, evaluators.factorized or evaluators.final),
+        }
+        build, evaluate = stages[stage]
+        bank = 0
+        if stage == "final":
+            # A plan that the sweep finds in the journal keeps its bank.
+            tested = [m.bank for m in run.journal.measurements() if m.stage == "final"]
+            bank = max(tested, default=-1) + 1
+            evaluate = partial(_lazily, evaluators.held_out, bank)
+        return sweep(
+            plans,
+            Measure(build, evaluate),
+            run.executor,
+            run.journal,
+            stage=stage,
+            bank=bank,
+            on_measured=advance,
+        )
+
+
 def _lazily(held_out: Callable[[int], Evaluator], bank: int, candidate: Candidate) -> Score:
     """Score a candidate on held-out latents, on which nothing is drawn before they are needed."""
     return held_out(bank)(candidate)
 
 
-def cheaper_within(smaller: Found, larger: Found, price: Callable[[RankPlan], float]) -> Found:
+AnyFound = TypeVar("AnyFound", bound=Found)
+
+
+def cheaper_within(
+    smaller: AnyFound, larger: AnyFound, price: Callable[[RankPlan], float]
+) -> AnyFound:
     """The result under the larger budget: its own, or that of the smaller one if it is cheaper.
 
     A plan within a budget is within every larger one, but a search with few trials may miss it.

@@ -16,6 +16,7 @@ from ard.pipeline import measure_sensitivities, prepare
 from ard.report.summary import layer_rows
 from ard.search.reachable import reachable_plans, to_text
 from ard.session.config import SweepConfig
+from ard.session.effort import effort_defaults
 from ard.session.record import run_directory
 from ard.session.search import coverage_line, open_sweep
 from nas_gan.cli import DONE, run, say
@@ -54,4 +55,12 @@ def measure(config: SweepConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, SweepConfig, prog="python -m ard.sweep", description=__doc__))
+    sys.exit(
+        run(
+            main,
+            SweepConfig,
+            prog="python -m ard.sweep",
+            description=__doc__,
+            default=lambda: effort_defaults(SweepConfig, sys.argv[1:]),
+        )
+    )

@@ -30,7 +30,8 @@ from ard.grid import FRACTIONS
 from ard.pipeline import MIN_SHARE
 from ard.recovery.adversarial import FineTuning
 from ard.search.allocation import N_BINS
-from ard.search.controller import WORTHWHILE
+from ard.search.controller import EAGER, WORTHWHILE
+from ard.search.outlook import EXPONENT, FACTOR, FLOOR
 from ard.session.recovering import FEATURE_WEIGHT
 from ard.session.search import N_PROXY
 from edge_bench.device import JETPACK
@@ -454,7 +455,10 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"kernel is kept below {MAX_DEGENERACY:g}",
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),
         f"{N_BINS:,} bins",
-        f"cheaper by more than {WORTHWHILE:.0%}".replace("%", " %"),
+        f"save less than {WORTHWHILE:.1%}".replace("%", " %"),
+        f"`P(A) g(A)^{EAGER:g}`",
+        f"s² (k A^p + {FLOOR:g})²",
+        f"priors about {FACTOR:g} and {EXPONENT:g};",
         f"more than\n{MAX_POSITIONS} positions",
         f"up to {FineTuning.lr:.0e} for biases".replace("e-04", "e-4"),
         f"ridge of {RIDGE:.0e}".replace("e-06", "e-6"),

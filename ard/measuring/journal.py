@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, get_args
@@ -25,6 +25,11 @@ except ImportError:  # not on Windows, where one process at a time must suffice
 
 # Stages in which a single layer is replaced and nothing is trained.
 SINGLE_STAGES = ("proxy", "single")
+# Settings that only the scores of whole plans depend on.
+OF_WHOLE_PLANS = frozenset(
+    {"samples", "recover_steps", "recover_batch", "recover_lr", "feature_weight"}
+    | {"stage_ratio", "polish_steps"}
+)
 STAGES: tuple[Stage, ...] = get_args(Stage)
 # Settings that fingerprints of earlier versions lack, because there was only one choice.
 UNSAID = {"metric": "fid", "estimator": "plain"}
@@ -56,7 +61,9 @@ class FileJournal:
 
     A sweep of single layers depends on fewer settings than a search. A search can resume from the
     journal of a sweep if the settings that both have agree; its longer fingerprint is then
-    appended. A sweep can likewise resume from the journal of a search.
+    appended. A sweep can likewise resume from the journal of a search. And a search that may
+    supersede whole plans keeps the scores of single layers of one with other settings of recovery:
+    behind its fingerprint the whole plans before it no longer count.
 
     Each line ends with a checksum of what stands before it, and is flushed and synced before
     `append` returns. Opening only reads: an incomplete last line, left by a crash or still being
@@ -65,13 +72,20 @@ class FileJournal:
     Args:
         path: the file; it is created if it does not exist.
         fingerprint: the checkpoint and the settings that the measurements depend on.
+        supersede: called before whole plans that were measured with other settings are forgotten,
+            to remove what else is left of them; None if that is not allowed.
 
     Raises:
         JournalError: the file has another fingerprint, is damaged before its last line, or scores
             one plan twice with different results.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: Mapping[str, Any],
+        supersede: Callable[[], None] | None = None,
+    ) -> None:
         self.path = path
         wanted = json.loads(json.dumps(fingerprint))
         lines = _complete_lines(path)
@@ -86,6 +100,13 @@ class FileJournal:
         with _no_collection():
             self._replay(records)
         found = prints[-1] if prints and "fingerprint" in records[0] else None
+        if found is not None and supersede is not None and _whole_differ(found, wanted):
+            kept = {**found, **{n: v for n, v in wanted.items() if n in OF_WHOLE_PLANS}}
+            if _agree(kept, wanted, []):
+                supersede()
+                self._write({"fingerprint": {**kept, **wanted}})
+                self._forget_whole_plans()
+                found = {**kept, **wanted}
         if found is None or not _agree(found, wanted, list(self._known.values())):
             raise JournalError(_difference(path.parent, found, wanted))
         if set(wanted) - set(found):
@@ -123,12 +144,20 @@ class FileJournal:
 
     def _replay(self, records: Sequence[Mapping[str, Any]]) -> None:
         read = _Reader()
+        settings: Mapping[str, Any] = {}
         for n, record in enumerate(records, start=1):
-            if n > 1 and "fingerprint" not in record:
+            if "fingerprint" in record:
+                if _whole_differ(settings, record["fingerprint"]):
+                    self._forget_whole_plans()
+                settings = {**settings, **record["fingerprint"]}
+            elif n > 1:
                 try:
                     self._remember(read.measurement(record))
                 except (AttributeError, LookupError, TypeError, ValueError) as error:
                     raise JournalError(_unusable(self.path, n, error)) from error
+
+    def _forget_whole_plans(self) -> None:
+        self._known = {k: m for k, m in self._known.items() if m.stage in SINGLE_STAGES}
 
     def _remember(self, measurement: Measurement) -> None:
         known = self._known.setdefault(_key(measurement), measurement)
@@ -341,12 +370,18 @@ def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any], lines: list[Meas
     return not more or all(m.stage in SINGLE_STAGES for m in lines)
 
 
+def _whole_differ(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints differ in a setting of whole plans that both have."""
+    return any(found[n] != wanted[n] for n in OF_WHOLE_PLANS & found.keys() & wanted.keys())
+
+
 def _difference(run_dir: Path, found: Any, wanted: Mapping[str, Any]) -> str:
     if not isinstance(found, dict):
         return (
             f"{run_dir}: journal.jsonl does not begin with a fingerprint; use another run directory"
         )
     shared = [n for n in wanted if n in found and found[n] != wanted[n]]
+    shared.sort(key=lambda n: n in OF_WHOLE_PLANS)  # those can be superseded, the others cannot
     name = next(iter(shared or [n for n in wanted if n not in found]))
     return (
         f"{run_dir} belongs to another run: {name} is {found.get(name)} there and "

@@ -12,12 +12,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from ard.errors import DeliveryError
 from ard.measuring.score import Score, from_record
+from ard.plan import RankPlan
+from ard.recovery.store import compressed_checkpoint
 from ard.report.values import DeliveredPrecision, TimedRow
+from ard.session.config import SearchConfig
+from ard.session.goals import TIMED
+from ard.session.search import Session
+from nas_gan.checkpoint import Checkpoint, save_checkpoint
 from nas_gan.children import run_child
 from nas_gan.cli import BUDGET_MISSED
 from nas_gan.errors import NasGanError
+from nas_gan.files import write_json
 from nas_gan.generators import GeneratorOptions
 from nas_gan.options import option_name
 from nas_gan.progress import Progress
@@ -25,6 +35,8 @@ from nas_gan.reading import Fields, read_json
 
 BATCHES = (1, 64)
 FLOAT32 = "fp32"
+# In the run directory, times of whole networks.
+TIMING = "timing"
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,11 @@ class Delivery:
 
 
 def deliver(
-    run_dir: Path, options: GeneratorOptions, demand: Demand, progress: Progress
+    run_dir: Path,
+    options: GeneratorOptions,
+    demand: Demand,
+    progress: Progress,
+    batches: Sequence[int] = BATCHES,
 ) -> Delivery:
     """Export the bundle of a run and time it against the dense generator.
 
@@ -84,7 +100,7 @@ def deliver(
         precision = export_bundle(run_dir, run_dir / "bundle", options, demand)
         advance(1)
         rows = compare_latency(
-            run_dir / "bundle", run_dir / "bench", batches=BATCHES, threads=demand.threads
+            run_dir / "bundle", run_dir / "bench", batches=batches, threads=demand.threads
         )
         advance(1)
     return Delivery(rows, precision)
@@ -172,6 +188,65 @@ def compare_latency(
             )
         )
     return tuple(rows)
+
+
+@dataclass(frozen=True)
+class NetworkTimer:
+    """Measures whole networks, each once: exported and timed in ONNX Runtime on this machine.
+
+    Times do not depend on the weights, so those of a plan are kept in the folder by the plan, and a
+    run that is resumed finds the same.
+
+    Attributes:
+        folder: holds the times, and the bundle of the last network.
+        dense: the checkpoint of the dense generator.
+        options: how a network that its checkpoint does not describe is built and called.
+        batch: images per call.
+        threads: CPU threads.
+    """
+
+    folder: Path
+    dense: Checkpoint
+    options: GeneratorOptions
+    batch: int
+    threads: int
+
+    def __call__(self, generator: nn.Module, plan: RankPlan) -> float:
+        """Median milliseconds per batch.
+
+        Raises:
+            DeliveryError: a command failed; the message is that of the command.
+        """
+        path, key = self.folder / "times.json", plan.to_json()
+        known: dict[str, float] = read_json(path) if path.exists() else {}
+        if key not in known:
+            known[key] = self._measured(generator, plan)
+            write_json(path, known)
+        return known[key]
+
+    def _measured(self, generator: nn.Module, plan: RankPlan) -> float:
+        network, bundle = self.folder / "network.pt", self.folder / "bundle"
+        save_checkpoint(compressed_checkpoint(self.dense, generator, plan), network)
+        given = [f"{option_name(name)}={value}" for name, value in self.options.given().items()]
+        _run(["export", str(network), "--out", str(bundle), "--no-dense", *given])
+        _run(
+            [
+                *("edge_bench", str(bundle), "--batch", str(self.batch), "--no-score"),
+                *("--threads", str(self.threads), "--duration", "1", "--runs", "20"),
+                *("--repeats", "2", "--out", str(self.folder)),
+            ]
+        )
+        [row] = json.loads((self.folder / "bench.json").read_text())["rows"]
+        return float(row["latency"]["p50_us"]) / 1000
+
+
+def network_timer(config: SearchConfig, session: Session) -> NetworkTimer | None:
+    """What times whole networks; None if the layers were timed on another machine."""
+    if config.objective != TIMED or config.latency_table is not None:
+        return None
+    folder, threads = session.run_dir / TIMING, torch.get_num_threads()
+    dense = session.setting.checkpoint
+    return NetworkTimer(folder, dense, config, config.latency_batch, threads)
 
 
 def _run(arguments: list[str], fine: Collection[int] = (0,)) -> None:

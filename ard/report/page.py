@@ -36,6 +36,7 @@ from ard.report.values import (
     limit_note,
     plain_number,
     precision_note,
+    target_note,
 )
 from nas_gan.pictures.plot_style import BLUE, GREEN, VERMILION
 
@@ -100,12 +101,19 @@ def _section(title: str, content: str, note: str = "") -> str:
 
 def _header(report: CompressionReport) -> str:
     state = ("good", "within the budget") if report.budget_met else ("bad", "over the budget")
+    if report.target is not None and (report.budget is None or report.budget_met):
+        state = ("good", "target reached") if report.target.reached else ("bad", "target missed")
+    allowed = f"Δ{escape(report.distance)} of at most {escape(report.budget_text)}"
+    wanted = f"as {escape(objective_noun(report.objective))} as that allows"
+    asked = f"The budget: a {allowed}, with {wanted}."
+    if report.target is not None:
+        asked = f"The target: {escape(report.target.text)}, with the smallest rise that reaches it."
+        if report.budget is not None:
+            asked = f"The target: {escape(report.target.text)}, within a {allowed}."
     return (
         f'<header>\n<h1>{escape(report.checkpoint)} <span class="badge {state[0]}">{state[1]}'
         f"</span></h1>\n<p>A generator of {escape(report.dataset)} images, factorized layer by "
-        f"layer and recovered. The budget: a Δ{escape(report.distance)} of at most "
-        f"{escape(report.budget_text)}, with as {escape(objective_noun(report.objective))} as "
-        "that allows.</p>\n"
+        f"layer and recovered. {asked}</p>\n"
         "</header>"
     )
 
@@ -133,9 +141,10 @@ def _cards(report: CompressionReport) -> str:
         _card(
             rise,
             f"Δ{escape(report.distance_in_features)}",
-            f"95 % interval {interval}, allowed +{plain_number(report.budget)}"
+            f"95 % interval {interval}"
+            + ("" if report.budget is None else f", allowed +{plain_number(report.budget)}")
             + (f"; {of}" if (of := limit_note(report)) else ""),
-            _meter(report.recovered, report.budget),
+            _meter(report.recovered, report.scale),
             "good" if report.budget_met else "bad",
         )
     )
@@ -190,7 +199,8 @@ def _before_after(report: CompressionReport) -> str:
         for row in before_after(report)
     ]
     table = _table(("", "dense", "compressed", "ratio"), rows, 1)
-    lines = [budget_note(report), *filter(None, [precision_note(report)])]
+    target = [target_note(report.target)] if report.target else []
+    lines = [*target, budget_note(report), *filter(None, [precision_note(report)])]
     if report.coverage.total:
         warning = "Warning: " if report.coverage.low else ""
         lines.append(warning + report.coverage.describe())
@@ -326,7 +336,7 @@ def _pareto(report: CompressionReport) -> tuple[Any, str]:
     trials = [t for t in report.trials if is_drawable(t.score)]
     final = [e for e in (report.factorized, report.recovered) if is_drawable(e)]
     ends = [v for e in (*final, *(t.score for t in trials)) for v in (e.ci_low, e.ci_high)]
-    scale = delta_scale(ends, report.budget)
+    scale = delta_scale(ends, report.scale)
     figure = go.Figure()
 
     def add(
@@ -382,13 +392,13 @@ def _pareto(report: CompressionReport) -> tuple[Any, str]:
         if is_drawable(score):
             add(name, [saved], [score], [""], color=GREEN, symbol=symbol, size=size)
     figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
-    limit = float(scale.forward([report.budget])[0])
-    figure.add_hline(
-        y=limit,
-        line={"color": NEUTRAL, "width": 2, "dash": "dash"},
-        annotation={"text": f"budget +{plain_number(report.budget)}", "yanchor": "bottom"},
-        annotation_position="top right",
-    )
+    if report.budget is not None:
+        figure.add_hline(
+            y=float(scale.forward([report.budget])[0]),
+            line={"color": NEUTRAL, "width": 2, "dash": "dash"},
+            annotation={"text": f"budget +{plain_number(report.budget)}", "yanchor": "bottom"},
+            annotation_position="top right",
+        )
     _lay_out(figure, 460)
     figure.update_xaxes(title=_label(pareto_axis(report)), ticksuffix="×")
     figure.update_yaxes(title=f"Δ{_label(report.distance_in_features)}", **_ticks(scale))
@@ -401,7 +411,7 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
     rows = [row for row in report.table.rows if is_drawable(row.score)]
     names = list(dict.fromkeys(row.layer for row in report.table.rows))
     dense = {layer.name: layer.params_dense for layer in report.layers}
-    scale = delta_scale([row.score.rise for row in rows], report.budget)
+    scale = delta_scale([row.score.rise for row in rows], report.scale)
     # Each method of a layer gets a lane of its own, so that marks do not hide one another.
     methods = {n: [m for m in marks() if _of(rows, n, m)] for n in names}
 
@@ -449,12 +459,13 @@ def _sensitivity(report: CompressionReport) -> tuple[Any, str]:
             hoverinfo="skip",
         )
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1, "dash": "dash"})
-    figure.add_vline(
-        x=float(scale.forward([report.budget])[0]),
-        line={"color": NEUTRAL, "width": 2, "dash": "dot"},
-        annotation={"text": "whole budget", "yanchor": "bottom"},
-        annotation_position="top",
-    )
+    if report.budget is not None:
+        figure.add_vline(
+            x=float(scale.forward([report.budget])[0]),
+            line={"color": NEUTRAL, "width": 2, "dash": "dot"},
+            annotation={"text": "whole budget", "yanchor": "bottom"},
+            annotation_position="top",
+        )
     _lay_out(figure, 170 + 30 * len(names))
     figure.update_xaxes(title=f"Δ{_label(report.distance_in_features)}", **_ticks(scale))
     figure.update_yaxes(

@@ -83,6 +83,22 @@ def pareto_axis(report: CompressionReport) -> str:
     return f"{objective_axis(report.objective)}, dense / compressed"
 
 
+def _draw_budget(axes: Axes, budget: float) -> None:
+    """The budget as a line with its number, and what lies within it."""
+    axes.axhline(budget, color=INK, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1)
+    axes.axhspan(axes.get_ylim()[0], budget, color=BLUE, alpha=0.05, zorder=0, linewidth=0)
+    axes.text(
+        0.995,
+        budget,
+        f"budget +{plain_number(budget)}",
+        transform=axes.get_yaxis_transform(),
+        ha="right",
+        va="bottom",
+        color=INK,
+        fontsize=10,
+    )
+
+
 def pareto_figure(report: CompressionReport) -> Figure:
     """Compression against rise for every measured plan, with the budget as a line."""
     figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
@@ -94,11 +110,11 @@ def pareto_figure(report: CompressionReport) -> Figure:
         *(e for e in (report.recovered, report.factorized) if is_drawable(e)),
     ]
     ends = [v for e in shown for v in (e.ci_low, e.ci_high)]
-    apply_scale(axes, delta_scale(ends, report.budget), [*ends, 0.0, report.budget])
+    apply_scale(axes, delta_scale(ends, report.scale), [*ends, 0.0, report.scale])
 
     axes.axhline(0, color=MUTED, linewidth=1, zorder=1)
-    axes.axhline(report.budget, color=INK, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1)
-    axes.axhspan(axes.get_ylim()[0], report.budget, color=BLUE, alpha=0.05, zorder=0, linewidth=0)
+    if report.budget is not None:
+        _draw_budget(axes, report.budget)
     axes.plot([1], [0], "o", color=INK, markersize=9, label="dense generator", zorder=4)
     for within, colour, marker, label in (
         (True, BLUE, "o", "within the budget"),
@@ -131,17 +147,6 @@ def pareto_figure(report: CompressionReport) -> Figure:
     if is_drawable(report.factorized) and is_drawable(report.recovered):
         ends = [report.factorized.rise, report.recovered.rise]
         axes.plot([saved, saved], ends, color=GREEN, linestyle=":", linewidth=1.3, zorder=2)
-    right = axes.get_yaxis_transform()
-    axes.text(
-        0.995,
-        report.budget,
-        f"budget +{plain_number(report.budget)}",
-        transform=right,
-        ha="right",
-        va="bottom",
-        color=INK,
-        fontsize=10,
-    )
     axes.set_xlabel(pareto_axis(report), color=INK, fontsize=11)
     axes.set_ylabel(f"Δ{report.distance_in_features} against dense", color=INK, fontsize=11)
     axes.set_title("Whole plans that were tried", loc="left", color=INK, fontsize=13, pad=10)

@@ -1,4 +1,4 @@
-"""The result of each of several budgets, as a point, a table and a figure."""
+"""The result of each of several budgets or targets, as a point, a table and a figure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ard.measuring.score import score_columns
 from ard.pipeline import CompressionResult
 from ard.report.summary import plan_macs, plan_params
 from ard.search.budget import Budget
+from ard.search.target import Target
 from nas_gan.tables import csv_text, text_table
 
 if TYPE_CHECKING:
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """The result of one budget; costs are of the whole generator, ratios dense over compressed."""
+    """The result of one budget or target; costs are of the whole generator.
 
-    budget: Budget
+    Ratios are dense over compressed. `met` says whether the budget was met or the target reached.
+    """
+
+    budget: Budget | Target
+    met: bool
     result: CompressionResult
     params: int
     macs: int
@@ -36,14 +41,16 @@ class Point:
         return self.result.profile.total_macs / self.macs
 
 
-def point_of(budget: Budget, result: CompressionResult) -> Point:
+def point_of(budget: Budget | Target, met: bool, result: CompressionResult) -> Point:
     """The point of a result."""
     params = plan_params(result.profile, result.plan)
-    return Point(budget, result, params, plan_macs(result.profile, result.plan))
+    return Point(budget, met, result, params, plan_macs(result.profile, result.plan))
 
 
-def budget_folder(budget: Budget) -> str:
-    """A folder name for a budget: `budget-5pct`, `budget-0.5`."""
+def budget_folder(budget: Budget | Target) -> str:
+    """A folder name: `budget-5pct`, `budget-0.5`, `target-params-0.25`, `target-fps-60@1`."""
+    if isinstance(budget, Target):
+        return f"target-{''.join(budget.text.split()).replace('=', '-')}"
     return f"budget-{budget.text.replace('%', 'pct')}"
 
 
@@ -62,7 +69,7 @@ def to_csv(points: Sequence[Point]) -> str:
         result, score = point.result, point.result.recovered
         rows.append(
             [
-                *(point.budget.text, str(result.budget_met).lower(), point.params, point.macs),
+                *(point.budget.text, str(point.met).lower(), point.params, point.macs),
                 *(f"{point.compression:.4f}", f"{point.macs_ratio:.4f}"),
                 *(score.value, score.rise, score.ci_low, score.ci_high, result.factorized.rise),
                 f"{budget_folder(point.budget)}/plan.json",
@@ -73,8 +80,9 @@ def to_csv(points: Sequence[Point]) -> str:
 
 def to_text(points: Sequence[Point], distance: str) -> str:
     """The points as a printed table."""
+    asked = "target" if isinstance(points[0].budget, Target) else "budget"
     columns = (
-        *("budget", "met", "params", "ratio", "MACs", "ratio"),
+        *(asked, "met", "params", "ratio", "MACs", "ratio"),
         *(f"Δ{distance}", "95 % interval", "before recovery"),
     )
     rows = []
@@ -82,7 +90,7 @@ def to_text(points: Sequence[Point], distance: str) -> str:
         result, score = point.result, point.result.recovered
         rows.append(
             (
-                *(point.budget.text, "yes" if result.budget_met else "no"),
+                *(point.budget.text, "yes" if point.met else "no"),
                 *(f"{point.params:,}", f"{point.compression:.2f}x"),
                 *(f"{point.macs:,}", f"{point.macs_ratio:.2f}x"),
                 f"{score.rise:+.3g}",

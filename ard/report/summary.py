@@ -12,7 +12,7 @@ from ard.measuring.measurement import Measurement
 from ard.pipeline import CompressionResult
 from ard.plan import DENSE, RankPlan
 from ard.report.delivery import Delivery
-from ard.report.values import CompressionReport, LayerRow, Totals, Trial
+from ard.report.values import CompressionReport, LayerRow, Reached, Totals, Trial
 from ard.search.budget import Budget
 from ard.session.search import Session
 from nas_gan.generators import describe_interface
@@ -51,7 +51,8 @@ def make_report(
     *,
     checkpoint: str,
     objective: str,
-    budget: Budget,
+    budget: Budget | None,
+    target: Reached | None,
     delivery: Delivery,
     undelivered: str,
     timings: Mapping[str, float],
@@ -84,7 +85,7 @@ def make_report(
             macs=plan_macs(profile, measured.plan),
             cost=cost(measured.plan),
             score=measured.score,
-            within_budget=measured.score.ci_high <= result.budget,
+            within_budget=result.budget is None or measured.score.ci_high <= result.budget,
         )
 
     return CompressionReport(
@@ -93,8 +94,10 @@ def make_report(
         objective=objective,
         metric=setting.metric.name,
         budget=result.budget,
-        budget_text=budget.text,
-        budget_met=result.budget_met and (total is None or total.ci_high <= result.budget),
+        budget_text="" if budget is None else budget.text,
+        budget_met=result.budget_met
+        and (total is None or result.budget is None or total.ci_high <= result.budget),
+        target=target,
         extractor=setting.extractor.name,
         comparable=setting.comparable,
         reference=setting.reference.source,

@@ -111,13 +111,39 @@ class DeliveredPrecision:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """Whether the target was reached.
+
+    Attributes:
+        text: the target as the user wrote it.
+        quantity: params, macs or latency.
+        limit: the largest cost that reaches it, in counts or in milliseconds per batch.
+        dense: the cost of the dense network.
+        cost: that of the compressed one.
+        how: where the cost comes from: counted, measured or predicted.
+        reached: whether the cost is within the limit.
+        beyond: if the budget and the target cannot be had together, the nearest plan that reaches
+            the target, in words.
+    """
+
+    text: str
+    quantity: str
+    limit: float
+    dense: float
+    cost: float
+    how: str
+    reached: bool
+    beyond: str = ""
+
+
+@dataclass(frozen=True)
 class CompressionReport:
     """Everything that `report.json` and `report.html` show.
 
     Attributes:
         metric: the metric whose rise the budget bounds.
-        budget: the allowed rise, absolute.
-        budget_text: the budget as the user wrote it.
+        budget: the allowed rise, absolute; None if a target was to be reached at any.
+        budget_text: the budget as the user wrote it; empty if there was none.
         comparable: whether scores are comparable with published ones, because the features are
             Inception's and the reference consists of real images.
         reference: where the reference came from.
@@ -130,13 +156,14 @@ class CompressionReport:
         interface: what a network of somebody else takes and returns, in words; empty for ours.
         undelivered: why the bundle could not be exported or timed; empty if it was.
         precision: the precision of the bundle; None if it is float32 because nobody wanted another.
+        target: whether the target was reached; None if there was none.
     """
 
     checkpoint: str
     dataset: str
     objective: str
     metric: str
-    budget: float
+    budget: float | None
     budget_text: str
     budget_met: bool
     extractor: str
@@ -159,6 +186,18 @@ class CompressionReport:
     interface: str = ""
     undelivered: str = ""
     precision: DeliveredPrecision | None = None
+    target: Reached | None = None
+
+    @property
+    def scale(self) -> float:
+        """A rise that figures are scaled by: the budget, or what was spent."""
+        return max(self.recovered.ci_high, 0.0) if self.budget is None else self.budget
+
+    @property
+    def met(self) -> bool:
+        """Whether everything that was asked for was had: the budget, the target, the precision."""
+        missed = self.precision is not None and self.precision.missed
+        return self.budget_met and not missed and (self.target is None or self.target.reached)
 
     @property
     def compression(self) -> float:
@@ -289,7 +328,7 @@ def before_after(report: CompressionReport) -> list[tuple[str, str, str, str]]:
 
 
 def answers(report: CompressionReport) -> list[tuple[str, str]]:
-    """What was asked for, in three lines: quality spent of what was allowed, time, and size."""
+    """What was asked for, in a few lines: the target, quality spent of the allowed, time, size."""
     dense, small = report.dense, report.compressed
     measured = ", ".join(
         f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}] at batch {row.batch}"
@@ -299,6 +338,7 @@ def answers(report: CompressionReport) -> list[tuple[str, str]]:
     if busy:
         measured += "; this machine was busy, so measure again"
     return [
+        *([("target", target_note(report.target))] if report.target else []),
         ("quality", budget_note(report)),
         ("speed", measured or "not measured"),
         (
@@ -309,9 +349,33 @@ def answers(report: CompressionReport) -> list[tuple[str, str]]:
     ]
 
 
+def target_note(target: Reached) -> str:
+    """The target, what was reached of it, and what the nearest plan beyond the budget costs."""
+    unit = "ms" if target.quantity == "latency" else target.quantity
+    cost, limit = (
+        f"{value:.3g}" if unit == "ms" else engineering(value)
+        for value in (target.cost, target.limit)
+    )
+    share = f"{target.cost / target.dense:.3g} of the dense network's"
+    note = (
+        f"{target.text}: {cost} of at most {limit} {unit}, {target.how}, {share}: "
+        f"{'reached' if target.reached else 'NOT reached'}"
+    )
+    return f"{note}; {target.beyond}" if target.beyond else note
+
+
 def budget_note(report: CompressionReport) -> str:
-    """The budget, absolute and relative to the dense score, and whether it was met."""
+    """The budget, absolute and relative to the dense score, and whether it was met.
+
+    Without a budget, what was spent.
+    """
     name = report.distance
+    if report.budget is None:
+        spent = delta_text(report, report.recovered)
+        if report.dense_score > 0:
+            percent = plain_number(100 * report.recovered.rise / report.dense_score)
+            spent += f", {percent} % of the dense {name}"
+        return f"Δ{name} {spent}, spent for the target"
     share = ""
     if report.dense_score > 0:
         percent = plain_number(100 * report.budget / report.dense_score)

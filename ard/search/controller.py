@@ -6,30 +6,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ard.costs.cost import LayerCost, cost_of
+import numpy as np
+
+from ard.costs.cost import LayerCost
 from ard.errors import BudgetError
 from ard.layers import Part
 from ard.measuring.measurement import Measurement
-from ard.measuring.sensitivity import Row, SensitivityTable
+from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
-from ard.search.allocation import Option, allocate, monotone, undominated
+from ard.search.ladder import Ladder, Rung
+from ard.search.outlook import Outlook, outlook
 
-# After a plan over the budget, the next one aims at this fraction of the budget: each trial costs a
-# recovery, and a narrow miss gains nothing.
-AIM = 0.85
-# The search ends when no plan that it could still find would be cheaper by more than this fraction.
-WORTHWHILE = 0.02
+# A search ends when what the next plan is expected to save, in log cost, falls below this.
+WORTHWHILE = 0.005
+# Unless a trial is the last one, what a plan may save counts for more than its chance: to this
+# power. A plan that just misses the budget tells as much as one that just meets it.
+EAGER = 1.5
+# Below this chance, and if nothing met the budget so far, the likeliest plan is tried.
+HOPELESS = 0.05
+# A plan that costs nothing counts as this share of the dense cost.
+MIN_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A finished trial: the total single-layer damage that was allowed, and the outcome.
+    """A finished trial; an `inherited` one was made under another budget and is not counted."""
 
-    An `inherited` trial was made under another budget and does not count as one here.
-    """
-
-    allowed: float
     measurement: Measurement
+    damage: float
     cost: float
     inherited: bool = False
 
@@ -39,9 +43,9 @@ class BudgetController:
 
     The damages of single layers nearly add up, but layers interact and recovery undoes part of the
     damage. So the controller searches over one number, the total damage that it allows. Each
-    allowance gives one plan, by `allocate`, and each measured plan tells whether its allowance was
-    too large. The bracket closes around the largest allowance whose recovered plan is within the
-    budget.
+    allowance gives one plan, by `allocate`: these are the rungs of a ladder. Measured plans say how
+    likely each rung is within the budget (`ard.search.outlook`), and the next one to try is that
+    with the largest expected saving.
     """
 
     def __init__(
@@ -72,66 +76,87 @@ class BudgetController:
         self.layers, self.cost, self.budget = tuple(layers), cost, budget
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
         self._finished: list[_Trial] = []
-        self._asked: tuple[float, RankPlan] | None = None
+        self._asked: list[RankPlan] = []
         self.learn(table)
-        # Layers lose more together than alone, and recovery regains some of it. The sum of the
-        # damages is as good a first guess as any, and every outcome corrects it.
-        self._next = min(budget, self._largest)
         for measurement in known:
-            allowed = self._summed_damage(measurement.plan)
-            if allowed is not None:
-                known_cost = self._cost_of(measurement.plan)
-                self._finished.append(_Trial(allowed, measurement, known_cost, inherited=True))
+            damage = self._ladder.damage_of(measurement.plan)
+            if damage is not None:
+                price = self._ladder.cost_of(measurement.plan)
+                self._finished.append(_Trial(measurement, damage, price, inherited=True))
 
     def learn(self, table: SensitivityTable) -> None:
-        """Replace the table by a better one, and update the allowances of finished trials."""
-        every = [
-            layer_damages(layer, table.of_layer(layer.name), self.cost) for layer in self.layers
-        ]
-        self._damages = [{option.choice: option.damage for option in options} for options in every]
-        self._options = [undominated(options) for options in every]
-        self._largest = sum(options[-1].damage for options in self._options)
-        self._asked = None
+        """Replace the table by a better one: plans that were asked for may be others now."""
+        self._ladder = Ladder(table, self.layers, self.cost)
+        self._asked = []
         for i, trial in enumerate(self._finished):
-            allowed = self._summed_damage(trial.measurement.plan)
-            if allowed is not None:
-                self._finished[i] = replace(trial, allowed=allowed)
+            damage = self._ladder.damage_of(trial.measurement.plan)
+            if damage is not None:
+                self._finished[i] = replace(trial, damage=damage)
 
     def plan_for(self, allowed: float) -> RankPlan:
         """The cheapest plan whose single-layer damages add up to at most `allowed`."""
-        chosen = allocate(self._options, allowed)
-        return RankPlan(
-            {
-                layer.name: option.choice
-                for layer, option in zip(self.layers, chosen, strict=True)
-                if option.choice is not None
-            }
-        )
+        return self._ladder.rung(allowed).plan
 
-    def ask(self) -> RankPlan | None:
-        """The next plan to recover and measure, or None when the search is over."""
-        while len(self.trials) < self.max_trials:
-            allowed = self._proposal()
-            if allowed is None:
-                return None
-            plan = self.plan_for(allowed)
-            if plan == DENSE:  # a trial of the dense generator would be wasted
-                allowed = self._smallest_step()
-                plan = self.plan_for(allowed)
-            known = next((t for t in self._finished if t.measurement.plan == plan), None)
-            if known is None:
-                self._asked = (allowed, plan)
-                return plan
-            if not self._widen(known, allowed):
-                return None
-        return None
+    def ask(self, n: int) -> tuple[RankPlan, ...]:
+        """The next plans to recover and measure, side by side; none when the search is over.
+
+        Args:
+            n: how many plans can be tried at a time. Plans that were asked for and not told yet
+                count as tried.
+
+        Returns:
+            Up to `n` plans, the most promising first. Each is chosen for what it adds to the others
+            before it.
+        """
+        rungs = self._ladder.rungs()
+        if len(rungs) == 1:  # nothing to factorize
+            return self._offer([] if self.trials or self._asked else [DENSE])
+        best = self._best()
+        bar = rungs[0].cost if best is None else best.cost
+        cheaper = [rung for rung in rungs[1:] if rung.cost < bar]
+        plans = [rung.plan for rung in cheaper]
+        missed = {t.measurement.plan for t in self._finished}
+        # Damage only grows along the ladder.
+        if not cheaper or (best is None and plans[0] in missed):
+            return ()
+        gains = np.array([math.log(bar / max(r.cost, MIN_SHARE * bar)) for r in cheaper])
+        chances = self._chances(cheaper)
+        tried = [plans.index(plan) for plan in self._asked if plan in plans]
+        open_ = [i for i, p in enumerate(plans) if p not in missed and p not in self._asked]
+        new: list[int] = []
+        room = self.max_trials - len(self.trials) - len(self._asked)
+        while open_ and len(new) < min(n, room):
+            last = room - len(new) == 1
+            expected = chances.expected(gains if last else gains**EAGER, [*tried, *new])
+            pick = max(open_, key=lambda i: expected[i])
+            if best is None and chances.of(pick) < HOPELESS:
+                pick = max(open_, key=chances.of)
+            others = chances.largest(gains, [*tried, *new])
+            adds = chances.largest(gains, [*tried, *new, pick]) - others
+            # Something is tried until something meets the budget.
+            if adds < WORTHWHILE and (best is not None or tried or new):
+                break
+            open_.remove(pick)
+            new.append(pick)
+        return self._offer([plans[i] for i in new])
+
+    def _offer(self, plans: Sequence[RankPlan]) -> tuple[RankPlan, ...]:
+        self._asked += plans
+        return tuple(plans)
 
     def tell(self, measurement: Measurement) -> None:
-        """Record the score of the plan that was asked for, after recovery."""
-        if self._asked is None or self._asked[1] != measurement.plan:
+        """Record the score of a plan that was asked for, after recovery, in any order.
+
+        Raises:
+            ValueError: it was not asked for.
+        """
+        if measurement.plan not in self._asked:
             raise ValueError(f"asked for {self._asked}, but was told about {measurement.plan}")
-        self._finished.append(_Trial(self._asked[0], measurement, self._cost_of(measurement.plan)))
-        self._asked = None
+        self._asked.remove(measurement.plan)
+        damage = self._ladder.damage_of(measurement.plan)
+        assert damage is not None, "plans are made of the choices on offer"
+        price = self._ladder.cost_of(measurement.plan)
+        self._finished.append(_Trial(measurement, damage, price))
 
     def reject(self, measurement: Measurement) -> None:
         """Replace the score of a plan by a later one, measured on held-out latents."""
@@ -149,8 +174,8 @@ class BudgetController:
 
     def best(self) -> Measurement | None:
         """The cheapest measured plan within the budget, or None."""
-        met = [t for t in self._finished if self.meets(t.measurement)]
-        return min(met, key=lambda t: t.cost).measurement if met else None
+        best = self._best()
+        return best.measurement if best else None
 
     def closest(self) -> Measurement | None:
         """The measured plan with the lowest upper end of its interval, or None."""
@@ -161,124 +186,11 @@ class BudgetController:
         """Whether the upper end of the interval is within the budget."""
         return measurement.score.ci_high <= self.budget
 
-    def _within(self) -> _Trial | None:
+    def _chances(self, rungs: Sequence[Rung]) -> Outlook:
+        outcomes = [(t.damage, t.measurement.score.ci_high) for t in self._finished]
+        damages = [rung.damage for rung in rungs]
+        return outlook(outcomes, damages, self.budget, self.budget or damages[-1])
+
+    def _best(self) -> _Trial | None:
         met = [t for t in self._finished if self.meets(t.measurement)]
-        return max(met, key=lambda t: t.allowed) if met else None
-
-    def _beyond(self) -> _Trial | None:
-        within = self._within()
-        floor = within.allowed if within else -math.inf
-        missed = [t for t in self._finished if not self.meets(t.measurement) and t.allowed > floor]
-        return min(missed, key=lambda t: t.allowed) if missed else None
-
-    def _proposal(self) -> float | None:
-        within, beyond = self._within(), self._beyond()
-        if within is None and beyond is None:
-            return self._next
-        if beyond is None:
-            assert within is not None
-            if within.allowed >= self._largest:
-                return None
-            return min(self._largest, within.allowed * self._growth(within))
-        if within is None:
-            if beyond.allowed <= self._smallest_step():
-                return None
-            return max(self._milder(beyond), self._smallest_step())
-        if self._cost_of(self.plan_for(beyond.allowed)) > (1 - WORTHWHILE) * within.cost:
-            return None
-        return self._between(within, beyond)
-
-    def _milder(self, beyond: _Trial) -> float:
-        """A smaller allowance, if no plan has met the budget yet: on the line through two outcomes.
-
-        With one outcome, the line goes through the origin. The step is bounded on both sides: the
-        line is only a guess, and too small a step would give the same plan again.
-        """
-        allowed, upper = beyond.allowed, beyond.measurement.score.ci_high
-        harsher = [t for t in self._finished if t.allowed > allowed]
-        slope = upper / allowed
-        if harsher:
-            other = min(harsher, key=lambda t: t.allowed)
-            slope = (other.measurement.score.ci_high - upper) / (other.allowed - allowed)
-        wanted = allowed - (upper - AIM * self.budget) / slope if slope > 0 else 0.0
-        return min(max(wanted, 0.1 * allowed), 0.8 * allowed)
-
-    def _growth(self, within: _Trial) -> float:
-        upper = within.measurement.score.ci_high
-        return 4.0 if upper <= 0 else min(max(0.95 * self.budget / upper, 1.2), 4.0)
-
-    def _between(self, within: _Trial, beyond: _Trial) -> float:
-        """Where the line between two outcomes meets the budget, kept away from both ends."""
-        low, high = within.allowed, beyond.allowed
-        u_low = within.measurement.score.ci_high
-        u_high = beyond.measurement.score.ci_high
-        share = (self.budget - u_low) / max(u_high - u_low, 1e-12)
-        return low + min(max(0.95 * share, 0.15), 0.85) * (high - low)
-
-    def _widen(self, known: _Trial, allowed: float) -> bool:
-        """Move a measured plan to the new allowance; returns False if that ends the search.
-
-        There are finitely many plans. If an allowance on either side of the bracket gives a plan
-        that is known, the bracket may have no plan left inside.
-        """
-        within, beyond = self._within(), self._beyond()
-        if self.meets(known.measurement):
-            moved = max(allowed, known.allowed)
-            if within is None or moved <= known.allowed or moved >= self._largest:
-                return False
-        else:
-            moved = min(allowed, known.allowed)
-            if beyond is None or moved >= known.allowed:
-                return False
-        self._finished[self._finished.index(known)] = replace(known, allowed=moved)
-        within, beyond = self._within(), self._beyond()
-        if within is None or beyond is None:
-            return moved > self._smallest_step()
-        return beyond.allowed - within.allowed > 1e-3 * beyond.allowed
-
-    def _smallest_step(self) -> float:
-        """The smallest damage that reduces the cost at all."""
-        return min((options[1].damage for options in self._options if len(options) > 1), default=0)
-
-    def _summed_damage(self, plan: RankPlan) -> float | None:
-        """The sum of the single-layer damages of a plan; None if one of its choices is unknown."""
-        total = 0.0
-        for layer, damages in zip(self.layers, self._damages, strict=True):
-            choice = plan.get(layer.name)
-            if choice not in damages:
-                return None
-            total += damages[choice]
-        return total
-
-    def _cost_of(self, plan: RankPlan) -> float:
-        return cost_of(self.cost, self.layers, plan)
-
-
-def layer_options(layer: Part, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
-    """The options of one layer: dense, and every row that is Pareto-optimal."""
-    return undominated(layer_damages(layer, rows, cost))
-
-
-def layer_damages(layer: Part, rows: Sequence[Row], cost: LayerCost) -> list[Option]:
-    """The dense option and one option per row of a layer, with their damages.
-
-    Scores are noisy, and the best of many noisy scores tends to be too good. So each method's
-    damages are made monotone in cost, and a damage is at least half the upper end of its interval,
-    which is never zero for a plan that changes an image.
-    """
-    options = [Option(None, cost(layer, None), 0.0)]
-    for method in dict.fromkeys(row.choice.method for row in rows):
-        of_method = sorted(
-            (row for row in rows if row.choice.method == method),
-            key=lambda row: -cost(layer, row.choice),
-        )
-        damages = monotone([_damage(row) for row in of_method])
-        options += [
-            Option(row.choice, cost(layer, row.choice), damage)
-            for row, damage in zip(of_method, damages, strict=True)
-        ]
-    return options
-
-
-def _damage(row: Row) -> float:
-    return max(row.score.rise, row.score.ci_high / 2, 1e-12)
+        return min(met, key=lambda t: t.cost) if met else None

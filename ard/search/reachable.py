@@ -10,7 +10,7 @@ from ard.layers import Part, Profile
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
 from ard.search.allocation import allocate
-from ard.search.controller import layer_options
+from ard.search.ladder import layer_options
 from nas_gan.tables import text_table
 
 # Fractions of the damage of the cheapest plan.

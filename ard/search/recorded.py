@@ -36,7 +36,7 @@ from ard.measuring.score import metric_of_rise
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization, Replacement
 from ard.search.allocation import N_BINS, Option, allocate
-from ard.search.controller import layer_options
+from ard.search.ladder import layer_options
 from ard.signature import split_signatures
 from nas_gan.networks.layer_types import Kind
 

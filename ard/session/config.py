@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,6 +27,8 @@ SEEDS = {
     "single": 1, "joint": 2, "final": 3, "recovery": 4, "selection": 5, "statistics": 6,
     "proxy": 7, "fine_tuning": 8, "real": 9,
 }  # fmt: skip
+# From the least to the most; what they stand for is in `ard.session.effort`.
+EffortName = Literal["quick", "default", "thorough"]
 # From the seed of one bank of held-out latents to that of the next.
 FRESH = 1_000_003
 
@@ -38,6 +40,9 @@ class SweepConfig(MeasuringConfig):
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
     """Checkpoint to compress: a .pt or .safetensors file of this toolkit or of the published code,
     or zoo:NAME for a shipped one."""
+    effort: EffortName = "default"
+    """How much is measured and trained: quick (minutes, wide intervals), default, or thorough (a
+    night). It sets the defaults of the other options; an unfinished run may be given more."""
     objective: ObjectiveName = "params"
     """Cost to minimise: params, macs, latency, or mixed for a weighted mean of them."""
     weights: Annotated[tuple[str, ...], OBJECTIVE] = ()

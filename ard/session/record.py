@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from ard.errors import ArdError, JournalError
 from ard.measuring.journal import FileJournal
-from ard.session.config import SearchConfig, SweepConfig
+from ard.session.config import EffortName, SearchConfig, SweepConfig
 from ard.session.setting import Setting, samples_of
+from nas_gan.errors import NasGanError
 from nas_gan.files import sha256, write_json
 from nas_gan.networks.interface import GeneratorInterface
+from nas_gan.reading import Fields, read_json
 from nas_gan.settings import chosen_settings, plain_settings
 from nas_gan.zoo import local_path
 
@@ -33,15 +36,35 @@ def run_directory(config: SweepConfig) -> Path:
 def open_journal(config: SweepConfig, setting: Setting, run_dir: Path) -> FileJournal:
     """Open the journal of a run, and write the run's settings beside it.
 
+    A run that is given more effort than before keeps its scores of single layers, if their settings
+    agree, and recovers its whole plans anew.
+
     Raises:
         JournalError: the directory belongs to a run with other settings, or its journal is damaged.
     """
+    supersede = partial(_remove_recovered, run_dir) if effort_raised(config, run_dir) else None
     try:
-        journal = FileJournal(run_dir / "journal.jsonl", fingerprint(config, setting))
+        journal = FileJournal(run_dir / "journal.jsonl", fingerprint(config, setting), supersede)
     except JournalError as error:
         raise JournalError(error.message, setting="run_dir") from error
     write_json(run_dir / "config.json", resolved_config(config, setting, run_dir))
     return journal
+
+
+def effort_raised(config: SweepConfig, run_dir: Path) -> bool:
+    """Whether the run in a directory had less effort than this one."""
+    efforts = get_args(EffortName)
+    try:
+        before = Fields(read_json(run_dir / "config.json"), "config.json").text("effort")
+    except NasGanError:  # no run yet, or one of a version without efforts
+        return False
+    return before in efforts and efforts.index(before) < efforts.index(config.effort)
+
+
+def _remove_recovered(run_dir: Path) -> None:
+    """Generators that were recovered with less effort must not be taken for others."""
+    for path in (run_dir / "recovered").glob("*.pt"):
+        path.unlink()
 
 
 def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:

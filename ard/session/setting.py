@@ -51,7 +51,7 @@ class MeasuringConfig(GeneratorOptions):
     """Seed of all random numbers: the same seed and settings repeat the run."""
     batch_size: Annotated[int, MACHINE] = 64
     """Images per batch when scoring."""
-    device: str = "cpu"
+    device: Annotated[str, MACHINE] = "cpu"
     """Device to run on: cpu, cuda, cuda:1 and so on."""
     threads: Annotated[int | None, MACHINE] = None
     """Threads of torch on the CPU; torch's own choice if not given."""

@@ -89,9 +89,9 @@ def arguments(checkpoint: Path, statistics: Path, copied: Path) -> tuple[str | P
 
 def journal(run_dir: Path) -> list[tuple[str, str]]:
     """(stage, plan) of every measurement."""
-    lines = (run_dir / "journal.jsonl").read_text().splitlines()[1:]
+    lines = (run_dir / "journal.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return [(record["stage"], json.dumps(record["plan"])) for record in records]
+    return [(r["stage"], json.dumps(r["plan"])) for r in records if "stage" in r]
 
 
 def ends_in_one_line(stderr: str) -> bool:
@@ -524,3 +524,88 @@ def test_a_generator_without_a_layer_to_factorize_ends_in_one_line(
     assert (code, out) == (1, "")
     last = "error: the generator has no layer to factorize (0: too thin to factorize (3 -> 192"
     assert err.splitlines()[-1].startswith(last)
+
+
+# -- targets
+
+
+def test_a_target_is_reached_at_any_rise_and_comes_first(
+    arguments: tuple[str | Path, ...], command: Command, copied: Path, checkpoint: Path
+) -> None:
+    code, out, err = command(*arguments[:-2], "--target", "params=0.7")
+    assert code == 0, err
+    total = sum(p.numel() for p in build_generator(load_checkpoint(checkpoint)).parameters())
+    small = build_generator(load_checkpoint(copied / "compressed.pt"))
+    params = sum(p.numel() for p in small.parameters())
+    assert params <= 0.7 * total
+    report = json.loads((copied / "report.json").read_text())
+    assert report["budget"] is None
+    target = report["target"]
+    assert (target["cost"], target["dense"], target["reached"]) == (params, total, True)
+    answers, *_ = out.split("\n\n")
+    target_line, quality = answers.index("target "), answers.index("\nquality ")
+    assert target_line == 0
+    assert "allowed" not in answers[quality:]
+    assert (copied / "report.html").stat().st_size > 100_000
+
+
+def test_a_target_beyond_the_budget_ends_with_3_and_both_plans_saved(
+    arguments: tuple[str | Path, ...], command: Command, copied: Path, checkpoint: Path
+) -> None:
+    rates = ("--fid-budget", "1e-9", "--recover-steps", "0", "--polish-steps", "0")
+    code, out, err = command(
+        *arguments[:-2], *rates, "--target", "params=0.6", "--run-dir", copied.parent / "other"
+    )
+    assert code == 3, err
+    run_dir = copied.parent / "other"
+    dense = build_generator(load_checkpoint(checkpoint))
+    total = sum(p.numel() for p in dense.parameters())
+    within, beyond = (
+        sum(p.numel() for p in build_generator(load_checkpoint(path)).parameters())
+        for path in (run_dir / "compressed.pt", run_dir / "at-target" / "compressed.pt")
+    )
+    assert beyond <= 0.6 * total < within
+    assert not json.loads((run_dir / "report.json").read_text())["target"]["reached"]
+    assert "NOT reached" in out
+    assert "at-target/" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--target", "params=2"), 1, "above 0 and below 1"),
+        (("--target", "latency=5"), 1, "needs a unit"),
+        (("--target", "macs=0.5", "--objective", "latency"), 2, "--objective"),
+        (("--target", "fps=60@4", "--latency-batch", "8"), 2, "--latency-batch"),
+        (("--target", "params=0.5", "--precision", "int8"), 2, "--precision"),
+        ((), 2, "a target"),
+    ],
+)
+def test_a_target_that_makes_no_sense_is_one_line_and_leaves_no_directory(
+    command: Command, checkpoint: Path, tmp_path: Path, options: tuple[str, ...], code: int,
+    message: str,
+) -> None:  # fmt: skip
+    run_dir = tmp_path / "run"
+    found, out, err = command(checkpoint, *options, "--run-dir", run_dir)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert not run_dir.exists()
+
+
+def test_more_effort_keeps_single_layers_and_recovers_whole_plans_anew(
+    arguments: tuple[str | Path, ...], command: Command, copied: Path
+) -> None:
+    before = journal(copied)
+    more = ("--recover-steps", "3", "--samples", "80")
+    code, _, err = command(*arguments, *more)
+    assert code == 1
+    assert "belongs to another run: samples is 64 there and 80 here" in err
+    code, _, err = command(*arguments, *more, "--effort", "thorough")
+    assert code in (0, 3), err
+    assert journal(copied)[: len(before)] == before
+    added = journal(copied)[len(before) :]
+    assert {stage for stage, _ in added} >= {"recovered", "final", "factorized"}
+    kept = {plan for stage, plan in before if stage == "single"}
+    assert not kept & {plan for stage, plan in added if stage == "single"}
+    config = json.loads((copied / "config.json").read_text())
+    assert (config["effort"], config["recover_steps"]) == ("thorough", 3)

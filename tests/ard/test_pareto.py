@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -177,3 +178,43 @@ def test_what_a_smaller_budget_found_is_taken_where_it_is_cheaper() -> None:
     assert choose(expensive, cheap) == cheap.plan
     assert choose(expensive, replace(cheap, budget_met=False)) == expensive.plan
     assert choose(replace(cheap, budget_met=False), expensive) == expensive.plan
+
+
+def test_targets_come_from_the_mildest_and_each_is_reached(
+    arguments: tuple[str | Path, ...], finished: tuple[Path, int], tmp_path: Path, call: Call
+) -> None:
+    run_dir = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    code, out, err = call(
+        main, ParetoConfig, *arguments, "--run-dir", run_dir, "--targets", "macs=0.8", "macs=0.9"
+    )
+    assert code == 0, err
+    rows = rows_of(run_dir)
+    assert [row["budget"] for row in rows] == ["macs=0.9", "macs=0.8"]
+    assert [row["met"] for row in rows] == ["true", "true"]
+    assert [
+        float(row["macs_ratio"]) >= 1 / share for row, share in zip(rows, (0.9, 0.8), strict=True)
+    ] == [
+        True,
+        True,
+    ]
+    assert (run_dir / "target-macs-0.8" / "compressed.pt").exists()
+    assert out.splitlines()[0].startswith("target")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--targets", "macs=0.5", "params=0.5"), "must all be of one kind"),
+        (("--targets", "fps=60@1", "fps=60@8"), "must all be of one kind"),
+        (("--targets", "macs=0.5", "--budgets", "5%"), "cannot be given together"),
+    ],
+)
+def test_targets_of_two_kinds_or_with_budgets_are_a_wrong_use(
+    arguments: tuple[str | Path, ...], tmp_path: Path, call: Call, options: tuple[str, ...],
+    message: str,
+) -> None:  # fmt: skip
+    run_dir = tmp_path / "run"
+    code, out, err = call(main, ParetoConfig, *arguments, "--run-dir", run_dir, *options)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not run_dir.exists()

@@ -17,7 +17,7 @@ from ard.costs.cost import macs_cost
 from ard.costs.objectives import make_cost
 from ard.errors import NothingToFactorizeError
 from ard.grid import RankGrid
-from ard.layers import LayerProfile, Profile
+from ard.layers import LayerProfile, Profile, profile_layers
 from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.journal import FileJournal, Journal, MemoryJournal
 from ard.measuring.measurement import Measurement
@@ -27,8 +27,11 @@ from ard.pipeline import (
     CompressionResult,
     Effort,
     Evaluators,
+    Goal,
     Prepared,
+    Reach,
     Search,
+    compress_for,
     compress_generator,
     compress_within,
     worthwhile_layers,
@@ -450,6 +453,96 @@ def test_the_recovery_may_ask_for_the_plan_in_parts(dense: SmallNet, selection: 
 
 
 # -- which layers are worth it
+
+
+# -- costs to reach
+
+
+def profile_of(dense: SmallNet) -> Profile:
+    return profile_layers(dense, latent_bank(2, dense.latent_dim, 6))
+
+
+def sizes(profile: Profile, plan: RankPlan) -> int:
+    return profile.fixed_params + sum(x.params(plan.get(x.name)) for x in profile.layers)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.4])
+def test_a_share_of_the_parameters_is_reached_by_a_single_recovery(
+    dense: SmallNet, selection: Tensor, share: float
+) -> None:
+    run = made_up(dense, selection, lambda damage: damage)
+    total = sum(p.numel() for p in dense.parameters())
+    profile = profile_of(dense)
+    goal = Goal(reach=Reach(share * total, profile.fixed_params))
+    [result] = compress_for(run.search(), [goal])
+    params = sum(p.numel() for p in result.generator.parameters())
+    assert result.cost == params == sizes(profile, result.plan) <= share * total
+    assert (result.budget, result.budget_met, result.beyond) == (None, True, None)
+    assert [m.plan for m in result.trials] == [result.plan]
+    recovered = [m for m in run.journal.measurements() if m.stage == "recovered"]
+    assert [m.plan for m in recovered] == [result.plan]
+
+
+def test_a_cost_that_nothing_reaches_ends_at_the_cheapest_plan(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    run = made_up(dense, selection, lambda damage: damage)
+    goals = [Goal(reach=Reach(limit)) for limit in (1.0, 2.0)]
+    first, second = compress_for(run.search(), goals)
+    assert first.cost is not None
+    assert first.cost > 2.0
+    assert first.plan == second.plan
+
+
+def test_a_plan_is_corrected_by_its_measured_cost_before_any_is_recovered(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    run = made_up(dense, selection, lambda damage: damage)
+    profile = profile_of(dense)
+    total = sizes(profile, DENSE)
+    measured: list[RankPlan] = []
+
+    def twice(generator: nn.Module, plan: RankPlan) -> float:
+        measured.append(plan)
+        return 2.0 * sizes(profile, plan)
+
+    reach = Reach(1.2 * total, profile.fixed_params, twice)
+    [result] = compress_for(run.search(), [Goal(reach=reach)])
+    assert result.cost == 2.0 * sizes(profile, result.plan) <= 1.2 * total
+    assert len(measured) > 1  # the first, chosen by its sum of layers, takes too long
+    assert len(measured) == len(set(measured))
+    recovered = [m for m in run.journal.measurements() if m.stage == "recovered"]
+    assert [m.plan for m in recovered] == [result.plan]
+
+
+def test_a_budget_and_a_cost_that_can_be_had_together_are(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    run = made_up(dense, selection, lambda damage: damage)
+    profile = profile_of(dense)
+    reach = Reach(0.8 * sizes(profile, DENSE), profile.fixed_params)
+    [alone] = compress_for(run.search(), [Goal(1e6)])
+    [both] = compress_for(run.search(), [Goal(1e6, reach)])
+    assert both.plan == alone.plan
+    assert both.cost is not None
+    assert both.cost <= reach.limit
+    assert (both.budget_met, both.beyond) == (True, None)
+
+
+def test_a_budget_and_a_cost_that_exclude_each_other_give_the_nearest_on_each_side(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    run = made_up(dense, selection, lambda damage: damage)
+    profile = profile_of(dense)
+    reach = Reach(0.4 * sizes(profile, DENSE), profile.fixed_params)
+    [result] = compress_for(run.search(), [Goal(0.5, reach)])
+    assert result.cost is not None
+    assert result.cost > reach.limit
+    beyond = result.beyond
+    assert beyond is not None
+    assert beyond.cost is not None
+    assert beyond.cost <= reach.limit
+    assert beyond.recovered.ci_high > 0.5
 
 
 def layer(name: str, c: int) -> LayerProfile:

@@ -150,6 +150,45 @@ def test_a_search_goes_on_with_what_a_sweep_measured(tmp_path: Path) -> None:
     assert len(list(FileJournal(path, SWEEP).measurements())) == 2
 
 
+WHOLE = Measurement("recovered", DENSE, scored(0))
+
+
+def test_a_search_that_may_supersede_keeps_single_layers_and_forgets_whole_plans(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    single = Measurement("single", RankPlan({"a": Factorization("svd", (3,))}), scored(1))
+    before, after = {**SEARCH, "samples": 10}, {**SEARCH, "recover_steps": 100, "samples": 20}
+    first = FileJournal(path, before)
+    for made in (single, WHOLE):
+        first.append(made)
+    removed: list[int] = []
+    raised = FileJournal(path, after, lambda: removed.append(1))
+    assert list(raised.measurements()) == [single]
+    assert removed == [1]
+    anew = Measurement("recovered", DENSE, scored(5))
+    raised.append(anew)
+    # From now on it is a run with these settings, and no other.
+    again = FileJournal(path, after, lambda: removed.append(2))
+    assert list(again.measurements()) == [single, anew]
+    assert removed == [1]
+    with pytest.raises(JournalError, match="belongs to another run"):
+        FileJournal(path, before)
+
+
+def test_no_search_supersedes_scores_on_other_images_or_of_another_checkpoint(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    settings = {**SEARCH, "sweep_samples": 10, "seed": 0}
+    FileJournal(path, settings).append(WHOLE)
+    content = path.read_bytes()
+    for changed in ({"sweep_samples": 20}, {"seed": 8}):
+        with pytest.raises(JournalError, match=next(iter(changed))):
+            FileJournal(path, {**settings, "recover_steps": 100, **changed}, lambda: None)
+    assert path.read_bytes() == content
+
+
 def test_whole_plans_measured_under_unknown_settings_are_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     FileJournal(path, SWEEP).append(Measurement("recovered", DENSE, scored(0)))

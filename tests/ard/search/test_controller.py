@@ -18,7 +18,8 @@ from ard.measuring.measurement import Measurement
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import DENSE, Factorization, RankPlan
 from ard.search.allocation import Option
-from ard.search.controller import BudgetController, layer_options
+from ard.search.controller import BudgetController
+from ard.search.ladder import Ladder, layer_options
 
 FRACTIONS = (0.6, 0.35, 0.2, 0.1, 0.05)
 JOINT_HALF = 0.05  # half the width of the interval of a measured whole plan
@@ -98,10 +99,10 @@ def controller(world: World, budget: float, max_trials: int = 6) -> BudgetContro
 def finish(search: BudgetController, world: World) -> list[RankPlan]:
     """Ask and tell to the end; the plans in the order in which they were asked for."""
     asked: list[RankPlan] = []
-    while (plan := search.ask()) is not None:
+    while plans := search.ask(1):
         assert len(asked) < 100
-        asked.append(plan)
-        search.tell(world.measure(plan))
+        asked += plans
+        search.tell(world.measure(plans[0]))
     return asked
 
 
@@ -187,7 +188,98 @@ def test_no_more_trials_than_allowed_are_asked_for(max_trials: int) -> None:
     world = WORLDS["twice as bad together"]
     search = controller(world, 1.0, max_trials)
     assert len(finish(search, world)) <= max_trials
-    assert search.ask() is None
+    assert search.ask(1) == ()
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_plans_side_by_side_lie_apart(n: int) -> None:
+    world = WORLDS["recovery halves"]
+    plans = controller(world, 1.0).ask(n)
+    assert len(set(plans)) == n
+    uppers = sorted(world.upper(plan) for plan in plans)
+    assert all(high > 1.15 * low for low, high in itertools.pairwise(uppers))
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_three_plans_at_a_time_find_in_two_rounds_what_is_near_the_cheapest(name: str) -> None:
+    world = WORLDS[name]
+    search = controller(world, 1.0)
+    rounds = 0
+    while plans := search.ask(3):
+        rounds += 1
+        for plan in plans:
+            search.tell(world.measure(plan))
+    best = search.best()
+    assert best is not None
+    assert len(search.trials) <= 6
+    assert rounds <= 4
+    possible = world.cost(DENSE) - world.cheapest(1.0)
+    assert world.cost(DENSE) - world.cost(best.plan) >= 0.75 * possible
+
+
+def test_the_order_in_which_outcomes_come_does_not_matter() -> None:
+    world = WORLDS["neighbours interact"]
+    first, second = (controller(world, 1.0) for _ in range(2))
+    plans = first.ask(3)
+    assert second.ask(3) == plans
+    for plan in plans:
+        first.tell(world.measure(plan))
+    for plan in reversed(plans):
+        second.tell(world.measure(plan))
+    assert first.ask(2) == second.ask(2) != ()
+
+
+def test_plans_that_are_still_being_measured_are_not_asked_for_again() -> None:
+    world = WORLDS["recovery halves"]
+    search = controller(world, 1.0, max_trials=4)
+    asked = [*search.ask(2), *search.ask(1), *search.ask(3)]
+    assert len(asked) == len(set(asked)) <= 4
+    assert search.ask(1) == ()
+    search.tell(world.measure(asked[1]))
+    assert [m.plan for m in search.trials] == [asked[1]]
+
+
+def test_rungs_cost_less_and_hurt_more_from_one_to_the_next() -> None:
+    world = World({f"l{i}": 0.1 * (i + 1) for i in range(8)})
+    rungs = Ladder(world.table(), world.layers, params_cost).rungs()
+    assert rungs[0].plan == DENSE
+    assert len(rungs) > 20
+    for milder, harsher in itertools.pairwise(rungs):
+        assert harsher.cost < milder.cost
+        assert harsher.damage > milder.damage
+    for rung in rungs:
+        assert rung.cost == world.cost(rung.plan)
+        damages = [world.damages[pair] for pair in rung.plan.items()]
+        assert rung.damage == pytest.approx(sum(damages))
+    # Among the plans that it offers, no gap is wider than the step of a single choice must make it.
+    ratios = [a.cost / b.cost for a, b in itertools.pairwise(rungs[1:])]
+    assert max(ratios) < 1.5
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2, 0.11])
+def test_the_mildest_plan_that_reaches_a_cost_hurts_least_of_all_that_do(share: float) -> None:
+    world = WORLDS["recovery does nothing"]
+    limit = share * world.cost(DENSE)
+    rung = Ladder(world.table(), world.layers, params_cost).reaching(limit)
+    every = itertools.product(
+        *([None, *(c for n, c in world.damages if n == layer.name)] for layer in world.layers)
+    )
+    plans = [
+        RankPlan({layer.name: c for layer, c in zip(world.layers, chosen, strict=True) if c})
+        for chosen in every
+    ]
+    least = min(world.upper(plan) for plan in plans if world.cost(plan) <= limit)
+    assert rung is not None
+    assert world.cost(rung.plan) == rung.cost <= limit
+    assert rung.damage <= 1.01 * least
+
+
+def test_a_cost_below_that_of_the_cheapest_plan_cannot_be_reached() -> None:
+    world = WORLDS["recovery does nothing"]
+    ladder = Ladder(world.table(), world.layers, params_cost)
+    cheapest = ladder.rungs()[-1]
+    assert ladder.reaching(cheapest.cost - 1) is None
+    assert ladder.reaching(cheapest.cost) == cheapest
 
 
 def test_layers_without_rows_stay_dense() -> None:
@@ -286,8 +378,7 @@ def test_trials_of_another_budget_let_four_trials_find_as_much_as_six(name: str)
 def test_a_better_table_places_finished_trials_anew() -> None:
     world = WORLDS["recovery halves"]
     search = controller(world, 1.0)
-    first = search.ask()
-    assert first is not None
+    [first] = search.ask(1)
     search.tell(world.measure(first))
     # Everything does ten times the damage that was thought: so did what was allowed for the trial.
     harsher = World({name: 10 * hurt for name, hurt in HURTS.items()})
