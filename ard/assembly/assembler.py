@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
-from ard.assembly.batchnorm import BatchMoments, batch_moments, correct_batchnorm
+from ard.assembly.batchnorm import BatchMoments, batch_moments, correct_batchnorm, whole
 from ard.assembly.closed_form import Fit, LayerOutputs, calibrate, layer_outputs
+from ard.assembly.prefix import DensePrefix, only_layer
 from ard.assembly.statistics import (
     LayerStatistics,
     input_covariances,
@@ -42,6 +44,8 @@ class Assembler:
         moments: moments of the inputs of batch normalisations, on the first `N_MOMENTS` latents.
         outputs: outputs of the layers that run once per pass.
         fit: how each factorized layer is fitted to those outputs.
+        prefix: what the dense generator computes on the first `N_MOMENTS` latents, which a plan of
+            one layer shares up to that layer.
     """
 
     generator: nn.Module
@@ -50,6 +54,7 @@ class Assembler:
     moments: BatchMoments
     outputs: LayerOutputs
     fit: Fit = "none"
+    prefix: DensePrefix | None = None
 
     @staticmethod
     def measure(
@@ -72,6 +77,7 @@ class Assembler:
             batch_moments(generator, latents[:N_MOMENTS]),
             layer_outputs(generator, latents, alone),
             fit,
+            DensePrefix(generator, latents[:N_MOMENTS]),
         )
 
     def __call__(self, plan: RankPlan, base: nn.Module | None = None) -> nn.Module:
@@ -96,4 +102,7 @@ class Assembler:
             if self.fit == "none"
             else calibrate(factorized, self.latents, self.outputs, replaced, fit=self.fit)
         )
-        return correct_batchnorm(corrected, source, few, dense_moments=moments)
+        skipping = whole
+        if base is None and self.prefix is not None:
+            skipping = partial(self.prefix.skipped, layer=only_layer(plan))
+        return correct_batchnorm(corrected, source, few, dense_moments=moments, skipping=skipping)
