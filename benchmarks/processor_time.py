@@ -3,7 +3,8 @@
     git worktree add ../older 6a84427
     OMP_NUM_THREADS=1 python benchmarks/processor_time.py --older ../older
 
-Both trees compress the shipped checkpoint in turns, each in a process of its own with one thread.
+Both trees compress the shipped checkpoint in turns, or at once with `--together`, each in a process
+of its own with one thread.
 Processor seconds are those of the stages of `staged_compress.py`, and of the process; what the
 command exports and times at its end is the same on both sides and left out. Ratios are older over
 this tree, as medians over rounds. What each side found is recorded beside its seconds: a search
@@ -21,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +39,21 @@ SETTINGS = (
     *("--recover-steps", "17", "--recover-batch", "16", "--max-trials", "2"),
     *("--threads", "1", "--no-bundle"),
 )
+# A few minutes, for a machine with other users.
+SHORT = (
+    *("zoo:fashion_mnist", "--fid-budget", "40%", "--samples", "520", "--sweep-samples", "64"),
+    *("--fractions", "0.3", "0.1", "--anchors", "2"),
+    *("--recover-steps", "4", "--recover-batch", "16", "--max-trials", "1"),
+    *("--threads", "1", "--no-bundle"),
+)
 BUDGET_MISSED = 3
 
 
-def run_tree(tree: Path) -> dict[str, Any]:
+def run_tree(tree: Path, settings: Sequence[str]) -> dict[str, Any]:
     """One run of the command from the sources in `tree`."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir, out = Path(folder) / "run", Path(folder) / "seconds.json"
-        command = [sys.executable, str(HERE / "staged_compress.py"), str(out), *SETTINGS]
+        command = [sys.executable, str(HERE / "staged_compress.py"), str(out), *settings]
         started = time.monotonic()
         done = subprocess.run(
             [*command, "--run-dir", str(run_dir)],
@@ -71,15 +81,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--older", type=Path, required=True, help="the tree to compare with")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--short", action="store_true", help="settings of a few minutes")
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="both trees at once, so that a load that changes falls on both alike",
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     trees = {"older": args.older, "this": HERE.parent}
+    settings = SHORT if args.short else SETTINGS
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
     for number in range(args.rounds):
         # The side that begins changes, since the machine may change during a round.
-        for name in list(trees)[:: 1 if number % 2 == 0 else -1]:
-            runs[name].append(run_tree(trees[name]))
-            print(name, runs[name][-1], flush=True)
+        names = list(trees)[:: 1 if number % 2 == 0 else -1]
+        with ThreadPoolExecutor(len(names) if args.together else 1) as pool:
+            for name, run in zip(
+                names, pool.map(lambda name: run_tree(trees[name], settings), names), strict=True
+            ):
+                runs[name].append(run)
+                print(name, run, flush=True)
     stages = runs["older"][0]["seconds"]
     ratios = {
         stage: statistics.median(
@@ -94,7 +115,8 @@ def main() -> None:
     write_json(
         args.out,
         {
-            "settings": " ".join(SETTINGS),
+            "settings": " ".join(settings),
+            "together": args.together,
             "ratios": ratios,
             "bar": BAR,
             "runs": runs,
