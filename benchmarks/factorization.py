@@ -284,7 +284,9 @@ def their_tucker(weight: Tensor, rank: tuple[int, int]) -> Any:
 
 
 def our_als(weight: Tensor, start: Sequence[Tensor]) -> list[Tensor]:
-    return alternating_least_squares(weight / weight.norm(), list(start), CP_SWEEPS)
+    return alternating_least_squares(
+        weight / weight.norm(), list(start), CP_SWEEPS, extrapolated=False
+    )
 
 
 def their_als(weight: Tensor, start: Sequence[Tensor]) -> Any:

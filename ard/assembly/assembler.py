@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor, nn
 
 from ard.activations import ActivationProfile, spread_samples
-from ard.assembly.batchnorm import BatchMoments, batch_moments, correct_batchnorm
+from ard.assembly.batchnorm import BatchMoments, batch_moments, correct_batchnorm, whole
 from ard.assembly.closed_form import Fit, LayerOutputs, calibrate, layer_outputs
+from ard.assembly.prefix import DensePrefix, only_layer
 from ard.assembly.statistics import (
     LayerStatistics,
     capture_inputs,
@@ -45,6 +47,8 @@ class Assembler:
         outputs: outputs of the layers that run once per pass.
         fit: how each factorized layer is fitted to those outputs.
         entering: values `(n,)` that enter each activation that a plan may replace.
+        prefix: what the dense generator computes on the first `N_MOMENTS` latents, which a plan of
+            one layer shares up to that layer.
     """
 
     generator: nn.Module
@@ -54,6 +58,7 @@ class Assembler:
     outputs: LayerOutputs
     fit: Fit = "none"
     entering: Mapping[str, Tensor] = field(default_factory=dict)
+    prefix: DensePrefix | None = None
 
     @staticmethod
     def measure(
@@ -83,6 +88,7 @@ class Assembler:
                     generator, latents[:N_MOMENTS], [activation.name for activation in activations]
                 ).items()
             },
+            DensePrefix(generator, latents[:N_MOMENTS]),
         )
 
     def __call__(self, plan: RankPlan, base: nn.Module | None = None) -> nn.Module:
@@ -108,4 +114,7 @@ class Assembler:
             if self.fit == "none"
             else calibrate(factorized, self.latents, self.outputs, replaced, fit=self.fit)
         )
-        return correct_batchnorm(corrected, source, few, dense_moments=moments)
+        skipping = whole
+        if base is None and self.prefix is not None:
+            skipping = partial(self.prefix.skipped, layer=only_layer(plan))
+        return correct_batchnorm(corrected, source, few, dense_moments=moments, skipping=skipping)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -13,6 +14,12 @@ from nas_gan.networks.hooks import OnInput, observing, run_batches
 
 # Mean and variance `(c,)` of the input of each batch normalisation, by name, in execution order.
 BatchMoments = Mapping[str, tuple[Tensor, Tensor]]
+Skipping = Callable[[nn.Module], AbstractContextManager[None]]
+
+
+def whole(network: nn.Module) -> AbstractContextManager[None]:
+    """The `Skipping` of a network that runs as a whole."""
+    return nullcontext()
 
 
 def correct_batchnorm(
@@ -22,6 +29,7 @@ def correct_batchnorm(
     batch_size: int = 64,
     *,
     dense_moments: BatchMoments | None = None,
+    skipping: Skipping = whole,
 ) -> nn.Module:
     """A copy of `factorized` whose batch statistics account for the change in its activations.
 
@@ -38,20 +46,76 @@ def correct_batchnorm(
         batch_size: latents per batch.
         dense_moments: `batch_moments` of `dense` on the same latents. Pass them to correct many
             plans, so that the dense network runs only once.
+        skipping: within `skipping(network)`, the network need not run what it has in common with
+            the dense one; used if all latents are one batch.
     """
     corrected = copy.deepcopy(factorized).eval()
     before = dense_moments
     if before is None:
         before = batch_moments(dense, latents, batch_size)
-    for name, (dense_mean, dense_variance) in before.items():
-        # One at a time, in execution order: correcting a norm changes what enters the next.
-        mean, variance = batch_moments(corrected, latents, batch_size, only=name)[name]
-        norm = cast(nn.modules.batchnorm._BatchNorm, corrected.get_submodule(name))
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        norm.running_mean += mean - dense_mean
-        norm.running_var *= variance / dense_variance.clamp(min=norm.eps)
+    if not before:
+        return corrected
+    if len(latents) <= batch_size:
+        with skipping(corrected):
+            if _in_one_pass(corrected, before, latents):
+                return corrected
+    _one_by_one(corrected, before, latents, batch_size)
     return corrected
+
+
+def _one_by_one(
+    corrected: nn.Module, before: BatchMoments, latents: Tensor, batch_size: int
+) -> None:
+    """Correct one normalisation after another, with a pass over the latents for each."""
+    for name, dense_moments in before.items():
+        # One at a time, in execution order: correcting a norm changes what enters the next.
+        moments = batch_moments(corrected, latents, batch_size, only=name)[name]
+        _correct(corrected, name, dense_moments, moments)
+
+
+def _in_one_pass(corrected: nn.Module, before: BatchMoments, latents: Tensor) -> bool:
+    """Correct each normalisation when its input arrives, which then is that of all latents.
+
+    What is skipped, since it is as in the dense network, needs no correction.
+
+    Returns:
+        Whether that was possible; if not, because one of them runs twice, nothing has changed.
+    """
+    state = {name: tensor.clone() for name, tensor in corrected.state_dict().items()}
+    calls = dict.fromkeys(before, 0)
+
+    def arrives(name: str) -> OnInput:
+        def on_input(x: Tensor) -> None:
+            calls[name] += 1
+            if calls[name] == 1:
+                _correct(corrected, name, before[name], _mean_and_variance(_sums(x)))
+
+        return on_input
+
+    with observing(
+        corrected, entering=[(corrected.get_submodule(name), arrives(name)) for name in before]
+    ):
+        corrected(latents)
+    if max(calls.values()) <= 1:
+        return True
+    corrected.load_state_dict(state)
+    return False
+
+
+def _correct(
+    corrected: nn.Module,
+    name: str,
+    dense_moments: tuple[Tensor, Tensor],
+    moments: tuple[Tensor, Tensor],
+) -> None:
+    """Shift and scale the statistics of one normalisation by what entered it and should have."""
+    (mean, variance), (dense_mean, dense_variance) = moments, dense_moments
+    norm = cast(nn.modules.batchnorm._BatchNorm, corrected.get_submodule(name))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean += mean - dense_mean
+    # Both are clamped: a channel that is constant in both networks keeps its statistics.
+    norm.running_var *= variance.clamp(min=norm.eps) / dense_variance.clamp(min=norm.eps)
 
 
 def batch_moments(
@@ -62,9 +126,7 @@ def batch_moments(
 
     def collect(name: str) -> OnInput:
         def on_input(x: Tensor) -> None:
-            x = x.detach().double().transpose(0, 1).flatten(1)  # (c, n h w)
-            n = torch.full_like(x[:, 0], x.shape[1])
-            moments = torch.stack([n, x.sum(dim=1), x.square().sum(dim=1)])
+            moments = _sums(x)
             sums[name] = sums[name] + moments if name in sums else moments
 
         return on_input
@@ -79,8 +141,18 @@ def batch_moments(
     if norms:
         with observing(generator, entering=norms):
             run_batches(generator, latents, batch_size)
-    moments = {}
-    for name, (n, total, squares) in sums.items():
-        mean = total / n
-        moments[name] = (mean.float(), (squares / n - mean.square()).clamp(min=0).float())
-    return moments
+    return {name: _mean_and_variance(moments) for name, moments in sums.items()}
+
+
+def _sums(x: Tensor) -> Tensor:
+    """Number, sum and sum of squares of each channel of `(n, c, ...)`, as `(3, c)` in float64."""
+    x = x.detach().double().transpose(0, 1).flatten(1)  # (c, n h w)
+    n = torch.full_like(x[:, 0], x.shape[1])
+    return torch.stack([n, x.sum(dim=1), x.square().sum(dim=1)])
+
+
+def _mean_and_variance(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance `(c,)` from the result of `_sums`."""
+    n, total, squares = sums
+    mean = total / n
+    return mean.float(), (squares / n - mean.square()).clamp(min=0).float()

@@ -47,7 +47,7 @@ class FineTuning:
     n_steps: int = 0
     batch_size: int = 32
     lr: float = 5e-4
-    n_checks: int = 4
+    n_checks: int = 2
     seed: int = 0
     loss: str = "latest"
 

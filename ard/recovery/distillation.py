@@ -47,7 +47,7 @@ class Recovery:
     n_steps: int = 300
     batch_size: int = 32
     lr: float = 5e-4
-    n_checks: int = 4
+    n_checks: int = 2
     seed: int = 0
     factor_lr: float | None = None
 
@@ -63,6 +63,7 @@ def recover(
     distance: Distance = image_distance,
     device: str = "cpu",
     on_update: Callable[[int], None] = lambda n: None,
+    target_of: Callable[[int, Tensor], Tensor] | None = None,
 ) -> nn.Module:
     """Distil a student from its teacher on fresh latents and keep its best state.
 
@@ -83,6 +84,8 @@ def recover(
         distance: the loss, a scalar distance between the student's and the teacher's images.
         device: the device that both networks run on.
         on_update: called with 1 after every update.
+        target_of: `target_of(index, latents)` returns the teacher's images of an update, if the
+            caller keeps them; by default the teacher makes them.
 
     Returns:
         A new generator in evaluation mode.
@@ -119,6 +122,7 @@ def recover(
             latents=latents,
             distance=distance,
             device=device,
+            target=target_of,
         ),
         n_steps=settings.n_steps,
         callbacks=[

@@ -7,20 +7,31 @@ and the score for a few of them; a line through those, in logarithms, estimates 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ard.assembly.prefix import DensePrefix, only_layer
 from ard.measuring.evaluate import Candidate
 from ard.measuring.score import MOVEMENT, Score
 from ard.plan import Replacement
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.sampling import extract_features
 
-Proxy = Callable[[nn.Module], float]
+
+class Proxy(Protocol):
+    """How far a generator's images moved."""
+
+    def __call__(self, generator: nn.Module, layer: str | None = None, /) -> float:
+        """The movement; what the generator does before `layer` is what the dense one does."""
+        ...
+
+
 Choice = tuple[str, Replacement]  # a part and its choice
 
 # The smallest rise, as a fraction of the largest one: noise can make a rise zero or negative, which
@@ -48,7 +59,7 @@ class MovementEvaluator:
     features: str
 
     def __call__(self, candidate: Candidate) -> Score:
-        moved = self.measure(candidate.generator)
+        moved = self.measure(candidate.generator, only_layer(candidate.plan))
         return Score(
             metric=MOVEMENT,
             value=moved,
@@ -72,7 +83,7 @@ def image_error(
         target = torch.cat([dense(z.to(device)) for z in latents.split(batch_size)])
     scale = target.square().mean().clamp(min=1e-12)
 
-    def measure(generator: nn.Module) -> float:
+    def measure(generator: nn.Module, layer: str | None = None) -> float:
         with torch.no_grad():
             images = torch.cat([generator(z.to(device)) for z in latents.split(batch_size)])
         return ((images - target).square().mean() / scale).item()
@@ -90,8 +101,10 @@ def feature_error(
 ) -> Proxy:
     """Mean squared distance between the features of an image and of its dense counterpart.
 
-    It is relative to the total variance of the features, on `(n, latent_dim)` latents.
+    It is relative to the total variance of the features, on `(n, latent_dim)` latents. If these are
+    one batch, a generator that differs from the dense one in one layer runs from that layer on.
     """
+    prefix = DensePrefix(dense, latents.to(device)) if len(latents) <= batch_size else None
 
     def features_of(generator: nn.Module) -> np.ndarray:
         features = extract_features(
@@ -102,8 +115,10 @@ def feature_error(
     target = features_of(dense)
     scale = max(float(target.var(axis=0).sum()), 1e-12)
 
-    def measure(generator: nn.Module) -> float:
-        return float(np.square(features_of(generator) - target).sum(axis=1).mean()) / scale
+    def measure(generator: nn.Module, layer: str | None = None) -> float:
+        with prefix.skipped(generator, layer) if prefix else nullcontext():
+            features = features_of(generator)
+        return float(np.square(features - target).sum(axis=1).mean()) / scale
 
     return measure
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ard.errors import ArdError
 from ard.measuring.evaluate import Candidate, Evaluator
 from ard.plan import RankPlan
 from ard.recovery.adversarial import FineTuning, batches_of, fine_tune
 from ard.recovery.distillation import Distance, Recovery, feature_distance, recover
+from ard.recovery.memory import RememberedImages, RememberedScores, remembered_batches
 from ard.recovery.recover import Build
 from ard.recovery.staging import in_stages
 from ard.recovery.store import RecoveredStore
@@ -23,6 +25,7 @@ from nas_gan.cli import progress
 from nas_gan.data.batches import ShuffledBatches
 from nas_gan.errors import MissingDataError
 from nas_gan.losses.registry import ALIASES, LOSSES
+from nas_gan.networks.structure import evaluating
 from nas_gan.training.distillation import image_distance
 from nas_gan.training.draws import Batch, StepLatents
 
@@ -42,11 +45,15 @@ class Recovering:
 
 @dataclass(frozen=True)
 class _Judge:
-    """The discriminator, if the recovery uses one, and the source of its real images."""
+    """The discriminator, if the recovery uses one, and the source of its real images.
+
+    `drawn` tells that the dense generator draws them.
+    """
 
     discriminator: nn.Module | None
     real: Callable[[int], Batch] | None
     source: str
+    drawn: bool = False
 
 
 def open_recovery(
@@ -67,7 +74,7 @@ def open_recovery(
     judge = _Judge(discriminator, None, "")
     if fine_tuning_steps(config, setting):
         source, real = real_images(config, setting)
-        judge = _Judge(discriminator, real, source)
+        judge = _Judge(discriminator, real, source, not isinstance(real, ShuffledBatches))
 
     def prepared(run_dir: Path, evaluate: Evaluator) -> Recovering:
         recovery = _recovery(config, setting, judge, evaluate)
@@ -112,10 +119,22 @@ def _recovery(
     def latents(settings: Recovery | FineTuning) -> StepLatents:
         return StepLatents(settings.seed, settings.batch_size, setting.interface)
 
+    images = RememberedImages()
+    real = judge.real
+    if real is not None and judge.drawn:
+        real = remembered_batches(real, images)
+
     def score(network: nn.Module) -> float:
         return evaluate(Candidate.finished(network)).value
 
-    def distilled(student: nn.Module, settings: Recovery) -> nn.Module:
+    def targets(settings: Recovery) -> Callable[[int, Tensor], Tensor]:
+        def target(index: int, z: Tensor) -> Tensor:
+            with evaluating(setting.generator):
+                return images((settings.seed, index), lambda: setting.generator(z))
+
+        return target
+
+    def distilled(score: RememberedScores, student: nn.Module, settings: Recovery) -> nn.Module:
         with progress("  distillation", settings.n_steps) as advance:
             return recover(
                 student,
@@ -127,21 +146,29 @@ def _recovery(
                 distance=distance,
                 device=config.device,
                 on_update=advance,
+                target_of=targets(settings),
             )
 
     def recovered(build: Build, plan: RankPlan) -> nn.Module:
+        scored = RememberedScores(score)
         network = in_stages(
-            build, plan, setting.generator, shown, config.stage_ratio, distillation, distilled
+            build,
+            plan,
+            setting.generator,
+            shown,
+            config.stage_ratio,
+            distillation,
+            partial(distilled, scored),
         )
-        if judge.real is not None and judge.discriminator is not None:
+        if real is not None and judge.discriminator is not None:
             with progress("  adversarial fine-tuning", fine_tuning.n_steps) as advance:
                 network = fine_tune(
                     network,
                     judge.discriminator,
                     fine_tuning,
-                    real=judge.real,
+                    real=real,
                     latents=latents(fine_tuning),
-                    score=score,
+                    score=scored,
                     device=config.device,
                     on_update=advance,
                 )

@@ -18,7 +18,8 @@ def image_distance(images: Tensor, target: Tensor) -> Tensor:
 class DistillationStep:
     """One update of a student towards its teacher's images on the same latents; needs no data.
 
-    `distance(images, target)`, a scalar, is what the update lowers.
+    `distance(images, target)`, a scalar, is what the update lowers. `target(index, latents)` is the
+    teacher's images of an update; by default the teacher makes them.
 
     The student stays in evaluation mode: its batch statistics were measured on its images, and
     running averages would move them during the updates.
@@ -34,15 +35,17 @@ class DistillationStep:
         latents: Sampler,
         distance: Callable[[Tensor, Tensor], Tensor] = image_distance,
         device: torch.device | str = "cpu",
+        target: Callable[[int, Tensor], Tensor] | None = None,
     ) -> None:
         self.student, self.teacher = student.eval(), teacher.eval()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.latents, self.distance, self.device = latents, distance, device
+        self.target = target or (lambda index, z: self.teacher(z))
 
     def __call__(self, index: int) -> dict[str, float]:
         z = self.latents(index).to(self.device)
         with torch.no_grad():
-            target = self.teacher(z)  # (n, 3, h, w)
+            target = self.target(index, z)  # (n, 3, h, w)
         loss = self.distance(self.student(z), target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -102,3 +102,30 @@ def test_moments_of_the_dense_net_taken_once_give_the_same_correction() -> None:
     moments = batch_moments(dense, latents)
     given = correct_batchnorm(factorized, dense, latents, dense_moments=moments)
     assert same(given, correct_batchnorm(factorized, dense, latents))
+
+
+def test_norms_in_a_row_are_corrected_in_one_pass_as_one_by_one() -> None:
+    dense, factorized = Normalised(1.0, 0.0, 3).eval(), Normalised(3.0, 10.0, 3).eval()
+    passes: list[int] = []
+
+    class Counted(nn.Module):
+        def __init__(self, net: Normalised) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, z: Tensor) -> Tensor:
+            passes.append(len(z))
+            return self.net(z)
+
+    counted = Counted(factorized)
+    moments = {f"net.{n}": m for n, m in batch_moments(dense, LATENTS).items()}
+    at_once = correct_batchnorm(counted, counted, LATENTS, dense_moments=moments)
+    assert passes == [3]
+    # In batches of two rows, each norm has to wait for the second batch.
+    one_by_one = correct_batchnorm(factorized, dense, LATENTS, batch_size=2)
+    assert statistics(at_once) == [pytest.approx(row, rel=1e-5) for row in statistics(one_by_one)]
+
+
+def test_a_channel_that_is_constant_keeps_its_statistics() -> None:
+    net = Normalised(0.0, 1.0).eval()
+    assert statistics(correct_batchnorm(net, net, LATENTS)) == statistics(net)

@@ -127,10 +127,25 @@ def test_the_sweeps_are_those_of_tensorly(shape):
         l2_reg=module.RIDGE,
     )
     with torch_backend():
-        found = module.alternating_least_squares(weight, start, 7)
+        found = module.alternating_least_squares(weight, start, 7, extrapolated=False)
     # Equal up to rounding, which seven ill-conditioned solves have made larger.
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, torch.from_numpy(b), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [2, 8, 18])  # up to half of the weights
+def test_a_fit_is_as_close_as_fifty_plain_sweeps(rank):
+    weight = random(12, 10, 3, 3)
+    weight = weight / weight.norm()
+    with torch_backend():
+        start = module.spatial_svd_terms(weight, rank)
+        plain, quick = (
+            module.alternating_least_squares(weight, start, n, extrapolated=extrapolated)
+            for n, extrapolated in ((module.N_ITER_MAX, True), (50, False))
+        )
+    errors = [float((weight - rebuild(of(found))).norm()) for found in (quick, plain)]
+    assert module.N_ITER_MAX < 50
+    assert errors[0] <= 1.005 * errors[1]  # where two different paths end differs by about that
 
 
 def test_the_degeneracy_of_orthogonal_terms_is_one():

@@ -60,6 +60,18 @@ def test_pmish_has_the_published_minimum(beta):
     assert pmish(x, beta_of(beta)).min().item() == pytest.approx(MINIMA[beta], abs=6e-5)
 
 
+@pytest.mark.parametrize("beta", [-2.0, -BETA_MIN, BETA_MIN, 0.5, 1.0, 3.0])
+def test_pmish_without_a_gradient_has_the_same_values(beta):
+    x = torch.cat([torch.linspace(-120, 120, 4001), torch.tensor([-1e30, 1e30, 0.0])])
+    with torch.no_grad():
+        quick = pmish(x, torch.tensor([beta]))
+    exact = pmish(x.double().requires_grad_(), beta_of(beta)).float()
+    assert quick.isfinite().all()
+    # Within a few roundings of x, since a sigmoid near 1 has lost what tells softplus from 0.
+    assert ((quick - exact).abs() <= 5e-7 * x.abs() + 1e-7).all()
+    assert torch.equal(x[-3:], torch.tensor([-1e30, 1e30, 0.0]))  # its input is left as it was
+
+
 def test_pmish_with_beta_one_is_mish():
     torch.testing.assert_close(PMish()(X.float()), F.mish(X.float()))
     torch.testing.assert_close(pmish(X, beta_of(1.0)), F.mish(X), atol=1e-15, rtol=1e-14)
