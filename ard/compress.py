@@ -33,6 +33,8 @@ from ard.session.saving import save_found
 from ard.session.search import open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run, say
 from nas_gan.locks import locked
+from nas_gan.workers.executors import Executor
+from nas_gan.workers.options import opened_executor
 from nas_gan.zoo import display_name
 
 
@@ -55,8 +57,16 @@ def compress(
 
     `tell` is called with what was found out, in lines.
     """
+    with opened_executor(config, config.device, config.threads) as executor:
+        return compress_with(executor, config, tell)
+
+
+def compress_with(
+    executor: Executor, config: CompressConfig, tell: Callable[[str], None]
+) -> tuple[CompressionReport, Path]:
+    """`compress` with measurements by an executor that is there already."""
     budget, option = budget_of(config.metric, config.fid_budget, config.quality_budget)
-    session = open_session(config, tell)
+    session = open_session(config, tell, executor)
     setting, run_dir = session.setting, session.run_dir
     for line in opening_lines(config, session, [budget], option):
         tell(line)

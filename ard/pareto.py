@@ -24,6 +24,8 @@ from ard.session.search import Session, coverage_line, open_session, opening_lin
 from nas_gan.cli import BUDGET_MISSED, DONE, run, say
 from nas_gan.files import write_text
 from nas_gan.locks import locked
+from nas_gan.workers.executors import Executor
+from nas_gan.workers.options import opened_executor
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,18 @@ def find_points(
 
 def main(config: ParetoConfig) -> int:
     budgets = parse_budgets(config.budgets)  # fails before anything is measured
-    with locked(run_directory(config)):
-        return search(config, budgets)
+    with (
+        locked(run_directory(config)),
+        opened_executor(config, config.device, config.threads) as executor,
+    ):
+        return search(config, budgets, executor)
 
 
-def search(config: ParetoConfig, budgets: list[Budget]) -> int:
+def search(config: ParetoConfig, budgets: list[Budget], executor: Executor) -> int:
     """Search, write and print; the run directory is this process's own."""
     from nas_gan.pictures.plot_style import save_figure
 
-    session = open_session(config, say)
+    session = open_session(config, say, executor)
     run_dir, distance = session.run_dir, session.setting.distance
     points = find_points(config, budgets, session, say)
     write_text(run_dir / "pareto.csv", to_csv(points))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,9 +25,10 @@ from ard.measuring.journal import Journal, MemoryJournal
 from ard.measuring.measurement import Measurement, Stage
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
-from ard.measuring.sweep import Measure, single_layer_plans, sweep
+from ard.measuring.sweep import Measure, only_score, single_layer_plans, sweep
 from ard.plan import DENSE, Factorization, RankPlan
-from ard.recovery.recover import Recover, closed_form_only
+from ard.recovery.recover import Recover, Recovered, closed_form_only
+from ard.recovery.store import Bringing, RecoveredStore
 from ard.search.candidates import competing_choices
 from ard.search.controller import BudgetController
 from ard.search.proxy import choose_anchors, estimate
@@ -390,12 +392,7 @@ def find_plan(
     timings = timings or Stopwatch(search.run.clock)
     evaluators, run, assemble = search.evaluators, search.run, prepared.assemble
 
-    def recovered(plan: RankPlan) -> nn.Module:
-        def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
-            return assemble(plan if part is None else part, base)
-
-        return search.recover(build, plan)
-
+    recovered = Recovered(assemble, search.recover)
     stages: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
         "recovered": (recovered, evaluators.joint),
         "final": (recovered, evaluators.final),
@@ -410,14 +407,21 @@ def find_plan(
             tested = [m.bank for m in run.journal.measurements() if m.stage == "final"]
             bank = max(tested, default=-1) + 1
             evaluate = partial(_lazily, evaluators.held_out, bank)
+        scoring: Callable[[RankPlan], Any] = Measure(build, evaluate)
+        take: Callable[[RankPlan, Any], Score] = only_score
+        if build is recovered and isinstance(search.recover, RecoveredStore):
+            # The weights are made where the plan is scored, and kept here.
+            bringing = Bringing(scoring, search.recover)
+            scoring, take = bringing, bringing.take
         [measured] = sweep(
             [plan],
-            Measure(build, evaluate),
+            scoring,
             run.executor,
             run.journal,
             stage=stage,
             bank=bank,
             on_measured=advance,
+            take=take,
         )
         return measured
 

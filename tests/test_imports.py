@@ -38,7 +38,7 @@ ROOMS = {
         "architecture_search cli",
         "training options",
         "metrics pictures",
-        "generators",
+        "generators workers",
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weights",
         "locks children",

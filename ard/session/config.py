@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -20,6 +20,7 @@ from ard.search.budget import Budget
 from ard.session.setting import MeasuringConfig
 from nas_gan.errors import InvalidValueError, UsageError
 from nas_gan.panels import CANDIDATES, OBJECTIVE, RECOVERY
+from nas_gan.workers.options import WorkerOptions, check_workers
 
 # Offsets from the seed of a run, one for each bank of latents and each random stream. They must all
 # differ: latents that decided something must not also judge it.
@@ -32,7 +33,7 @@ FRESH = 1_000_003
 
 
 @dataclass(frozen=True)
-class SweepConfig(MeasuringConfig):
+class SweepConfig(WorkerOptions, MeasuringConfig):
     """Which factorizations are tried, and which cost is minimised."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
@@ -90,6 +91,9 @@ class SearchConfig(SweepConfig):
     """Whole plans to recover and measure at most."""
 
 
+_Config = TypeVar("_Config", bound=SweepConfig)
+
+
 def check(config: SweepConfig) -> None:
     """Check that every setting is within its range.
 
@@ -120,6 +124,7 @@ def check(config: SweepConfig) -> None:
         )
     if not config.methods:
         raise InvalidValueError(f"needs at least one of {', '.join(METHODS)}", setting="methods")
+    check_workers(config, config.device)
     parse_rank_multiple(config.rank_multiple, config.precision)
     if config.objective == MIXED and not config.weights:
         raise InvalidValueError(
@@ -131,6 +136,15 @@ def check(config: SweepConfig) -> None:
             f"{config.latency_table}: no such file; measure a table with python -m ard.latency",
             setting="latency_table",
         )
+
+
+def settled(config: _Config) -> _Config:
+    """The settings with one thread for each worker, unless the user wants more.
+
+    This process uses as many: how a sum is split among threads shows in its last digits, and
+    scores must not depend on where they are made.
+    """
+    return replace(config, threads=config.threads or 1) if config.spread else config
 
 
 def grid_of(config: SweepConfig) -> RankGrid:

@@ -63,6 +63,7 @@ class EfficientNetLite0:
 
     dim = 1280
     comparable = False
+    kept_by_workers = True
 
     def __init__(
         self,

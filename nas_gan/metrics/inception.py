@@ -42,6 +42,7 @@ class InceptionV3:
 
     dim = 2048
     comparable = True
+    kept_by_workers = True
 
     def __init__(
         self,

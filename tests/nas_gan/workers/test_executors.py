@@ -8,12 +8,13 @@ import pytest
 import torch
 from contracts import ExecutorContract, scored
 
-from ard.errors import ArdError
-from ard.measuring.executors import RayExecutor, SerialExecutor
 from ard.measuring.journal import MemoryJournal
 from ard.measuring.score import Score
 from ard.measuring.sweep import sweep
 from ard.plan import Factorization, RankPlan
+from nas_gan.errors import WorkerError
+from nas_gan.workers.executors import SerialExecutor
+from nas_gan.workers.ray_executor import RayExecutor
 
 
 @pytest.fixture(scope="session")
@@ -59,5 +60,5 @@ class TestRayExecutor(ExecutorContract):
 
 def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ArdError, match=r'pip install "ard-gan\[ray\]"'):
+    with pytest.raises(WorkerError, match=r'pip install "ard-gan\[ray\]"'):
         RayExecutor()
