@@ -77,9 +77,7 @@ class Session:
         return self.recovering.store
 
 
-def open_session(
-    config: SearchConfig, tell: Callable[[str], None], executor: Executor
-) -> Session:
+def open_session(config: SearchConfig, tell: Callable[[str], None], executor: Executor) -> Session:
     """Prepare everything that a search needs before it measures its first plan.
 
     Wrong settings raise before anything is written or measured. `tell` is called with what was

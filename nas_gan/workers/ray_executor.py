@@ -66,9 +66,7 @@ class Worker:
         if function is None:
             while len(self._functions) >= HELD_FUNCTIONS:
                 self._functions.pop(next(iter(self._functions)))
-            arrays: dict[str, Part] = dict(
-                zip(parts, ray.get(list(parts.values())), strict=True)
-            )
+            arrays: dict[str, Part] = dict(zip(parts, ray.get(list(parts.values())), strict=True))
             function = unpack(ray.get(message[0]), arrays, self._kept)
         self._functions[name] = function  # the last one used is the last one to go
         return function
@@ -205,9 +203,7 @@ class RayExecutor:
     # How many workers in a row have died before they were ready.
     _n_failed_starts = 0
 
-    def _share(
-        self, function: Callable[..., Any]
-    ) -> tuple[str, list[Any], dict[str, Any]]:
+    def _share(self, function: Callable[..., Any]) -> tuple[str, list[Any], dict[str, Any]]:
         """Put a function into the object store, apart from what is there: name, message, parts."""
         packed = pack(function)
         known = {name: ref for parts in self._shared for name, ref in parts.items()}
@@ -247,9 +243,7 @@ class RayExecutor:
         """The next worker that has answered or died."""
         asked = {place.pending: place for place in self._places if place.pending is not None}
         working = any(place.job is not None for place in self._places)
-        done, _ = self._ray.wait(
-            list(asked), num_returns=1, timeout=None if working else START_S
-        )
+        done, _ = self._ray.wait(list(asked), num_returns=1, timeout=None if working else START_S)
         if not done:
             raise WorkerError(
                 f"no worker has started within {START_S:g} s; `ray status` says what the cluster "
