@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from ard.errors import DeliveryError
+from ard.forecast import forecast
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import Prepared, compress_within
 from ard.report.delivery import Delivery, Demand, deliver
@@ -111,6 +112,9 @@ def compress_with(
 
 
 def main(config: CompressConfig) -> int:
+    if config.dry_run:
+        sys.stdout.write("\n".join(forecast(config)) + "\n")
+        return DONE
     with locked(run_directory(config)):
         report, run_dir = compress(config)
     sys.stdout.write(f"{to_text(report)}\n{run_dir / 'report.html'}\n")

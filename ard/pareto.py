@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ard.forecast import forecast
 from ard.pipeline import compress_within
 from ard.report.points import Point, budget_folder, point_of, points_figure, to_csv, to_text
 from ard.search.budget import Budget
@@ -61,6 +62,9 @@ def find_points(
 
 def main(config: ParetoConfig) -> int:
     budgets = parse_budgets(config.budgets)  # fails before anything is measured
+    if config.dry_run:
+        sys.stdout.write("\n".join(forecast(config, len(budgets))) + "\n")
+        return DONE
     with (
         locked(run_directory(config)),
         opened_executor(config, config.device, config.threads) as executor,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from ard.forecast import forecast
 from ard.pipeline import measure_sensitivities, prepare
 from ard.report.summary import layer_rows
 from ard.search.reachable import reachable_plans, to_text
@@ -25,6 +26,9 @@ from nas_gan.workers.options import opened_executor
 
 
 def main(config: SweepConfig) -> int:
+    if config.dry_run:
+        sys.stdout.write("\n".join(forecast(config)) + "\n")
+        return DONE
     with (
         locked(run_directory(config)),
         opened_executor(config, config.device, config.threads) as executor,

@@ -20,6 +20,7 @@ ALLOWED = {
 ROOMS = {
     "ard": (
         "compress sweep pareto select latency inspect",
+        "forecast",
         "selection report inspection",
         "session",
         "pipeline",

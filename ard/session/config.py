@@ -19,7 +19,7 @@ from ard.pipeline import Effort
 from ard.search.budget import Budget
 from ard.session.setting import MeasuringConfig
 from nas_gan.errors import InvalidValueError, UsageError
-from nas_gan.panels import CANDIDATES, OBJECTIVE, RECOVERY
+from nas_gan.panels import CANDIDATES, MACHINE, OBJECTIVE, RECOVERY
 from nas_gan.workers.options import WorkerOptions, check_workers
 
 # Offsets from the seed of a run, one for each bank of latents and each random stream. They must all
@@ -65,6 +65,8 @@ class SweepConfig(WorkerOptions, MeasuringConfig):
     run_dir: Path | None = None
     """Directory of the run, runs/NAME of the checkpoint by default; an unfinished run there is
     resumed."""
+    dry_run: Annotated[bool, MACHINE] = False
+    """Say how many evaluations, seconds and bytes the run would take, and end without writing."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,9 @@ def _bytes_of(storage: torch.UntypedStorage) -> Part:
 
 
 def _storage(part: Part, device: str) -> torch.UntypedStorage:
-    bytes_ = torch.from_numpy(part.copy())
+    # In memory of torch, which is aligned: the order in which a kernel adds depends on that.
+    bytes_ = torch.empty(part.nbytes, dtype=torch.uint8)
+    bytes_.numpy()[:] = part
     if device == "cuda" and torch.cuda.is_available():
         bytes_ = bytes_.cuda()
     return bytes_.untyped_storage()
