@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas_gan.files import write_bytes
-from nas_gan.runs.experiments import Outcome, is_done, run_experiment
+from nas_gan.runs.experiments import Outcome, is_done, run_experiment, train_in_process
 from nas_gan.runs.grid import PlannedRun
 from nas_gan.workers.executors import Executor
 
@@ -43,19 +43,21 @@ class DoCell:
     Attributes:
         metrics: what to read off the logs.
         mark: a file that only the file system of the driver has.
+        train: trains what settings.toml in a directory says; returns why it failed, or "".
     """
 
     metrics: tuple[str, ...]
     mark: Path
+    train: Callable[[Path], str] = train_in_process
 
     def __call__(self, cell: Cell) -> tuple[Outcome, Files | None]:
         """The outcome, and the files of the run if the driver cannot see them."""
         if self.mark.exists():
-            return run_experiment(cell.run, self.metrics), None
+            return run_experiment(cell.run, self.metrics, train=self.train), None
         with tempfile.TemporaryDirectory() as folder:
             here = replace(cell.run, folder=Path(folder))
             write_files(here.folder, cell.files)
-            outcome = run_experiment(here, self.metrics)
+            outcome = run_experiment(here, self.metrics, train=self.train)
             return outcome, read_files(here.folder)
 
 
