@@ -268,6 +268,8 @@ def _connect(ray: Any, address: str) -> bool:
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it would warn of a change
+    # Ray would put its workers behind every other process of the machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options = {"log_to_driver": False, "configure_logging": False, "logging_level": "error"}
     with _own_signals():
         try:

@@ -67,6 +67,7 @@ TWO_NODES = """
 def cluster() -> Iterator[None]:
     """A Ray with room for two workers in this machine."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         num_cpus=2,
         object_store_memory=200 * 2**20,
