@@ -316,7 +316,8 @@ def main() -> int:
     if arguments.search_of:
         print(json.dumps(search_here(arguments.search_of)))
         return 0
-    os.environ["RAY_worker_niceness"] = "0"  # as this process has, or the sides would not be alike
+    # As this process has, or the sides would not be alike.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     load = [round(value, 1) for value in os.getloadavg()]
     parts: dict[str, Callable[[], Any]] = {
         "search": lambda: [search(n) for n in (16, 160, 1600)],

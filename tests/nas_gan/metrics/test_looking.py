@@ -9,11 +9,12 @@ from tiny import lively_generator
 
 from nas_gan.metrics.collecting import Collected, Wanted, collect
 from nas_gan.metrics.features import make_extractor
-from nas_gan.metrics.looking import BATCHES
+from nas_gan.metrics.looking import BATCHES, Look
 from nas_gan.metrics.sources import GeneratedSource
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import StreamedLatents
 from nas_gan.workers.executors import Item, Result
+from nas_gan.workers.packing import pack, unpack
 
 N, BATCH = 2 * BATCHES * 4 + 3, 4  # two whole parts, and one that ends within a batch
 
@@ -61,3 +62,19 @@ def test_what_workers_collect_does_not_depend_on_who_is_finished_first(
     assert here.images is not None
     assert there.images is not None
     assert torch.equal(here.images, there.images)
+
+
+@pytest.mark.ray
+def test_what_is_sent_to_a_worker_draws_the_same_images_and_features(
+    source: GeneratedSource,
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    look = Look(source, make_extractor("efficientnet-lite0", threads=1), BATCH)
+    packed = pack(look)
+    there = unpack(packed.message, packed.parts, {})
+    for (batch, features), (other, found) in zip(
+        look(range(4, 12)), there(range(4, 12)), strict=True
+    ):
+        assert batch.rows.tolist() == other.rows.tolist()
+        assert torch.equal(batch.images, other.images)
+        np.testing.assert_array_equal(features, found)
