@@ -188,6 +188,8 @@ def node_death(n_items: int = 40) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         with RayExecutor(address=cluster.address) as executor:
+            while len({node for _, (_, node) in executor.run(work, range(2))}) < 2:
+                pass  # until both have started
             for item, (square, node) in executor.run(work, range(n_items)):
                 twice += item in results
                 results[item] = square
@@ -251,10 +253,15 @@ def search_here(n_layers: int) -> dict[str, Any]:
 
     def score(rise: float) -> Score:
         half = 0.05 * rise + 1e-3
-        interval = {"ci_low": rise - half, "ci_high": rise + half}
         return Score(
-            **{"metric": "fid", "value": 100 + rise, "rise": rise, **interval},
-            **{"n_images": 1000, "features": "none", "measured": True},
+            metric="fid",
+            value=100 + rise,
+            rise=rise,
+            ci_low=rise - half,
+            ci_high=rise + half,
+            n_images=1000,
+            features="none",
+            measured=True,
         )
 
     def evaluate(candidate: Candidate) -> Score:
@@ -291,11 +298,14 @@ def report(result: dict[str, Any]) -> None:
     """Print what was measured, with the bars."""
     if found := result.get("workers"):
         print(
-            f"two workers: {found['two_over_one']:.2f} times as fast as one by the clock, and "
-            f"{found['two_over_one_processor']:.2f} times by the processor's seconds of the busier "
-            f"worker and of this process (bar {BARS['two_workers']:g}); one worker takes {found['one_over_none']:.2f} times "
-            f"the wall time and {found['one_over_none_processor']:.2f} times the processor time of "
-            f"this process alone (bar {BARS['one_worker']:g}); same scores: {found['same_scores']}"
+            f"two workers: {found['two_over_one']:.2f} times as fast as one by the clock, "
+            f"{found['two_over_one_processor']:.2f} times by processor seconds of the busier "
+            f"worker and of this process (bar {BARS['two_workers']:g})"
+        )
+        print(
+            f"one worker: {found['one_over_none']:.2f} times the time of this process alone by the "
+            f"clock, {found['one_over_none_processor']:.2f} times by processor seconds (bar "
+            f"{BARS['one_worker']:g}); same scores: {found['same_scores']}"
         )
     if found := result.get("node_death"):
         print(

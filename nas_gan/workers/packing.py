@@ -54,7 +54,7 @@ def pack(function: Callable[..., Any]) -> Packed:
             parts.setdefault(names[key], part)
         return names[key]
 
-    class Packer(cloudpickle.Pickler):  # type: ignore[misc]
+    class Packer(cloudpickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
             if isinstance(value, torch.storage.TypedStorage):
                 storage = value._untyped_storage
@@ -134,4 +134,4 @@ def _storage(part: Part, device: str) -> torch.UntypedStorage:
 def _digest(part: Part) -> str:
     head = f"{part.dtype.str} {part.shape} {part.strides}".encode()
     body = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-    return hashlib.blake2b(body, digest_size=16, key=hashlib.sha256(head).digest()).hexdigest()
+    return hashlib.blake2b(body.data, digest_size=16, key=hashlib.sha256(head).digest()).hexdigest()

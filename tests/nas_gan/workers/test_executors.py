@@ -46,6 +46,8 @@ TWO_NODES = """
     try:
         with RayExecutor(address=cluster.address) as executor:
             assert executor.n_workers == 2
+            while len({node for _, (_, node) in executor.run(work, range(2))}) < 2:
+                pass  # until both have started
             results, nodes = {}, set()
             for item, (square, node) in executor.run(work, range(20)):
                 assert item not in results
@@ -54,7 +56,7 @@ TWO_NODES = """
                 if len(nodes) == 2 and second is not None:
                     cluster.remove_node(second, allow_graceful=False)
                     second = None
-            assert second is None, "the second node never worked"
+            assert second is None
             assert results == {item: item * item for item in range(20)}
     finally:
         ray.shutdown()
