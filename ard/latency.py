@@ -139,8 +139,8 @@ def write_and_time(config: LatencyConfig, grid: RankGrid, layers: tuple[LayerPro
     if config.spread:
         write_wanted(layers, grid, config.out, config.precision, progress)
         # A worker has its GPU for TensorRT.
-        device = "cuda" if config.gpus_per_worker else "cpu"
-        with opened_executor(config, device, config.threads) as executor:
+        on = "cuda" if config.gpus_per_worker else "cpu"
+        with opened_executor(config, on, config.threads) as executor:
             measure_on_workers(layers, grid, path, timing, progress, executor)
     else:
         measure_layers(layers, grid, config.out, path, timing, progress)

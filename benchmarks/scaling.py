@@ -99,6 +99,7 @@ def workers(rounds: int, plans_per_round: int, images: int) -> dict[str, Any]:
     plans = plans[::step][: rounds * plans_per_round]
     packed = pack(function)
     ray.init(
+        "local",
         num_cpus=3,
         object_store_memory=OBJECT_STORE,
         include_dashboard=False,

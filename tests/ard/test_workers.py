@@ -30,6 +30,7 @@ def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
+        "local",  # whatever other clusters are here
         num_cpus=2,
         object_store_memory=200 * 2**20,
         include_dashboard=False,
