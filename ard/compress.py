@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from ard.errors import DeliveryError
+from ard.forecast import forecast
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import CompressionResult, Goal, Prepared, Reach, compress_for
 from ard.report.delivery import BATCHES, FLOAT32, TIMING, Delivery, Demand, deliver, network_timer
@@ -45,6 +46,8 @@ from ard.session.search import open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run, say
 from nas_gan.errors import UsageError
 from nas_gan.locks import locked
+from nas_gan.workers.executors import Executor
+from nas_gan.workers.options import opened_executor
 from nas_gan.zoo import display_name
 
 # In the run directory, the plan that reaches a target that the budget has no room for.
@@ -73,12 +76,20 @@ def compress(
 
     `tell` is called with what was found out, in lines.
     """
+    with opened_executor(config, config.device, config.threads) as executor:
+        return compress_with(executor, config, tell)
+
+
+def compress_with(
+    executor: Executor, config: CompressConfig, tell: Callable[[str], None]
+) -> tuple[CompressionReport, Path]:
+    """`compress` with measurements by an executor that is there already."""
     target = None if config.target is None else Target.parse(config.target, "target")
     if target is not None:
         config = with_target(config, target)
     budget, option = asked_budget(config, target)
     budgets = [] if budget is None else [budget]
-    session = open_session(config, tell)
+    session = open_session(config, tell, executor)
     setting, run_dir = session.setting, session.run_dir
     for line in opening_lines(config, session, budgets, option):
         tell(line)
@@ -193,6 +204,11 @@ def reached_target(
 
 
 def main(config: CompressConfig) -> int:
+    if config.dry_run:
+        if config.target is not None:
+            config = with_target(config, Target.parse(config.target, "target"))
+        sys.stdout.write("\n".join(forecast(config)) + "\n")
+        return DONE
     with locked(run_directory(config)):
         report, run_dir = compress(config)
     sys.stdout.write(f"{to_text(report)}\n{run_dir / 'report.html'}\n")

@@ -6,7 +6,8 @@ Writes a folder of single layers and, unless --no-measure is given, times them w
 with TensorRT if it is installed, into `layers/latency.csv`. To measure another device, name it by
 --host, or copy the folder there and run `python -m edge_bench.layers layers/`, which needs neither
 torch nor this package. Pass the table to other commands as --latency-table. One table can serve
-many networks: with --table, times that the table already holds are not measured again.
+many networks: with --table, times that the table already holds are not measured again. With
+--executor ray, the layers are timed by the workers of a cluster, whose nodes should be alike.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ard.costs.layer_times import (
     Device,
     LayerTiming,
     measure_layers,
+    measure_on_workers,
     to_text,
     write_wanted,
 )
@@ -36,15 +38,16 @@ from ard.factorization.methods import COMPETITORS, MethodName
 from ard.grid import RankGrid
 from ard.layers import Part, profile_layers
 from nas_gan.cli import DONE, progress, run
-from nas_gan.errors import InvalidValueError
+from nas_gan.errors import InvalidValueError, UsageError
 from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.locks import locked
 from nas_gan.networks.latents import latents_of
 from nas_gan.panels import CANDIDATES, MACHINE
+from nas_gan.workers.options import WorkerOptions, check_workers, opened_executor
 
 
 @dataclass(frozen=True)
-class LatencyConfig(GeneratorOptions):
+class LatencyConfig(WorkerOptions, GeneratorOptions):
     """Which layers and factorizations are timed, and how."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
@@ -97,6 +100,13 @@ def check(config: LatencyConfig) -> RankGrid:
         )
     if config.threads < 1:
         raise InvalidValueError(f"must be at least 1; got {config.threads}", setting="threads")
+    check_workers(config, "cuda" if config.spread and config.gpus_per_worker else "cpu")
+    if config.spread and (config.host is not None or not config.measure):
+        raise UsageError(
+            "is ray, but a device is measured by ssh, and what is only written is not measured; "
+            "use local",
+            setting="executor",
+        )
     multiple_of = parse_rank_multiple(config.rank_multiple, config.precision)
     return RankGrid(config.methods, config.fractions, multiple_of)
 
@@ -129,7 +139,14 @@ def write_and_time(config: LatencyConfig, grid: RankGrid, layers: tuple[Part, ..
     path = config.table or config.out / TABLE
     device = None if config.host is None else Device(config.host, config.python, config.ssh)
     timing = LayerTiming(config.batch, config.threads, config.runner, config.precision, device)
-    measure_layers(layers, grid, config.out, path, timing, progress)
+    if config.spread:
+        write_wanted(layers, grid, config.out, config.precision, progress)
+        # A worker has its GPU for TensorRT.
+        on = "cuda" if config.gpus_per_worker else "cpu"
+        with opened_executor(config, on, config.threads) as executor:
+            measure_on_workers(layers, grid, path, timing, progress, executor)
+    else:
+        measure_layers(layers, grid, config.out, path, timing, progress)
     sys.stdout.write(f"{to_text(LatencyTable.read(path), layers)}\n{path}\n")
     return DONE
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -93,7 +94,7 @@ class LayerProfile:
         """Whether it is a transposed convolution, which stores its input channels first."""
         return self.layer_type.transposed
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
         """`(c_out, c_in, k_h, k_w)`, whatever the order and number of axes that torch stores.
 
@@ -111,10 +112,13 @@ class LayerProfile:
 
     def methods(self) -> tuple[str, ...]:
         """The methods that can factorize this layer; none for a depthwise convolution."""
-        shape, n_axes = group_shape(self.shape, self.groups), self.layer_type.n_axes
-        if self.groups > 1 and 1 in shape[:2]:
-            return ()
-        return tuple(name for name, method in METHODS.items() if method.fits(shape, n_axes))
+        return tuple(name for name in METHODS if self._takes(name))
+
+    def _takes(self, method: str) -> bool:
+        shape = group_shape(self.shape, self.groups)
+        if method not in METHODS or (self.groups > 1 and 1 in shape[:2]):
+            return False
+        return METHODS[method].fits(shape, self.layer_type.n_axes)
 
     def max_rank(self, method: str) -> Rank:
         """The rank at which `method` reproduces the layer exactly."""
@@ -126,7 +130,7 @@ class LayerProfile:
         Raises:
             RankError: the method does not fit this kind of layer, or the rank is too large.
         """
-        if choice.method not in self.methods():
+        if not self._takes(choice.method):
             fitting = ", ".join(self.methods()) or "none"
             raise RankError(
                 f"{choice} does not fit a {self.kind} weight of shape {self.weight_shape} with "

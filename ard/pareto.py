@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ard.forecast import forecast
 from ard.pipeline import Goal, Reach, compress_for, compress_within
 from ard.report.delivery import network_timer
 from ard.report.points import Point, budget_folder, point_of, points_figure, to_csv, to_text
@@ -32,6 +33,8 @@ from nas_gan.cli import BUDGET_MISSED, DONE, run, say
 from nas_gan.errors import UsageError
 from nas_gan.files import write_text
 from nas_gan.locks import locked
+from nas_gan.workers.executors import Executor
+from nas_gan.workers.options import opened_executor
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,23 @@ def main(config: ParetoConfig) -> int:
     budgets = [] if targets else parse_budgets(config.budgets)
     if targets:
         config = with_target(config, targets[0])
-    with locked(run_directory(config)):
-        return search(config, budgets, targets)
+    if config.dry_run:
+        sys.stdout.write("\n".join(forecast(config, len(budgets) + len(targets))) + "\n")
+        return DONE
+    with (
+        locked(run_directory(config)),
+        opened_executor(config, config.device, config.threads) as executor,
+    ):
+        return search(config, budgets, targets, executor)
 
 
-def search(config: ParetoConfig, budgets: list[Budget], targets: list[Target]) -> int:
+def search(
+    config: ParetoConfig, budgets: list[Budget], targets: list[Target], executor: Executor
+) -> int:
     """Search, write and print; the run directory is this process's own."""
     from nas_gan.pictures.plot_style import save_figure
 
-    session = open_session(config, say)
+    session = open_session(config, say, executor)
     run_dir, distance = session.run_dir, session.setting.distance
     if targets:
         points = reach_points(config, targets, session, say)

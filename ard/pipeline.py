@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -25,9 +25,10 @@ from ard.measuring.journal import Journal, MemoryJournal
 from ard.measuring.measurement import Measurement, Stage
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
-from ard.measuring.sweep import Measure, single_layer_plans, sweep
+from ard.measuring.sweep import Measure, only_score, single_layer_plans, sweep
 from ard.plan import DENSE, RankPlan, Replacement
-from ard.recovery.recover import Recover, closed_form_only
+from ard.recovery.recover import Recover, Recovered, closed_form_only
+from ard.recovery.store import Bringing, RecoveredStore
 from ard.search.candidates import competing_choices, competing_forms
 from ard.search.controller import BudgetController
 from ard.search.ladder import Ladder
@@ -101,17 +102,15 @@ class Run:
 
     Attributes:
         journal: records every score; another search with the same journal resumes from it.
-        executor: runs the measurements.
+        executor: runs the measurements; as many whole plans are tried at a time as it has workers.
         progress: makes a progress bar from a description and a total.
         clock: the time in seconds, for the timings of the result.
-        side_by_side: whole plans that are recovered and scored at a time.
     """
 
     journal: Journal = field(default_factory=MemoryJournal)
     executor: Executor = field(default_factory=SerialExecutor)
     progress: Progress = no_progress
     clock: Callable[[], float] = time.monotonic
-    side_by_side: int = 1
 
 
 @dataclass(frozen=True)
@@ -514,14 +513,14 @@ def find_plan(
     def next_plans() -> tuple[RankPlan, ...]:
         nonlocal table
         for _ in range(MAX_CONFIRMATIONS):
-            plans = controller.ask(run.side_by_side)
+            plans = controller.ask(run.executor.n_workers)
             measured = table.measured()
             chosen = {pair for plan in plans for pair in plan.items()}
             if measured.keys() >= chosen:
                 return plans
             table = measure_sensitivities(search, prepared, also=[*measured, *chosen])
             controller.learn(table)
-        return controller.ask(run.side_by_side)
+        return controller.ask(run.executor.n_workers)
 
     with (
         timings("joint plans"),
@@ -653,14 +652,7 @@ class WholePlans:
 
     def __init__(self, search: Search, prepared: Prepared) -> None:
         self.search, self.prepared = search, prepared
-
-    def recovered(self, plan: RankPlan) -> nn.Module:
-        """The recovered generator of a plan."""
-
-        def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
-            return self.prepared.assemble(plan if part is None else part, base)
-
-        return self.search.recover(build, plan)
+        self.recovered = Recovered(prepared.assemble, search.recover)
 
     def measure(
         self, plans: Sequence[RankPlan], stage: Stage, advance: Callable[[int], None]
@@ -679,14 +671,21 @@ class WholePlans:
             tested = [m.bank for m in run.journal.measurements() if m.stage == "final"]
             bank = max(tested, default=-1) + 1
             evaluate = partial(_lazily, evaluators.held_out, bank)
+        scoring: Callable[[RankPlan], Any] = Measure(build, evaluate)
+        take: Callable[[RankPlan, Any], Score] = only_score
+        if build is self.recovered and isinstance(self.search.recover, RecoveredStore):
+            # The weights are made where the plan is scored, and kept here.
+            bringing = Bringing(scoring, self.search.recover)
+            scoring, take = bringing, bringing.take
         return sweep(
             plans,
-            Measure(build, evaluate),
+            scoring,
             run.executor,
             run.journal,
             stage=stage,
             bank=bank,
             on_measured=advance,
+            take=take,
         )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from ard.forecast import forecast
 from ard.pipeline import measure_sensitivities, prepare
 from ard.report.summary import layer_rows
 from ard.search.reachable import reachable_plans, to_text
@@ -21,19 +22,27 @@ from ard.session.record import run_directory
 from ard.session.search import coverage_line, open_sweep
 from nas_gan.cli import DONE, run, say
 from nas_gan.locks import locked
+from nas_gan.workers.executors import Executor
+from nas_gan.workers.options import opened_executor
 
 
 def main(config: SweepConfig) -> int:
-    with locked(run_directory(config)):
-        return measure(config)
+    if config.dry_run:
+        sys.stdout.write("\n".join(forecast(config)) + "\n")
+        return DONE
+    with (
+        locked(run_directory(config)),
+        opened_executor(config, config.device, config.threads) as executor,
+    ):
+        return measure(config, executor)
 
 
-def measure(config: SweepConfig) -> int:
+def measure(config: SweepConfig, executor: Executor) -> int:
     """Measure, write and print; the run directory is this process's own."""
     from ard.report.plots import sensitivity_figure
     from nas_gan.pictures.plot_style import save_figure
 
-    sweep = open_sweep(config, say)
+    sweep = open_sweep(config, say, executor)
     search, run_dir, distance = sweep.search, sweep.run_dir, sweep.setting.distance
     prepared = prepare(search, sweep.profile)
     table = measure_sensitivities(search, prepared)

@@ -33,6 +33,7 @@ from ard.session.setting import bank_of, samples_of
 from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.cli import progress, say
 from nas_gan.files import write_json
+from nas_gan.workers.executors import SerialExecutor
 
 RESULT = Path(__file__).parent / "results" / "referee.json"
 BUDGETS = ("10%", "20%", "30%", "40%", "60%")
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     config = settings_of(arguments)
-    session = open_session(config, say)
+    session = open_session(config, say, SerialExecutor())
     budgets = parse_budgets(BUDGETS)
     points = find_points(config, budgets, session, say)
     results = [

@@ -34,6 +34,8 @@ from nas_gan.options import flattened, nested_type, option_name
 Config = TypeVar("Config")
 
 DONE, ERROR, USAGE, BUDGET_MISSED = 0, 1, 2, 3
+# How far back the remaining time of a progress bar looks: longer than any run.
+LOOK_BACK_S = 30 * 86_400.0
 # 128 + SIGPIPE, which is how the commands of a shell end if nobody reads on.
 NOT_READ = 141
 
@@ -205,6 +207,28 @@ def say(line: str) -> None:
 _SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
 
 
+def progress_bar(console: Console, clock: Callable[[], float] | None = None) -> Progress:
+    """A bar whose remaining time follows the mean of what is done, however long an item takes.
+
+    By default rich looks back for half a minute, in which a recovery is not even one item.
+
+    Args:
+        console: where it is drawn.
+        clock: seconds; the time since boot if None.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        get_time=clock,
+        speed_estimate_period=LOOK_BACK_S,
+    )
+
+
 @contextmanager
 def progress(
     description: str, total: int, *, shown: bool = True
@@ -224,15 +248,7 @@ def progress(
         finally:
             outer.remove_task(inner)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_Watched(stderr=True)) as bar:
+    with progress_bar(_Watched(stderr=True)) as bar:
         task = bar.add_task(description, total=total)
         token = _SHOWN.set(bar)
         try:

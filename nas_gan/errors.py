@@ -52,6 +52,10 @@ class InUseError(NasGanError, RuntimeError):
     """Another process works in a run directory or on a bundle."""
 
 
+class WorkerError(NasGanError, RuntimeError):
+    """Work cannot run on a cluster: Ray is missing, no node has room, or workers keep dying."""
+
+
 class DivergedError(NasGanError, ArithmeticError):
     """Training or sampling produced a NaN or an infinity."""
 

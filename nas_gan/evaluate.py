@@ -28,10 +28,12 @@ from nas_gan.metrics.report import EvaluationReport, render
 from nas_gan.metrics.scoring import MetricName
 from nas_gan.metrics.subjects import open_subject
 from nas_gan.panels import DATA, EVALUATION, FILES, MACHINE
+from nas_gan.workers.executors import Executor
+from nas_gan.workers.options import WorkerOptions, opened_executor
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(GeneratorOptions):
+class EvaluateConfig(WorkerOptions, GeneratorOptions):
     """What is evaluated, by which metrics, in which features and against what."""
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -83,6 +85,17 @@ def main(config: EvaluateConfig) -> int:
 def evaluate(config: EvaluateConfig) -> EvaluationReport:
     """Everything that was asked for, of a generator or of images."""
     settings = _settings(config)
+    threads = torch.get_num_threads()
+    if config.spread:
+        threads = 1  # of a worker, and as many here: sums would otherwise differ in rounding
+        torch.set_num_threads(threads)
+    with opened_executor(config, config.device, threads) as executor:
+        return _evaluate(config, settings, executor if config.spread else None, threads)
+
+
+def _evaluate(
+    config: EvaluateConfig, settings: EvaluationSettings, executor: Executor | None, threads: int
+) -> EvaluationReport:
     subject = open_subject(config.source, settings.drawing)
     dense = None if config.against is None else open_subject(config.against, settings.drawing)
     for line in subject.remarks:
@@ -94,11 +107,11 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
             config.features,
             inception_weights=config.inception_weights,
             device=config.device,
-            threads=torch.get_num_threads(),
+            threads=threads,
             protocol=settings.protocol,
         )
 
-    evaluator = Evaluator(settings, extractor, progress)
+    evaluator = Evaluator(settings, extractor, progress, executor)
     return evaluator.evaluate(subject, dense, statistics_file=config.save_statistics)
 
 

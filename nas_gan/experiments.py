@@ -17,7 +17,9 @@
     different_output = true                  # the same for output activations
 
 A run never changes both hidden and output activations. Each run has a process and a directory of
-its own. A run that fails is reported with its reason and does not stop the others.
+its own; with --executor ray, the runs are spread over the workers of a Ray cluster, and each takes
+its data set from the node that it is on. A run that fails is reported with its reason and does not
+stop the others.
 
 The table shows the last value of each metric. best_ takes the best value instead, and top5_ the
 mean of the five best. fid<=30 is the share of runs that reach an FID of 30, and first_fid<=30 the
@@ -36,38 +38,52 @@ from typing import Annotated
 import tyro
 
 from nas_gan.cli import progress, run
+from nas_gan.errors import UsageError
 from nas_gan.files import write_json, write_text
 from nas_gan.locks import locked
-from nas_gan.runs.experiments import run_experiment
+from nas_gan.panels import WORKERS
+from nas_gan.runs.experiments import Outcome
 from nas_gan.runs.grid import Grid, PlannedRun, plan_runs, read_grid
+from nas_gan.runs.spreading import run_all
 from nas_gan.runs.summary import summarise, summary_csv, summary_table
+from nas_gan.settings import check_at_least
+from nas_gan.workers.executors import Executor
+from nas_gan.workers.options import WorkerOptions, opened_executor
 
 
 @dataclass(frozen=True)
-class ExperimentsConfig:
+class ExperimentsConfig(WorkerOptions):
     """The grid, and the folder of its runs."""
 
     grid: Annotated[Path, tyro.conf.Positional]
     """Grid of runs, a .toml file like the one above."""
     run_dir: Path | None = None
     """Folder for the runs; by default runs/experiments/ and the name of the grid."""
+    cpus_per_worker: Annotated[int | None, WORKERS] = None
+    """CPUs of a worker, and threads of torch there; 1 if not given."""
 
 
 def main(config: ExperimentsConfig) -> int:
     grid = read_grid(config.grid)
     run_dir = config.run_dir or Path("runs/experiments") / config.grid.stem
     runs = plan_runs(grid, run_dir)
-    with locked(run_dir):
-        return train_all(grid, run_dir, runs)
+    check_at_least("cpus_per_worker", config.cpus_per_worker, 1)
+    if config.cpus_per_worker and not config.spread:
+        raise UsageError("needs the executor ray; the runs are here", setting="cpus_per_worker")
+    # The settings of a run say which device it trains on; a worker only keeps a GPU free for it.
+    device = "cuda" if config.spread and config.gpus_per_worker else "cpu"
+    with locked(run_dir), opened_executor(config, device, config.cpus_per_worker) as executor:
+        return train_all(grid, run_dir, runs, executor)
 
 
-def train_all(grid: Grid, run_dir: Path, runs: list[PlannedRun]) -> int:
+def train_all(grid: Grid, run_dir: Path, runs: list[PlannedRun], executor: Executor) -> int:
     """Train what is not trained yet, write the table and print it."""
-    outcomes = []
+    ended: dict[Path, Outcome] = {}
     with progress("runs", len(runs)) as advance:
-        for one in runs:
-            outcomes.append(run_experiment(one, grid.metrics))
+        for one, outcome in run_all(runs, grid.metrics, run_dir, executor):
+            ended[one.folder] = outcome
             advance(1)
+    outcomes = [ended[one.folder] for one in runs]
     rows = summarise(outcomes)
     write_text(run_dir / "table.csv", summary_csv(rows, grid.metrics))
     content = {"rows": [asdict(row) for row in rows], "runs": [asdict(one) for one in outcomes]}

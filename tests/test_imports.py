@@ -20,6 +20,7 @@ ALLOWED = {
 ROOMS = {
     "ard": (
         "compress sweep pareto select latency inspect",
+        "forecast",
         "selection report inspection",
         "session",
         "pipeline",
@@ -40,7 +41,7 @@ ROOMS = {
         "architecture_search cli",
         "training options",
         "metrics pictures",
-        "generators",
+        "generators workers",
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weights",
         "locks children",

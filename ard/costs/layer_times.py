@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ard.activations import ActivationProfile
-from ard.costs.latency_table import LatencyTable
+from ard.activations import ActivationProfile, ActivationSignature
+from ard.costs.latency_table import LatencyRow, LatencyTable
 from ard.costs.layer_models import Precision, Wanted, write_layers
 from ard.errors import DeliveryError
 from ard.grid import RankGrid
@@ -21,6 +22,7 @@ from nas_gan.children import child_process
 from nas_gan.options import option_name
 from nas_gan.progress import Progress
 from nas_gan.tables import text_table
+from nas_gan.workers.executors import Executor
 
 # A wider range than that of a search, because times are not extrapolated.
 FRACTIONS = (0.75, 0.5, 0.25, 0.12, 0.06, 0.03)
@@ -88,6 +90,60 @@ def measure_layers(
     write_wanted(layers, grid, folder, timing.precision, progress)
     with progress("timing layers, percent", 100) as advance:
         time_layers(folder, table, timing, on_percent=advance)
+
+
+@dataclass(frozen=True)
+class TimeLayer:
+    """A function that times one layer, dense and under its choices, where it is called.
+
+    Attributes:
+        timing: how.
+        known: a table of earlier times, as CSV, which are not measured again; it may be empty.
+    """
+
+    timing: LayerTiming
+    known: str
+
+    def __call__(self, wanted: Sequence[Wanted]) -> str:
+        """The table with the times of the layer, as CSV."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            table = folder / TABLE
+            if self.known:
+                table.write_text(self.known, encoding="utf-8")
+            write_layers(wanted, folder, self.timing.precision)
+            time_layers(folder, table, self.timing)
+            return table.read_text(encoding="utf-8")
+
+
+def measure_on_workers(
+    layers: Sequence[Part],
+    grid: RankGrid,
+    table: Path,
+    timing: LayerTiming,
+    progress: Progress,
+    executor: Executor,
+) -> None:
+    """Add the times of layers to `table`, a layer at a time on any worker.
+
+    A layer and its factorizations are timed by the same worker, and `table` is written whenever one
+    is finished.
+    """
+    by_signature: dict[LayerSignature | ActivationSignature, list[Wanted]] = {}
+    for signature, choice in wanted_choices(layers, grid):
+        by_signature.setdefault(signature, []).append((signature, choice))
+    rows = {_key(row): row for row in LatencyTable.read(table).rows} if table.exists() else {}
+    known = table.read_text(encoding="utf-8") if rows else ""
+    with progress("timing layers on workers", len(by_signature)) as advance:
+        for _, text in executor.run(TimeLayer(timing, known), list(by_signature.values())):
+            rows |= {_key(row): row for row in LatencyTable.from_csv(text).rows}
+            LatencyTable(tuple(rows.values())).save(table)
+            advance(1)
+
+
+def _key(row: LatencyRow) -> tuple[object, ...]:
+    """What one time is of."""
+    return row.conditions, row.signature, row.choice
 
 
 def to_text(table: LatencyTable, layers: Sequence[Part]) -> str:

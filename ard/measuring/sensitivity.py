@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ard.csv_cells import (
@@ -98,7 +99,14 @@ class SensitivityTable:
 
     def of_layer(self, name: str) -> tuple[Row, ...]:
         """The rows of one layer."""
-        return tuple(row for row in self.rows if row.layer == name)
+        return self._by_layer.get(name, ())
+
+    @cached_property
+    def _by_layer(self) -> dict[str, tuple[Row, ...]]:
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.layer, []).append(row)
+        return {name: tuple(rows) for name, rows in found.items()}
 
     @property
     def metric(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -27,15 +28,21 @@ class Measure:
         return self.evaluate(Candidate(partial(self.build, plan), plan))
 
 
+def only_score(plan: RankPlan, score: Score) -> Score:
+    """The score of a measurement that makes nothing else."""
+    return score
+
+
 def sweep(
     plans: Sequence[RankPlan],
-    measure: Callable[[RankPlan], Score],
+    measure: Callable[[RankPlan], Any],
     executor: Executor,
     journal: Journal,
     *,
     stage: Stage = "single",
     bank: int = 0,
     on_measured: Callable[[int], None] = lambda n: None,
+    take: Callable[[RankPlan, Any], Score] = only_score,
 ) -> list[Measurement]:
     """Measure every plan that the journal does not hold yet.
 
@@ -44,12 +51,14 @@ def sweep(
 
     Args:
         plans: the plans to measure.
-        measure: maps a plan to its score.
+        measure: maps a plan to its score, or to whatever `take` finds a score in.
         executor: runs the measurements.
         journal: holds earlier measurements and records new ones.
         stage: how the plans are scored; only measurements of the same stage are reused.
         bank: recorded with each new measurement; see `Measurement`.
         on_measured: called with the number of plans that were finished since the last call.
+        take: receives each plan with its result, in this process, and returns the score; it can
+            keep what else a worker has made.
 
     Returns:
         One measurement per plan, in the order of `plans`.
@@ -57,8 +66,8 @@ def sweep(
     known = {m.plan: m for m in journal.measurements() if m.stage == stage}
     pending = [plan for plan in dict.fromkeys(plans) if plan not in known]
     on_measured(len(plans) - len(pending))
-    for plan, score in executor.run(measure, pending):
-        known[plan] = Measurement(stage, plan, score, bank)
+    for plan, result in executor.run(measure, pending):
+        known[plan] = Measurement(stage, plan, take(plan, result), bank)
         journal.append(known[plan])
         on_measured(1)
     return [known[plan] for plan in plans]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
@@ -19,6 +20,27 @@ class Build(Protocol):
 
 
 Recover = Callable[[Build, RankPlan], nn.Module]
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A function from a plan to its recovered generator, which holds nothing else.
+
+    So it can be sent to a worker, unlike a function inside a search.
+
+    Attributes:
+        assemble: builds the factorized generator of a plan, or of a part of it on a base.
+        recover: the recovery.
+    """
+
+    assemble: Callable[[RankPlan, nn.Module | None], nn.Module]
+    recover: Recover
+
+    def __call__(self, plan: RankPlan) -> nn.Module:
+        def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
+            return self.assemble(plan if part is None else part, base)
+
+        return self.recover(build, plan)
 
 
 def closed_form_only(build: Build, plan: RankPlan) -> nn.Module:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from ard.assembly.surgery import describe_structure
+from ard.measuring.score import Score
 from ard.plan import RankPlan
 from ard.recovery.recover import Build, Recover
 from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
@@ -35,8 +38,16 @@ def compressed_checkpoint(dense: Checkpoint, generator: nn.Module, plan: RankPla
     )
 
 
+def _name_of(plan: RankPlan) -> str:
+    """The name of the file of a plan's recovered generator."""
+    return f"{hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]}.pt"
+
+
 class RecoveredStore:
     """A recovery that calls `recover` once per plan and keeps the results in a folder.
+
+    A copy that is sent to a worker has no folder, which may be on another machine. It knows what
+    has been recovered so far, and `made` says what it recovers itself, for `keep` to write.
 
     Args:
         folder: the folder of the recovered checkpoints.
@@ -52,7 +63,9 @@ class RecoveredStore:
         generator: nn.Module,
         recover: Recover,
     ) -> None:
-        self.folder, self.dense, self.generator, self.recover = folder, dense, generator, recover
+        self.folder: Path | None = folder
+        self.dense, self.generator, self.recover = dense, generator, recover
+        self._sent: dict[str, Checkpoint] = {}  # from and to another process, by name
         # The same plan is requested twice in a row, to be measured on two banks of latents.
         self._last: tuple[RankPlan, nn.Module] | None = None
 
@@ -63,21 +76,69 @@ class RecoveredStore:
         return self._last[1]
 
     def _load_or_recover(self, build: Build, plan: RankPlan) -> nn.Module:
-        path = self.folder / f"{hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]}.pt"
-        if path.exists():
+        stored = self._stored(plan)
+        if stored is not None:
             device = next(self.generator.parameters()).device
-            stored = load_checkpoint(path)
             # The network here is in that form already.
             architecture = {k: v for k, v in stored.architecture.items() if k != "normal_form"}
             stored = replace(stored, architecture=architecture)
             return build_generator(stored, lambda: copy.deepcopy(self.generator)).to(device)
         recovered = self.recover(build, plan)
-        save_checkpoint(compressed_checkpoint(self.dense, recovered, plan), path)
+        self.keep(plan, compressed_checkpoint(self.dense, recovered, plan))
         return recovered
+
+    def _stored(self, plan: RankPlan) -> Checkpoint | None:
+        if self.folder is None:
+            return self._sent.get(_name_of(plan))
+        path = self.folder / _name_of(plan)
+        return load_checkpoint(path) if path.exists() else None
+
+    def made(self, plan: RankPlan) -> Checkpoint | None:
+        """The recovered generator of a plan, if this is a copy without a folder."""
+        return self._sent.get(_name_of(plan))
+
+    def keep(self, plan: RankPlan, recovered: Checkpoint) -> None:
+        """Keep a recovered generator, in the folder if there is one."""
+        if self.folder is None:
+            self._sent[_name_of(plan)] = recovered
+        elif not (self.folder / _name_of(plan)).exists():
+            save_checkpoint(recovered, self.folder / _name_of(plan))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The store as another process gets it."""
+        sent = dict(self._sent)
+        if self.folder is not None:
+            sent = {path.name: load_checkpoint(path) for path in sorted(self.folder.glob("*.pt"))}
+        return {**self.__dict__, "folder": None, "_sent": sent, "_last": None}
 
     def clear(self) -> None:
         """Remove the folder; call this once the chosen generator is saved elsewhere."""
+        if self.folder is None:
+            return
         for path in self.folder.glob("*.pt"):
             path.unlink()
         if self.folder.exists():
             self.folder.rmdir()
+
+
+@dataclass(frozen=True)
+class Bringing:
+    """A measurement of recovered plans that brings the recovered generator back with its score.
+
+    Attributes:
+        measure: scores the recovered generator of a plan.
+        store: the store that `measure` recovers with.
+    """
+
+    measure: Callable[[RankPlan], Score]
+    store: RecoveredStore
+
+    def __call__(self, plan: RankPlan) -> tuple[Score, Checkpoint | None]:
+        return self.measure(plan), self.store.made(plan)
+
+    def take(self, plan: RankPlan, result: tuple[Score, Checkpoint | None]) -> Score:
+        """Keep what a worker has recovered; returns the score."""
+        score, recovered = result
+        if recovered is not None:
+            self.store.keep(plan, recovered)
+        return score

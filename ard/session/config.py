@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -19,7 +19,8 @@ from ard.pipeline import Effort
 from ard.search.budget import Budget
 from ard.session.setting import MeasuringConfig
 from nas_gan.errors import InvalidValueError, UsageError
-from nas_gan.panels import CANDIDATES, OBJECTIVE, RECOVERY
+from nas_gan.panels import CANDIDATES, MACHINE, OBJECTIVE, RECOVERY
+from nas_gan.workers.options import WorkerOptions, check_workers
 
 # Offsets from the seed of a run, one for each bank of latents and each random stream. They must all
 # differ: latents that decided something must not also judge it.
@@ -34,7 +35,7 @@ FRESH = 1_000_003
 
 
 @dataclass(frozen=True)
-class SweepConfig(MeasuringConfig):
+class SweepConfig(WorkerOptions, MeasuringConfig):
     """Which factorizations are tried, and which cost is minimised."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
@@ -71,6 +72,8 @@ class SweepConfig(MeasuringConfig):
     run_dir: Path | None = None
     """Directory of the run, runs/NAME of the checkpoint by default; an unfinished run there is
     resumed."""
+    dry_run: Annotated[bool, MACHINE] = False
+    """Say how many evaluations, seconds and bytes the run would take, and end without writing."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ class SearchConfig(SweepConfig):
     discriminator."""
     max_trials: Annotated[int, RECOVERY] = 6
     """Whole plans to recover and measure at most."""
+
+
+_Config = TypeVar("_Config", bound=SweepConfig)
 
 
 def check(config: SweepConfig) -> None:
@@ -127,6 +133,7 @@ def check(config: SweepConfig) -> None:
         )
     if not config.methods:
         raise InvalidValueError(f"needs at least one of {', '.join(METHODS)}", setting="methods")
+    check_workers(config, config.device)
     parse_rank_multiple(config.rank_multiple, config.precision)
     if config.objective == MIXED and not config.weights:
         raise InvalidValueError(
@@ -138,6 +145,15 @@ def check(config: SweepConfig) -> None:
             f"{config.latency_table}: no such file; measure a table with python -m ard.latency",
             setting="latency_table",
         )
+
+
+def settled(config: _Config) -> _Config:
+    """The settings with one thread for each worker, unless the user wants more.
+
+    This process uses as many: how a sum is split among threads shows in its last digits, and
+    scores must not depend on where they are made.
+    """
+    return replace(config, threads=config.threads or 1) if config.spread else config
 
 
 def grid_of(config: SweepConfig) -> RankGrid:

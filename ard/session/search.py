@@ -30,6 +30,7 @@ from ard.session.config import (
     check,
     effort_of,
     grid_of,
+    settled,
 )
 from ard.session.record import open_journal, run_directory
 from ard.session.recovering import Recovering, open_recovery
@@ -40,6 +41,7 @@ from nas_gan.generators import open_generator
 from nas_gan.metrics.frechet import FrechetReference
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.networks.latents import latents_of
+from nas_gan.workers.executors import Executor
 
 N_STATISTICS = 128  # latents for activation covariances and all closed-form fits
 N_PROXY = 32  # latents for the proxy
@@ -77,12 +79,13 @@ class Session:
         return self.recovering.store
 
 
-def open_session(config: SearchConfig, tell: Callable[[str], None]) -> Session:
+def open_session(config: SearchConfig, tell: Callable[[str], None], executor: Executor) -> Session:
     """Prepare everything that a search needs before it measures its first plan.
 
     Wrong settings raise before anything is written or measured. `tell` is called with what was
-    found out about the generator, as soon as it is.
+    found out about the generator, as soon as it is. `executor` runs the measurements.
     """
+    config = settled(config)
     setting, profile = open_setting(config, tell)
     prepare_recovery = open_recovery(config, setting)
     run_dir = run_directory(config)
@@ -117,7 +120,7 @@ def open_session(config: SearchConfig, tell: Callable[[str], None]) -> Session:
         grid=grid_of(config),
         fit=config.closed_form,
         effort=effort_of(config),
-        run=Run(journal, progress=progress),
+        run=Run(journal, executor, progress),
     )
     return Session(
         search,
@@ -142,11 +145,13 @@ class Sweep:
     profile: Profile
 
 
-def open_sweep(config: SweepConfig, tell: Callable[[str], None]) -> Sweep:
+def open_sweep(config: SweepConfig, tell: Callable[[str], None], executor: Executor) -> Sweep:
     """Prepare everything that a sweep needs before it measures its first layer.
 
-    `tell` is called with what was found out about the generator, as soon as it is.
+    `tell` is called with what was found out about the generator, as soon as it is. `executor` runs
+    the measurements.
     """
+    config = settled(config)
     setting, profile = open_setting(config, tell)
     run_dir = run_directory(config)
     cost, profile = layer_cost(config, profile, run_dir)
@@ -159,7 +164,7 @@ def open_sweep(config: SweepConfig, tell: Callable[[str], None]) -> Sweep:
         grid=grid_of(config),
         fit=config.closed_form,
         effort=effort_of(config),
-        run=Run(open_journal(config, setting, run_dir), progress=progress),
+        run=Run(open_journal(config, setting, run_dir), executor, progress),
     )
     return Sweep(search, setting, run_dir, single, profile)
 

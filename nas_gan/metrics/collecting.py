@@ -19,7 +19,9 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.metrics.class_score import SPLITS, ClassScore, StreamingClassScore
 from nas_gan.metrics.features import ClassExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
+from nas_gan.metrics.looking import looked_at
 from nas_gan.metrics.sources import ImageBatch, ImageSource
+from nas_gan.workers.executors import Executor
 
 # Separates the random stream of what is kept from others with the same seed.
 _KEEP_STREAM = 5
@@ -71,10 +73,19 @@ def collect(
     seed: int = 0,
     batch_size: int = 64,
     advance: Callable[[int], None] | None = None,
+    executor: Executor | None = None,
 ) -> Collected:
     """Go through the images of a source once; the extractor is only made if features are needed.
 
-    `advance` is called with the number of images in each batch.
+    Args:
+        source: the images.
+        wanted: what to collect.
+        extractor: returns the network for the features.
+        seed: seed of the random subsets.
+        batch_size: images per batch.
+        advance: called with the number of images in each batch.
+        executor: draws what a generator draws, and takes its features, in whole batches; in this
+            process if None. What is collected does not depend on it.
     """
     n = len(source)
     network = extractor() if wanted.needs_features else None
@@ -91,9 +102,8 @@ def collect(
     kept = np.empty((int(keeps_features.sum()), network.dim), np.float32) if network else None
     done = n_kept = 0
     pixels: list[ImageBatch] = []
-    for batch in source.batches(batch_size):
-        if network is not None:
-            features = network(batch.images)
+    for batch, features in looked_at(source, network, batch_size, executor):
+        if network is not None and features is not None:
             if statistics is not None:
                 statistics.update(features)
             if score is not None:

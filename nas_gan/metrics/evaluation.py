@@ -47,6 +47,7 @@ from nas_gan.metrics.subjects import Drawing, Subject, check_pair, open_subject
 from nas_gan.networks.interface import interface_of
 from nas_gan.progress import Progress, no_progress
 from nas_gan.settings import check_at_least
+from nas_gan.workers.executors import Executor
 
 LIMIT = "in the limit of many images"
 NOT_COMPARABLE = "another feature space than published FIDs: compare within this extractor only"
@@ -129,11 +130,13 @@ class Evaluator:
         extractor: returns the feature extractor, which is only made if a metric needs it. It is
             called often, so it should return the same one each time.
         progress: shows a bar for each pass over images.
+        executor: draws the images of generators and takes their features; this process if None.
     """
 
     settings: EvaluationSettings
     extractor: Callable[[], ClassExtractor]
     progress: Progress = no_progress
+    executor: Executor | None = None
 
     def evaluate(
         self,
@@ -304,6 +307,7 @@ class Evaluator:
                 seed=self.settings.seed,
                 batch_size=self.settings.batch_size,
                 advance=advance,
+                executor=self.executor,
             )
 
     def _paired(

@@ -23,6 +23,7 @@ from nas_gan.metrics.cache import is_cached
 from nas_gan.metrics.inception import InceptionV3, inception_cache
 from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
+from nas_gan.networks.halving import halving
 
 ExtractorName = Literal["auto", "inception", "efficientnet-lite0"]
 
@@ -63,6 +64,7 @@ class EfficientNetLite0:
 
     dim = 1280
     comparable = False
+    kept_by_workers = True
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class EfficientNetLite0:
         if self.device.type == "cpu":
             return run_in_parts(self._session, images.cpu().numpy(), self.dim)
         with torch.inference_mode():
-            return self._network(images.to(self.device)).cpu().numpy()
+            return halving(lambda part: self._network(part.to(self.device)).cpu(), images).numpy()
 
     def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Scores of the 1000 classes of ImageNet, `(n, 1000)`, of features `(n, 1280)`."""

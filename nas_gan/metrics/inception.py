@@ -23,6 +23,7 @@ from nas_gan.errors import MissingDataError, NasGanError
 from nas_gan.metrics.cache import is_cached
 from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
+from nas_gan.networks.halving import halving
 from nas_gan.weights.files import load_torch
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class InceptionV3:
 
     dim = 2048
     comparable = True
+    kept_by_workers = True
 
     def __init__(
         self,
@@ -60,13 +62,18 @@ class InceptionV3:
         self._classes = loaded["fc.weight"].detach().numpy()  # (1008, 2048)
 
     def __call__(self, images: Images) -> npt.NDArray[np.float32]:
+        images = checked_images(images)
         with torch.inference_mode():
-            centre = self.protocol.centre
-            x = self.protocol.resize(checked_images(images).to(self.device), SIZE)
-            x = (x - centre) / centre
             if self.device.type == "cpu":
-                return run_in_parts(self._session, x.numpy(), self.dim)
-            return self._network(x).flatten(1).cpu().numpy()
+                return run_in_parts(self._session, self._scaled(images).numpy(), self.dim)
+            return halving(
+                lambda part: self._network(self._scaled(part)).flatten(1).cpu(), images
+            ).numpy()
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        """The input of the network, on its device."""
+        centre = self.protocol.centre
+        return (self.protocol.resize(images.to(self.device), SIZE) - centre) / centre
 
     def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Scores of 1008 classes, `(n, 1008)`, of features `(n, 2048)`.

@@ -67,6 +67,10 @@ class FidProtocol:
     centre: float
     comparable_with: str
 
+    def __reduce__(self) -> tuple[Callable[[str], FidProtocol], tuple[str]]:
+        """By name: there is one object for each, also in another process."""
+        return find_protocol, (self.name,)
+
 
 LEGACY = FidProtocol(
     "legacy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,6 +16,8 @@ from nas_gan.metrics.onnx_generator import WORTHWHILE, onnx_images
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.networks.latents import StreamedLatents
 from nas_gan.networks.structure import evaluating
+
+logger = logging.getLogger(__name__)
 
 
 def generate_uint8(
@@ -30,23 +33,37 @@ def generate_uint8(
 
     The generator must already be on `device`. It runs in evaluation mode; between batches and
     afterwards every module is back in its old mode. Grey images are repeated to three channels.
-    `draw(latents)` makes the images instead of the generator, if given.
+    `draw(latents)` makes the images instead of the generator, if given. If a batch does not fit
+    into the memory of a GPU, batches are half as large from there on.
 
     Raises:
         DivergedError: an image holds a NaN or an infinity.
+        torch.OutOfMemoryError: a single image does not fit.
     """
     if batch_size < 1:
         raise InvalidValueError(f"must be at least 1; got {batch_size}", setting="batch_size")
-    for start in range(0, len(latents), batch_size):
+    start = 0
+    while start < len(latents):
         batch = latents[start : start + batch_size]
-        with evaluating(generator):
-            images = (draw or generator)(batch.to(device)).float()
-        if not torch.isfinite(images).all():
+        pixels = None
+        try:
+            with evaluating(generator):
+                images = (draw or generator)(batch.to(device)).float()
+            finite = bool(torch.isfinite(images).all())
+            pixels = quantize(images).cpu()
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        if pixels is None:  # outside of the handler, which holds on to the memory
+            batch_size = -(-len(batch) // 2)
+            logger.warning("out of memory with %d images; %d from now on", len(batch), batch_size)
+            continue
+        if not finite:
             raise DivergedError(
-                f"the images of batch {start // batch_size} (latents {start} to "
-                f"{start + len(batch) - 1}) hold a NaN or an infinity; are the weights sound?"
+                f"the images of latents {start} to {start + len(batch) - 1} hold a NaN or an "
+                "infinity; are the weights sound?"
             )
-        pixels = quantize(images).cpu()
+        start += len(batch)
         yield pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
 
 

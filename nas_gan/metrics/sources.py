@@ -77,21 +77,24 @@ class GeneratedSource:
         Raises:
             DivergedError: an image holds a NaN or an infinity.
         """
+        return self.batches_of(0, len(self), batch_size)
+
+    def batches_of(self, start: int, stop: int, batch_size: int) -> Iterator[ImageBatch]:
+        """Images of the rows from `start` to `stop`, as `batches` if `start` begins a batch."""
         batches = generate_uint8(
             self.generator,
-            self.latents,
+            self.latents if (start, stop) == (0, len(self)) else self.latents[start:stop],
             batch_size=batch_size,
             device=self.device,
             quantize=self.quantize,
         )
-        done = 0
         for images in batches:
-            stop = done + len(images)
+            end = start + len(images)
             labels = None
             if self.n_classes:
-                labels = labels_of(self.latents[done:stop], self.n_classes)
-            yield ImageBatch(np.arange(done, stop), images, labels)
-            done = stop
+                labels = labels_of(self.latents[start:end], self.n_classes)
+            yield ImageBatch(np.arange(start, end), images, labels)
+            start = end
 
 
 class DatasetSource:

@@ -72,6 +72,12 @@ def train_in_process(folder: Path) -> str:
     return (errors or lines or [f"exit code {done.returncode}"])[-1]
 
 
+def is_done(run: PlannedRun) -> bool:
+    """Whether the run has finished already, with these settings."""
+    known = _read_outcome(run.folder / OUTCOME)
+    return known.get("settings") == to_toml(run.settings) and not known.get("reason")
+
+
 def run_experiment(
     run: PlannedRun,
     metrics: Sequence[str],
@@ -91,7 +97,7 @@ def run_experiment(
     known = _read_outcome(outcome_file)
     seconds = float(known["seconds"]) if is_number(known.get("seconds")) else 0.0
     reason = ""
-    if known.get("settings") != text or known.get("reason"):
+    if not is_done(run):
         write_text(run.folder / "settings.toml", text)
         started = clock()
         reason = train(run.folder)

@@ -11,7 +11,13 @@ from tiny import SmallNet, lively_generator
 from ard.costs.alignment import rank_multiple
 from ard.costs.cost import cost_of
 from ard.costs.latency_table import LatencyTable
-from ard.costs.layer_times import LayerTiming, time_layers, to_text, wanted_choices
+from ard.costs.layer_times import (
+    LayerTiming,
+    measure_on_workers,
+    time_layers,
+    to_text,
+    wanted_choices,
+)
 from ard.costs.objectives import make_cost
 from ard.errors import DeliveryError
 from ard.grid import RankGrid
@@ -19,6 +25,8 @@ from ard.latency import LatencyConfig, load_parts, main
 from ard.layers import profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
 from nas_gan.cli import run
+from nas_gan.progress import no_progress
+from nas_gan.workers.executors import SerialExecutor
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,25 @@ def test_a_table_measured_once_prices_every_plan_of_its_grid(
         assert 0 < cost_of(cost, wide, chosen) < 1000
     assert {row.conditions.precision for row in table.rows} == {"fp32"}
     assert all(row.ci_low <= row.milliseconds <= row.ci_high for row in table.rows)
+
+
+def test_workers_time_every_choice_of_every_layer_and_none_twice(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    layers = load_parts(LatencyConfig(checkpoint, tmp_path, model="tiny:SmallNet"))[:2]
+    grid, table = RankGrid(("spatial_svd", "svd"), (0.5,)), tmp_path / "latency.csv"
+
+    def measure() -> None:
+        timing = LayerTiming(runner="onnxruntime")
+        measure_on_workers(layers, grid, table, timing, no_progress, SerialExecutor())
+
+    measure()
+    rows = LatencyTable.read(table).rows
+    wanted = {(str(signature), choice) for signature, choice in wanted_choices(layers, grid)}
+    assert {(row.signature, row.choice) for row in rows} == wanted
+    before = table.read_text()
+    measure()
+    assert table.read_text() == before  # times measured again would differ
 
 
 def test_layers_of_one_signature_are_written_once() -> None:

@@ -1,9 +1,11 @@
 import errno
+import io
 from dataclasses import dataclass
 
 import pytest
+from rich.console import Console
 
-from nas_gan.cli import progress, run
+from nas_gan.cli import progress, progress_bar, run
 from nas_gan.errors import CheckpointError, InvalidValueError
 
 
@@ -130,3 +132,26 @@ def test_a_bar_that_is_not_shown_draws_nothing(capsys):
     with progress("measuring", 10, shown=False) as advance:
         advance(10)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("seconds", [0.1, 10.0, 600.0])
+def test_the_time_that_is_left_is_what_the_items_took_so_far(seconds):
+    now = [0.0]
+    bar = progress_bar(Console(file=io.StringIO()), clock=lambda: now[0])
+    task = bar.add_task("recoveries", total=10)
+    bar.advance(task, 0)  # as a sweep that finds nothing in its journal
+    for _ in range(4):
+        now[0] += seconds
+        bar.advance(task, 1)
+    assert bar.tasks[0].time_remaining == pytest.approx(6 * seconds, abs=1)
+
+
+def test_what_a_journal_held_already_does_not_count_as_fast():
+    now = [0.0]
+    bar = progress_bar(Console(file=io.StringIO()), clock=lambda: now[0])
+    task = bar.add_task("plans", total=100)
+    bar.advance(task, 90)
+    for _ in range(2):
+        now[0] += 60
+        bar.advance(task, 1)
+    assert bar.tasks[0].time_remaining == pytest.approx(8 * 60, abs=1)

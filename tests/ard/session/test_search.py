@@ -159,6 +159,8 @@ MATTERS: dict[str, Any] = {
 }
 # What changes which plans are looked at, how fast, or where from, but no score of any of them.
 DOES_NOT: dict[str, Any] = {
+    **{"executor": "ray", "ray_address": "local", "workers": 2, "gpus_per_worker": 1.0},
+    "dry_run": True,
     "checkpoint": None,  # the content counts, not the name
     "objective": "macs",
     "weights": ("params=1",),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -50,3 +52,9 @@ def test_the_protocol_is_part_of_a_feature_space_s_name():
 def test_an_unknown_protocol_offers_the_nearest():
     with pytest.raises(InvalidValueError, match="did you mean clean"):
         find_protocol("claen")
+
+
+@pytest.mark.parametrize("protocol", [LEGACY, CLEAN])
+def test_a_protocol_stays_itself_on_its_way_to_another_process(protocol):
+    # What resizes images asks which of the two objects it has.
+    assert pickle.loads(pickle.dumps(protocol)) is protocol
