@@ -25,8 +25,9 @@ from edge_bench.inputs import InputSpec, draw_feed
 from edge_bench.layer_table import LayerTime, Place, key_of
 from edge_bench.reading import AGAIN, inside, read_json, sha256_of_file
 from edge_bench.registry import check_runner
-from edge_bench.runners import OnnxRuntimeRunner, TensorRTRunner
+from edge_bench.runners import OnnxRuntimeRunner
 from edge_bench.statistics import ratio_of_medians
+from edge_bench.tensorrt_runner import TensorRTRunner
 from edge_bench.timing import Clock, TimingPlan, measure
 
 # Layers are built for TensorRT on the spot, and the others read bundles only.

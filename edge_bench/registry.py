@@ -9,8 +9,9 @@ from edge_bench.bundle import Bundle
 from edge_bench.errors import InvalidValueError, RunnerError
 from edge_bench.onnx_providers import OnnxRuntimeCudaRunner, OnnxRuntimeTensorRTRunner
 from edge_bench.openvino_runner import OpenVINORunner
-from edge_bench.runners import OnnxRuntimeRunner, Runner, TensorRTRunner
+from edge_bench.runners import OnnxRuntimeRunner, Runner
 from edge_bench.tensorrt_rtx_runner import TensorRTRTXRunner, engine_for_this_gpu
+from edge_bench.tensorrt_runner import TensorRTRunner
 
 Open = Callable[[Bundle, int], Runner]
 """Makes the runner of a bundle, not entered yet, with a number of CPU threads."""

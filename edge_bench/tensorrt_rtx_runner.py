@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_bench.bundle import MANIFEST, Bundle
+from edge_bench.cuda import open_cuda
 from edge_bench.errors import BundleError, RunnerError
 from edge_bench.reading import AGAIN, inside, read_json
-from edge_bench.runners import TensorRTRunner, open_cuda
+from edge_bench.tensorrt_runner import TensorRTRunner
 
 TARGET = "tensorrt-rtx"
 

@@ -21,7 +21,7 @@ import pytest
 import tensorrt_interface
 from tensorrt_interface import Classes, Touch, touches
 
-from edge_bench import layer_timing, runners
+from edge_bench import layer_timing, tensorrt_runner
 from export import build_engine
 
 # The oldest version that is supported, which JetPack 6.1 and 6.2 ship, and the newest one.
@@ -52,7 +52,7 @@ RUNNING: Classes = {
 SOURCES: dict[str, tuple[Path, Classes]] = {
     "build_engine": (Path(build_engine.__file__), BUILDING),
     "layer_timing": (Path(layer_timing.__file__), BUILDING),
-    "runners": (Path(runners.__file__), RUNNING),
+    "tensorrt_runner": (Path(tensorrt_runner.__file__), RUNNING),
 }
 
 
@@ -149,7 +149,7 @@ def test_everything_that_is_called_exists_in_both_versions_with_these_arguments(
                           "IOptimizationProfile.set_shape", "MemoryPoolType.WORKSPACE"}),
         ("layer_timing", {"Logger.ERROR", "Builder.build_serialized_network",
                           "NetworkDefinitionCreationFlag.STRONGLY_TYPED"}),
-        ("runners", {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3",
+        ("tensorrt_runner", {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3",
                      "ICudaEngine.get_tensor_profile_shape", "TensorIOMode.OUTPUT", ".nptype"}),
     ],
 )  # fmt: skip
@@ -172,11 +172,15 @@ def test_what_is_touched_is_found_in_the_source(source, expected):
         ("build_engine", "trt.ILogger.__init__(self)", "trt.ILogger.__init__(self, 1)"),
         ("build_engine", "tensor.name", "tensor.title"),
         ("layer_timing", "trt.OnnxParser(network, logger)", "trt.OnnxParser(network)"),
-        ("runners", "execute_async_v3", "execute_async_v4"),
-        ("runners", "self._engine.num_io_tensors", "self._engine.num_bindings"),
-        ("runners", "tensor_profile_shape(spec.name, 0)", "tensor_profile_shape(spec.name)"),
-        ("runners", "trt.nptype(found)", "trt.nptype()"),
-        ("runners", "TensorIOMode.INPUT", "TensorIOMode.IN"),
+        ("tensorrt_runner", "execute_async_v3", "execute_async_v4"),
+        ("tensorrt_runner", "self._engine.num_io_tensors", "self._engine.num_bindings"),
+        (
+            "tensorrt_runner",
+            "tensor_profile_shape(spec.name, 0)",
+            "tensor_profile_shape(spec.name)",
+        ),
+        ("tensorrt_runner", "trt.nptype(found)", "trt.nptype()"),
+        ("tensorrt_runner", "TensorIOMode.INPUT", "TensorIOMode.IN"),
     ],
 )
 def test_a_misspelt_call_fails_in_both_versions(source, old, new, bindings):

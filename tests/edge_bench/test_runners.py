@@ -10,17 +10,13 @@ import pytest
 from onnx import TensorProto
 
 from edge_bench.bundle import load_bundle
+from edge_bench.cuda import Cuda, cuda_python, open_cuda
 from edge_bench.device import ask_nvidia_smi
 from edge_bench.errors import RunnerError
 from edge_bench.inputs import InputSpec, draw_feed
 from edge_bench.registry import open_runners
-from edge_bench.runners import (
-    OnnxRuntimeRunner,
-    TensorRTRunner,
-    _Cuda,
-    _cuda_python,
-    open_cuda,
-)
+from edge_bench.runners import OnnxRuntimeRunner
+from edge_bench.tensorrt_runner import TensorRTRunner
 
 ONNX_RUNTIME = OnnxRuntimeRunner
 
@@ -107,7 +103,7 @@ class AddsLabels:
 def test_tensorrt_sends_latents_and_labels_and_frees_what_it_took(tmp_path):
     memory = HostMemory()
     runner = TensorRTRunner(tmp_path / "x.engine")
-    runner._cuda, runner._context, runner._output = _Cuda(memory, str), AddsLabels(memory), "images"
+    runner._cuda, runner._context, runner._output = Cuda(memory, str), AddsLabels(memory), "images"
     runner._inputs = (
         InputSpec("latents", np.dtype(np.float32), (None, 1)),
         InputSpec("labels", np.dtype(np.int64), (None,)),
@@ -212,7 +208,7 @@ def test_a_failing_cuda_call_is_named_with_the_reason(call, request):
     pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
     name = request.node.callspec.id.rstrip("0123456789")
     with pytest.raises(RunnerError, match=rf"^{name} failed: .+ \(CUDA error \d+\)$"):
-        call(_cuda_python())
+        call(cuda_python())
 
 
 @pytest.mark.gpu

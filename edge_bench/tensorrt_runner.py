@@ -1,0 +1,216 @@
+"""TensorRT on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_bench.cuda import Cuda, open_cuda
+from edge_bench.errors import RunnerError
+from edge_bench.inputs import InputSpec, batch_range_of, check_inputs, shapes_of
+
+if TYPE_CHECKING:
+    # Python 3.10, whose TensorRT binding JetPack 6 ships, does not have it.
+    from typing import Self
+
+
+class TensorRTRunner:
+    """A serialized TensorRT engine (10.3 to 11) on the first NVIDIA GPU.
+
+    Inputs are copied to the device and images back on one stream, which is then synchronized, so
+    that nothing is pending when `infer` returns. Buffers are kept per batch size: the images that
+    `infer` returns are overwritten by the next call with the same size. An engine with another hash
+    than `sha256`, if that is given, is not loaded.
+    """
+
+    package = "tensorrt"
+    missing = (
+        "the tensorrt package is not installed; on a Jetson it comes with JetPack "
+        "(apt install python3-libnvinfer, and a virtual environment that sees the system's "
+        'packages), elsewhere: pip install "ard-gan[tensorrt]"; '
+        "or use the onnxruntime runner"
+    )
+    name = "tensorrt"
+    rebuild = "build it again on this device with build_engine.py of the bundle"
+
+    def __init__(self, engine: Path, sha256: str | None = None) -> None:
+        self._path, self._sha256 = engine, sha256
+        self._cuda: Cuda | None = None
+        self._stream = 0
+        self._engine: Any = None
+        self._context: Any = None
+        self._keep: list[Any] = []
+        self._inputs: tuple[InputSpec, ...] = ()
+        self._output = ""
+        self._output_dtype: np.dtype[Any] = np.dtype(np.float32)
+        self._version = ""
+        self._buffers: dict[_Shapes, _Buffers] = {}
+        self._bound: _Shapes | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            trt = importlib.import_module(self.package)
+        except ImportError:
+            raise RunnerError(self.missing) from None
+        self._version = str(trt.__version__)
+        self._cuda = open_cuda()
+        try:
+            self._load(trt)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        if not self._inputs:
+            raise RunnerError("the runner is not open; use it in a with statement")
+        return self._inputs
+
+    @property
+    def runtime(self) -> str:
+        return f"{self.name} {self._version} on GPU, transfers included"
+
+    @property
+    def batch_range(self) -> tuple[int, int | None]:
+        low, high = batch_range_of(self.inputs)
+        if high is None:  # each input has a range of its own
+            profiles = [self._engine.get_tensor_profile_shape(spec.name, 0) for spec in self.inputs]
+            low = max(int(least[0]) for least, _, _ in profiles)
+            high = min(int(most[0]) for _, _, most in profiles)
+        return low, high
+
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
+        cuda = self._open()
+        buffers = self._bind(cuda, feed)
+        # In a name, so that a copy lives until the stream is done with it.
+        sent = [np.ascontiguousarray(array) for array in feed]
+        for pointer, array in zip(buffers.inputs, sent, strict=True):
+            cuda.copy_to_device(pointer, array, self._stream)
+        self._execute(feed)
+        cuda.copy_to_host(buffers.host, buffers.images, self._stream)
+        cuda.synchronize(self._stream)
+        return buffers.host
+
+    def _execute(self, feed: Sequence[NDArray[np.generic]]) -> None:
+        if not self._context.execute_async_v3(self._stream):
+            raise RunnerError(
+                f"{self._path}: TensorRT could not run the engine at {shapes_of(feed)}; "
+                "its own message is above"
+            )
+
+    def _load(self, trt: Any) -> None:
+        cuda = self._open()
+        logger = trt.Logger(trt.Logger.ERROR)
+        runtime = trt.Runtime(logger)
+        content = self._path.read_bytes()
+        if self._sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise RunnerError(f"{self._path}: changed since it was checked; start again")
+        self._engine = runtime.deserialize_cuda_engine(content)
+        # TensorRT keeps bare pointers to both: they must live as long as the engine.
+        self._keep = [logger, runtime]
+        if self._engine is None:
+            raise RunnerError(
+                f"{self._path}: {self.name} {self._version} does not load this engine (built for "
+                f"another version or GPU?); {self.rebuild}"
+            )
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        modes = {name: self._engine.get_tensor_mode(name) for name in names}
+        inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
+        outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        described = [self._describe(trt, name) for name in inputs]
+        self._inputs = check_inputs(self._path, described, len(outputs))
+        self._output = outputs[0]
+        self._output_dtype = self._numpy_type(trt, outputs[0])
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise RunnerError(
+                f"{self._path}: no memory for an execution context; stop other programs on the "
+                "GPU or build the engine with a smaller workspace"
+            )
+        self._stream = cuda.create_stream()
+
+    def _describe(self, trt: Any, tensor: str) -> InputSpec:
+        sizes = self._engine.get_tensor_shape(tensor)
+        shape = tuple(None if size == -1 else int(size) for size in sizes)
+        return InputSpec(tensor, self._numpy_type(trt, tensor), shape)
+
+    def _numpy_type(self, trt: Any, tensor: str) -> np.dtype[Any]:
+        found = self._engine.get_tensor_dtype(tensor)
+        try:
+            return np.dtype(trt.nptype(found))
+        except TypeError:
+            raise RunnerError(
+                f"{self._path}: {tensor!r} is {found}, which numpy does not have; "
+                "build the engine with float inputs and outputs"
+            ) from None
+
+    def _bind(self, cuda: Cuda, feed: Sequence[NDArray[np.generic]]) -> _Buffers:
+        """Set shapes and addresses if they have changed; buffers are allocated on first use."""
+        shapes = tuple(array.shape for array in feed)
+        if self._bound == shapes:
+            return self._buffers[shapes]
+        self._bound = None  # the context may take one shape and refuse the next
+        for spec, array in zip(self.inputs, feed, strict=True):
+            if not self._context.set_input_shape(spec.name, array.shape):
+                low, _, high = self._engine.get_tensor_profile_shape(spec.name, 0)
+                raise RunnerError(
+                    f"{self._path}: the engine takes shapes from {tuple(low)} to {tuple(high)}, "
+                    f"asked for {array.shape}; choose another batch size or build the engine for it"
+                )
+        if shapes not in self._buffers:
+            shape = tuple(int(size) for size in self._context.get_tensor_shape(self._output))
+            host = np.empty(shape, self._output_dtype)
+            inputs = tuple(cuda.allocate(array.nbytes) for array in feed)
+            self._buffers[shapes] = _Buffers(inputs, cuda.allocate(host.nbytes), host)
+        buffers = self._buffers[shapes]
+        for spec, pointer in zip(self.inputs, buffers.inputs, strict=True):
+            self._context.set_tensor_address(spec.name, pointer)
+        self._context.set_tensor_address(self._output, buffers.images)
+        self._bound = shapes
+        return buffers
+
+    def _open(self) -> Cuda:
+        if self._cuda is None:
+            raise RunnerError("the runner is not open; use it in a with statement")
+        return self._cuda
+
+    def _close(self) -> None:
+        """Free in the order that TensorRT asks for: context, engine, then its runtime."""
+        self._context = None
+        self._engine = None
+        self._keep = []
+        if self._cuda is not None:
+            for buffers in self._buffers.values():
+                for pointer in (*buffers.inputs, buffers.images):
+                    self._cuda.free(pointer)
+            if self._stream:
+                self._cuda.destroy_stream(self._stream)
+        self._buffers, self._bound, self._stream, self._cuda = {}, None, 0, None
+
+
+# The shape of each input.
+_Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    inputs: tuple[int, ...]
+    images: int
+    host: NDArray[np.generic]
