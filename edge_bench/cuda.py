@@ -16,7 +16,7 @@ from edge_bench.errors import RunnerError
 class CudaCall(Protocol):
     """Call a function of the CUDA runtime: its error number, then what it returned."""
 
-    def __call__(self, name: str, *args: int) -> tuple[int, int]: ...
+    def __call__(self, name: str, *args: int) -> tuple[int, int | float]: ...
 
 
 class Cuda:
@@ -25,6 +25,8 @@ class Cuda:
     HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
     # Of cudaDeviceAttr: the two numbers of the compute capability.
     MAJOR, MINOR = 75, 76
+    # Of cudaStreamCaptureMode: what other threads do, such as those of a profiler, is no error.
+    THREAD_LOCAL = 1
 
     def __init__(self, call: CudaCall, describe: Any) -> None:
         self._call = call
@@ -66,7 +68,51 @@ class Cuda:
             "cudaMemcpyAsync", array.ctypes.data, pointer, array.nbytes, self.DEVICE_TO_HOST, stream
         )
 
+    def create_event(self) -> int:
+        return self._checked("cudaEventCreate")
+
+    def destroy_event(self, event: int) -> None:
+        self._checked("cudaEventDestroy", event)
+
+    def record(self, event: int, stream: int) -> None:
+        """Note the time at which the stream has done what was asked of it so far."""
+        self._checked("cudaEventRecord", event, stream)
+
+    def elapsed_ns(self, start: int, end: int) -> int:
+        """Nanoseconds between two events that have happened, 1 or more; the clock has 0.5 us."""
+        return max(1, round(self._value("cudaEventElapsedTime", start, end) * 1e6))
+
+    def begin_capture(self, stream: int) -> None:
+        """From now on, what is asked of the stream is written into a graph and not done."""
+        self._checked("cudaStreamBeginCapture", stream, self.THREAD_LOCAL)
+
+    def end_capture(self, stream: int) -> int:
+        """The graph, ready to be launched.
+
+        Raises:
+            RunnerError: Something that was asked of the stream cannot be part of a graph. The
+                stream works as before.
+        """
+        try:
+            graph = self._checked("cudaStreamEndCapture", stream)
+        except RunnerError:
+            self._call("cudaGetLastError")  # or a later call would report it again
+            raise
+        try:
+            return self._checked("cudaGraphInstantiateWithFlags", graph, 0)
+        finally:
+            self._checked("cudaGraphDestroy", graph)
+
+    def launch(self, graph: int, stream: int) -> None:
+        self._checked("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        self._checked("cudaGraphExecDestroy", graph)
+
     def _checked(self, name: str, *args: int) -> int:
+        return int(self._value(name, *args))
+
+    def _value(self, name: str, *args: int) -> int | float:
         error, value = self._call(name, *args)
         if error:
             raise RunnerError(f"{name} failed: {self._describe(error)} (CUDA error {error})")
@@ -79,7 +125,7 @@ def open_cuda() -> Cuda:
     Raises:
         RunnerError: there is no runtime library, no driver or no GPU.
     """
-    cuda = cuda_python() or _libcudart()
+    cuda = cuda_python() or libcudart()
     try:
         count = cuda.device_count()
     except RunnerError as error:
@@ -93,22 +139,22 @@ def open_cuda() -> Cuda:
 
 
 def cuda_python() -> Cuda | None:
+    """The CUDA runtime by the package `cuda-python`; None if that is not installed."""
     try:
         runtime = importlib.import_module("cuda.bindings.runtime")
     except ImportError:
         return None
 
-    def call(name: str, *args: int) -> tuple[int, int]:
-        if name == "cudaMemcpyAsync":
-            to, source, size, kind, stream = args
-            result = runtime.cudaMemcpyAsync(to, source, size, runtime.cudaMemcpyKind(kind), stream)
-        elif name == "cudaDeviceGetAttribute":
-            attribute, device = args
-            result = runtime.cudaDeviceGetAttribute(runtime.cudaDeviceAttr(attribute), device)
-        else:
-            result = getattr(runtime, name)(*args)
-        error, *values = result
-        return int(error), int(values[0]) if values and values[0] is not None else 0
+    def call(name: str, *args: int) -> tuple[int, int | float]:
+        given: list[Any] = list(args)
+        if name in _ENUMS:
+            place, kind = _ENUMS[name]
+            given[place] = getattr(runtime, kind)(given[place])
+        error, *values = getattr(runtime, name)(*given)
+        value = values[0] if values else None
+        if isinstance(value, float):
+            return int(error), value
+        return int(error), 0 if value is None else int(value)
 
     def describe(error: int) -> str:
         _, text = runtime.cudaGetErrorString(runtime.cudaError_t(error))
@@ -117,13 +163,25 @@ def cuda_python() -> Cuda | None:
     return Cuda(call, describe)
 
 
-# Functions that hand a value back through their first argument, and the type of that value.
+# Arguments that cuda-python takes as an enum: their place, and its name.
+_ENUMS: dict[str, tuple[int, str]] = {
+    "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
+    "cudaDeviceGetAttribute": (0, "cudaDeviceAttr"),
+    "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
+}
+# Functions that hand a value back through an argument, and the type of that value. It is the first
+# argument, but for those in _OUT_LAST.
 _OUT: dict[str, Any] = {
     "cudaGetDeviceCount": ctypes.c_int,
     "cudaDeviceGetAttribute": ctypes.c_int,
     "cudaStreamCreate": ctypes.c_void_p,
     "cudaMalloc": ctypes.c_void_p,
+    "cudaEventCreate": ctypes.c_void_p,
+    "cudaEventElapsedTime": ctypes.c_float,
+    "cudaStreamEndCapture": ctypes.c_void_p,
+    "cudaGraphInstantiateWithFlags": ctypes.c_void_p,
 }
+_OUT_LAST = frozenset({"cudaStreamEndCapture"})
 _ARGUMENTS: dict[str, list[Any]] = {
     "cudaGetDeviceCount": [],
     "cudaDeviceGetAttribute": [ctypes.c_int, ctypes.c_int],
@@ -135,10 +193,26 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "cudaMemcpyAsync": [
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p,
     ],
+    "cudaEventCreate": [],
+    "cudaEventRecord": [ctypes.c_void_p, ctypes.c_void_p],
+    "cudaEventElapsedTime": [ctypes.c_void_p, ctypes.c_void_p],
+    "cudaEventDestroy": [ctypes.c_void_p],
+    "cudaStreamBeginCapture": [ctypes.c_void_p, ctypes.c_int],
+    "cudaStreamEndCapture": [ctypes.c_void_p],
+    "cudaGraphInstantiateWithFlags": [ctypes.c_void_p, ctypes.c_ulonglong],
+    "cudaGraphLaunch": [ctypes.c_void_p, ctypes.c_void_p],
+    "cudaGraphExecDestroy": [ctypes.c_void_p],
+    "cudaGraphDestroy": [ctypes.c_void_p],
+    "cudaGetLastError": [],
 }  # fmt: skip
 
 
-def _libcudart() -> Cuda:
+def libcudart() -> Cuda:
+    """The CUDA runtime by its library alone.
+
+    Raises:
+        RunnerError: It is not found.
+    """
     library = _load_library(
         ctypes.util.find_library("cudart"),
         "libcudart.so.13",
@@ -149,15 +223,19 @@ def _libcudart() -> Cuda:
     library.cudaGetErrorString.argtypes = [ctypes.c_int]
     library.cudaGetErrorString.restype = ctypes.c_char_p
 
-    def call(name: str, *args: int) -> tuple[int, int]:
+    def call(name: str, *args: int) -> tuple[int, int | float]:
         function = getattr(library, name)
         function.restype = ctypes.c_int
         if name not in _OUT:
             function.argtypes = _ARGUMENTS[name]
             return function(*args), 0
         value = _OUT[name]()
-        function.argtypes = [ctypes.POINTER(_OUT[name]), *_ARGUMENTS[name]]
-        return function(ctypes.byref(value), *args), value.value or 0
+        types, given = [ctypes.POINTER(_OUT[name])], [ctypes.byref(value)]
+        if name in _OUT_LAST:
+            function.argtypes = [*_ARGUMENTS[name], *types]
+            return function(*args, *given), value.value or 0
+        function.argtypes = [*types, *_ARGUMENTS[name]]
+        return function(*given, *args), value.value or 0
 
     def describe(error: int) -> str:
         text: bytes = library.cudaGetErrorString(error)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_bench.asked import RunSettings
 from edge_bench.device import DeviceDescription
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.inputs import InputSpec, draw_feed
@@ -96,9 +97,7 @@ class TensorRTLayer(TensorRTRunner):
         known = self._bound
         buffers = self._bind(cuda, feed)
         if self._bound != known:
-            sent = [np.ascontiguousarray(array) for array in feed]
-            for pointer, array in zip(buffers.inputs, sent, strict=True):
-                cuda.copy_to_device(pointer, array, self._stream)
+            self._sent = self._send(cuda, buffers, feed)  # lives until the stream is done
         for _ in range(self.calls):
             self._execute(feed)
         cuda.synchronize(self._stream)
@@ -257,7 +256,7 @@ def _open(
     path: Path, runner: str, threads: int, batches: Sequence[int], opened: contextlib.ExitStack
 ) -> LayerRunner:
     if runner == "onnxruntime":
-        return OnnxRuntimeLayer(path, threads)
+        return OnnxRuntimeLayer(path, RunSettings(threads))
     tensorrt = importlib.import_module("tensorrt")
     engine = build_engine(tensorrt, path, (min(batches), max(batches)))
     # An engine fits only this device and this version, so it is not kept.

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_bench.asked import RunSettings
 from edge_bench.bundle import Bundle, load_bundle, load_samples
 from edge_bench.command import Advance, as_process, check_writable, make_parser, positive, run
 from edge_bench.errors import BundleError, RunnerError
@@ -139,7 +140,7 @@ class _ProfiledRunner(OnnxRuntimeRunner):
     """ONNX Runtime on the CPU under its profiler, which writes a file named `prefix` and more."""
 
     def __init__(self, path: Path, threads: int, prefix: Path) -> None:
-        super().__init__(path, threads)
+        super().__init__(path, RunSettings(threads))
         self._prefix = prefix
 
     def _configure(self, options: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_bench.asked import Covers, RunSettings, in_host_memory
 from edge_bench.errors import RunnerError
 from edge_bench.inputs import InputSpec, batch_range_of, check_inputs, shapes_of
 
@@ -27,12 +30,20 @@ ONNX_TYPES: dict[str, type[np.generic]] = {
 }
 
 
-class Runner(AbstractContextManager["Runner"], Protocol):
+class Infer(Protocol):
+    """A call that takes a feed and returns once the images are complete."""
+
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
+
+
+class Runner(Infer, AbstractContextManager["Runner"], Protocol):
     """A loaded model, as a context manager that owns the runtime's memory.
 
     `infer` takes one array `(batch, ...)` per entry of `inputs`: the latents, then the labels if
-    there are any. It returns when the images are in host memory, so transfers to and from a device
-    are part of the call. `batch_range` is the smallest and the largest batch, None if any is taken.
+    there are any. It returns when the images are in host memory. `timed` is what is timed of it,
+    which leaves out transfers that were not asked for; its images may be those of an earlier call.
+    `covers` says what that was at a batch size. `batch_range` is the smallest and the largest
+    batch, None if any is taken.
     """
 
     @property
@@ -44,25 +55,137 @@ class Runner(AbstractContextManager["Runner"], Protocol):
     @property
     def batch_range(self) -> tuple[int, int | None]: ...
 
-    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]: ...
+    @property
+    def timed(self) -> Infer: ...
+
+    def covers(self, batch: int) -> Covers: ...
 
 
-class OnnxRuntimeRunner:
+class LoadedModel(ABC):
+    """What every runner is: a file that is loaded, described, and freed again.
+
+    A runner adds `_start`, which loads the model and returns its inputs and the number of its
+    outputs, `_stop`, which frees whatever was loaded, `runtime` and `infer`.
+    """
+
+    def __init__(self, path: Path, settings: RunSettings) -> None:
+        self._path = path
+        self._settings = settings
+        self._inputs: tuple[InputSpec, ...] = ()
+
+    def __enter__(self) -> Self:
+        try:
+            described, outputs = self._start()
+            self._inputs = check_inputs(self._path, described, outputs)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the model is fed: latents, then labels if there are any."""
+        if not self._inputs:
+            raise RunnerError("the runner is not open; use it in a with statement")
+        return self._inputs
+
+    @property
+    def batch_range(self) -> tuple[int, int | None]:
+        """The smallest and the largest batch; None if any is taken."""
+        return batch_range_of(self.inputs)
+
+    @property
+    def timed(self) -> Infer:
+        """What is timed: the runner itself, unless it can leave transfers out."""
+        return self
+
+    def covers(self, batch: int) -> Covers:
+        """What a time covers at a batch size; here, a model that runs on the CPU."""
+        return in_host_memory(self._settings)
+
+    @property
+    @abstractmethod
+    def runtime(self) -> str:
+        """The version, and what it runs on."""
+
+    @abstractmethod
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The images `(batch, ...)` of a feed, in host memory."""
+
+    @abstractmethod
+    def _start(self) -> tuple[Sequence[InputSpec], int]: ...
+
+    @abstractmethod
+    def _stop(self) -> None: ...
+
+
+class GraphRunner(LoadedModel):
+    """A runner whose library reads a file of the bundle, and raises errors of its own.
+
+    A runner adds `title`, the library's name, `_run`, which takes the inputs by name, `_reason`,
+    which says why in a line, and the types of these errors in `_errors`.
+    """
+
+    title = ""
+
+    def __init__(self, path: Path, settings: RunSettings | None = None) -> None:
+        super().__init__(path, settings or RunSettings())
+        self._errors: tuple[type[Exception], ...] = ()
+        self._version = ""
+
+    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The images `(batch, ...)` of a feed; their memory belongs to the caller."""
+        named = {spec.name: array for spec, array in zip(self.inputs, feed, strict=True)}
+        try:
+            return self._run(named)
+        except self._errors as error:
+            raise RunnerError(
+                f"{self._path}: {self.title} failed at {shapes_of(feed)} "
+                f"({self._reason(error)}); try a smaller batch, or export the model again"
+            ) from None
+
+    def _on_cpu(self, name: str) -> str:
+        """A library on the CPU in words, for `runtime`."""
+        threads = self._settings.threads
+        words = "1 thread" if threads == 1 else f"{threads} threads"
+        return f"{name} {self._version} on CPU, {words}"
+
+    def _reason(self, error: Exception) -> str:
+        return first_line(error)
+
+    @abstractmethod
+    def _run(self, named: Mapping[str, NDArray[np.generic]]) -> NDArray[np.generic]: ...
+
+
+class OnnxRuntimeRunner(GraphRunner):
     """ONNX Runtime on the CPU with a fixed number of threads.
 
     `session` is an `onnxruntime.InferenceSession` to use instead of loading `path`.
     """
 
-    def __init__(self, path: Path, threads: int = 1, session: Any = None) -> None:
-        self._path = path
-        self._threads = threads
-        self._session = session
-        self._inputs: tuple[InputSpec, ...] = ()
-        self._output = ""
-        self._version = ""
-        self._errors: tuple[type[Exception], ...] = ()
+    title = "ONNX Runtime"
 
-    def __enter__(self) -> Self:
+    def __init__(
+        self, path: Path, settings: RunSettings | None = None, session: Any = None
+    ) -> None:
+        super().__init__(path, settings)
+        self._session = session
+        self._output = ""
+
+    @property
+    def runtime(self) -> str:
+        """The version, and the number of threads."""
+        return self._on_cpu("onnxruntime")
+
+    def _start(self) -> tuple[Sequence[InputSpec], int]:
         try:
             import onnxruntime
         except ImportError:
@@ -74,44 +197,15 @@ class OnnxRuntimeRunner:
         if self._session is None:
             self._session = self._load(onnxruntime)
         outputs = self._session.get_outputs()
-        inputs = [self._describe(tensor) for tensor in self._session.get_inputs()]
-        self._inputs = check_inputs(self._path, inputs, len(outputs))
-        self._output = outputs[0].name
-        return self
+        self._output = outputs[0].name if outputs else ""
+        return [self._describe(tensor) for tensor in self._session.get_inputs()], len(outputs)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _stop(self) -> None:
         self._session = None
 
-    @property
-    def inputs(self) -> tuple[InputSpec, ...]:
-        if not self._inputs:
-            raise RunnerError("the runner is not open; use it in a with statement")
-        return self._inputs
-
-    @property
-    def runtime(self) -> str:
-        threads = "1 thread" if self._threads == 1 else f"{self._threads} threads"
-        return f"onnxruntime {self._version} on CPU, {threads}"
-
-    @property
-    def batch_range(self) -> tuple[int, int | None]:
-        return batch_range_of(self.inputs)
-
-    def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _run(self, named: Mapping[str, NDArray[np.generic]]) -> NDArray[np.generic]:
         images: NDArray[np.generic]
-        named = {spec.name: array for spec, array in zip(self.inputs, feed, strict=True)}
-        try:
-            (images,) = self._session.run([self._output], named)
-        except self._errors as error:
-            raise RunnerError(
-                f"{self._path}: ONNX Runtime failed at {shapes_of(feed)} "
-                f"({_first_line(error)}); try a smaller batch, or export the model again"
-            ) from None
+        (images,) = self._session.run([self._output], dict(named))
         return images
 
     def _describe(self, tensor: Any) -> InputSpec:
@@ -125,7 +219,7 @@ class OnnxRuntimeRunner:
 
     def _load(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self._settings.threads
         options.inter_op_num_threads = 1
         # Several sessions take turns: threads of the one that just ran must not spin on a core
         # that the next one needs.
@@ -138,7 +232,7 @@ class OnnxRuntimeRunner:
             )
         except self._errors as error:
             raise RunnerError(
-                f"{self._path}: ONNX Runtime does not load it ({_first_line(error)}); "
+                f"{self._path}: ONNX Runtime does not load it ({first_line(error)}); "
                 "export it again, or install an onnxruntime that knows its opset"
             ) from None
 
@@ -158,5 +252,6 @@ def onnxruntime_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(state, name) for name in names if hasattr(state, name))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
     return str(error).strip().split("\n")[0]

@@ -149,8 +149,9 @@ def test_everything_that_is_called_exists_in_both_versions_with_these_arguments(
                           "IOptimizationProfile.set_shape", "MemoryPoolType.WORKSPACE"}),
         ("layer_timing", {"Logger.ERROR", "Builder.build_serialized_network",
                           "NetworkDefinitionCreationFlag.STRONGLY_TYPED"}),
-        ("tensorrt_runner", {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3",
-                     "ICudaEngine.get_tensor_profile_shape", "TensorIOMode.OUTPUT", ".nptype"}),
+        ("tensorrt_runner", {"Runtime.deserialize_cuda_engine", ".nptype", "TensorIOMode.OUTPUT",
+                             "IExecutionContext.execute_async_v3",
+                             "ICudaEngine.get_tensor_profile_shape"}),
     ],
 )  # fmt: skip
 def test_what_is_touched_is_found_in_the_source(source, expected):
