@@ -56,6 +56,11 @@ class TensorRTRunner(LoadedModel):
         self._timed: TimedEngine | None = None
 
     @property
+    def source(self) -> tuple[Path, str | None]:
+        """The file of the engine, and the hash that it must have."""
+        return self._path, self._sha256
+
+    @property
     def runtime(self) -> str:
         """The version of TensorRT."""
         return f"{self.name} {self._version} on GPU"

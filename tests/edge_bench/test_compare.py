@@ -88,7 +88,7 @@ def test_what_a_time_covers_differs_only_from_what_earlier_results_always_had(wr
     assert found.differences == ()
     after = copy.deepcopy(same) | {"transfers": "none"}
     after["plan"]["scenario"] = {"name": "offline", "target_qps": None, "samples": 64}
-    found = compare(read_result(write("b", same)), read_result(write("c", after)))
+    found = compare(read_result(write("d", same)), read_result(write("c", after)))
     assert found.differences == (
         ("scenario", "not stated", "offline"),
         ("images at once", "not stated", "64"),
