@@ -76,7 +76,7 @@ def power_over_time(report: BenchReport) -> str | None:
     low, high = 0.0, max(power for _, power in points)
     low = min(low, *(power for _, power in points))
     x = Axis("seconds from the start of each", 0.0, most or 1.0, LEFT, WIDTH - RIGHT)
-    y = _upward("W", low, high * 1.05 if high > low else low + 1.0)
+    y = _upward("power, W", low, high * 1.05 if high > low else low + 1.0)
     marks: list[str] = []
     for name, series, colour in lines:
         path = " ".join(f"{x.at(t):.1f},{y.at(watts):.1f}" for t, watts in series)
@@ -87,7 +87,8 @@ def power_over_time(report: BenchReport) -> str | None:
         )
         if len(series) == 1:
             marks.append(_dot(x.at(series[0][0]), y.at(series[0][1]), colour, name))
-    return _chart(x, y, marks, [(name, colour) for name, _, colour in lines])
+    note = "each model runs alone and without pause"
+    return _chart(x, y, marks, [(name, colour) for name, _, colour in lines], note)
 
 
 def quality_against_latency(report: BenchReport) -> str | None:
@@ -105,7 +106,7 @@ def quality_against_latency(report: BenchReport) -> str | None:
     ends = [end for row in rows for end in bounds[row.bundle]]
     ends += [qualities[row.bundle].distance for row in rows]
     x = Axis(
-        "latency of a batch, ms (point: p50, bar to p95)",
+        "latency of a batch, ms",
         min(times) / 1.15, max(times) * 1.15, LEFT, WIDTH - RIGHT, log=True,
     )  # fmt: skip
     margin = 0.12 * (max(ends) - min(ends)) or 0.1 * abs(max(ends)) or 1.0
@@ -116,7 +117,8 @@ def quality_against_latency(report: BenchReport) -> str | None:
     for row in rows:
         marks += _point(row, qualities[row.bundle].distance, bounds[row.bundle], x, y,
                         colours[row.bundle], several)  # fmt: skip
-    return _chart(x, y, marks, list(colours.items()))
+    note = "upright: 95 % interval of the rise; level: times from p50 to p95"
+    return _chart(x, y, marks, list(colours.items()), note)
 
 
 def _interval(row: QualityRow, first: QualityRow) -> tuple[float, float]:
@@ -169,7 +171,9 @@ def _dot(x: float, y: float, colour: str, name: str) -> str:
     )
 
 
-def _chart(x: Axis, y: Axis, marks: Sequence[str], legend: Sequence[tuple[str, str]]) -> str:
+def _chart(
+    x: Axis, y: Axis, marks: Sequence[str], legend: Sequence[tuple[str, str]], note: str
+) -> str:
     """A figure of these marks, with grid lines, names of the axes, and a legend below."""
     height = HEIGHT + LEGEND_LINE * len(legend)
     parts = [f'<figure><svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">']
@@ -202,4 +206,4 @@ def _chart(x: Axis, y: Axis, marks: Sequence[str], legend: Sequence[tuple[str, s
             f'<rect class="key" x="{LEFT}" y="{at}" width="14" height="12" fill="{colour}"/>'
             f'<text x="{LEFT + 22}" y="{at + 11}">{escape(name)}</text>'
         )
-    return "\n".join([*parts, "</svg></figure>"])
+    return "\n".join([*parts, f"</svg><figcaption>{escape(note)}</figcaption></figure>"])
