@@ -46,6 +46,7 @@ from torch.nn import functional as F
 
 from ard.assembly.surgery import apply_plan
 from ard.plan import Factorization, RankPlan
+from edge_bench.asked import RunSettings
 from edge_bench.runners import OnnxRuntimeRunner
 from edge_bench.statistics import disturbance, ratio_of_medians, summarize
 from edge_bench.timing import Clock, TimingPlan, measure
@@ -200,7 +201,8 @@ def time_graphs(
         for threads, batch in settings:
             with ExitStack() as stack:
                 runners = [
-                    stack.enter_context(OnnxRuntimeRunner(paths[name], threads)) for name in names
+                    stack.enter_context(OnnxRuntimeRunner(paths[name], RunSettings(threads)))
+                    for name in names
                 ]
                 timings = measure(
                     runners, [(bank,)] * len(names), [batch], clocks[threads], plans[batch]
@@ -264,7 +266,7 @@ def time_activations(folder: Path, runs: int) -> list[dict[str, Any]]:
     for beta in (1.0, 0.9, 3.0):
         paths = activation_graphs(folder, beta)
         with ExitStack() as stack:
-            runners = [stack.enter_context(OnnxRuntimeRunner(p, 1)) for p in paths.values()]
+            runners = [stack.enter_context(OnnxRuntimeRunner(p)) for p in paths.values()]
             published, ours = (np.asarray(runner.infer(x), np.float64) for runner in runners)
             plan = TimingPlan(runs=10 * runs, duration_s=2.0, warmup=10)
             timings = measure(runners, [(x,), (x,)], [1], CLOCKS[1], plan)

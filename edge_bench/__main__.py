@@ -15,8 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from edge_bench import compare_command
+from edge_bench.asked import BOTH, TRANSFERS, RunSettings
 from edge_bench.command import (
     Advance,
+    Duration,
+    Topics,
     add_host_options,
     add_timing_options,
     add_topics,
@@ -27,6 +30,7 @@ from edge_bench.command import (
     make_parser,
     not_negative,
     positive,
+    rate,
     run,
     run_on_host,
 )
@@ -41,10 +45,14 @@ from edge_bench.registry import RUNNERS
 from edge_bench.remote import Job
 from edge_bench.report import FILE as REPORT
 from edge_bench.report import table, write_report
+from edge_bench.scenario import SAMPLES, SCENARIOS, Scenario
 from edge_bench.timing import TimingPlan
 
 # The options that mean the same on another machine.
-FORWARDED = ("batch", "runs", "duration", "repeats", "warmup", "seed", "threads", "runner")
+FORWARDED = (
+    "batch", "runs", "duration", "repeats", "warmup", "seed", "threads", "runner", "transfers",
+    "scenario", "target_qps", "latency_bound", "samples",
+)  # fmt: skip
 EXAMPLE = "python -m edge_bench dense/ compressed/ --batch 1 64 --threads 4"
 
 
@@ -64,10 +72,8 @@ def main(args: Sequence[str] | None = None) -> int:
         report = benchmark(
             options.bundles,
             options.batch,
-            plan=TimingPlan(
-                options.runs, options.warmup, options.duration, repeats=options.repeats
-            ),
-            threads=options.threads,
+            plan=_plan(options),
+            settings=_settings(options),
             runner=options.runner,
             seed=options.seed,
             score=options.score,
@@ -85,6 +91,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuse files that cannot be written, before measuring takes minutes."""
     check_writable(options.out)
+    _plan(options), _settings(options)
     if options.html is not None and options.html == options.markdown:
         raise InvalidValueError("is the file of the table in Markdown too", setting="html")
     for path in (options.markdown, options.html):
@@ -92,9 +99,44 @@ def _check(options: argparse.Namespace) -> None:
             check_file(path)
 
 
+def _plan(options: argparse.Namespace) -> TimingPlan:
+    """How much to measure, and in which scenario.
+
+    Raises:
+        InvalidValueError: An option is out of range, or is of a scenario that was not asked for.
+    """
+    bound = options.latency_bound
+    numbers = {
+        "target_qps": options.target_qps,
+        "latency_bound_s": None if bound is None else float(bound),
+        "samples": options.samples,
+    }
+    if options.scenario is None:
+        for name, value in numbers.items():
+            if value is not None:
+                raise InvalidValueError(
+                    "is of a scenario, and none was asked for", setting=name.removesuffix("_s")
+                )
+    return TimingPlan(
+        options.runs,
+        options.warmup,
+        options.duration,
+        repeats=options.repeats,
+        scenario=None if options.scenario is None else Scenario(options.scenario, **numbers),
+    )
+
+
+def _settings(options: argparse.Namespace) -> RunSettings:
+    return RunSettings(options.threads, options.transfers, options.cuda_graph)
+
+
 def _job(options: argparse.Namespace, packages: Sequence[str]) -> Job:
     """The same on another machine."""
-    given = [*as_arguments(options, *FORWARDED), *([] if options.score else ["--no-score"])]
+    given = [
+        *as_arguments(options, *FORWARDED),
+        *([] if options.score else ["--no-score"]),
+        *(["--cuda-graph"] if options.cuda_graph else []),
+    ]
     results = {REPORT: options.out / REPORT}
     for name, path in (("markdown", options.markdown), ("html", options.html)):
         if path is not None:
@@ -143,12 +185,13 @@ def _parser() -> argparse.ArgumentParser:
         help="Minimum number of untimed runs before, which continue until times settle; 0 means no "
         "warm-up. (default: 20)",
     )
+    _add_scenario_options(topics)
     topics.how.add_argument(
         "--seed",
         type=not_negative,
         default=0,
         metavar="N",
-        help="Seed of the latents and of the bootstrap. (default: 0)",
+        help="Seed of the latents, of the bootstrap and of the arrivals. (default: 0)",
     )
     topics.how.add_argument(
         "--no-score",
@@ -158,6 +201,19 @@ def _parser() -> argparse.ArgumentParser:
         "features holds what it takes.",
     )
     add_host_options(topics)
+    topics.machine.add_argument(
+        "--transfers",
+        choices=TRANSFERS,
+        default=BOTH,
+        help="Copies between host and GPU that each timed call makes: of the inputs (in), of the "
+        "images (out), both or none. Runtimes on the CPU make none. (default: both)",
+    )
+    topics.machine.add_argument(
+        "--cuda-graph",
+        action="store_true",
+        help="Launch the kernels of a TensorRT engine as one CUDA graph; where that fails, the "
+        "result says why.",
+    )
     topics.machine.add_argument(
         "--runner",
         nargs="+",
@@ -187,6 +243,35 @@ def _parser() -> argparse.ArgumentParser:
         help="Folder that bench.json is written to. (default: the current folder)",
     )
     return parser
+
+
+def _add_scenario_options(topics: Topics) -> None:
+    """Add the options of scenarios."""
+    topics.how.add_argument(
+        "--scenario",
+        choices=SCENARIOS,
+        help="How queries come in, after MLPerf Inference: one at a time (single-stream), all "
+        "images at once (offline), or at random moments (server). (default: one call after the "
+        "other, the models in turns)",
+    )
+    topics.how.add_argument(
+        "--target-qps",
+        type=rate,
+        metavar="QPS",
+        help="Queries per second of the scenario server.",
+    )
+    topics.how.add_argument(
+        "--latency-bound",
+        type=Duration,
+        metavar="TIME",
+        help="Time within which a server shall answer 99 %% of the queries, as in 50ms or 0.2s.",
+    )
+    topics.how.add_argument(
+        "--samples",
+        type=positive,
+        metavar="N",
+        help=f"Number of images of the scenario offline. (default: {SAMPLES})",
+    )
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ import errno
 import io
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from edge_bench.errors import EdgeBenchError
 from edge_bench.interrupts import (
@@ -229,7 +230,7 @@ def as_arguments(options: argparse.Namespace, *names: str) -> list[str]:
         value = getattr(options, name)
         if value is not None:
             values = value if isinstance(value, list) else [value]
-            arguments += [f"--{name}", *map(str, values)]
+            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
     return arguments
 
 
@@ -297,13 +298,51 @@ def _whole(text: str, least: int) -> int:
 
 def seconds(text: str) -> float:
     """A number of seconds, 0 or more, for argparse."""
+    number = _number(text, "a number of seconds")
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
+    return number
+
+
+def rate(text: str) -> float:
+    """A number of queries per second above 0, for argparse."""
+    number = _number(text, "a number of queries per second")
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of queries per second above 0")
+    return number
+
+
+def _number(text: str, what: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
     return number
+
+
+class Duration(float):
+    """Seconds above 0, written with their unit as in `50ms`, which `str` gives back; for argparse.
+
+    A number alone is refused: it might be meant in either unit.
+    """
+
+    _text: str
+    _UNITS: ClassVar[dict[str, float]] = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+    def __new__(cls, text: str) -> Duration:
+        """Read the text."""
+        found = re.fullmatch(r"([0-9.eE+-]+?)(us|ms|s)", text.strip())
+        number = _number(found[1], "a time") * cls._UNITS[found[2]] if found else 0.0
+        if number <= 0:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a time as in 50ms or 0.2s")
+        made = super().__new__(cls, number)
+        made._text = text.strip()
+        return made
+
+    def __str__(self) -> str:
+        return self._text
 
 
 def check_writable(folder: Path) -> None:

@@ -36,8 +36,15 @@ SETTINGS = {
     ("plan", "duration_s"): "seconds",
     ("plan", "warmup"): "warm-up runs",
     ("plan", "repeats"): "repeats",
+    ("plan", "scenario", "name"): "scenario",
+    ("plan", "scenario", "target_qps"): "queries per second",
+    ("plan", "scenario", "samples"): "images at once",
+    ("transfers",): "transfers",
+    ("cuda_graph",): "CUDA graph",
     ("throttled",): "throttled",
 }
+# What results of earlier versions, which do not state it, always had.
+UNSAID: dict[tuple[str, ...], object] = {("transfers",): "both", ("cuda_graph",): False}
 MISSING = "not stated"
 
 
@@ -303,7 +310,7 @@ def _read_settings(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         found: Any = value
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
-        if found is not None:
+        if found is not None and found != UNSAID.get(keys):
             yield name, found if isinstance(found, str) else json.dumps(found)
     for package, version in value["device"]["packages"].items():
         yield str(package), str(version)

@@ -19,14 +19,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_bench.asked import RunSettings
 from edge_bench.device import DeviceDescription
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.inputs import InputSpec, draw_feed
 from edge_bench.layer_table import LayerTime, Place, key_of
 from edge_bench.reading import AGAIN, inside, read_json, sha256_of_file
 from edge_bench.registry import check_runner
-from edge_bench.runners import OnnxRuntimeRunner, TensorRTRunner
+from edge_bench.runners import OnnxRuntimeRunner
 from edge_bench.statistics import ratio_of_medians
+from edge_bench.tensorrt_runner import TensorRTRunner
 from edge_bench.timing import Clock, TimingPlan, measure
 
 # Layers are built for TensorRT on the spot, and the others read bundles only.
@@ -95,9 +97,7 @@ class TensorRTLayer(TensorRTRunner):
         known = self._bound
         buffers = self._bind(cuda, feed)
         if self._bound != known:
-            sent = [np.ascontiguousarray(array) for array in feed]
-            for pointer, array in zip(buffers.inputs, sent, strict=True):
-                cuda.copy_to_device(pointer, array, self._stream)
+            self._sent = self._send(cuda, buffers, feed)  # lives until the stream is done
         for _ in range(self.calls):
             self._execute(feed)
         cuda.synchronize(self._stream)
@@ -256,7 +256,7 @@ def _open(
     path: Path, runner: str, threads: int, batches: Sequence[int], opened: contextlib.ExitStack
 ) -> LayerRunner:
     if runner == "onnxruntime":
-        return OnnxRuntimeLayer(path, threads)
+        return OnnxRuntimeLayer(path, RunSettings(threads))
     tensorrt = importlib.import_module("tensorrt")
     engine = build_engine(tensorrt, path, (min(batches), max(batches)))
     # An engine fits only this device and this version, so it is not kept.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from edge_bench.asked import BOTH, Covers
 from edge_bench.errors import RunnerError
 from edge_bench.runners import OnnxRuntimeRunner
 
@@ -24,15 +25,27 @@ class OnnxRuntimeGpuRunner(OnnxRuntimeRunner):
     provider = ""
     needs = ""
 
-    _on_cpu = ""
+    _rest = ""
 
     @property
     def runtime(self) -> str:
         """The version, the provider, and what is left to the CPU."""
         name = self.provider.removesuffix("ExecutionProvider")
-        return f"onnxruntime {self._version} with {name} on GPU, transfers included{self._on_cpu}"
+        return f"onnxruntime {self._version} with {name} on GPU{self._rest}"
+
+    def covers(self, batch: int) -> Covers:
+        """What a time covers: both copies, since a session makes them inside of its call."""
+        asked = self._settings.cuda_graph
+        return Covers(
+            BOTH, no_cuda_graph=f"{self.title} launches its kernels itself" if asked else None
+        )
 
     def _load(self, onnxruntime: Any) -> Any:
+        if self._settings.transfers != BOTH:
+            raise RunnerError(
+                f"{self.title} copies inputs and images inside of each call; it can be timed with "
+                f"both transfers only, asked for {self._settings.transfers!r}"
+            )
         available = onnxruntime.get_available_providers()
         if self.provider not in available:
             raise RunnerError(
@@ -47,7 +60,7 @@ class OnnxRuntimeGpuRunner(OnnxRuntimeRunner):
                 f"{', '.join(found)} instead; its own message is above: {self.needs}, or use the "
                 "onnxruntime runner"
             )
-        self._on_cpu = self._left_to_cpu(session)
+        self._rest = self._left_to_cpu(session)
         return session
 
     def _providers(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""A benchmark as one HTML file: its table, how the times are distributed, and the ratios.
+"""A benchmark as one HTML file: table, times, ratios, quality against latency, power over time.
 
 The figures are SVG inside the file; nothing is loaded from elsewhere.
 """
@@ -13,6 +13,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_bench.charts import power_over_time, quality_against_latency
 from edge_bench.ratios import BUSY
 from edge_bench.report import BenchReport, BenchRow, columns_of, name_of, notes_of
 
@@ -28,7 +29,7 @@ th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px sol
 svg { max-width: 100%; height: auto; } text { font: 12px system-ui, sans-serif; fill: #222; }
 .bar { fill: #7aa6d8; } .median { stroke: #b3261e; stroke-width: 2; }
 .tail { stroke: #666; stroke-dasharray: 3 3; } .axis { stroke: #999; } .process { fill: #222; }
-.interval { stroke: #1f5fa8; stroke-width: 3; } .busy { stroke: #aaa; }
+.grid { stroke: #e4e4e4; } .interval { stroke: #1f5fa8; stroke-width: 3; } .busy { stroke: #aaa; }
 """
 
 
@@ -70,6 +71,12 @@ def to_html(report: BenchReport) -> str:
     if compared:
         first = escape(report.bundles[0].name)
         parts += [f"<h2>Speed against {first}</h2>", ratios(compared)]
+    for title, chart in (
+        ("Quality against latency", quality_against_latency(report)),
+        ("Power over time, each model alone", power_over_time(report)),
+    ):
+        if chart is not None:
+            parts += [f"<h2>{title}</h2>", chart]
     return "\n".join([*parts, "</body></html>", ""])
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_bench.asked import Covers, RunSettings
 from edge_bench.bundle import Bundle, load_bundles
 from edge_bench.device import (
     DeviceDescription,
@@ -26,13 +26,12 @@ from edge_bench.power import Energy, NoPower, PowerMeter, PowerReading, energy_p
 from edge_bench.power_sources import find_power_meter
 from edge_bench.quality import QualityRow
 from edge_bench.quality import score as score_images
-from edge_bench.ratios import ratio_over_processes, verdict
 from edge_bench.registry import ON_GPU, resolve_runners
 from edge_bench.repeated import Measured, measure_repeatedly
 from edge_bench.report import BenchReport, BenchRow, FailedRow, ProcessRecord
-from edge_bench.runners import Runner
+from edge_bench.rows import row_of
+from edge_bench.runners import Infer
 from edge_bench.session import Request, draw_feeds, open_all
-from edge_bench.statistics import Ratio, disturbance, images_per_second, instability, summarize
 from edge_bench.timing import Clock, Timing, TimingPlan, first_rows, run_for
 
 Powers = dict[tuple[str, int, int], tuple[PowerReading | NoPower, Energy | None]]
@@ -46,7 +45,7 @@ def benchmark(
     batches: Sequence[int] | None = None,
     *,
     plan: TimingPlan | None = None,
-    threads: int = 1,
+    settings: RunSettings | None = None,
     runner: str | Sequence[str] = "auto",
     seed: int = 0,
     score: bool = True,
@@ -67,10 +66,11 @@ def benchmark(
     Args:
         bundles: Bundle folders, ONNX files or engines.
         batches: Batch sizes, without repetition; by default 1 and 64, or the largest that a bundle
-            or an engine states.
-        plan: How much to measure; by default 200 runs and 3 seconds per model and batch size, in 5
-            processes.
-        threads: Number of CPU threads of the runtime.
+            or an engine states, of which a scenario takes one.
+        plan: How much to measure, and in which scenario; by default 200 runs and 3 seconds per
+            model and batch size, in 5 processes.
+        settings: How the runtime runs the models: threads, transfers, CUDA graphs; by default one
+            thread, both transfers and no graph.
         runner: The runtime, or several of them; names are in `edge_bench.registry.RUNNERS`.
         seed: Seed of the latents and of the bootstrap of the speedup's interval.
         score: Also measure the quality of the images if a bundle holds what that takes.
@@ -83,20 +83,21 @@ def benchmark(
         The report, with the time of every run and the state of the device.
 
     Raises:
-        InvalidValueError: There is no bundle, a batch size is repeated or below 1, the number of
-            threads is below 1, or other processes were to use `clock`.
+        InvalidValueError: There is no bundle, a batch size is repeated or below 1, or
+            other processes were to use `clock`.
         BundleError: A path holds nothing that can be measured.
         RunnerError: No runtime could measure: it is missing, or it refused a model or its input.
     """
     plan = plan or TimingPlan()
-    _check(bundles, batches, threads)
+    settings = settings or RunSettings()
+    _check(bundles, batches)
     loaded = load_bundles(bundles)
     names = resolve_runners(loaded, [runner] if isinstance(runner, str) else runner)
     request = Request(
         bundles=tuple(bundle.path for bundle in loaded),
         batches=None if batches is None else tuple(batches),
         plan=plan,
-        threads=threads,
+        settings=settings,
         runner=names[0],
         seed=seed,
     )
@@ -127,19 +128,21 @@ def benchmark(
         bundles=loaded,
         runtimes=tuple(text for one in measured for text in _runtimes(one)),
         plan=plan,
-        threads=threads,
+        threads=settings.threads,
+        transfers=settings.transfers,
+        cuda_graph=settings.cuda_graph,
         seed=seed,
         device=device,
         state_at_start=state_at_start,
         state_at_end=state_at_end,
         throttled=throttled(state_at_start, state_at_end),
         idle=_present(idle),
-        rows=tuple(_rows(loaded, measured, powers, threads, np.random.default_rng(seed))),
+        rows=tuple(_rows(loaded, measured, powers, request)),
         failed=tuple(_failed(loaded, measured, batches)),
         processes=tuple(_processes(measured)),
         quality=quality,
         no_power=_why_none(meter, powers),
-        warnings=(*_warnings(device, state_at_start, threads), *_unrecorded(loaded)),
+        warnings=(*_warnings(device, state_at_start, settings.threads), *_unrecorded(loaded)),
     )
 
 
@@ -150,15 +153,13 @@ def _unrecorded(bundles: Sequence[Bundle]) -> Iterator[str]:
             yield f"{bundle.name} is an engine by itself: nothing states what it was built from"
 
 
-def _check(bundles: Sequence[Path], batches: Sequence[int] | None, threads: int) -> None:
+def _check(bundles: Sequence[Path], batches: Sequence[int] | None) -> None:
     if not bundles:
         raise InvalidValueError("there is no bundle to measure; give at least one")
     if batches is not None and (not batches or min(batches) < 1):
         raise InvalidValueError(f"must be at least 1; got {list(batches)}", setting="batch")
     if batches is not None and len(set(batches)) != len(batches):
         raise InvalidValueError(f"takes every size once; got {list(batches)}", setting="batch")
-    if threads < 1:
-        raise InvalidValueError(f"must be at least 1; got {threads}", setting="threads")
 
 
 def _present(power: PowerReading | NoPower) -> PowerReading | None:
@@ -182,7 +183,7 @@ def _idle_power(meter: PowerMeter | NoPower, plan: TimingPlan) -> PowerReading |
 
 def _power(
     meter: PowerMeter,
-    runner: Runner,
+    runner: Infer,
     feed: Feed,
     clock: Clock,
     plan: TimingPlan,
@@ -219,7 +220,7 @@ def _powers(
                 for index, runner in enumerate(runners):
                     x = first_rows(feeds[index], batch)
                     key = (one.runner, batch, index)
-                    found[key] = _power(meter, runner, x, clock, request.plan, idle)
+                    found[key] = _power(meter, runner.timed, x, clock, request.plan, idle)
                     advance(len(found) / steps)
     return found
 
@@ -242,7 +243,7 @@ def _quality(
             runners,
             files,
             batch=max(ran.batches),
-            threads=request.threads,
+            threads=request.settings.threads,
             advance=advance,
         )
 
@@ -255,21 +256,22 @@ def _rows(
     bundles: Sequence[Bundle],
     measured: Sequence[Measured],
     powers: Powers,
-    threads: int,
-    rng: np.random.Generator,
+    request: Request,
 ) -> Iterator[BenchRow]:
     """The rows batch by batch, then by runtime, then in the order of the bundles."""
+    rng = np.random.default_rng(request.seed)
     for batch in dict.fromkeys(batch for one in measured for batch in one.batches):
         for one in measured:
             if batch not in one.batches:
                 continue
+            on_gpu = one.runner in ON_GPU
             load = load_over([session.load for session in one.sessions])
-            busy = why_busy(load, 1 if one.runner in ON_GPU else threads)
+            busy = why_busy(load, 1 if on_gpu else request.settings.threads)
             first = _timings(one, batch, 0)
             for index, bundle in enumerate(bundles):
                 timings = _timings(one, batch, index)
-                row = _row(timings, first if index else None, busy, rng)
-                if one.runner in ON_GPU:  # the processor only waits
+                row = row_of(timings, first if index else None, busy, request.plan.scenario, rng)
+                if on_gpu:  # the processor only waits
                     row = replace(row, processor_speedup=None)
                 power, energy = powers.get((one.runner, batch, index), (NoPower(""), None))
                 yield replace(
@@ -278,7 +280,21 @@ def _rows(
                     runner=one.runner,
                     power=_present(power),
                     energy=energy,
+                    covers=_covers(one, batch, index),
                 )
+
+
+def _covers(measured: Measured, batch: int, index: int) -> Covers | None:
+    """What the first process timed; the others were asked for the same."""
+    session = measured.sessions[0]
+    return next(
+        (
+            covered
+            for timing, covered in zip(session.timings, session.covers, strict=True)
+            if (timing.batch, timing.runner) == (batch, index)
+        ),
+        None,
+    )
 
 
 def _timings(measured: Measured, batch: int, index: int) -> list[Timing]:
@@ -289,60 +305,6 @@ def _timings(measured: Measured, batch: int, index: int) -> list[Timing]:
         for timing in session.timings
         if (timing.batch, timing.runner) == (batch, index)
     ]
-
-
-def _row(
-    timings: Sequence[Timing],
-    first: Sequence[Timing] | None,
-    busy: str | None,
-    rng: np.random.Generator,
-) -> BenchRow:
-    """A row without its names and its power, compared with the timings of the first bundle."""
-    batch = timings[0].batch
-    by_process = [timing.times_ns / 1e3 for timing in timings]  # (rounds, block) each
-    spent = [_processor_us(timing) for timing in timings]
-    us = np.concatenate(by_process)
-    latency = summarize(us)
-    speedup = processor = None
-    if first is not None:
-        speedup = ratio_over_processes([t.times_ns / 1e3 for t in first], by_process, rng)
-        processor = _processor_ratio([_processor_us(t) for t in first], spent, rng)
-    return BenchRow(
-        bundle="",
-        batch=batch,
-        runner="",
-        latency=latency,
-        images_per_second=images_per_second(latency, batch),
-        speedup=speedup,
-        power=None,
-        energy=None,
-        warmup_runs=sum(timing.warmup_runs for timing in timings),
-        settled=all(timing.settled for timing in timings),
-        warnings=instability(us) + (disturbance(speedup) if speedup else ()),
-        samples_us=tuple(tuple(block) for block in us.tolist()),
-        rounds_by_process=tuple(len(times) for times in by_process),
-        processor_us=float(np.concatenate(spent).mean()),
-        processor_speedup=processor,
-        verdict=None if speedup is None else verdict(speedup, busy),
-        busy=busy,
-    )
-
-
-def _processor_us(timing: Timing) -> NDArray[np.float64]:
-    """Processor time of a run in microseconds, `(rounds, 1)`."""
-    us: NDArray[np.float64] = timing.processor_ns[:, None] / 1e3 / timing.times_ns.shape[1]
-    return us
-
-
-def _processor_ratio(
-    first: Sequence[NDArray[np.float64]],
-    other: Sequence[NDArray[np.float64]],
-    rng: np.random.Generator,
-) -> Ratio | None:
-    """None if a block is too short for the clock of the processor."""
-    if min(float(us.min()) for us in (*first, *other)) <= 0:
-        return None
-    return ratio_over_processes(first, other, rng)
 
 
 def _failed(

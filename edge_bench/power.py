@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A sensor on a busy bus misses a sample now and then; with more missing, its mean means little.
 MISSED_AT_MOST = 0.1
+# A result keeps so many samples of each reading, which are enough to draw it.
+SERIES = 200
 
 Read = Callable[[], Mapping[str, float]]
 """Watts at this moment, or joules so far, by rail; rails that did not answer are left out."""
@@ -35,7 +37,8 @@ class PowerReading:
     """Power over a span of time; the mean weights samples by the time between them.
 
     `rails_in_total` are the rails whose sum is `mean_w`. `rails_left_out` are others that did not
-    answer; they are no part of the total.
+    answer; they are no part of the total. `series` are seconds from the first sample and watts, of
+    at most `SERIES` samples, equally spaced among all of them.
     """
 
     mean_w: float
@@ -46,6 +49,7 @@ class PowerReading:
     rails_in_total: tuple[str, ...]
     method: str
     rails_left_out: tuple[str, ...] = ()
+    series: tuple[tuple[float, float], ...] = ()
 
     @property
     def sample_rate_hz(self) -> float:
@@ -144,16 +148,19 @@ def reading(
     if sensor.wraps_j is None:
         powers = [sum(sample[name] for name in sensor.in_total) for _, sample in complete]
         total_j, peak_w = _area(times, powers), max(powers)
+        curve = list(zip(times, powers, strict=True))
     else:
         rises = _rises([sample for _, sample in complete], sensor.in_total, sensor.wraps_j)
         if any(rise < 0 for rise in rises):
             return NoPower(f"{sensor.method} started again at 0 meanwhile")
         total_j = sum(rises)
-        peak_w = max(
-            rise / (after - before)
+        # A counter tells the mean power between two samples.
+        curve = [
+            ((before + after) / 2, rise / (after - before))
             for rise, before, after in zip(rises, times, times[1:], strict=False)
             if after > before
-        )
+        ]
+        peak_w = max(power for _, power in curve)
     duration_s = times[-1] - times[0]
     means = {}
     for name in (*sensor.in_total, *sensor.others):
@@ -169,7 +176,18 @@ def reading(
         rails_in_total=sensor.in_total,
         method=sensor.method,
         rails_left_out=tuple(name for name in sensor.others if name not in means),
+        series=thinned([(moment - times[0], power) for moment, power in curve]),
     )
+
+
+def thinned(
+    samples: Sequence[tuple[float, float]], most: int = SERIES
+) -> tuple[tuple[float, float], ...]:
+    """At most `most` of the samples, equally spaced among them, with the first and the last."""
+    if len(samples) > most:
+        places = [round(i * (len(samples) - 1) / (most - 1)) for i in range(most)]
+        samples = [samples[place] for place in places]
+    return tuple((round(moment, 3), round(power, 3)) for moment, power in samples)
 
 
 def _mean(answers: Sequence[tuple[float, float]], name: str, sensor: Sensor) -> float:

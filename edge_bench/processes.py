@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from edge_bench import errors
+from edge_bench.asked import Covers, RunSettings
 from edge_bench.errors import EdgeBenchError, RunnerError
 from edge_bench.interrupts import PARENT
 from edge_bench.load import MachineLoad
+from edge_bench.scenario import Scenario
 from edge_bench.session import Request, Session
 from edge_bench.timing import Timing, TimingPlan
 
@@ -68,7 +70,7 @@ def measure_in_child(
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
     if "session" in answer:
-        return _read_session(answer["session"])
+        return read_session(answer["session"])
     raise _read_error(answer["error"]) if "error" in answer else _no_answer(code)
 
 
@@ -115,9 +117,15 @@ def read_request(value: dict[str, Any]) -> Request:
             **value,
             "bundles": tuple(Path(path) for path in value["bundles"]),
             "batches": None if batches is None else tuple(batches),
-            "plan": TimingPlan(**value["plan"]),
+            "plan": _read_plan(value["plan"]),
+            "settings": RunSettings(**value["settings"]),
         }
     )
+
+
+def _read_plan(value: dict[str, Any]) -> TimingPlan:
+    scenario = value["scenario"]
+    return TimingPlan(**{**value, "scenario": None if scenario is None else Scenario(**scenario)})
 
 
 def plain_session(session: Session) -> dict[str, Any]:
@@ -130,14 +138,17 @@ def plain_session(session: Session) -> dict[str, Any]:
                 **{field.name: getattr(timing, field.name) for field in dataclasses.fields(timing)},
                 "times_ns": timing.times_ns.tolist(),
                 "processor_ns": timing.processor_ns.tolist(),
+                "device_ns": None if timing.device_ns is None else timing.device_ns.tolist(),
             }
             for timing in session.timings
         ],
         "load": dataclasses.asdict(session.load),
+        "covers": [dataclasses.asdict(covered) for covered in session.covers],
     }
 
 
-def _read_session(value: dict[str, Any]) -> Session:
+def read_session(value: dict[str, Any]) -> Session:
+    """What these values say was measured."""
     return Session(
         runtimes=tuple(value["runtimes"]),
         batches=tuple(value["batches"]),
@@ -147,11 +158,15 @@ def _read_session(value: dict[str, Any]) -> Session:
                     **timing,
                     "times_ns": np.array(timing["times_ns"], np.int64),
                     "processor_ns": np.array(timing["processor_ns"], np.int64),
+                    "device_ns": None
+                    if timing["device_ns"] is None
+                    else np.array(timing["device_ns"], np.int64),
                 }
             )
             for timing in value["timings"]
         ),
         load=MachineLoad(**value["load"]),
+        covers=tuple(Covers(**covered) for covered in value["covers"]),
     )
 
 

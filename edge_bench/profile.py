@@ -2,144 +2,87 @@
 
     python -m edge_bench.profile bundle/ --batch 1
 
-The times are those of the runtime's own profiler, which slows the model down a little; `edge_bench`
-measures how long the whole takes. Layers have the names of the network that was exported, and what
-belongs to no layer, such as an activation, is summed up by operator.
+The times are those of the runtime's own profiler, ONNX Runtime's or TensorRT's, which slows the
+model down a little; `edge_bench` measures how long the whole takes. Layers have the names of the
+network that was exported, and what belongs to no layer, such as an activation, is summed up by
+operator. What a runtime fused is one row with all its names.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edge_bench.asked import RunSettings
 from edge_bench.bundle import Bundle, load_bundle, load_samples
 from edge_bench.command import Advance, as_process, check_writable, make_parser, positive, run
+from edge_bench.engine_profile import ENGINES, open_profiled, profile_engine
 from edge_bench.errors import BundleError, RunnerError
 from edge_bench.files import write_whole
 from edge_bench.inputs import draw_feed
+from edge_bench.layer_shares import LayerShare, shares, table
 from edge_bench.reading import read_text
+from edge_bench.registry import check_runner
 from edge_bench.runners import OnnxRuntimeRunner
 
 FILE = "profile.json"
 EXAMPLE = "python -m edge_bench.profile bundle/ --batch 1"
-# `LAYER/OPERATOR`, as `python -m export` names nodes; runtimes add to it.
-_NODE = re.compile(r"(?P<layer>[^/]+)/(?P<op>[A-Za-z]+?)(?:_\d+)?(?:_nchwc)?")
+AUTO = "auto"
+RUNNERS = (AUTO, "onnxruntime", *ENGINES)
 _ENDING = "_kernel_time"
 
 
-@dataclass(frozen=True)
-class LayerShare:
-    """The time of a layer, or of all nodes of an operator that belong to none.
-
-    Attributes:
-        layer: The name of the layer; empty for the nodes of none.
-        operator: The operators that it is made of.
-        mean_us: Time per run of the whole model.
-        share: Of the time of all nodes.
-        nodes: How many nodes it has.
-    """
-
-    layer: str
-    operator: str
-    mean_us: float
-    share: float
-    nodes: int
-
-
 def profile(
-    bundle: Bundle, *, batch: int, runs: int, threads: int, seed: int = 0
+    bundle: Bundle, *, batch: int, runs: int, threads: int, runner: str = AUTO, seed: int = 0
 ) -> tuple[LayerShare, ...]:
-    """Run a model under ONNX Runtime's profiler.
+    """Run a model under the profiler of its runtime.
 
     Args:
         bundle: What is run.
         batch: Number of images at once.
         runs: Number of runs that are averaged; as many run before without being counted.
         threads: Number of CPU threads.
+        runner: One of `RUNNERS`; `auto` is ONNX Runtime, and TensorRT for an engine by itself.
         seed: Seed of latents that are not in the bundle.
 
     Returns:
         Layers and operators, the slowest first.
 
     Raises:
-        BundleError: There is no graph, or the profile cannot be read.
-        RunnerError: ONNX Runtime is missing, or refuses the model.
+        BundleError: There is no graph or no engine, or the profile cannot be read.
+        RunnerError: The runtime is missing, or refuses the model.
     """
+    check_runner(runner, RUNNERS)
+    if runner == AUTO:
+        runner = "onnxruntime" if bundle.model is not None else "tensorrt"
+    settings = RunSettings(threads)
+    if runner != "onnxruntime":
+        engine = open_profiled(bundle, runner, settings)
+        return profile_engine(engine, bundle, batch=batch, runs=runs, seed=seed)
     if bundle.model is None:
-        raise BundleError(f"{bundle.path}: only a graph can be profiled; give the bundle")
+        raise BundleError(f"{bundle.path}: ONNX Runtime profiles a graph; give the bundle")
     with (
         tempfile.TemporaryDirectory() as name,
-        _ProfiledRunner(bundle.model, threads, Path(name) / "profile") as runner,
+        _ProfiledRunner(bundle.model, settings, Path(name) / "profile") as session,
     ):
-        feed = draw_feed(runner.inputs, batch, seed, bundle.n_classes, load_samples(bundle))
+        feed = draw_feed(session.inputs, batch, seed, bundle.n_classes, load_samples(bundle))
         for _ in range(2 * runs):
-            runner.infer(*feed)
-        events = json.loads(read_text(runner.end()))
+            session.infer(*feed)
+        events = json.loads(read_text(session.end()))
     return shares(list(_last_runs(events, runs)), runs)
-
-
-def shares(events: Iterable[tuple[str, str, float]], runs: int) -> tuple[LayerShare, ...]:
-    """Sum up the times of nodes by layer, and those of no layer by operator.
-
-    Args:
-        events: The name, the operator and the microseconds of each execution of a node.
-        runs: The number of runs that they come from.
-
-    Returns:
-        Their means over the runs, the longest first.
-    """
-    times: dict[tuple[str, str], float] = defaultdict(float)
-    nodes: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for name, operator, us in events:
-        found = _NODE.fullmatch(name)
-        key = (found["layer"], found["op"]) if found else ("", operator)
-        times[key] += us
-        nodes[key].add(name)
-    whole = sum(times.values())
-    rows = (
-        LayerShare(layer, op, us / runs, us / whole if whole else 0.0, len(nodes[layer, op]))
-        for (layer, op), us in times.items()
-    )
-    return tuple(sorted(rows, key=lambda row: -row.mean_us))
-
-
-def table(rows: Sequence[LayerShare], most: int = 30) -> str:
-    """The slowest rows as text, and how much the rest takes."""
-    cells = [("layer", "operator", "nodes", "us", "share")]
-    cells += [
-        (row.layer or "-", row.operator, str(row.nodes), f"{row.mean_us:.1f}", f"{row.share:.1%}")
-        for row in rows[:most]
-    ]
-    widths = [max(len(line[column]) for line in cells) for column in range(5)]
-    lines = [
-        "  ".join(
-            f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    ]
-    rest = rows[most:]
-    if rest:
-        lines.append(f"{len(rest)} more: {sum(row.share for row in rest):.1%}")
-    total = sum(row.mean_us for row in rows)
-    without = sum(row.share for row in rows if not row.layer)
-    lines.append(f"all nodes: {total:.1f} us a run, {without:.0%} of it in no layer")
-    return "\n".join(lines)
 
 
 class _ProfiledRunner(OnnxRuntimeRunner):
     """ONNX Runtime on the CPU under its profiler, which writes a file named `prefix` and more."""
 
-    def __init__(self, path: Path, threads: int, prefix: Path) -> None:
-        super().__init__(path, threads)
+    def __init__(self, path: Path, settings: RunSettings, prefix: Path) -> None:
+        super().__init__(path, settings)
         self._prefix = prefix
 
     def _configure(self, options: Any) -> None:
@@ -171,7 +114,13 @@ def main(args: Sequence[str] | None = None) -> int:
     def measure(advance: Advance) -> str:
         check_writable(options.out)
         bundle = load_bundle(options.bundle)
-        rows = profile(bundle, batch=options.batch, runs=options.runs, threads=options.threads)
+        rows = profile(
+            bundle,
+            batch=options.batch,
+            runs=options.runs,
+            threads=options.threads,
+            runner=options.runner,
+        )
         path = options.out / FILE
         content = {"bundle": bundle.name, "batch": options.batch, "rows": list(map(asdict, rows))}
         write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -183,7 +132,10 @@ def main(args: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("python -m edge_bench.profile", __doc__, EXAMPLE)
     parser.add_argument(
-        "bundle", type=Path, metavar="BUNDLE", help="Bundle folder or .onnx file to profile."
+        "bundle",
+        type=Path,
+        metavar="BUNDLE",
+        help="Bundle folder, .onnx file or TensorRT engine to profile.",
     )
     parser.add_argument(
         "--batch", type=positive, default=1, metavar="N", help="Batch size. (default: 1)"
@@ -197,6 +149,13 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N",
         help="Number of CPU threads. (default: 1)",
+    )
+    parser.add_argument(
+        "--runner",
+        choices=RUNNERS,
+        default=AUTO,
+        help="Runtime to profile; auto is ONNX Runtime on the CPU, and TensorRT for an engine. "
+        "(default: auto)",
     )
     parser.add_argument(
         "--out",

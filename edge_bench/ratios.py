@@ -79,6 +79,21 @@ def ratio_over_processes(
     )
 
 
+def reach_over_processes(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """The factor by which the mean of several processes may be off, 1 or more; None for one.
+
+    It is Student's, on the logarithms of what each process measured.
+
+    Args:
+        values: What each process measured, above 0.
+        confidence: How often the interval of value / factor to value * factor holds the true one.
+    """
+    if len(values) < 2:
+        return None
+    n, spread = len(values), float(np.log(values).std(ddof=1))
+    return _exp(student_quantile((1 + confidence) / 2, n - 1) * spread / math.sqrt(n))
+
+
 def ratio_of_unpaired(
     first_us: Sequence[NDArray[np.float64]],
     second_us: Sequence[NDArray[np.float64]],

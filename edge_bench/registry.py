@@ -5,34 +5,35 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 
+from edge_bench.asked import RunSettings
 from edge_bench.bundle import Bundle
 from edge_bench.errors import InvalidValueError, RunnerError
 from edge_bench.onnx_providers import OnnxRuntimeCudaRunner, OnnxRuntimeTensorRTRunner
 from edge_bench.openvino_runner import OpenVINORunner
-from edge_bench.runners import OnnxRuntimeRunner, Runner, TensorRTRunner
+from edge_bench.runners import OnnxRuntimeRunner, Runner
 from edge_bench.tensorrt_rtx_runner import TensorRTRTXRunner, engine_for_this_gpu
+from edge_bench.tensorrt_runner import TensorRTRunner
+from edge_bench.torch_runner import TorchCudaRunner, TorchRunner, program_of
 
-Open = Callable[[Bundle, int], Runner]
-"""Makes the runner of a bundle, not entered yet, with a number of CPU threads."""
+Open = Callable[[Bundle, RunSettings], Runner]
+"""Makes the runner of a bundle, not entered yet."""
 
 
-def _onnx(
-    kind: type[OnnxRuntimeRunner] | type[OpenVINORunner], runtime: str = "ONNX Runtime"
-) -> Open:
-    def make(bundle: Bundle, threads: int) -> Runner:
+def _onnx(kind: type[OnnxRuntimeRunner] | type[OpenVINORunner]) -> Open:
+    def make(bundle: Bundle, settings: RunSettings) -> Runner:
         if bundle.model is None:
-            raise RunnerError(f"{bundle.path}: {runtime} needs model.onnx, not an engine")
+            raise RunnerError(f"{bundle.path}: {kind.title} needs model.onnx, not an engine")
         if not bundle.model.as_posix().isprintable():  # among them, bytes that are no UTF-8
             raise RunnerError(
-                f"{str(bundle.model)!a}: {runtime} does not open a file of this name; rename "
+                f"{str(bundle.model)!a}: {kind.title} does not open a file of this name; rename "
                 "it to plain text"
             )
-        return kind(bundle.model, threads)
+        return kind(bundle.model, settings)
 
     return make
 
 
-def _tensorrt(bundle: Bundle, threads: int) -> Runner:
+def _tensorrt(bundle: Bundle, settings: RunSettings) -> Runner:
     if bundle.engine is None:
         raise RunnerError(
             f"{bundle.path}: {bundle.refused}"
@@ -40,25 +41,34 @@ def _tensorrt(bundle: Bundle, threads: int) -> Runner:
             else f"{bundle.path}: no TensorRT engine; build it on this device with "
             "build_engine.py of the bundle, or use the onnxruntime runner"
         )
-    return TensorRTRunner(bundle.engine, bundle.engine_sha256)
+    return TensorRTRunner(bundle.engine, bundle.engine_sha256, settings)
 
 
-def _tensorrt_rtx(bundle: Bundle, threads: int) -> Runner:
+def _tensorrt_rtx(bundle: Bundle, settings: RunSettings) -> Runner:
     if bundle.model is None and bundle.engine is not None:
-        return TensorRTRTXRunner(bundle.engine, bundle.engine_sha256)
-    return TensorRTRTXRunner(*engine_for_this_gpu(bundle))
+        return TensorRTRTXRunner(bundle.engine, bundle.engine_sha256, settings)
+    return TensorRTRTXRunner(*engine_for_this_gpu(bundle), settings)
+
+
+def _torch(kind: type[TorchRunner]) -> Open:
+    def make(bundle: Bundle, settings: RunSettings) -> Runner:
+        return kind(*program_of(bundle), settings)
+
+    return make
 
 
 KNOWN: dict[str, Open] = {
     "onnxruntime": _onnx(OnnxRuntimeRunner),
     "onnxruntime-cuda": _onnx(OnnxRuntimeCudaRunner),
     "onnxruntime-tensorrt": _onnx(OnnxRuntimeTensorRTRunner),
-    "openvino": _onnx(OpenVINORunner, "OpenVINO"),
+    "openvino": _onnx(OpenVINORunner),
+    "torch": _torch(TorchRunner),
+    "torch-cuda": _torch(TorchCudaRunner),
     "tensorrt": _tensorrt,
     "tensorrt-rtx": _tensorrt_rtx,
 }
 RUNNERS = ("auto", *KNOWN)
-ON_GPU = frozenset(KNOWN) - {"onnxruntime", "openvino"}
+ON_GPU = frozenset(KNOWN) - {"onnxruntime", "openvino", "torch"}
 
 
 def check_runner(name: str, known: Sequence[str] = RUNNERS) -> None:
@@ -90,14 +100,14 @@ def resolve_runners(bundles: Sequence[Bundle], names: Sequence[str]) -> tuple[st
     return tuple(dict.fromkeys(_auto(bundles) if name == "auto" else name for name in names))
 
 
-def open_runners(bundles: Sequence[Bundle], name: str, threads: int) -> list[Runner]:
+def open_runners(bundles: Sequence[Bundle], name: str, settings: RunSettings) -> list[Runner]:
     """One runner per bundle, not entered yet; all of them use the same runtime.
 
     Raises:
         RunnerError: the name is not known, or a bundle lacks what the runtime runs.
     """
     [name] = resolve_runners(bundles, [name])
-    return [KNOWN[name](bundle, threads) for bundle in bundles]
+    return [KNOWN[name](bundle, settings) for bundle in bundles]
 
 
 def _auto(bundles: Sequence[Bundle]) -> str:

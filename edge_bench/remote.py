@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 Say = Callable[[str], None]
 
 OLDEST_PYTHON = (3, 10)
-PACKAGES = ("numpy", "onnxruntime", "tensorrt", "openvino")
+PACKAGES = ("numpy", "onnxruntime", "tensorrt", "openvino", "torch")
 _NOT_FOUND = 127
 # How long a device may be out of reach before the command gives up; it can be started again.
 PATIENCE_S = 600.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_bench.asked import BOTH, Covers
 from edge_bench.bundle import Bundle
 from edge_bench.device import DeviceDescription, DeviceState
 from edge_bench.errors import InvalidValueError
@@ -21,6 +22,15 @@ from edge_bench.load import MachineLoad
 from edge_bench.power import Energy, PowerReading
 from edge_bench.quality import QualityRow
 from edge_bench.ratios import BUSY, UNDECIDED
+from edge_bench.scenario import (
+    HOLDS,
+    MISSED,
+    OFFLINE,
+    PERCENTILES,
+    SERVER,
+    Scenario,
+    ScenarioResult,
+)
 from edge_bench.statistics import LatencyStatistics, Ratio
 from edge_bench.timing import TimingPlan
 
@@ -59,6 +69,10 @@ class BenchRow:
         verdict: `faster`, `slower` or `undecided` against the first bundle, or `busy` if the
             machine was; None for the first.
         busy: What else the machine did, if that leaves no verdict.
+        covers: What the times cover: transfers, and the launch as a CUDA graph.
+        gpu_latency: The same runs by the clock of the GPU, between two CUDA events; None without.
+        gpu_speedup: The same ratio as `speedup`, of these times; None for the first.
+        scenario: What the scenario of the plan asks of this row; None without a scenario.
     """
 
     bundle: str
@@ -78,6 +92,10 @@ class BenchRow:
     processor_speedup: Ratio | None = None
     verdict: str | None = None
     busy: str | None = None
+    covers: Covers | None = None
+    gpu_latency: LatencyStatistics | None = None
+    gpu_speedup: Ratio | None = None
+    scenario: ScenarioResult | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,8 @@ class BenchReport:
         runtimes: Runtime and version that ran each bundle; of several runtimes one after the other.
         plan: How much was measured.
         threads: Number of CPU threads of the runtime.
+        transfers: Which copies between host and GPU were asked for.
+        cuda_graph: Whether a CUDA graph was asked for.
         seed: Seed of the latents and of the bootstrap.
         device: The device: processor, memory, versions.
         state_at_start: Clocks, temperatures and load before the measurement.
@@ -145,6 +165,8 @@ class BenchReport:
     processes: tuple[ProcessRecord, ...] = ()
     quality: tuple[QualityRow, ...] = ()
     no_power: str | None = None
+    transfers: str = BOTH
+    cuda_graph: bool = False
 
     def row(self, bundle: str, batch: int, runner: str | None = None) -> BenchRow:
         """The measurements of a bundle at a batch size.
@@ -230,19 +252,65 @@ def columns_of(report: BenchReport) -> list[Column]:
     ]
     if len(runners) > 1:
         columns.append(Column("runner", tuple(row.runner for row in named), 0))
+    rank = {"p90": 4, "p99": 1, _shown(report.plan.scenario): 0}
     columns += [
         column("mean ms", _milliseconds(row.latency.mean_us for row in rows), 2),
         column("p50 ms", _milliseconds(row.latency.p50_us for row in rows), 0),
-        column("p90 ms", _milliseconds(row.latency.p90_us for row in rows), 4),
+        column("p90 ms", _milliseconds(row.latency.p90_us for row in rows), rank["p90"]),
         column("p95 ms", _milliseconds(row.latency.p95_us for row in rows), 3),
-        column("p99 ms", _milliseconds(row.latency.p99_us for row in rows), 1),
+        column("p99 ms", _milliseconds(row.latency.p99_us for row in rows), rank["p99"]),
         column("images/s", (_short(row.images_per_second) for row in rows), 0),
     ]
+    if any(row.gpu_latency for row in rows):
+        columns.append(column("GPU p50 ms", (_gpu(row) for row in rows), 1))
+    if any(row.scenario is not None and row.scenario.bound for row in rows):
+        columns.append(column("bound", (_bound(row) for row in rows), 0))
     if len(report.bundles) > 1:
         columns.append(column("ratio", (_ratio(row) for row in rows), 0))
     if any(row.energy for row in rows):
         columns.append(column("J/image", (_joules(row) for row in rows), 0))
     return columns
+
+
+def _shown(scenario: Scenario | None) -> str:
+    """The percentile that a scenario is about, as in `p90`; its column always stays."""
+    share = None if scenario is None else PERCENTILES.get(scenario.name)
+    return "" if share is None else f"p{share:.0f}"
+
+
+def _gpu(row: BenchRow) -> str:
+    return "-" if row.gpu_latency is None else _short(row.gpu_latency.p50_us / 1e3)
+
+
+def _bound(row: BenchRow) -> str:
+    return "-" if row.scenario is None else row.scenario.bound or "-"
+
+
+def scenario_note(row: BenchRow, scenario: Scenario, with_runner: bool) -> str:
+    """What the scenario asks of a row, in words."""
+    found = row.scenario
+    assert found is not None
+    scale, unit = (1.0, "images/s") if scenario.name == OFFLINE else (1e-3, "ms")
+    what = (
+        "throughput"
+        if scenario.name == OFFLINE
+        else f"{PERCENTILES[scenario.name]:.0f}th percentile"
+    )
+    text = f"{name_of(row, with_runner)}: {what} {_short(found.value * scale)} {unit}"
+    if found.low is not None and found.high is not None:
+        text += f" (95% interval {_short(found.low * scale)} to {_short(found.high * scale)})"
+    if scenario.name != SERVER:
+        return text
+    text += f", {_short(found.answered_per_second or 0.0)} of {scenario.target_qps:g} queries/s"
+    if found.bound is None or scenario.latency_bound_s is None:
+        return text
+    ms = f"{scenario.latency_bound_s * 1e3:g} ms"
+    text += f"; {found.over_bound} of {found.queries} over {ms}: "
+    return text + {
+        HOLDS: "the bound holds at the 99th percentile",
+        MISSED: "the bound does not hold at the 99th percentile",
+        BUSY: "no verdict, since the machine was busy",
+    }.get(found.bound, "too few queries to tell, so measure more runs")
 
 
 def _lines(columns: list[Column], width: int | None) -> list[str]:
@@ -328,6 +396,14 @@ def notes_of(report: BenchReport) -> list[str]:
         for row in report.rows
         if row.speedup is not None
     ]
+    if (scenario := report.plan.scenario) is not None:
+        notes.append(f"scenario: {scenario}")
+        notes += [scenario_note(r, scenario, several) for r in report.rows if r.scenario]
+    notes += [
+        f"{name_of(row, several)}: {_ratio_words(row.gpu_speedup, first)} by the GPU's clock"
+        for row in report.rows
+        if row.gpu_speedup is not None
+    ]
     notes += [_quality_note(row, first) for row in report.quality]
     notes += dict.fromkeys(f"{row.runner}: not measured: {row.reason}" for row in report.failed)
     compared = any(row.speedup is not None for row in report.rows)
@@ -338,6 +414,9 @@ def notes_of(report: BenchReport) -> list[str]:
         if row.busy is not None
     )
     notes.append(f"runtime: {'; '.join(dict.fromkeys(report.runtimes))}")
+    if any(row.covers is not None and row.covers != Covers() for row in report.rows):
+        runners = dict.fromkeys((row.runner, row.covers) for row in report.rows if row.covers)
+        notes += [f"{runner}: {covers}" for runner, covers in runners]
     powers = [row.power for row in report.rows if row.power is not None]
     if powers:
         idle = "not measured" if report.idle is None else f"{report.idle.mean_w:.2f} W"
@@ -367,18 +446,25 @@ def name_of(row: BenchRow, with_runner: bool) -> str:
     return f"{name}, {row.runner}" if with_runner else name
 
 
+def _ratio_words(ratio: Ratio, first: str) -> str:
+    return f"{ratio.value:.2f}× the speed of {first} {_interval(ratio)}"
+
+
+def _interval(ratio: Ratio) -> str:
+    return f"({ratio.confidence:.0%} interval {ratio.low:.2f} to {ratio.high:.2f})"
+
+
 def _comparison(row: BenchRow, first: str) -> str:
     """The ratio and its interval in words; a claim only if the verdict allows one."""
     assert row.speedup is not None
     ratio = row.speedup
-    interval = f"({ratio.confidence:.0%} interval {ratio.low:.2f} to {ratio.high:.2f})"
     if row.verdict == BUSY:
-        text = f"no verdict; measured {ratio.value:.2f}× beside other programs {interval}"
+        text = f"no verdict; measured {ratio.value:.2f}× beside other programs {_interval(ratio)}"
         if row.processor_speedup is not None:
             cpu = row.processor_speedup
             text += f", {cpu.value:.2f}× in processor time ({cpu.low:.2f} to {cpu.high:.2f})"
         return text
-    text = f"{ratio.value:.2f}× the speed of {first} {interval}"
+    text = _ratio_words(ratio, first)
     if row.verdict == UNDECIDED:
         text += ", which shows no difference"
     return text

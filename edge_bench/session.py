@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_bench.asked import Covers, RunSettings
 from edge_bench.bundle import Bundle, load_bundles, load_samples
 from edge_bench.errors import RunnerError
 from edge_bench.inputs import Feed, draw_feed
 from edge_bench.load import MachineLoad, load_between, read_load
 from edge_bench.registry import open_runners
-from edge_bench.runners import Runner
-from edge_bench.timing import Clock, Timing, TimingPlan, measure
+from edge_bench.runners import Infer, Runner
+from edge_bench.scenario import OFFLINE, SERVER, Scenario
+from edge_bench.timing import Clock, Timing, TimingPlan, measure, measure_server
 
 # The large one of the batch sizes that are measured unless others are asked for.
 LARGE_BATCH = 64
@@ -29,7 +31,7 @@ class Request:
         bundles: Bundle folders, ONNX files or engines.
         batches: Batch sizes; None for 1 and a large one.
         plan: How much this process measures.
-        threads: Number of CPU threads of the runtime.
+        settings: How the runtime runs the models.
         runner: Name of the runtime, not `auto`.
         seed: Seed of the latents.
         turn: Which of several processes this is, from 0; each begins with another bundle.
@@ -38,7 +40,7 @@ class Request:
     bundles: tuple[Path, ...]
     batches: tuple[int, ...] | None
     plan: TimingPlan
-    threads: int
+    settings: RunSettings
     runner: str
     seed: int
     turn: int = 0
@@ -53,12 +55,14 @@ class Session:
         batches: The batch sizes.
         timings: Batch by batch, in the order of the bundles.
         load: What else the machine did in the meantime.
+        covers: What each of the timings covers.
     """
 
     runtimes: tuple[str, ...]
     batches: tuple[int, ...]
     timings: tuple[Timing, ...]
     load: MachineLoad
+    covers: tuple[Covers, ...] = ()
 
 
 def measure_session(
@@ -83,22 +87,43 @@ def measure_session(
     bundles = tuple(bundles[index] for index in order)
     with contextlib.ExitStack() as stack:
         runners = open_all(bundles, request, stack)
-        batches = request.batches or default_batches(bundles, runners)
+        batches = request.batches or batches_for(request.plan.scenario, bundles, runners)
         feeds = draw_feeds(bundles, runners, batches, request.seed)
         check_images(bundles, runners, feeds)
         before = read_load()
-        timings = measure(runners, feeds, batches, clock, request.plan, advance)
+        timings = _measure(request, [r.timed for r in runners], feeds, batches, clock, advance)
         load = load_between(before, read_load())
         runtimes = [runner.runtime for runner in runners]
+        covers = [runners[timing.runner].covers(timing.batch) for timing in timings]
     back = [order.index(index) for index in range(len(bundles))]
     restored = [replace(timing, runner=order[timing.runner]) for timing in timings]
     places = {batch: place for place, batch in enumerate(batches)}
+    pairs = sorted(
+        zip(restored, covers, strict=True), key=lambda p: (places[p[0].batch], p[0].runner)
+    )
     return Session(
         runtimes=tuple(runtimes[place] for place in back),
         batches=tuple(batches),
-        timings=tuple(sorted(restored, key=lambda t: (places[t.batch], t.runner))),
+        timings=tuple(timing for timing, _ in pairs),
         load=load,
+        covers=tuple(covered for _, covered in pairs),
     )
+
+
+def _measure(
+    request: Request,
+    timed: Sequence[Infer],
+    feeds: Sequence[Feed],
+    batches: Sequence[int],
+    clock: Clock,
+    advance: Callable[[float], None],
+) -> tuple[Timing, ...]:
+    plan = request.plan
+    if plan.scenario is None or plan.scenario.name != SERVER:
+        return measure(timed, feeds, batches, clock, plan, advance)
+    # Each process has arrivals of its own.
+    rng = np.random.default_rng([request.seed, request.turn])
+    return measure_server(timed, feeds, batches, clock, plan, rng, advance=advance)
 
 
 def open_all(
@@ -109,8 +134,22 @@ def open_all(
     Raises:
         RunnerError: The runtime is missing, or it refused a model.
     """
-    runners = open_runners(bundles, request.runner, request.threads)
+    runners = open_runners(bundles, request.runner, request.settings)
     return [stack.enter_context(runner) for runner in runners]
+
+
+def batches_for(
+    scenario: Scenario | None, bundles: Sequence[Bundle], runners: Sequence[Runner]
+) -> tuple[int, ...]:
+    """The batch sizes that a scenario means: a query is one image, and offline has many at once.
+
+    Raises:
+        RunnerError: No batch size suits all of them.
+    """
+    sizes = default_batches(bundles, runners)
+    if scenario is None:
+        return sizes
+    return sizes[-1:] if scenario.name == OFFLINE else sizes[:1]
 
 
 def default_batches(bundles: Sequence[Bundle], runners: Sequence[Runner]) -> tuple[int, ...]:

@@ -46,8 +46,8 @@ class Config(PrecisionOptions):
     out: Path
     """Folder to write; a bundle that is already there is replaced."""
     target: tuple[TargetName, ...] = ()
-    """What the bundle is for, besides ONNX Runtime: rtx, openvino and ncnn get files of their own
-    now; a Jetson builds its engine itself, and must know every operator."""
+    """What the bundle is for, besides ONNX Runtime: rtx, openvino, ncnn and torch get files of
+    their own now; a Jetson builds its engine itself, and must know every operator."""
     dense: bool = True
     """Also export the dense generator of a run directory, into OUT/dense."""
     name: str = "model"

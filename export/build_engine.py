@@ -376,6 +376,8 @@ def build(
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
+    # The engine then says which nodes of the graph its layers compute, for `edge_bench.profile`.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     profile = builder.create_optimization_profile()
     for tensor in manifest["inputs"]:
         profile.set_shape(tensor["name"], *((n, *tensor["shape"][1:]) for n in batch))

@@ -16,18 +16,20 @@ from export.operators import TENSORRT_10_3, TENSORRT_11_4, Runtime, refusals
 from export.to_ncnn import Ncnn
 from export.to_openvino import OpenVINO
 from export.to_tensorrt import TensorRTRTX
+from export.to_torch import Torch
 from export.to_torch_tensorrt import TorchTensorRT
 
 if TYPE_CHECKING:
     import onnx
 
-TargetName = Literal["onnx", "rtx", "jetson-orin", "jetson-thor", "openvino", "ncnn"]
+TargetName = Literal["onnx", "rtx", "jetson-orin", "jetson-thor", "openvino", "ncnn", "torch"]
 Via = Literal["onnx", "torch-tensorrt"]
 
 BUILDERS: Mapping[str, EngineTarget] = {
     "rtx": TensorRTRTX(),
     "openvino": OpenVINO(),
     "ncnn": Ncnn(),
+    "torch": Torch(),
     "torch-tensorrt": TorchTensorRT(),
 }
 

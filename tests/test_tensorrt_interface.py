@@ -21,7 +21,7 @@ import pytest
 import tensorrt_interface
 from tensorrt_interface import Classes, Touch, touches
 
-from edge_bench import layer_timing, runners
+from edge_bench import engine_profile, layer_timing, tensorrt_runner
 from export import build_engine
 
 # The oldest version that is supported, which JetPack 6.1 and 6.2 ship, and the newest one.
@@ -47,12 +47,13 @@ BUILDING: Classes = {
 RUNNING: Classes = {
     "trt": "", "runtime": "Runtime", "self._engine": "ICudaEngine", "logger": None,
     "self._context": "IExecutionContext", "sizes": None, "found": None, "low": None, "_": None,
-    "high": None,
+    "high": None, "inspector": "EngineInspector", "self._profiler": "IProfiler", "self._told": None,
 }  # fmt: skip
 SOURCES: dict[str, tuple[Path, Classes]] = {
     "build_engine": (Path(build_engine.__file__), BUILDING),
     "layer_timing": (Path(layer_timing.__file__), BUILDING),
-    "runners": (Path(runners.__file__), RUNNING),
+    "engine_profile": (Path(engine_profile.__file__), RUNNING),
+    "tensorrt_runner": (Path(tensorrt_runner.__file__), RUNNING),
 }
 
 
@@ -149,8 +150,12 @@ def test_everything_that_is_called_exists_in_both_versions_with_these_arguments(
                           "IOptimizationProfile.set_shape", "MemoryPoolType.WORKSPACE"}),
         ("layer_timing", {"Logger.ERROR", "Builder.build_serialized_network",
                           "NetworkDefinitionCreationFlag.STRONGLY_TYPED"}),
-        ("runners", {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3",
-                     "ICudaEngine.get_tensor_profile_shape", "TensorIOMode.OUTPUT", ".nptype"}),
+        ("engine_profile", {"EngineInspector.get_engine_information", "IProfiler.__init__",
+                            "LayerInformationFormat.JSON", "ICudaEngine.create_engine_inspector",
+                            "IExecutionContext.profiler"}),
+        ("tensorrt_runner", {"Runtime.deserialize_cuda_engine", ".nptype", "TensorIOMode.OUTPUT",
+                             "IExecutionContext.execute_async_v3",
+                             "ICudaEngine.get_tensor_profile_shape"}),
     ],
 )  # fmt: skip
 def test_what_is_touched_is_found_in_the_source(source, expected):
@@ -172,11 +177,21 @@ def test_what_is_touched_is_found_in_the_source(source, expected):
         ("build_engine", "trt.ILogger.__init__(self)", "trt.ILogger.__init__(self, 1)"),
         ("build_engine", "tensor.name", "tensor.title"),
         ("layer_timing", "trt.OnnxParser(network, logger)", "trt.OnnxParser(network)"),
-        ("runners", "execute_async_v3", "execute_async_v4"),
-        ("runners", "self._engine.num_io_tensors", "self._engine.num_bindings"),
-        ("runners", "tensor_profile_shape(spec.name, 0)", "tensor_profile_shape(spec.name)"),
-        ("runners", "trt.nptype(found)", "trt.nptype()"),
-        ("runners", "TensorIOMode.INPUT", "TensorIOMode.IN"),
+        ("build_engine", "ProfilingVerbosity.DETAILED", "ProfilingVerbosity.VERBOSE"),
+        ("engine_profile", "create_engine_inspector", "create_inspector"),
+        ("engine_profile", "self._context.profiler", "self._context.profilers"),
+        ("engine_profile", "get_engine_information(trt", "get_engine_information(0, trt"),
+        ("engine_profile", "LayerInformationFormat.JSON", "LayerInformationFormat.Json"),
+        ("engine_profile", "class Profiler(trt.IProfiler)", "class Profiler(trt.Profilers)"),
+        ("tensorrt_runner", "execute_async_v3", "execute_async_v4"),
+        ("tensorrt_runner", "self._engine.num_io_tensors", "self._engine.num_bindings"),
+        (
+            "tensorrt_runner",
+            "tensor_profile_shape(spec.name, 0)",
+            "tensor_profile_shape(spec.name)",
+        ),
+        ("tensorrt_runner", "trt.nptype(found)", "trt.nptype()"),
+        ("tensorrt_runner", "TensorIOMode.INPUT", "TensorIOMode.IN"),
     ],
 )
 def test_a_misspelt_call_fails_in_both_versions(source, old, new, bindings):
@@ -202,6 +217,31 @@ def test_a_result_without_a_class_is_not_passed_over():
     assert [touch.name for touch in touches(text, {"trt": "", "inspector": None})] == ["Builder"]
     with pytest.raises(LookupError, match="line 2: what is builder"):
         touches("def build(trt):\n    builder = trt.Builder(1)\n", {"trt": ""})
+
+
+PROFILE = """
+import tensorrt_bindings as trt
+from edge_bench.engine_profile import make_profiler
+
+told = []
+profiler = make_profiler(trt, lambda name, ms: told.append((name, ms)))
+assert isinstance(profiler, trt.IProfiler)
+trt.IProfiler.report_layer_time  # what is overridden has this name
+profiler.report_layer_time("c1/Conv", 0.5)
+assert told == [("c1/Conv", 0.5)], told
+print(int(trt.ProfilingVerbosity.DETAILED))
+"""
+
+
+@pytest.mark.parametrize("version", ["10.3", "11.4"])
+def test_a_profiler_of_our_own_is_one_of_tensorrt_in_both_versions(version, bindings):
+    environment = {**bindings[version]}
+    environment["PYTHONPATH"] += os.pathsep + str(Path(build_engine.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", PROFILE], capture_output=True, text=True, check=False,
+        env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 RUN = """

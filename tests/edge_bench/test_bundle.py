@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_bench.asked import RunSettings
 from edge_bench.bundle import load_bundle, load_bundles, load_samples
 from edge_bench.errors import BundleError, RunnerError
 from edge_bench.registry import open_runners
@@ -65,8 +66,8 @@ def test_an_engine_whose_hash_nothing_states_is_not_used(make_bundle, change, re
     bundle = load_bundle(folder)
     assert bundle.engine is None
     with pytest.raises(RunnerError, match=reason):
-        open_runners([bundle], "tensorrt", threads=1)
-    [runner] = open_runners([bundle], "auto", threads=1)
+        open_runners([bundle], "tensorrt", RunSettings())
+    [runner] = open_runners([bundle], "auto", RunSettings())
     assert isinstance(runner, OnnxRuntimeRunner)
 
 

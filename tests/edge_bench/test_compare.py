@@ -81,6 +81,21 @@ def test_the_interval_is_about_the_processes_of_both(write):
     assert "no interval" in to_text(compare(a, c))
 
 
+def test_what_a_time_covers_differs_only_from_what_earlier_results_always_had(write):
+    before = result(row("x", 1, 30, 30))
+    same = copy.deepcopy(before) | {"transfers": "both", "cuda_graph": False}
+    found = compare(read_result(write("a", before)), read_result(write("b", same)))
+    assert found.differences == ()
+    after = copy.deepcopy(same) | {"transfers": "none"}
+    after["plan"]["scenario"] = {"name": "offline", "target_qps": None, "samples": 64}
+    found = compare(read_result(write("d", same)), read_result(write("c", after)))
+    assert found.differences == (
+        ("scenario", "not stated", "offline"),
+        ("images at once", "not stated", "64"),
+        ("transfers", "not stated", "none"),
+    )
+
+
 def test_what_differs_between_machines_and_settings_is_listed(write):
     before = result(row("x", 1, 30, 30))
     after = copy.deepcopy(before)

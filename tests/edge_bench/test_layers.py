@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edge_bench.cuda import Cuda, open_cuda
 from edge_bench.device import describe_device
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.layer_table import COLUMNS, LayerTime, to_csv
@@ -27,7 +28,7 @@ from edge_bench.layer_timing import (
     time_layers,
 )
 from edge_bench.layers import main
-from edge_bench.runners import _Buffers, _Cuda, open_cuda
+from edge_bench.tensorrt_runner import _Buffers
 from edge_bench.timing import TimingPlan
 
 QUICK = TimingPlan(runs=20, warmup=2, duration_s=0, min_warmup_s=0, max_warmup_s=0)
@@ -190,7 +191,7 @@ def test_tensorrt_waits_once_for_several_runs_and_copies_nothing(tmp_path: Path)
 
     x = np.ones((1, 4), np.float32)
     layer = TensorRTLayer(tmp_path / "x.engine")
-    layer._cuda = _Cuda(call, str)
+    layer._cuda = Cuda(call, str)
 
     def execute(stream: int) -> bool:
         done.append("run")

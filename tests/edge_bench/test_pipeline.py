@@ -135,7 +135,6 @@ def test_a_fixed_batch_is_refused_before_anything_is_timed(make_model):
         ({"batches": [0]}, "at least 1"),
         ({"batches": []}, "at least 1"),
         ({"batches": [1, 1]}, "once"),
-        ({"threads": 0}, "threads"),
         ({"bundles": []}, "no bundle"),
     ],
     ids=str,

@@ -5,7 +5,15 @@ import dataclasses
 
 import pytest
 
-from edge_bench.power import NoPower, PowerReading, SampledMeter, Sensor, energy_per_image, reading
+from edge_bench.power import (
+    NoPower,
+    PowerReading,
+    SampledMeter,
+    Sensor,
+    energy_per_image,
+    reading,
+    thinned,
+)
 
 
 def sensor_of(read, **changes):
@@ -74,6 +82,29 @@ def test_a_counter_that_falls_and_never_wraps_is_no_power():
     counter = dataclasses.replace(SENSOR, wraps_j={})
     found = reading([0.0, 1.0], [{"a": 9.0}, {"a": 1.0}], counter)
     assert found == NoPower("test started again at 0 meanwhile")
+
+
+def test_a_reading_keeps_its_samples_from_the_first_on():
+    found = reading([5.0, 6.0, 7.5], [{"a": 1.0}, {"a": 3.0}, {"a": 2.0}], SENSOR)
+    assert isinstance(found, PowerReading)
+    assert found.series == ((0.0, 1.0), (1.0, 3.0), (2.5, 2.0))
+
+
+def test_of_a_counter_a_sample_is_the_power_between_two():
+    counter = dataclasses.replace(SENSOR, wraps_j={"a": 100.0})
+    found = reading([0.0, 4.0, 6.0], [{"a": 82.0}, {"a": 90.0}, {"a": 2.0}], counter)
+    assert isinstance(found, PowerReading)
+    assert found.series == ((2.0, 2.0), (5.0, 6.0))  # 8 J in 4 s, 12 J in 2 s
+
+
+@pytest.mark.parametrize("n", [1, 2, 199, 200, 201, 12_345])
+def test_a_thinned_series_keeps_its_ends_and_its_order(n):
+    samples = [(float(i), 2.0 * i) for i in range(n)]
+    kept = thinned(samples)
+    assert len(kept) == min(n, 200)
+    assert (kept[0], kept[-1]) == (samples[0], samples[-1])
+    assert list(kept) == sorted(set(kept))
+    assert all(power == 2 * moment for moment, power in kept)
 
 
 def test_energy_is_power_times_time_shared_by_the_images():

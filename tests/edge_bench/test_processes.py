@@ -12,9 +12,18 @@ import numpy as np
 import pytest
 
 from edge_bench import TimingPlan, benchmark
+from edge_bench.asked import Covers, RunSettings
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
-from edge_bench.processes import measure_in_child, plain_session, read_request
-from edge_bench.session import Request, default_batches, measure_session
+from edge_bench.load import MachineLoad
+from edge_bench.processes import (
+    measure_in_child,
+    plain_request,
+    plain_session,
+    read_request,
+    read_session,
+)
+from edge_bench.scenario import Scenario
+from edge_bench.session import Request, Session, default_batches, measure_session
 from edge_bench.timing import Timing
 
 QUICK = TimingPlan(runs=12, warmup=0, duration_s=0, min_warmup_s=0, block=4, repeats=3)
@@ -26,7 +35,7 @@ def no_meter(on_gpu):
 
 
 def asked(*bundles: Path, **changes) -> Request:
-    return replace(Request(bundles, (2,), ONE, 1, "onnxruntime", seed=0), **changes)
+    return replace(Request(bundles, (2,), ONE, RunSettings(), "onnxruntime", seed=0), **changes)
 
 
 def test_the_share_of_a_plan_adds_up_to_it():
@@ -137,13 +146,24 @@ def test_what_a_runtime_prints_is_no_answer(make_bundle, tmp_path, monkeypatch, 
 
 
 def test_a_session_survives_its_way_between_processes():
-    value = json.loads(json.dumps({
-        "bundles": ["a"], "batches": None, "plan": {"runs": 3}, "threads": 1,
-        "runner": "onnxruntime", "seed": 0, "turn": 2,
-    }))  # fmt: skip
-    request = read_request(value)
-    assert (request.batches, request.plan.runs, request.turn) == (None, 3, 2)
-    assert request.bundles == (Path("a"),)
+    plan = TimingPlan(runs=3, scenario=Scenario("server", target_qps=5.0, latency_bound_s=0.1))
+    request = Request(
+        (Path("a"),), None, plan, RunSettings(2, "in", True), "onnxruntime", seed=0, turn=2
+    )
+    assert read_request(json.loads(json.dumps(plain_request(request)))) == request
+
+
+def test_what_was_measured_survives_its_way_between_processes():
+    timing = Timing(
+        1, 2, np.array([[3, 4]]), np.array([5]), 6, True, device_ns=np.array([[1, 2]]), calls=7
+    )
+    covers = (Covers("in", no_cuda_graph="no"),)
+    session = Session(("a",), (2,), (timing,), MachineLoad(1.0, 2, None, None, None, None), covers)
+    back = read_session(json.loads(json.dumps(plain_session(session))))
+    assert (back.covers, back.runtimes, back.load) == (covers, ("a",), session.load)
+    assert back.timings[0].device_ns is not None
+    assert back.timings[0].device_ns.tolist() == [[1, 2]]
+    assert (back.timings[0].times_ns.tolist(), back.timings[0].calls) == ([[3, 4]], 7)
 
 
 def test_a_worker_that_is_started_by_hand_says_what_to_start():

@@ -14,15 +14,17 @@ from onnx import TensorProto
 
 from edge_bench import TimingPlan, benchmark
 from edge_bench.__main__ import main
+from edge_bench.asked import RunSettings
 from edge_bench.bundle import load_bundle
 from edge_bench.errors import BundleError, InvalidValueError, RunnerError
 from edge_bench.inputs import draw_feed
+from edge_bench.listed import listed_engines
 from edge_bench.onnx_providers import OnnxRuntimeCudaRunner, OnnxRuntimeTensorRTRunner
 from edge_bench.openvino_runner import OpenVINORunner
 from edge_bench.registry import KNOWN, ON_GPU, resolve_runners
 from edge_bench.report import table
 from edge_bench.runners import OnnxRuntimeRunner
-from edge_bench.tensorrt_rtx_runner import TensorRTRTXRunner, listed_engines
+from edge_bench.tensorrt_rtx_runner import TARGET, TensorRTRTXRunner
 
 QUICK = TimingPlan(runs=4, warmup=0, duration_s=0, min_warmup_s=0, block=2, repeats=1)
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
@@ -45,7 +47,10 @@ def no_meter(on_gpu):
 )
 def test_openvino_makes_the_images_of_onnx_runtime(make_model, options, threads):
     model = make_model(width=8, **options)
-    with OnnxRuntimeRunner(model) as reference, OpenVINORunner(model, threads) as runner:
+    with (
+        OnnxRuntimeRunner(model) as reference,
+        OpenVINORunner(model, RunSettings(threads)) as runner,
+    ):
         assert runner.inputs == reference.inputs
         assert runner.batch_range == reference.batch_range
         feed = draw_feed(reference.inputs, 2, 0, options.get("n_classes"), {})
@@ -162,7 +167,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
 
 @pytest.mark.parametrize(
     ("nodes", "said"),
-    [({CUDA: 9}, "transfers included"), ({CUDA: 7, CPU: 2}, "included, 2 of 9 nodes on the CPU")],
+    [({CUDA: 9}, "on GPU"), ({CUDA: 7, CPU: 2}, "on GPU, 2 of 9 nodes on the CPU")],
 )
 def test_what_a_provider_leaves_to_the_cpu_is_said(make_model, monkeypatch, nodes, said):
     monkeypatch.setitem(sys.modules, "onnxruntime", pretended([CUDA, CPU], [CUDA, CPU], nodes))
@@ -199,11 +204,11 @@ def with_engines(folder, **engines):
 
 def test_engines_of_a_bundle_are_found_by_compute_capability(make_bundle):
     bundle = with_engines(make_bundle(), **{"cc8.6": "model.sm86.engine", "cc12.0": "x.engine"})
-    assert listed_engines(bundle) == {
+    assert listed_engines(bundle, TARGET) == {
         "8.6": (bundle.path / "model.sm86.engine", "hash of model.sm86.engine"),
         "12.0": (bundle.path / "x.engine", "hash of x.engine"),
     }
-    assert listed_engines(load_bundle(make_bundle("none"))) == {}
+    assert listed_engines(load_bundle(make_bundle("none")), TARGET) == {}
 
 
 @pytest.mark.parametrize(
@@ -215,7 +220,7 @@ def test_engines_of_a_bundle_are_found_by_compute_capability(make_bundle):
 def test_a_damaged_list_of_engines_is_one_line(make_bundle, engines):
     bundle = load_bundle(make_bundle(changes={"engines": engines}))
     with pytest.raises(BundleError) as caught:
-        listed_engines(bundle)
+        listed_engines(bundle, TARGET)
     assert "\n" not in str(caught.value)
 
 

@@ -56,6 +56,20 @@ def test_a_bundle_is_timed_on_the_device_and_nothing_stays_there(
     assert list(device.home.iterdir()) == []
 
 
+def test_a_scenario_is_passed_on_and_comes_back(device, make_bundle, tmp_path, capfd):
+    given = ["--scenario", "server", "--target-qps", "300", "--latency-bound", "9s", "--cuda-graph"]
+    given += ["--runs", "20", "--duration", "0", "--repeats", "1", "--out", str(tmp_path)]
+    given += ["--transfers", "none", "--runner", "onnxruntime", "torch"]
+    assert main([str(make_bundle("small")), *given, *device.arguments]) == 0
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["plan"]["scenario"]["latency_bound_s"] == 9.0
+    assert report["rows"][0]["scenario"]["bound"] == "undecided"
+    assert (report["transfers"], report["cuda_graph"]) == ("none", True)
+    assert report["rows"][0]["covers"]["no_cuda_graph"] == "it runs on the CPU"
+    assert report["failed"][0]["runner"] == "torch"
+    assert list(device.home.iterdir()) == []
+
+
 def test_the_python_of_the_device_has_nothing_of_this_project(device):
     with Connection(device.host) as connection:
         script = f"{device.host.python} -c 'import torch'"
@@ -79,11 +93,13 @@ def test_every_option_means_the_same_on_the_device():
     """What is passed on is parsed there into what was given here."""
     given = ["bundle", "--batch", "1", "8", "--runs", "7", "--duration", "0.5", "--repeats", "2"]
     given += ["--warmup", "3", "--seed", "9", "--threads", "2", "--runner", "onnxruntime"]
+    given += ["--transfers", "in", "--scenario", "server", "--target-qps", "12.5"]
+    given += ["--latency-bound", "50ms", "--samples", "9"]
     options = command._parser().parse_args(given)
     again = command._parser().parse_args(["bundle", *as_arguments(options, *command.FORWARDED)])
     assert again == options
     # `_job` passes these on in its own words.
-    here = {"bundles", "out", "markdown", "html", "host", "python", "ssh", "score"}
+    here = {"bundles", "out", "markdown", "html", "host", "python", "ssh", "score", "cuda_graph"}
     assert vars(options).keys() - here == set(command.FORWARDED)
 
 

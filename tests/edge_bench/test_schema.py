@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import edge_bench
 from edge_bench import TimingPlan, benchmark
 from edge_bench.power import PowerReading
 from edge_bench.report import to_json
+from edge_bench.scenario import Scenario
 
 SCHEMA = json.loads((Path(edge_bench.__file__).parent / "bench.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -61,13 +63,33 @@ def test_what_a_benchmark_writes_is_valid(full):
     assert errors(full) == []
 
 
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        Scenario("single-stream"),
+        Scenario("offline", samples=8),
+        Scenario("server", target_qps=500.0, latency_bound_s=0.5),
+    ],
+    ids=str,
+)
+def test_what_a_scenario_writes_is_valid_and_described(make_bundle, scenario):
+    plan = replace(QUICK, scenario=scenario)
+    value = as_read(to_json(benchmark([make_bundle()], plan=plan, find_meter=lambda on_gpu: None)))
+    assert errors(value) == []
+    for key, name in {"scenario": "scenario_result", "covers": "covers"}.items():
+        assert set(value["rows"][0][key]) == set(SCHEMA["$defs"][name]["properties"])
+    value["rows"][0]["scenario"]["metric"] = "p50_us"
+    assert errors(value)
+
+
 def test_a_result_from_before_repeats_is_valid(full):
     for key in ("failed", "processes"):
         del full[key]
-    del full["plan"]["repeats"]
+    for key in ("repeats", "scenario"):
+        del full["plan"][key]
     for one in full["rows"]:
         for key in ("runner", "rounds_by_process", "processor_us", "processor_speedup", "verdict",
-                    "busy"):  # fmt: skip
+                    "busy", "covers", "gpu_latency", "gpu_speedup", "scenario"):  # fmt: skip
             del one[key]
     assert errors(full) == []
 
