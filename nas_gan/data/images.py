@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from nas_gan.data.files import WHITE, content_digests, parse_colour, read_picture
 from nas_gan.errors import unknown_name
 from nas_gan.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # How an image file becomes a square: cropped at its centre, stretched, or scaled to cover 72 x 88
 # pixels, of which the middle 64 x 64 are kept: the face, in aligned CelebA (178 x 218).
@@ -176,9 +179,14 @@ def read_image(
         MissingDataError: Pillow cannot read the file.
         InvalidValueError: the background is no colour.
     """
+    picture = read_picture(path, channels=channels, background=parse_colour(background))
+    return fitted(picture.pixels, size, fit)
+
+
+def fitted(colours: Image.Image, size: int, fit: Fit) -> Tensor:
+    """A picture in colour or grey as uint8 `(channels, size, size)`, as `read_image` makes it."""
     from PIL import Image, ImageOps
 
-    colours = read_picture(path, channels=channels, background=parse_colour(background)).pixels
     if fit == "stretch":
         square = colours.resize((size, size), Image.Resampling.LANCZOS)
     else:
@@ -187,7 +195,7 @@ def read_image(
         left, top = (width - size) // 2, (height - size) // 2
         square = covering.crop((left, top, left + size, top + size))
     pixels = torch.from_numpy(np.array(square))
-    return pixels.permute(2, 0, 1) if channels == 3 else pixels[None]
+    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
 
 
 def recorded_fit(provenance: Mapping[str, Any]) -> Fit:

@@ -32,6 +32,7 @@ from nas_gan.data.images import (
     to_grey,
     to_square,
 )
+from nas_gan.data.packaged import PACKAGES, load_packaged, packaged_path
 from nas_gan.errors import InvalidValueError, MissingDataError, named, unknown_name
 from nas_gan.progress import Progress, no_progress
 from nas_gan.reading import open_file
@@ -52,6 +53,9 @@ DATASETS = (
     "cifar100",
     "stl10",
     "celeba",
+    "crossfire",
+    "noto-emoji",
+    "openclipart",
     "folder",
     "synthetic",
 )
@@ -120,7 +124,8 @@ def load_dataset(
         name: one of `DATASETS`.
         size: height and width in pixels.
         root: the root folder of torchvision; for `folder` the folder of images itself, whose
-            subfolders are the classes. By default NAS_GAN_DATA or `data`.
+            subfolders are the classes; a folder that is looked into before the places of a package.
+            By default NAS_GAN_DATA or `data`.
         channels: 3 for colour, 1 for grey.
         fit: how an image file becomes a square.
         background: colour that the transparent pixels of image files are laid over, by its name or
@@ -156,6 +161,19 @@ def load_dataset(
         if labelled:
             _check_class_folders(found, classes)
         images = _folder(found, size, channels, fit, background, labelled, progress)
+    elif name == "openclipart":
+        found = list_images(packaged_path(name, root))
+        images = _folder(found, size, channels, fit, background, labelled, progress, name=name)
+    elif name in PACKAGES:
+        images = load_packaged(
+            name,
+            packaged_path(name, root),
+            size,
+            channels=channels,
+            fit=fit,
+            background=background,
+            progress=progress,
+        )
     else:
         images = _torchvision(name, root, size, channels, fit, progress)
     if labelled:
@@ -218,6 +236,8 @@ def _folder(
     background: str,
     labelled: bool,
     progress: Progress,
+    *,
+    name: str | None = None,
 ) -> FileImages:
     root = found.root
     with progress(f"looking at {root.name}", len(found.files)) as advance:
@@ -242,7 +262,7 @@ def _folder(
             named(file.name for file in transparent),
         )
     return FileImages(
-        f"folder:{root.name}",
+        name or f"folder:{root.name}",
         files,
         size,
         channels=channels,

@@ -21,6 +21,7 @@ from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 from nas_gan.progress import Progress, no_progress
 from nas_gan.seeds import folded
+from nas_gan.training.augmentation import Augmentation
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import (
@@ -179,6 +180,7 @@ def build_step(
         ),
         compute=Compute(bf16=config.precision == "bf16", compile_backend=_backend(config)),
         logged=Logged(gradients=config.log_gradients, health=config.log_health),
+        augment=Augmentation(config.diffaugment),
         exchange=exchange_among(processes),
     )
 

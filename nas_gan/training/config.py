@@ -23,6 +23,7 @@ from nas_gan.panels import (
     Panel,
 )
 from nas_gan.settings import check_above, check_at_least, check_fraction
+from nas_gan.training.augmentation import Augmentation
 from nas_gan.training.upper_bound import Procedure
 
 EvalMetric = Literal["fid", "accuracy"]
@@ -43,7 +44,8 @@ class TrainConfig:
     """Directory of the run; an unfinished run there is resumed."""
 
     dataset: str = "fashion_mnist"
-    """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, folder or synthetic."""
+    """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, crossfire, noto-emoji,
+    openclipart, folder or synthetic."""
     data_root: Path | None = None
     """Folder of the data set, if it is not in its usual place."""
     fit: Annotated[Fit, DATA] = "crop"
@@ -53,6 +55,9 @@ class TrainConfig:
     """Colour that transparent pixels of image files are laid over, such as white or #808080."""
     flip: Annotated[bool, DATA] = False
     """Mirror half of the real images, chosen anew for every batch."""
+    diffaugment: Annotated[tuple[str, ...], DATA] = ()
+    """Changes of all images that the discriminator sees, for small data sets (DiffAugment):
+    color,translation,cutout or some of them."""
 
     model: str = "mmd-nas"
     """Family of both networks, such as mmd-nas, adversarial-nas, dcgan, wgan or mnist-condgan."""
@@ -242,6 +247,9 @@ class TrainConfig:
                 f"must be 1 or 3; got {self.image_channels}", setting="image_channels"
             )
         parse_colour(self.background)
+        # Written with commas, as a command line has it, or as the list of a preset.
+        named = tuple(part for name in self.diffaugment for part in name.split(","))
+        object.__setattr__(self, "diffaugment", Augmentation(named).changes)
         self._check_metrics()
         if self.upper_bound.startswith("saturate") and not self.measures_fid:
             raise InvalidValueError(

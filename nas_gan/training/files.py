@@ -35,6 +35,8 @@ _FREE = (
     "background",  # part of the digest of the data
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
 )
+# Settings that came later: at their defaults they leave no trace, so that older runs resume.
+_ADDED = ("diffaugment",)
 # Files count by their content, which is in the description of the networks.
 _FILES = ("networks", "genotype", "d_genotype")
 
@@ -143,7 +145,9 @@ def fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:
 
     The number of steps is among them only if something in the run follows its progress.
     """
-    settings = as_text(chosen_settings(config, settings_but(config, (*_FREE, *_FILES))))
+    names = settings_but(config, (*_FREE, *_FILES))
+    plain, neutral = chosen_settings(config, names), chosen_settings(TrainConfig(), _ADDED)
+    settings = as_text({k: v for k, v in plain.items() if k not in _ADDED or v != neutral[k]})
     if end_dependence(config) is None:
         del settings["steps"]
     # A file keeps its name when somebody edits it.
