@@ -22,7 +22,7 @@ from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError
 from nas_gan.locks import locked
-from nas_gan.training.build import load_images, weight_type
+from nas_gan.training.build import check_settings, load_images, weight_type
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import joined_processes
 from nas_gan.training.measuring import make_measure
@@ -36,6 +36,7 @@ def main(config: TrainConfig) -> int:
     with joined_processes(config.device) as processes, ExitStack() as stack:
         config = replace(config, device=processes.device)
         check_device(config.device, weight_type(config))
+        check_settings(config)
         if processes.is_main:
             stack.enter_context(locked(config.run_dir))
         images = load_images(config, partial(progress, shown=processes.is_main))

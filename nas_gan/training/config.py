@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from nas_gan.data.files import WHITE, parse_colour
 from nas_gan.data.images import Fit
 from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.losses.settings import LossSettings
 from nas_gan.networks.searched import InitName
 from nas_gan.panels import (
     ACTIVATIONS,
@@ -22,12 +24,23 @@ from nas_gan.panels import (
     OPTIMISER,
     Panel,
 )
-from nas_gan.settings import check_above, check_at_least, check_fraction
+from nas_gan.settings import (
+    check_above,
+    check_at_least,
+    check_finite,
+    check_fraction,
+    settings_field,
+    tables_of,
+)
 from nas_gan.training.augmentation import Augmentation
+from nas_gan.training.optimizers import OptimizerSettings, SchedulerSettings
 from nas_gan.training.upper_bound import Procedure
 
 EvalMetric = Literal["fid", "accuracy"]
 UPDATES, SCHEDULE = Panel("update"), Panel("learning rate schedule")
+
+
+_ROLES = [(role, what) for role in "gd" for what in ("optimizer", "scheduler")]
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,13 @@ class TrainConfig:
 
     A setting of the networks that is not given has the default of its model.
     """
+
+    # Keys of the tables of a preset that have a setting of their own.
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "loss.name": "loss",
+        **{f"{role}_{what}.name": f"{role}_{what}" for role, what in _ROLES},
+        **{f"{role}_optimizer.lr": f"{role}_lr" for role in "gd"},
+    }
 
     config: Path | None = None
     """Preset to start from: the name of a packaged one or a .toml file with any of these settings;
@@ -107,11 +127,15 @@ class TrainConfig:
     """Epoch, from 0, at whose start activation parameters stop learning."""
     spectral_norm: Annotated[str | None, NETWORK] = None
     """Spectral norm of the discriminator, instead of its default: operator, kernel or none."""
+    product_of_norms: Annotated[float | None, NETWORK] = None
+    """Product of the spectral norms of the layers of an mmd-gan discriminator."""
     init: Annotated[InitName | None, NETWORK] = None
     """Distribution of the initial weights; torch leaves torch's defaults."""
 
     loss: str = "latest"
     """Adversarial loss: published, latest, logistic, hinge, wasserstein, rep, mmd_g and others."""
+    loss_settings: LossSettings = field(default_factory=LossSettings)
+    """What is changed of the loss; the table [loss] of a preset, whose name is the loss."""
     label_real: Annotated[float | None, LOSS] = None
     """Label of real images, if the loss has labels."""
     label_fake: Annotated[float | None, LOSS] = None
@@ -141,6 +165,10 @@ class TrainConfig:
     """Optimiser of the generator: any of torch, by name."""
     d_optimizer: Annotated[str, OPTIMISER] = "Adam"
     """Optimiser of the discriminator: any of torch, by name."""
+    g_optimizer_settings: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """What the generator's optimiser has of its own; the table [g_optimizer] of a preset."""
+    d_optimizer_settings: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """What the discriminator's optimiser has of its own; the table [d_optimizer] of a preset."""
     g_lr: Annotated[float, OPTIMISER] = 2e-4
     """Learning rate of the generator."""
     d_lr: Annotated[float, OPTIMISER] = 2e-4
@@ -158,6 +186,10 @@ class TrainConfig:
     torch, by name."""
     d_scheduler: Annotated[str | None, SCHEDULE] = None
     """Learning rate schedule of the discriminator, stepped with its updates."""
+    g_scheduler_settings: SchedulerSettings = field(default_factory=SchedulerSettings)
+    """What the generator's schedule has of its own; the table [g_scheduler] of a preset."""
+    d_scheduler_settings: SchedulerSettings = field(default_factory=SchedulerSettings)
+    """What the discriminator's schedule has of its own; the table [d_scheduler] of a preset."""
     scheduler_step_size: Annotated[int | None, SCHEDULE] = None
     """Updates between two steps of a StepLR."""
     scheduler_gamma: Annotated[float | None, SCHEDULE] = None
@@ -229,7 +261,9 @@ class TrainConfig:
             check_at_least(name, getattr(self, name), 1)
         for name in ("seed", "d_skip_from", "weight_decay", "image_noise", "save_every_minutes"):
             check_at_least(name, getattr(self, name), 0)
-        for name in ("g_lr", "d_lr"):
+        for table in tables_of(TrainConfig):
+            check_finite(table, asdict(getattr(self, settings_field(table))))
+        for name in ("g_lr", "d_lr", "product_of_norms"):
             check_above(name, getattr(self, name), 0)
         for name in ("beta1", "beta2"):
             check_fraction(name, getattr(self, name))

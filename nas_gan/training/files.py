@@ -36,7 +36,11 @@ _FREE = (
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
 )
 # Settings that came later: at their defaults they leave no trace, so that older runs resume.
-_ADDED = ("diffaugment",)
+_ADDED = (
+    *("diffaugment", "product_of_norms", "loss_settings"),
+    *("g_optimizer_settings", "d_optimizer_settings"),
+    *("g_scheduler_settings", "d_scheduler_settings"),
+)
 # Files count by their content, which is in the description of the networks.
 _FILES = ("networks", "genotype", "d_genotype")
 
