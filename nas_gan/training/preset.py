@@ -77,7 +77,7 @@ def dotted(data: Mapping[str, Any], config_type: type[Any], where: str) -> dict[
     for key, value in data.items():
         items = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
         for written, item in ({key: value} if items is None else items).items():
-            name = aliases.get(written, written)
+            name = aliases.get(written, written)  # also of a name with a dot, in quotes
             if name in found:
                 raise InvalidValueError(f"{where}: {name} is given twice, once as {written}")
             found[name] = item
