@@ -18,6 +18,7 @@ from nas_gan.data.images import Images
 from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
+from nas_gan.losses.scores import ScoreLoss
 from nas_gan.losses.settings import customised_loss
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
@@ -190,7 +191,10 @@ def build_step(
             d_skipping=_skipping(config),
         ),
         compute=Compute(bf16=config.precision == "bf16", compile_backend=_backend(config)),
-        logged=Logged(gradients=config.log_gradients, health=config.log_health),
+        logged=Logged(
+            gradients=config.log_gradients,
+            health=config.log_health or config.alarm_kernel_margin is not None,
+        ),
         augment=Augmentation(config.diffaugment),
         exchange=exchange_among(processes),
     )
@@ -253,7 +257,12 @@ def check_settings(config: TrainConfig) -> None:
     Raises:
         InvalidValueError: one of them cannot be made.
     """
-    build_loss(config)
+    loss = build_loss(config)
+    if config.alarm_kernel_margin is not None and isinstance(loss, ScoreLoss):
+        raise InvalidValueError(
+            f"is for MMD losses, which have kernels; the loss is {config.loss}",
+            setting="alarm_kernel_margin",
+        )
     for role in ("g", "d"):
         _learner(config, role, nn.Linear(1, 1), config.steps)
 

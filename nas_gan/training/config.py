@@ -32,12 +32,15 @@ from nas_gan.settings import (
     settings_field,
     tables_of,
 )
+from nas_gan.training.alarm import CollapseAlarm
 from nas_gan.training.augmentation import Augmentation
+from nas_gan.training.finish import check_on_finish
 from nas_gan.training.optimizers import OptimizerSettings, SchedulerSettings
 from nas_gan.training.upper_bound import Procedure
 
 EvalMetric = Literal["fid", "accuracy"]
 UPDATES, SCHEDULE = Panel("update"), Panel("learning rate schedule")
+ALARM = Panel("unattended run")
 
 
 _ROLES = [(role, what) for role in "gd" for what in ("optimizer", "scheduler")]
@@ -134,7 +137,7 @@ class TrainConfig:
 
     loss: str = "latest"
     """Adversarial loss: published, latest, logistic, hinge, wasserstein, rep, mmd_g and others."""
-    loss_settings: LossSettings = field(default_factory=LossSettings)
+    loss_settings: Annotated[LossSettings, LOSS] = field(default_factory=LossSettings)
     """What is changed of the loss; the table [loss] of a preset, whose name is the loss."""
     label_real: Annotated[float | None, LOSS] = None
     """Label of real images, if the loss has labels."""
@@ -165,9 +168,13 @@ class TrainConfig:
     """Optimiser of the generator: any of torch, by name."""
     d_optimizer: Annotated[str, OPTIMISER] = "Adam"
     """Optimiser of the discriminator: any of torch, by name."""
-    g_optimizer_settings: OptimizerSettings = field(default_factory=OptimizerSettings)
+    g_optimizer_settings: Annotated[OptimizerSettings, OPTIMISER] = field(
+        default_factory=OptimizerSettings
+    )
     """What the generator's optimiser has of its own; the table [g_optimizer] of a preset."""
-    d_optimizer_settings: OptimizerSettings = field(default_factory=OptimizerSettings)
+    d_optimizer_settings: Annotated[OptimizerSettings, OPTIMISER] = field(
+        default_factory=OptimizerSettings
+    )
     """What the discriminator's optimiser has of its own; the table [d_optimizer] of a preset."""
     g_lr: Annotated[float, OPTIMISER] = 2e-4
     """Learning rate of the generator."""
@@ -186,9 +193,13 @@ class TrainConfig:
     torch, by name."""
     d_scheduler: Annotated[str | None, SCHEDULE] = None
     """Learning rate schedule of the discriminator, stepped with its updates."""
-    g_scheduler_settings: SchedulerSettings = field(default_factory=SchedulerSettings)
+    g_scheduler_settings: Annotated[SchedulerSettings, SCHEDULE] = field(
+        default_factory=SchedulerSettings
+    )
     """What the generator's schedule has of its own; the table [g_scheduler] of a preset."""
-    d_scheduler_settings: SchedulerSettings = field(default_factory=SchedulerSettings)
+    d_scheduler_settings: Annotated[SchedulerSettings, SCHEDULE] = field(
+        default_factory=SchedulerSettings
+    )
     """What the discriminator's schedule has of its own; the table [d_scheduler] of a preset."""
     scheduler_step_size: Annotated[int | None, SCHEDULE] = None
     """Updates between two steps of a StepLR."""
@@ -251,6 +262,18 @@ class TrainConfig:
     small classifier of the data set sees the class asked for), or both."""
     eval_samples: Annotated[int, EVALUATION] = 5000
     """Generated images per evaluation."""
+    best_gain: Annotated[float, EVALUATION] = 1.0
+    """Standard errors by which an FID must be below the best one to replace best.pt; 0 takes every
+    smaller one."""
+    alarm_fid_factor: Annotated[float | None, ALARM] = None
+    """Stop when the FID is so many times the best one, and keep the last good state."""
+    alarm_kernel_margin: Annotated[float | None, ALARM] = None
+    """Stop when a mean kernel of an MMD loss is within this of 0 or 1, such as 0.01."""
+    alarm_patience: Annotated[int, ALARM] = 3
+    """Signs of collapse in a row that stop the run; from the first one on nothing is saved."""
+    on_finish: Annotated[str | None, ALARM] = None
+    """Command that is run, or web address that is told, when the run ends, however it ends: its
+    status, directory and reason."""
     reference: Annotated[str, EVALUATION] = "auto"
     """Reference statistics for the FID: auto or an .npz file with mu and sigma."""
     features: Annotated[Literal["auto", "inception", "efficientnet-lite0"], EVALUATION] = "auto"
@@ -279,6 +302,14 @@ class TrainConfig:
         if self.image_channels not in (None, 1, 3):
             raise InvalidValueError(
                 f"must be 1 or 3; got {self.image_channels}", setting="image_channels"
+            )
+        check_at_least("best_gain", self.best_gain, 0)
+        check_on_finish(self.on_finish)
+        CollapseAlarm(self.alarm_fid_factor, self.alarm_kernel_margin, self.alarm_patience)
+        if self.alarm_fid_factor is not None and not self.measures_fid:
+            raise InvalidValueError(
+                "follows the measured FID; set eval_every too, with fid among eval_metrics",
+                setting="alarm_fid_factor",
             )
         parse_colour(self.background)
         # Written with commas, as a command line has it, or as the list of a preset.
