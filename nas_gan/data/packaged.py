@@ -14,7 +14,7 @@ import torch
 
 from nas_gan.data.archives import StoredPicture, read_colour_font, read_crossfire
 from nas_gan.data.files import decode_picture, parse_colour
-from nas_gan.data.images import ArrayImages, Fit, fitted
+from nas_gan.data.images import ArrayImages, Fit, Size, fitted
 from nas_gan.errors import MissingDataError
 from nas_gan.progress import Progress, no_progress
 
@@ -72,7 +72,7 @@ def packaged_path(dataset: str, root: Path) -> Path:
 def load_packaged(
     dataset: str,
     path: Path,
-    size: int,
+    size: Size,
     *,
     channels: int = 3,
     fit: Fit = "crop",
@@ -84,7 +84,7 @@ def load_packaged(
     Args:
         dataset: one of the two.
         path: its file.
-        size: height and width in pixels.
+        size: height and width in pixels, one number for a square.
         channels: 3 for colour, 1 for grey.
         fit: how a picture becomes a square.
         background: what transparent pixels are laid over.

@@ -88,18 +88,14 @@ def load_images(config: TrainConfig, progress: Progress = no_progress) -> Images
     `progress` shows a bar while the files of a folder are looked at.
 
     Raises:
-        InvalidValueError: the networks are for images that are not square, or need classes that
-            the data set does not have.
+        InvalidValueError: the networks need classes that the data set does not have.
     """
     interface = interface_of(blueprint(describe_networks(config)[0]))
-    channels, height, width = interface.image_shape
-    if height != width:
-        raise InvalidValueError(f"data sets are square; the generator makes {height} x {width}")
     return load_dataset(
         config.dataset,
-        size=height,
+        size=interface.image_size,
         root=config.data_root,
-        channels=channels,
+        channels=interface.image_shape[0],
         fit=config.fit,
         background=config.background,
         labelled=interface.conditional,

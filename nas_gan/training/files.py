@@ -173,7 +173,7 @@ def make_checkpoint(
             "dataset": config.dataset,
             "fit": config.fit,
             "background": config.background,
-            "resolution": networks.interface.image_shape[1],
+            "resolution": networks.interface.resolution,
             "data_sha256": images.digest,
             "steps": step,
             "batch_size": config.batch_size,

@@ -21,6 +21,7 @@ from nas_gan.networks.genotype import MMD_NAS
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.training import skipping
+from nas_gan.training.build import load_images
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes
 from nas_gan.training.measuring import make_measure
@@ -595,3 +596,31 @@ def test_an_augmented_run_resumes_exactly(config, images):
     states = [load_checkpoint(c.run_dir / "ckpt.pt") for c in (whole, parts)]
     assert equal(states[0].generator, states[1].generator)
     assert equal(states[0].discriminator, states[1].discriminator)
+
+
+def test_networks_for_images_that_are_no_squares_are_trained_and_read_back(tmp_path):
+    up = {"type": "conv_transpose", "kernel": 4, "stride": 2, "padding": 1}
+    networks = {
+        "generator": {
+            "kind": "layers", "input": [8], "n_classes": 0,
+            "layers": [
+                {"type": "linear", "out": 4 * 4 * 8}, {"type": "reshape", "to": [4, 4, 8]},
+                {**up, "out": 3}, {"type": "output"},
+            ],
+        },
+        "discriminator": {
+            "kind": "layers", "input": [3, 8, 16], "n_classes": 0,
+            "layers": [{"type": "flatten"}, {"type": "linear", "out": 2}],
+        },
+    }  # fmt: skip
+    (tmp_path / "networks.json").write_text(json.dumps(networks))
+    config = replace(
+        TINY, networks=tmp_path / "networks.json", run_dir=tmp_path / "run",
+        diffaugment=("cutout",), sample_every=6,
+    )  # fmt: skip
+    images = load_images(config)
+    assert images[torch.tensor([0])].shape == (1, 3, 8, 16)
+    assert train(config, images).status == "finished"
+    known = load_checkpoint(config.run_dir / "ckpt.pt")
+    assert interface_of(build_generator(known)).image_size == (8, 16)
+    assert (known.provenance["resolution"], known.provenance["data_sha256"]) == (16, images.digest)
