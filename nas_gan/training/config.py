@@ -286,6 +286,11 @@ class TrainConfig:
             check_at_least(name, getattr(self, name), 0)
         for table in tables_of(TrainConfig):
             check_finite(table, asdict(getattr(self, settings_field(table))))
+        check_at_least("loss.extra_epochs", self.loss_settings.extra_epochs, 0)
+        for table in ("g_scheduler", "d_scheduler"):
+            for name in ("step_size", "last_step", "total_iters", "T_max", "T_0", "T_mult"):
+                value = getattr(getattr(self, settings_field(table)), name)
+                check_at_least(f"{table}.{name}", value, 1)
         for name in ("g_lr", "d_lr", "product_of_norms"):
             check_above(name, getattr(self, name), 0)
         for name in ("beta1", "beta2"):

@@ -356,5 +356,6 @@ def test_what_is_no_square_is_cut_out_of_the_middle(pixels, tmp_path):
     assert torch.equal(tall[0], torch.from_numpy(colours).permute(2, 0, 1)[:, :, 16:48])
     stretched = load_dataset("folder", size=(32, 16), root=tmp_path, fit="stretch")
     assert stretched[torch.tensor([0])].shape == (1, 3, 32, 16)
-    with pytest.raises(InvalidValueError, match=r"^fit crop-72x88 makes squares; asked for 64 x 32"):
+    message = "^fit crop-72x88 makes squares; asked for 64 x 32"
+    with pytest.raises(InvalidValueError, match=message):
         load_dataset("folder", size=(64, 32), root=tmp_path, fit="crop-72x88")[torch.tensor([0])]

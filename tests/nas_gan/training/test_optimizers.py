@@ -148,3 +148,9 @@ def test_a_decay_of_its_own_length_lets_a_run_be_extended():
     assert end_dependence(TrainConfig(**fixed)) is not None
     own = SchedulerSettings(total_iters=9)
     assert end_dependence(TrainConfig(**fixed, g_scheduler_settings=own)) is None
+
+
+@pytest.mark.parametrize("name", ["step_size", "total_iters", "T_max", "last_step"])
+def test_a_schedule_that_would_divide_by_zero_in_the_middle_of_a_run_is_refused(name):
+    with pytest.raises(InvalidValueError, match=f"^d_scheduler.{name} must be at least 1; got 0"):
+        TrainConfig(d_scheduler="StepLR", d_scheduler_settings=SchedulerSettings(**{name: 0}))
