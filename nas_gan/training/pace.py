@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 # The scalars of a log that depend on the machine; all others depend on the settings alone.
 PREFIX = "pace/"
 
@@ -58,6 +56,8 @@ class Pace:
             values["left_s"] = here / (done - self.first) * max(self.n_steps - done, 0)
         values["memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if self.device.startswith("cuda"):
+            import torch  # logs are read without it
+
             values["device_mib"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         return {f"{PREFIX}{name}": round(value, 3) for name, value in values.items()}
 
