@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -56,7 +58,7 @@ def test_widths_of_the_kernels():
 
 
 def test_r1_is_half_its_weight_times_the_squared_gradient_at_real_images():
-    penalty = customised_loss("logistic", LossSettings(r1=3.0)).parts.penalty
+    penalty: Any = customised_loss("logistic", LossSettings(r1=3.0)).parts.penalty
     images = torch.zeros(4, 1, 2, 2)
 
     def score(x):
@@ -69,12 +71,15 @@ def test_r1_is_half_its_weight_times_the_squared_gradient_at_real_images():
 
 
 def test_parts_are_changed_added_and_left_out():
-    assert customised_loss("rep_gp", LossSettings(penalty_weight=7.0)).parts.penalty.weight == 7.0
-    assert customised_loss("hinge", LossSettings(penalty_weight=7.0)).parts.penalty.weight == 7.0
-    assert customised_loss("rep_gp", LossSettings(penalty_weight=0.0)).parts.penalty is None
-    assert customised_loss("hinge", LossSettings(clip_weights=0.1)).parts.clipping.bound == 0.1
-    scaling = customised_loss("rep_ds", LossSettings(scaling_weight=0.3)).parts.scaling
-    assert (scaling.weight, scaling.offset) == (0.3, LOSSES["rep_ds"].parts.scaling.offset)
+    def parts(name: str, **settings: float) -> Any:
+        return customised_loss(name, LossSettings(**settings)).parts  # type: ignore[arg-type]
+
+    assert parts("rep_gp", penalty_weight=7.0).penalty.weight == 7.0
+    assert parts("hinge", penalty_weight=7.0).penalty.weight == 7.0
+    assert parts("rep_gp", penalty_weight=0.0).penalty is None
+    assert parts("hinge", clip_weights=0.1).clipping.bound == 0.1
+    scaling, before = parts("rep_ds", scaling_weight=0.3).scaling, parts("rep_ds").scaling
+    assert (scaling.weight, scaling.offset) == (0.3, before.offset)
 
 
 @pytest.mark.parametrize(

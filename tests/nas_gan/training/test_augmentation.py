@@ -46,7 +46,7 @@ def _shift(image, y, x):
 def test_a_hole_is_half_a_side_and_anywhere():
     holes = cut_out(torch.ones(500, 3, 16, 8))[:, 0] == 0
     rows, columns = holes.any(dim=2).sum(dim=1), holes.any(dim=1).sum(dim=1)
-    assert (rows.max(), columns.max()) == (8, 4)
+    assert (int(rows.max()), int(columns.max())) == (8, 4)
     assert torch.equal(holes.sum(dim=(1, 2)), rows * columns)  # a rectangle
     assert holes.any(dim=0).all()
     assert rows.min() < 8  # at the border some of it is outside

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -144,7 +146,7 @@ def test_a_number_that_is_none_is_refused():
 
 
 def test_a_decay_of_its_own_length_lets_a_run_be_extended():
-    fixed = {"upper_bound": "fixed", "g_scheduler": "linear_decay"}
+    fixed: dict[str, Any] = {"upper_bound": "fixed", "g_scheduler": "linear_decay"}
     assert end_dependence(TrainConfig(**fixed)) is not None
     own = SchedulerSettings(total_iters=9)
     assert end_dependence(TrainConfig(**fixed, g_scheduler_settings=own)) is None
@@ -152,5 +154,6 @@ def test_a_decay_of_its_own_length_lets_a_run_be_extended():
 
 @pytest.mark.parametrize("name", ["step_size", "total_iters", "T_max", "last_step"])
 def test_a_schedule_that_would_divide_by_zero_in_the_middle_of_a_run_is_refused(name):
+    zero: dict[str, Any] = {name: 0}
     with pytest.raises(InvalidValueError, match=f"^d_scheduler.{name} must be at least 1; got 0"):
-        TrainConfig(d_scheduler="StepLR", d_scheduler_settings=SchedulerSettings(**{name: 0}))
+        TrainConfig(d_scheduler="StepLR", d_scheduler_settings=SchedulerSettings(**zero))
