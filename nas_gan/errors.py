@@ -60,6 +60,10 @@ class DivergedError(NasGanError, ArithmeticError):
     """Training or sampling produced a NaN or an infinity."""
 
 
+class CollapsedError(NasGanError):
+    """Training went on without a NaN, and what it trains is no longer any good."""
+
+
 def named(names: Iterable[str], most: int = 5) -> str:
     """The first `most` names of a list, and how many more there are."""
     names = list(names)

@@ -11,6 +11,10 @@
     output_activation = ["default", "bhsa"]
     d_output_activation = ["default", "bhsa"]
 
+    [[cases]]                                # changed together, each case with all combinations
+    upper_bound = "fixed"
+    loss.lower = 0.5                         # a table of settings, as in a preset
+
     [skip]
     default = true                           # the combination without any change
     different_hidden = true                  # combinations of two different hidden activations
@@ -56,7 +60,8 @@ class ExperimentsConfig(WorkerOptions):
     """The grid, and the folder of its runs."""
 
     grid: Annotated[Path, tyro.conf.Positional]
-    """Grid of runs, a .toml file like the one above."""
+    """Grid of runs, a .toml file like the one above, or the name of a packaged one, such as
+    upper_bounds_cifar10."""
     run_dir: Path | None = None
     """Folder for the runs; by default runs/experiments/ and the name of the grid."""
     cpus_per_worker: Annotated[int | None, WORKERS] = None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import tyro
 
 from nas_gan.panels import Panel
+from nas_gan.settings import settings_field, tables_of
 
 
 def option_name(setting: str) -> str:
@@ -57,11 +58,12 @@ def _strings_below(cls: type[Any]) -> dict[str, str]:
 def nested_type(config_type: type[Any], default: Any = None) -> type[Any]:
     """A configuration as tyro wants it: the first panel's fields, and a dataclass per panel.
 
-    Options are named as if it were flat. `default` is a configuration whose values are the
-    defaults, if it is not None.
+    Options are named as if it were flat, but those of a table of settings are `--TABLE.KEY`.
+    `default` is a configuration whose values are the defaults, if it is not None.
     """
     hints = get_type_hints(config_type, include_extras=True)
     texts, panels = help_of(config_type), panel_of(config_type)
+    tables = {settings_field(name): name for name in tables_of(config_type)}
 
     def members(panel: Panel | None) -> list[tuple[str, Any, Any]]:
         return [
@@ -77,7 +79,7 @@ def nested_type(config_type: type[Any], default: Any = None) -> type[Any]:
                 _default(option, default),
             )
             for option in fields(config_type)
-            if panels[option.name] == panel
+            if panels[option.name] == panel and option.name not in tables
         ]
 
     nested = [
@@ -88,14 +90,24 @@ def nested_type(config_type: type[Any], default: Any = None) -> type[Any]:
         )
         for panel in dict.fromkeys(filter(None, panels.values()))
     ]
-    return _dataclass(config_type.__name__, [*members(None), *nested], config_type.__doc__)
+    inner = [
+        (
+            option.name,
+            Annotated[hints[option.name], tyro.conf.arg(name=tables[option.name])],
+            _default(option, default),
+        )
+        for option in fields(config_type)
+        if option.name in tables
+    ]
+    return _dataclass(config_type.__name__, [*members(None), *nested, *inner], config_type.__doc__)
 
 
 def flattened(config_type: type[Any], nested: Any) -> dict[str, Any]:
     """The values of a `nested_type` by the names of the flat configuration."""
     values = {}
+    tables = {settings_field(name) for name in tables_of(config_type)}
     for name, panel in panel_of(config_type).items():
-        holder = nested if panel is None else getattr(nested, _attribute(panel))
+        holder = nested if panel is None or name in tables else getattr(nested, _attribute(panel))
         values[name] = getattr(holder, name)
     return values
 

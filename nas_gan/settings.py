@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from nas_gan.errors import InvalidValueError
+
+# A field of a configuration that is a dataclass and ends in this is a table of settings.
+_TABLE = "_settings"
+
+
+def tables_of(config_type: type[Any]) -> dict[str, type[Any]]:
+    """The tables of settings in a configuration: their names, and the dataclasses they are.
+
+    The table `loss` is the field `loss_settings`, `[loss]` in a preset and `--loss.KEY` on a
+    command line.
+    """
+    hints = get_type_hints(config_type)
+    return {
+        field.name.removesuffix(_TABLE): hints[field.name]
+        for field in fields(config_type)
+        if field.name.endswith(_TABLE) and is_dataclass(hints[field.name])
+    }
+
+
+def settings_field(table: str) -> str:
+    """The field of a configuration that holds a table of settings."""
+    return f"{table}{_TABLE}"
+
+
+def check_finite(table: str, values: Mapping[str, Any]) -> None:
+    """Raise InvalidValueError if a number in a table of settings is NaN or infinite."""
+    for key, value in values.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InvalidValueError(f"must be finite; got {number}", setting=f"{table}.{key}")
 
 
 def plain_settings(config: Any) -> dict[str, Any]:

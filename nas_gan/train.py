@@ -11,6 +11,7 @@ one. To train on several GPUs or in several processes, start it by torchrun, as 
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,22 +21,59 @@ import torch
 
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
-from nas_gan.errors import DivergedError
+from nas_gan.errors import CollapsedError, DivergedError
+from nas_gan.interrupts import Terminated
 from nas_gan.locks import locked
-from nas_gan.training.build import load_images, weight_type
+from nas_gan.training.build import check_settings, load_images, weight_type
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import joined_processes
+from nas_gan.training.finish import tell
 from nas_gan.training.measuring import make_measure
 from nas_gan.training.preset import preset_from_arguments
 from nas_gan.training.run import train
 
 
 def main(config: TrainConfig) -> int:
+    """Train, and tell whoever wants to know how it ended."""
+    status, reason = "failed", ""
+    try:
+        code = train_once(config)
+        status = "finished"
+        return code
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        status = how_it_ended(error)
+        raise
+    finally:
+        # Of the processes that torchrun starts, the first one speaks for all.
+        if config.on_finish is not None and os.environ.get("RANK", "0") == "0":
+            tell(config.on_finish, status=status, run_dir=config.run_dir, reason=reason)
+
+
+def how_it_ended(error: BaseException) -> str:
+    """The status of a run that ended with an error: collapsed, diverged, interrupted, ..."""
+    kinds = {
+        CollapsedError: "collapsed",
+        DivergedError: "diverged",
+        Terminated: "terminated",
+        KeyboardInterrupt: "interrupted",
+    }
+    return next((status for kind, status in kinds.items() if isinstance(error, kind)), "failed")
+
+
+def train_once(config: TrainConfig) -> int:
+    """Train what the settings describe; the exit code.
+
+    Raises:
+        DivergedError: a scalar became a NaN or an infinity.
+        CollapsedError: the alarm stopped the run.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with joined_processes(config.device) as processes, ExitStack() as stack:
         config = replace(config, device=processes.device)
         check_device(config.device, weight_type(config))
+        check_settings(config)
         if processes.is_main:
             stack.enter_context(locked(config.run_dir))
         images = load_images(config, partial(progress, shown=processes.is_main))
@@ -45,6 +83,11 @@ def main(config: TrainConfig) -> int:
             result = train(config, images, on_update=advance, measure=measure, processes=processes)
     if result.status == "diverged":
         raise DivergedError(f"{result.message}; the last good state is in {config.run_dir}")
+    if result.status == "stopped":
+        raise CollapsedError(
+            f"{result.message}; the last good state is in {config.run_dir}, which the same command "
+            "resumes"
+        )
     if processes.is_main:
         sys.stdout.write(f"{result.step} steps, {config.run_dir / 'ckpt.pt'}\n")
     return 0

@@ -450,8 +450,11 @@ def pareto(folder: Path) -> dict[str, Any]:
 
 
 def trained(folder: Path) -> dict[str, Any]:
+    from nas_gan.training.log import read_log
+    from nas_gan.training.pace import without_pace
+
     return {
-        **texts(folder, "log.jsonl"),
+        "log.jsonl": [without_pace(row) for row in read_log(folder / "log.jsonl").rows],
         **tensors(folder, "ckpt.pt", "state.pt"),
         "files": names(folder),
     }

@@ -13,7 +13,7 @@ from ard.measuring.bank import DenseBank, Reference
 from ard.measuring.metric import Metric, ReferenceRequest
 from ard.measuring.metrics import MetricName, metric_named
 from nas_gan.checkpoint import Checkpoint
-from nas_gan.data.images import Images, recorded_background, recorded_fit
+from nas_gan.data.images import Images, Size, recorded_background, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.generators import GeneratorOptions, OpenedGenerator
@@ -117,7 +117,7 @@ def load_setting(
     )
     dataset = checkpoint.provenance.get("dataset")
     resolution = opened.interface.resolution
-    load_images = _data_loader(checkpoint, resolution, config.data_root)
+    load_images = _data_loader(checkpoint, opened.interface.image_size, config.data_root)
     metric = metric_named(config.metric)
     reference = metric.find_reference(
         ReferenceRequest(
@@ -160,7 +160,7 @@ def samples_of(config: MeasuringConfig, metric: Metric, extractor: FeatureExtrac
 
 
 def _data_loader(
-    checkpoint: Checkpoint, resolution: int, root: Path | None
+    checkpoint: Checkpoint, size: Size, root: Path | None
 ) -> Callable[[], Images] | None:
     """Loads the data set of a checkpoint as its training did; None if it names none."""
     known = checkpoint.provenance
@@ -171,7 +171,7 @@ def _data_loader(
     def load() -> Images:
         try:
             return load_dataset(
-                str(known["dataset"]), size=resolution, root=root, fit=fit, background=background
+                str(known["dataset"]), size=size, root=root, fit=fit, background=background
             )
         except InvalidValueError as error:  # a data set unknown to us counts as missing
             raise MissingDataError(str(error)) from error

@@ -30,7 +30,8 @@ class SearchConfig:
     run_dir: Path = Path("runs/search")
     """Directory of the search; an unfinished search there is resumed."""
     dataset: str = "cifar10"
-    """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, folder or synthetic."""
+    """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, crossfire, noto-emoji,
+    openclipart, folder or synthetic."""
     data_root: Path | None = None
     """Folder of the data set, if it is not in its usual place."""
     background: Annotated[str, DATA] = WHITE

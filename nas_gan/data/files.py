@@ -145,7 +145,21 @@ def read_picture(path: Path, *, channels: int = 3, background: Colour | None = N
     """
     from PIL import Image
 
-    with _readable(path), Image.open(path) as image:
+    with _readable(str(path)), Image.open(path) as image:
+        return _converted(image, channels, background)
+
+
+def decode_picture(
+    data: bytes, name: str, *, channels: int = 3, background: Colour | None = None
+) -> Picture:
+    """What `read_picture` makes of a file, from its bytes; `name` says in messages where they lay.
+
+    Raises:
+        MissingDataError: they are no readable image.
+    """
+    from PIL import Image
+
+    with _readable(name), Image.open(io.BytesIO(data)) as image:
         return _converted(image, channels, background)
 
 
@@ -201,7 +215,7 @@ def _eight_bits(
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(name: str) -> Iterator[None]:
     """Whatever Pillow raises inside becomes an error that names the file.
 
     Its readers of damaged files raise nearly anything: struct.error, IndexError, EOFError.
@@ -212,7 +226,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise MissingDataError(
-            f"{path}: not a readable image ({_reason(error)}); remove or replace it"
+            f"{name}: not a readable image ({_reason(error)}); remove or replace it"
         ) from error
 
 
@@ -310,7 +324,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     from PIL import Image
 
-    with _readable(path), Image.open(path) as image:
+    with _readable(str(path)), Image.open(path) as image:
         return image.height, image.width
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -15,15 +15,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas_gan.data.files import WHITE, content_digests, parse_colour, read_picture
-from nas_gan.errors import unknown_name
+from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # How an image file becomes a square: cropped at its centre, stretched, or scaled to cover 72 x 88
 # pixels, of which the middle 64 x 64 are kept: the face, in aligned CelebA (178 x 218).
 Fit = Literal["crop", "stretch", "crop-72x88"]
 _COVER, _KEPT = (72, 88), 64
+# Height and width of images in pixels; one number for a square.
+Size = int | tuple[int, int]
 # Weights of red, green and blue in the luminance (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
 
 
 class Images(Protocol):
@@ -102,7 +112,7 @@ class FileImages:
         self,
         name: str,
         files: Sequence[Path],
-        size: int,
+        size: Size,
         *,
         channels: int = 3,
         fit: Fit = "crop",
@@ -164,11 +174,11 @@ class FileImages:
 
 
 def read_image(
-    path: Path, size: int, *, channels: int = 3, fit: Fit = "crop", background: str = WHITE
+    path: Path, size: Size, *, channels: int = 3, fit: Fit = "crop", background: str = WHITE
 ) -> Tensor:
-    """One image file as uint8 `(channels, size, size)`; transparent pixels show the background.
+    """One image file as uint8 `(channels, h, w)`; transparent pixels show the background.
 
-    `crop` scales it to cover the square and cuts out the centre; `stretch` changes its proportions.
+    `crop` scales it to cover the size and cuts out the centre; `stretch` changes its proportions.
     `crop-72x88` scales it to cover 72 x 88 pixels and cuts out the middle 64 x 64 (MMD-GAN with
     repulsive loss, ICLR 2019), or the same part of the image at another size.
 
@@ -176,18 +186,32 @@ def read_image(
         MissingDataError: Pillow cannot read the file.
         InvalidValueError: the background is no colour.
     """
+    picture = read_picture(path, channels=channels, background=parse_colour(background))
+    return fitted(picture.pixels, size, fit)
+
+
+def fitted(colours: Image.Image, size: Size, fit: Fit) -> Tensor:
+    """A picture in colour or grey as uint8 `(channels, h, w)`, as `read_image` makes it.
+
+    Raises:
+        InvalidValueError: `crop-72x88`, which makes squares, is asked for another shape.
+    """
     from PIL import Image, ImageOps
 
-    colours = read_picture(path, channels=channels, background=parse_colour(background)).pixels
     if fit == "stretch":
-        square = colours.resize((size, size), Image.Resampling.LANCZOS)
+        seen = colours.resize(sides(size)[::-1], Image.Resampling.LANCZOS)
+    elif fit == "crop":
+        seen = ImageOps.fit(colours, sides(size)[::-1], Image.Resampling.LANCZOS)
+    elif not isinstance(size, int):
+        height, width = size
+        raise InvalidValueError(f"{fit} makes squares; asked for {height} x {width}", setting="fit")
     else:
-        width, height = _covered(size) if fit == "crop-72x88" else (size, size)
+        width, height = _covered(size)
         covering = ImageOps.fit(colours, (width, height), Image.Resampling.LANCZOS)
         left, top = (width - size) // 2, (height - size) // 2
-        square = covering.crop((left, top, left + size, top + size))
-    pixels = torch.from_numpy(np.array(square))
-    return pixels.permute(2, 0, 1) if channels == 3 else pixels[None]
+        seen = covering.crop((left, top, left + size, top + size))
+    pixels = torch.from_numpy(np.array(seen))
+    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
 
 
 def recorded_fit(provenance: Mapping[str, Any]) -> Fit:
@@ -213,13 +237,19 @@ def _covered(size: int) -> tuple[int, int]:
     return width, height
 
 
-def to_square(images: Tensor, size: int, channels: int = 3) -> Tensor:
-    """uint8 `(n, c, h, w)` to `(n, channels, size, size)`.
+def to_square(images: Tensor, size: Size, channels: int = 3) -> Tensor:
+    """uint8 squares `(n, c, s, s)` to `(n, channels, h, w)`.
 
-    28 px are padded to 32 px, which keeps the strokes unchanged; other sizes are interpolated. Grey
-    is repeated for three channels, and colour becomes its luminance for one.
+    What is no square is cut out of the middle of the larger of both squares. 28 px are padded to
+    32 px, which keeps the strokes unchanged; other sizes are interpolated. Grey is repeated for
+    three channels, and colour becomes its luminance for one.
     """
-    height = images.shape[-1]
+    if not isinstance(size, int) and size[0] != size[1]:
+        largest, (height, width) = max(size), size
+        whole = to_square(images, largest, channels)
+        top, left = (largest - height) // 2, (largest - width) // 2
+        return whole[:, :, top : top + height, left : left + width].contiguous()
+    size, height = sides(size)[0], images.shape[-1]
     if height == 28 and size == 32:
         images = F.pad(images, (2, 2, 2, 2))
     elif height != size:

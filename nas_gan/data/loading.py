@@ -28,10 +28,13 @@ from nas_gan.data.images import (
     Fit,
     Images,
     Labels,
+    Size,
     image_labels,
+    sides,
     to_grey,
     to_square,
 )
+from nas_gan.data.packaged import PACKAGES, load_packaged, packaged_path
 from nas_gan.errors import InvalidValueError, MissingDataError, named, unknown_name
 from nas_gan.progress import Progress, no_progress
 from nas_gan.reading import open_file
@@ -52,6 +55,9 @@ DATASETS = (
     "cifar100",
     "stl10",
     "celeba",
+    "crossfire",
+    "noto-emoji",
+    "openclipart",
     "folder",
     "synthetic",
 )
@@ -102,7 +108,7 @@ def _read_gzip(path: Path) -> bytes:
 def load_dataset(
     name: str,
     *,
-    size: int,
+    size: Size,
     root: Path | None = None,
     channels: int = 3,
     fit: Fit = "crop",
@@ -111,16 +117,17 @@ def load_dataset(
     classes: int | None = None,
     progress: Progress = no_progress,
 ) -> Images:
-    """The training images of a data set by name, square, `size` pixels wide.
+    """The training images of a data set by name, in one size.
 
     Nothing is downloaded. Whatever is left out of a folder (files that cannot be read, hidden ones,
     those without the suffix of an image) is counted and named in a warning.
 
     Args:
         name: one of `DATASETS`.
-        size: height and width in pixels.
+        size: height and width in pixels, one number for a square.
         root: the root folder of torchvision; for `folder` the folder of images itself, whose
-            subfolders are the classes. By default NAS_GAN_DATA or `data`.
+            subfolders are the classes; a folder that is looked into before the places of a package.
+            By default NAS_GAN_DATA or `data`.
         channels: 3 for colour, 1 for grey.
         fit: how an image file becomes a square.
         background: colour that the transparent pixels of image files are laid over, by its name or
@@ -130,7 +137,7 @@ def load_dataset(
         progress: shows a bar while the files of a folder are looked at.
 
     Returns:
-        The data set: `images[indices]` is uint8 `(n, channels, size, size)`.
+        The data set: `images[indices]` is uint8 `(n, channels, h, w)`.
 
     Raises:
         InvalidValueError: the name is not in `DATASETS`, the background is no colour, or the data
@@ -156,6 +163,19 @@ def load_dataset(
         if labelled:
             _check_class_folders(found, classes)
         images = _folder(found, size, channels, fit, background, labelled, progress)
+    elif name == "openclipart":
+        found = list_images(packaged_path(name, root))
+        images = _folder(found, size, channels, fit, background, labelled, progress, name=name)
+    elif name in PACKAGES:
+        images = load_packaged(
+            name,
+            packaged_path(name, root),
+            size,
+            channels=channels,
+            fit=fit,
+            background=background,
+            progress=progress,
+        )
     else:
         images = _torchvision(name, root, size, channels, fit, progress)
     if labelled:
@@ -212,16 +232,18 @@ def _class_of(root: Path, file: Path) -> str | None:
 
 def _folder(
     found: ImageFiles,
-    size: int,
+    size: Size,
     channels: int,
     fit: Fit,
     background: str,
     labelled: bool,
     progress: Progress,
+    *,
+    name: str | None = None,
 ) -> FileImages:
     root = found.root
     with progress(f"looking at {root.name}", len(found.files)) as advance:
-        seen = inspect_images(found.files, size, advance)
+        seen = inspect_images(found.files, max(sides(size)), advance)
     files = [file for file in found.files if seen[file].problem is None]
     _report_left_out(found, seen, len(files))
     if labelled:
@@ -242,7 +264,7 @@ def _folder(
             named(file.name for file in transparent),
         )
     return FileImages(
-        f"folder:{root.name}",
+        name or f"folder:{root.name}",
         files,
         size,
         channels=channels,
@@ -281,7 +303,7 @@ def _folder_labels(root: Path, files: Sequence[Path]) -> Labels | None:
 
 
 def _torchvision(
-    name: str, root: Path, size: int, channels: int, fit: Fit, progress: Progress
+    name: str, root: Path, size: Size, channels: int, fit: Fit, progress: Progress
 ) -> Images:
     from torchvision import datasets
 
@@ -311,19 +333,21 @@ def _torchvision(
     return ArrayImages(name, to_square(pixels, size, channels), labels)
 
 
-def synthetic_shapes(*, size: int, n: int = 512, seed: int = 0, channels: int = 3) -> ArrayImages:
+def synthetic_shapes(*, size: Size, n: int = 512, seed: int = 0, channels: int = 3) -> ArrayImages:
     """Bright discs of random position, radius and colour on black, for tests and smoke runs.
 
     Their ten classes are ranges of the radius.
     """
     rng = np.random.default_rng(seed)
-    grid = np.arange(size) + 0.5
-    centre = rng.uniform(0.3, 0.7, (n, 2, 1, 1)) * size
-    radius = rng.uniform(0.1, 0.3, (n, 1, 1)) * size
+    height, width = sides(size)
+    rows, columns, least = np.arange(height) + 0.5, np.arange(width) + 0.5, min(height, width)
+    centre = rng.uniform(0.3, 0.7, (n, 2, 1, 1)) * np.reshape([height, width], (2, 1, 1))
+    radius = rng.uniform(0.1, 0.3, (n, 1, 1)) * least
     colour = rng.integers(64, 256, (n, 3, 1, 1))
-    inside = (grid[:, None] - centre[:, 0]) ** 2 + (grid[None, :] - centre[:, 1]) ** 2 < radius**2
+    squared = (rows[:, None] - centre[:, 0]) ** 2 + (columns[None, :] - centre[:, 1]) ** 2
+    inside = squared < radius**2
     images = torch.from_numpy((inside[:, None] * colour).astype(np.uint8))
-    labels = torch.from_numpy(((radius.ravel() / size - 0.1) * 50).astype(np.int64))
+    labels = torch.from_numpy(((radius.ravel() / least - 0.1) * 50).astype(np.int64))
     return ArrayImages(
         "synthetic", to_grey(images) if channels == 1 else images, Labels(labels, 10)
     )

@@ -17,14 +17,16 @@ from nas_gan.losses.kernels import UPPER_BOUND
 Label = float | tuple[float, float]
 
 
-class _ScoreLoss(AdversarialLoss):
+class ScoreLoss(AdversarialLoss):
+    """A loss without kernels."""
+
     def health(self, real: Tensor, fake: Tensor) -> dict[str, float]:
         """Mean scores of real and fake images."""
         return {"score/real": real.mean().item(), "score/fake": fake.mean().item()}
 
 
 @dataclass(frozen=True)
-class LabelLoss(_ScoreLoss):
+class LabelLoss(ScoreLoss):
     """Drives scores towards labels.
 
     A label is a number, or a range from which a number is drawn for every score.
@@ -88,7 +90,7 @@ class LabelLoss(_ScoreLoss):
 
 
 @dataclass(frozen=True)
-class HingeLoss(_ScoreLoss):
+class HingeLoss(ScoreLoss):
     """The hinge loss, 0 for real scores above 1 and fake scores below -1 (Lim and Ye 2017)."""
 
     def discriminator(
@@ -103,7 +105,7 @@ class HingeLoss(_ScoreLoss):
 
 
 @dataclass(frozen=True)
-class WassersteinLoss(_ScoreLoss):
+class WassersteinLoss(ScoreLoss):
     """The difference of mean scores, for a critic that clipping or a penalty keeps Lipschitz.
 
     Raises:

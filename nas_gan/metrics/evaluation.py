@@ -245,12 +245,13 @@ class Evaluator:
         beside = dense.provenance if dense else {}
         dataset = subject.provenance.get("dataset") or beside.get("dataset")
         resolution = interface_of(subject.generator).resolution
+        size = interface_of(subject.generator).image_size
 
         @functools.cache
         def data() -> Images:
             return load_dataset(
                 str(dataset),
-                size=resolution,
+                size=size,
                 root=settings.data_root,
                 fit=recorded_fit(subject.provenance or beside),
                 background=recorded_background(subject.provenance or beside),
@@ -388,12 +389,11 @@ def accuracy_of(
             "its data set; leave it out of the metrics"
         )
     interface = interface_of(generator)
-    channels, _, resolution = interface.image_shape
     images = load_dataset(
         str(dataset),
-        size=resolution,
+        size=interface.image_size,
         root=settings.data_root,
-        channels=channels,
+        channels=interface.image_shape[0],
         fit=recorded_fit(subject.provenance),
         background=recorded_background(subject.provenance),
         labelled=True,

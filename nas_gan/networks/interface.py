@@ -172,6 +172,12 @@ class GeneratorInterface:
         """Width of the images in pixels."""
         return self.image_shape[2]
 
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Height and width of the images in pixels; one number for a square."""
+        _, height, width = self.image_shape
+        return width if height == width else (height, width)
+
     def same_rows(self, other: GeneratorInterface) -> bool:
         """Whether both take the same rows and make images of one shape."""
         ours, theirs = (replace(one, calling=None, inputs=None) for one in (self, other))

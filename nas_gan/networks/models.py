@@ -166,7 +166,7 @@ _COUNTS = {
 _SHARED = ("image_size", "image_channels", "n_classes", "activation_init", "activation_sharing")
 _SLOTS = ("hidden_activation", "output_activation")
 _GENERATORS = ("latent_dim", "gf_dim")
-_DISCRIMINATORS = ("df_dim", "n_outputs", "spectral_norm")
+_DISCRIMINATORS = ("df_dim", "n_outputs", "spectral_norm", "product_of_norms")
 
 
 def find_part(kind: object, role: Role) -> Part:

@@ -32,15 +32,20 @@ def moving_pictures(worlds: Mapping[str, World], reach: float) -> Iterator[Pixel
 
     Axes go from `-reach` to `reach`.
     """
-    for moment in zip(*worlds.values(), strict=True):
-        figure = new_figure(PANEL * len(worlds), PANEL + 0.75)
-        panels = figure.subplots(1, len(worlds), squeeze=False)[0]
+    figure = new_figure(PANEL * len(worlds), PANEL + 0.75)
+    panels = figure.subplots(1, len(worlds), squeeze=False)[0]
+    caption = figure.suptitle("", x=0.01, ha="left", fontsize=11, color=MUTED)
+    for number, moment in enumerate(zip(*worlds.values(), strict=True)):
         for axes, title, frame in zip(panels, worlds, moment, strict=True):
+            axes.clear()
             draw_frame(axes, frame, reach)
             axes.set_title(title, loc="left", fontsize=11, color=INK)
-        _legend(figure, panels[0], moment[0])
-        figure.suptitle(_caption(moment[0]), x=0.01, ha="left", fontsize=11, color=MUTED)
+        caption.set_text(_caption(moment[0]))
+        if not number:
+            _legend(figure, panels[0], moment[0])
         yield figure_pixels(figure)
+        # The layout of the first frame is that of all; working it out takes as long as drawing.
+        figure.set_layout_engine("none")
 
 
 def film_strip(worlds: Mapping[str, World], moments: Sequence[int], reach: float) -> Figure:

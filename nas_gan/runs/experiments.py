@@ -49,9 +49,12 @@ class Outcome:
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:
-    """Flat settings as a TOML file: texts, truth values and numbers."""
-    # JSON writes all of these as TOML does.
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+    """Settings by their flat names as a TOML file: texts, truth values, numbers and lists."""
+    # JSON writes all of these as TOML does, and a name with a dot in quotes.
+    return "".join(
+        f"{json.dumps(name) if '.' in name else name} = {json.dumps(value)}\n"
+        for name, value in settings.items()
+    )
 
 
 def train_in_process(folder: Path) -> str:

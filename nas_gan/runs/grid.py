@@ -13,12 +13,14 @@ from typing import Any
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.reading import read_toml
 from nas_gan.runs.log_metrics import parse_metric
-from nas_gan.training.build import build_loss
+from nas_gan.training.build import check_settings
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import describe_networks
-from nas_gan.training.preset import find_preset, settings_from
+from nas_gan.training.preset import PRESETS, dotted, find_preset, settings_from
 
 DEFAULT = "default"
+# The packaged grids: published ablations.
+GRIDS = PRESETS / "grids"
 # Runs of one grid, each of which is a training; their settings are all checked before the first.
 MAX_RUNS = 10_000
 METRICS = ("best_fid", "fid", "loss/g", "loss/d")
@@ -43,13 +45,14 @@ class Skip:
 
 @dataclass(frozen=True)
 class Grid:
-    """Presets x combinations of variants x seeds.
+    """Presets x combinations of variants x cases x seeds.
 
     Attributes:
         presets: names of packaged presets, or .toml files.
         seeds: every combination is run with each of them.
         settings: of every run, instead of the preset's.
         variants: setting -> the values to try; "default" is the preset's own.
+        cases: settings that are changed together, each case in turn.
         skip: combinations to leave out.
         metrics: what is read off the logs, by the names of `nas_gan.runs.log_metrics`.
 
@@ -61,11 +64,13 @@ class Grid:
     seeds: tuple[int, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, list[Any]] = field(default_factory=dict)
+    cases: tuple[dict[str, Any], ...] = ({},)
     skip: Skip = field(default_factory=Skip)
     metrics: tuple[str, ...] = METRICS
 
     def __post_init__(self) -> None:
         combinations = math.prod(len(values) for values in self.variants.values())
+        combinations *= len(self.cases)
         runs = len(self.presets) * len(self.seeds) * combinations
         if runs > MAX_RUNS:
             raise InvalidValueError(
@@ -74,9 +79,10 @@ class Grid:
             )
 
     def combinations(self) -> list[dict[str, Any]]:
-        """The changes of every variant that is not skipped; a default is no change."""
+        """The changes of every variant and case that is not skipped; a default is no change."""
         chosen = (
-            dict(zip(self.variants, values, strict=True))
+            {**dict(zip(self.variants, values, strict=True)), **case}
+            for case in self.cases
             for values in product(*self.variants.values())
         )
         changes = ({k: v for k, v in choice.items() if v != DEFAULT} for choice in chosen)
@@ -118,10 +124,7 @@ def read_grid(path: Path) -> Grid:
     Raises:
         InvalidValueError: a key is unknown or has a value that cannot be used.
     """
-    if not path.is_file():
-        raise InvalidValueError(
-            f"{path}: no such file; write a grid as the help of python -m nas_gan.experiments shows"
-        )
+    path = find_grid(path)
     data = read_toml(path)
     _check_keys(str(path), data, Grid)
     for name in ("settings", "variants", "skip"):
@@ -133,7 +136,14 @@ def read_grid(path: Path) -> Grid:
         raise InvalidValueError(f'{path}: presets must be a list of names, such as ["dcgan"]')
     if not _is_list(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise InvalidValueError(f"{path}: seeds must be a list of whole numbers from 0 on")
-    variants = data.get("variants", {})
+    variants = dotted(data.get("variants", {}), TrainConfig, f"{path}: variants")
+    cases = data.get("cases", [{}])
+    if not _is_list(cases) or not all(isinstance(case, dict) for case in cases):
+        raise InvalidValueError(f"{path}: cases must be a list of tables, [[cases]]")
+    cases = [dotted(case, TrainConfig, f"{path}: case {n}") for n, case in enumerate(cases, 1)]
+    for n, case in enumerate(cases, start=1):
+        for name in case.keys() & variants.keys():
+            raise InvalidValueError(f"{path}: {name} is in case {n} and in [variants]; keep one")
     for name, values in variants.items():
         if not _is_list(values):
             raise InvalidValueError(f"{path}: variants: {name} must be a list of values")
@@ -152,11 +162,30 @@ def read_grid(path: Path) -> Grid:
             tuple(dict.fromkeys(seeds)),
             data.get("settings", {}),
             variants,
+            tuple(cases),
             Skip(**skip),
             tuple(metrics),
         )
     except InvalidValueError as error:
         raise InvalidValueError(f"{path}: {error}") from error
+
+
+def find_grid(path: Path) -> Path:
+    """The file of a grid, which is given by its path or by the name of a packaged one.
+
+    Raises:
+        InvalidValueError: there is none.
+    """
+    if path.is_file():
+        return path
+    packaged = GRIDS / f"{path}.toml"
+    if not path.suffix and len(path.parts) == 1 and packaged.is_file():
+        return packaged
+    known = ", ".join(sorted(file.stem for file in GRIDS.glob("*.toml")))
+    raise InvalidValueError(
+        f"{path}: no such file; write a grid as the help of python -m nas_gan.experiments shows, "
+        f"or name one of {known}"
+    )
 
 
 def _is_list(value: Any) -> bool:
@@ -182,11 +211,16 @@ def plan_runs(grid: Grid, run_dir: Path) -> list[PlannedRun]:
         file = find_preset(Path(preset), TrainConfig)
         variant = ", ".join(f"{name}={value}" for name, value in change.items()) or DEFAULT
         folder = run_dir / file.stem / _folder_name(variant) / f"seed-{seed}"
-        settings = {**read_toml(file), **grid.settings, **change, "seed": seed}
+        settings = {
+            **dotted(read_toml(file), TrainConfig, str(file)),
+            **dotted(grid.settings, TrainConfig, "[settings] of the grid"),
+            **change,
+            "seed": seed,
+        }
         config = settings_from(settings, TrainConfig, f"{preset} ({variant})")
         try:
             describe_networks(config)
-            build_loss(config)
+            check_settings(config)
         except InvalidValueError as error:
             raise InvalidValueError(f"{preset} ({variant}): {error}") from error
         runs.append(PlannedRun(file.stem, variant, seed, folder, settings))

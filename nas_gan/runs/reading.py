@@ -34,6 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("fid", "kid", "is", "inception_score", "precision", "recall", "accuracy", "ms_ssim"),
         *("parzen", "metric/", "metrics/"),
     ),
+    "Pace": ("pace/",),
     "Health of the scores": ("kernel/", "score/", "scores/"),
 }
 ACTIVATIONS, OTHER = "Activation parameters", "Other"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from nas_gan.data.images import Images
 from nas_gan.data.loading import load_dataset
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
+from nas_gan.losses.scores import ScoreLoss
+from nas_gan.losses.settings import customised_loss
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 from nas_gan.progress import Progress, no_progress
 from nas_gan.seeds import folded
+from nas_gan.training.augmentation import Augmentation
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import (
@@ -37,7 +41,16 @@ from nas_gan.training.distributed import (
 )
 from nas_gan.training.draws import StepLatents
 from nas_gan.training.learner import Learner
-from nas_gan.training.optimizers import LINEAR_DECAY, OPTIMIZERS, make_optimizer, make_scheduler
+from nas_gan.training.optimizers import (
+    LINEAR_DECAY,
+    OPTIMIZERS,
+    SCHEDULERS,
+    OptimizerSettings,
+    SchedulerSettings,
+    given_settings,
+    make_optimizer,
+    make_scheduler,
+)
 from nas_gan.training.schedule import Schedule
 from nas_gan.training.seeds import Stream
 from nas_gan.training.skipping import DynamicSkipping
@@ -75,18 +88,14 @@ def load_images(config: TrainConfig, progress: Progress = no_progress) -> Images
     `progress` shows a bar while the files of a folder are looked at.
 
     Raises:
-        InvalidValueError: the networks are for images that are not square, or need classes that
-            the data set does not have.
+        InvalidValueError: the networks need classes that the data set does not have.
     """
     interface = interface_of(blueprint(describe_networks(config)[0]))
-    channels, height, width = interface.image_shape
-    if height != width:
-        raise InvalidValueError(f"data sets are square; the generator makes {height} x {width}")
     return load_dataset(
         config.dataset,
-        size=height,
+        size=interface.image_size,
         root=config.data_root,
-        channels=channels,
+        channels=interface.image_shape[0],
         fit=config.fit,
         background=config.background,
         labelled=interface.conditional,
@@ -178,17 +187,19 @@ def build_step(
             d_skipping=_skipping(config),
         ),
         compute=Compute(bf16=config.precision == "bf16", compile_backend=_backend(config)),
-        logged=Logged(gradients=config.log_gradients, health=config.log_health),
+        logged=Logged(
+            gradients=config.log_gradients,
+            health=config.log_health or config.alarm_kernel_margin is not None,
+        ),
+        augment=Augmentation(config.diffaugment),
         exchange=exchange_among(processes),
     )
 
 
 def _learner(config: TrainConfig, role: str, network: nn.Module, n_updates: int) -> Learner:
     """The network `role`, `g` or `d`, with the optimiser and the schedule that a run names."""
-    optimizer = _optimizer(
-        config, getattr(config, f"{role}_optimizer"), getattr(config, f"{role}_lr"), network
-    )
-    scheduler = _scheduler(config, getattr(config, f"{role}_scheduler"), optimizer, n_updates)
+    optimizer = _optimizer(config, role, network)
+    scheduler = _scheduler(config, role, optimizer, n_updates)
     return Learner(network, optimizer, scheduler, getattr(config, f"{role}_clip"))
 
 
@@ -214,22 +225,46 @@ def _backend(config: TrainConfig) -> str | None:
 
 
 def build_loss(config: TrainConfig) -> AdversarialLoss:
-    """The loss that a run names, with its labels and its noise."""
+    """The loss that a run names, with its settings, its labels and its noise."""
     labels = {
         "real": config.label_real,
         "fake": config.label_fake,
         "generator_label": config.label_generator,
     }
-    loss = make_loss(config.loss, **{k: v for k, v in labels.items() if v is not None})
+    loss = customised_loss(config.loss, config.loss_settings)
+    given = {k: v for k, v in labels.items() if v is not None}
+    if given:
+        make_loss(config.loss, **given)  # whose errors tell which of them the loss has
+        for key in given.keys() & config.loss_settings.given().keys():
+            raise InvalidValueError(
+                "is given twice, also as one of the label_ settings", setting=f"loss.{key}"
+            )
+        changes: dict[str, Any] = dict(given)
+        loss = replace(loss, **changes)
     if not config.image_noise:
         return loss
     noise = ImageNoise(config.image_noise, config.image_noise_steps)
     return replace(loss, parts=replace(loss.parts, noise=noise))
 
 
-def _optimizer(
-    config: TrainConfig, name: str, lr: float, network: nn.Module
-) -> torch.optim.Optimizer:
+def check_settings(config: TrainConfig) -> None:
+    """Make the loss, the optimisers and the schedules of a run once, before its data are read.
+
+    Raises:
+        InvalidValueError: one of them cannot be made.
+    """
+    loss = build_loss(config)
+    if config.alarm_kernel_margin is not None and isinstance(loss, ScoreLoss):
+        raise InvalidValueError(
+            f"is for MMD losses, which have kernels; the loss is {config.loss}",
+            setting="alarm_kernel_margin",
+        )
+    for role in ("g", "d"):
+        _learner(config, role, nn.Linear(1, 1), config.steps)
+
+
+def _optimizer(config: TrainConfig, role: str, network: nn.Module) -> torch.optim.Optimizer:
+    name, lr = getattr(config, f"{role}_optimizer"), getattr(config, f"{role}_lr")
     kind = {known.lower(): value for known, value in OPTIMIZERS.items()}.get(name.lower())
     takes = () if kind is None else inspect.signature(kind).parameters
     settings: dict[str, Any] = {}
@@ -239,15 +274,27 @@ def _optimizer(
         settings["momentum"] = float(config.momentum)
     if config.weight_decay:
         settings["weight_decay"] = float(config.weight_decay)
-    return make_optimizer(name, network.parameters(), lr, **settings)
+    own = given_settings(getattr(config, f"{role}_optimizer_settings"))
+    with _told_of(f"{role}_optimizer", own, kind, OptimizerSettings):
+        return make_optimizer(name, network.parameters(), lr, **{**settings, **own})
 
 
 def _scheduler(
-    config: TrainConfig, name: str | None, optimizer: torch.optim.Optimizer, n_updates: int
+    config: TrainConfig, role: str, optimizer: torch.optim.Optimizer, n_updates: int
 ) -> LRScheduler | None:
+    name: str | None = getattr(config, f"{role}_scheduler")
+    own = given_settings(getattr(config, f"{role}_scheduler_settings"))
+    if name is None:
+        for key in own:
+            raise InvalidValueError(
+                f"needs a schedule; name one as {role}_scheduler, such as StepLR",
+                setting=f"{role}_scheduler.{key}",
+            )
+        return None
     given = {"step_size": config.scheduler_step_size, "gamma": config.scheduler_gamma}
-    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    if name is not None and config.scheduler_last_step is not None:
+    settings: dict[str, Any] = {**{k: v for k, v in given.items() if v is not None}, **own}
+    last_step = settings.pop("last_step", config.scheduler_last_step)
+    if last_step is not None:
         step = settings.pop("step_size", None)
         if name.lower() != "steplr" or step is None:
             raise InvalidValueError(
@@ -256,8 +303,45 @@ def _scheduler(
             )
         # The same rates: a StepLR up to some update has milestones up to there.
         name = "MultiStepLR"
-        settings["milestones"] = list(range(step, config.scheduler_last_step + 1, step))
-    return make_scheduler(name, optimizer, n_updates=max(n_updates, 1), **settings)
+        settings["milestones"] = list(range(step, last_step + 1, step))
+    kind = {known.lower(): value for known, value in SCHEDULERS.items()}.get(name.lower())
+    with _told_of(
+        f"{role}_scheduler",
+        {k: v for k, v in own.items() if k in settings},
+        kind,
+        SchedulerSettings,
+    ):
+        return make_scheduler(name, optimizer, n_updates=max(n_updates, 1), **settings)
+
+
+@contextmanager
+def _told_of(
+    table: str, own: Mapping[str, Any], kind: type[Any] | None, settings: type[Any]
+) -> Iterator[None]:
+    """Errors inside are about the table of settings, if any of its keys are given.
+
+    `own` are the given ones of `settings`, which `kind` takes or not.
+
+    Raises:
+        InvalidValueError: the class takes no setting of the name of one of the keys.
+    """
+    takes = [] if kind is None else list(inspect.signature(kind).parameters)
+    known = [field.name for field in fields(settings)]
+    for key in own if takes else ():
+        if key not in takes:
+            others = [name for name in known if name in takes]
+            assert kind is not None
+            raise InvalidValueError(
+                f"is not taken by {kind.__name__}; it takes {', '.join(others)}",
+                setting=f"{table}.{key}",
+            )
+    try:
+        yield
+    except InvalidValueError as error:
+        if not own:
+            raise
+        given = ", ".join(f"{key} = {value}" for key, value in own.items())
+        raise InvalidValueError(f"with {given}: {error}", setting=table) from error
 
 
 def end_dependence(config: TrainConfig) -> str | None:
@@ -269,6 +353,8 @@ def end_dependence(config: TrainConfig) -> str | None:
         return "the geometric upper bound"
     for role in ("g", "d"):
         name = getattr(config, f"{role}_scheduler")
-        if name is not None and name.lower() in (LINEAR_DECAY, "cosineannealinglr"):
+        own = given_settings(getattr(config, f"{role}_scheduler_settings"))
+        length = {LINEAR_DECAY: "total_iters", "cosineannealinglr": "T_max"}
+        if name is not None and length.get(name.lower(), "") not in ("", *own):
             return f"{role}_scheduler {name}"
     return None

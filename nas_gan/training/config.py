@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from nas_gan.data.files import WHITE, parse_colour
 from nas_gan.data.images import Fit
 from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.losses.settings import LossSettings
 from nas_gan.networks.searched import InitName
 from nas_gan.panels import (
     ACTIVATIONS,
@@ -22,11 +24,26 @@ from nas_gan.panels import (
     OPTIMISER,
     Panel,
 )
-from nas_gan.settings import check_above, check_at_least, check_fraction
+from nas_gan.settings import (
+    check_above,
+    check_at_least,
+    check_finite,
+    check_fraction,
+    settings_field,
+    tables_of,
+)
+from nas_gan.training.alarm import CollapseAlarm
+from nas_gan.training.augmentation import Augmentation
+from nas_gan.training.finish import check_on_finish
+from nas_gan.training.optimizers import OptimizerSettings, SchedulerSettings
 from nas_gan.training.upper_bound import Procedure
 
 EvalMetric = Literal["fid", "accuracy"]
 UPDATES, SCHEDULE = Panel("update"), Panel("learning rate schedule")
+ALARM = Panel("unattended run")
+
+
+_ROLES = [(role, what) for role in "gd" for what in ("optimizer", "scheduler")]
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,13 @@ class TrainConfig:
     A setting of the networks that is not given has the default of its model.
     """
 
+    # Keys of the tables of a preset that have a setting of their own.
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "loss.name": "loss",
+        **{f"{role}_{what}.name": f"{role}_{what}" for role, what in _ROLES},
+        **{f"{role}_optimizer.lr": f"{role}_lr" for role in "gd"},
+    }
+
     config: Path | None = None
     """Preset to start from: the name of a packaged one or a .toml file with any of these settings;
     options on the command line override it."""
@@ -43,7 +67,8 @@ class TrainConfig:
     """Directory of the run; an unfinished run there is resumed."""
 
     dataset: str = "fashion_mnist"
-    """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, folder or synthetic."""
+    """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, crossfire, noto-emoji,
+    openclipart, folder or synthetic."""
     data_root: Path | None = None
     """Folder of the data set, if it is not in its usual place."""
     fit: Annotated[Fit, DATA] = "crop"
@@ -53,6 +78,9 @@ class TrainConfig:
     """Colour that transparent pixels of image files are laid over, such as white or #808080."""
     flip: Annotated[bool, DATA] = False
     """Mirror half of the real images, chosen anew for every batch."""
+    diffaugment: Annotated[tuple[str, ...], DATA] = ()
+    """Changes of all images that the discriminator sees, for small data sets (DiffAugment):
+    color,translation,cutout or some of them."""
 
     model: str = "mmd-nas"
     """Family of both networks, such as mmd-nas, adversarial-nas, dcgan, wgan or mnist-condgan."""
@@ -102,11 +130,15 @@ class TrainConfig:
     """Epoch, from 0, at whose start activation parameters stop learning."""
     spectral_norm: Annotated[str | None, NETWORK] = None
     """Spectral norm of the discriminator, instead of its default: operator, kernel or none."""
+    product_of_norms: Annotated[float | None, NETWORK] = None
+    """Product of the spectral norms of the layers of an mmd-gan discriminator."""
     init: Annotated[InitName | None, NETWORK] = None
     """Distribution of the initial weights; torch leaves torch's defaults."""
 
     loss: str = "latest"
     """Adversarial loss: published, latest, logistic, hinge, wasserstein, rep, mmd_g and others."""
+    loss_settings: Annotated[LossSettings, LOSS] = field(default_factory=LossSettings)
+    """What is changed of the loss; the table [loss] of a preset, whose name is the loss."""
     label_real: Annotated[float | None, LOSS] = None
     """Label of real images, if the loss has labels."""
     label_fake: Annotated[float | None, LOSS] = None
@@ -136,6 +168,14 @@ class TrainConfig:
     """Optimiser of the generator: any of torch, by name."""
     d_optimizer: Annotated[str, OPTIMISER] = "Adam"
     """Optimiser of the discriminator: any of torch, by name."""
+    g_optimizer_settings: Annotated[OptimizerSettings, OPTIMISER] = field(
+        default_factory=OptimizerSettings
+    )
+    """What the generator's optimiser has of its own; the table [g_optimizer] of a preset."""
+    d_optimizer_settings: Annotated[OptimizerSettings, OPTIMISER] = field(
+        default_factory=OptimizerSettings
+    )
+    """What the discriminator's optimiser has of its own; the table [d_optimizer] of a preset."""
     g_lr: Annotated[float, OPTIMISER] = 2e-4
     """Learning rate of the generator."""
     d_lr: Annotated[float, OPTIMISER] = 2e-4
@@ -153,6 +193,14 @@ class TrainConfig:
     torch, by name."""
     d_scheduler: Annotated[str | None, SCHEDULE] = None
     """Learning rate schedule of the discriminator, stepped with its updates."""
+    g_scheduler_settings: Annotated[SchedulerSettings, SCHEDULE] = field(
+        default_factory=SchedulerSettings
+    )
+    """What the generator's schedule has of its own; the table [g_scheduler] of a preset."""
+    d_scheduler_settings: Annotated[SchedulerSettings, SCHEDULE] = field(
+        default_factory=SchedulerSettings
+    )
+    """What the discriminator's schedule has of its own; the table [d_scheduler] of a preset."""
     scheduler_step_size: Annotated[int | None, SCHEDULE] = None
     """Updates between two steps of a StepLR."""
     scheduler_gamma: Annotated[float | None, SCHEDULE] = None
@@ -214,6 +262,18 @@ class TrainConfig:
     small classifier of the data set sees the class asked for), or both."""
     eval_samples: Annotated[int, EVALUATION] = 5000
     """Generated images per evaluation."""
+    best_gain: Annotated[float, EVALUATION] = 1.0
+    """Standard errors by which an FID must be below the best one to replace best.pt; 0 takes every
+    smaller one."""
+    alarm_fid_factor: Annotated[float | None, ALARM] = None
+    """Stop when the FID is so many times the best one, and keep the last good state."""
+    alarm_kernel_margin: Annotated[float | None, ALARM] = None
+    """Stop when a mean kernel of an MMD loss is within this of 0 or 1, such as 0.01."""
+    alarm_patience: Annotated[int, ALARM] = 3
+    """Signs of collapse in a row that stop the run; from the first one on nothing is saved."""
+    on_finish: Annotated[str | None, ALARM] = None
+    """Command that is run, or web address that is told, when the run ends, however it ends: its
+    status, directory and reason."""
     reference: Annotated[str, EVALUATION] = "auto"
     """Reference statistics for the FID: auto or an .npz file with mu and sigma."""
     features: Annotated[Literal["auto", "inception", "efficientnet-lite0"], EVALUATION] = "auto"
@@ -224,7 +284,14 @@ class TrainConfig:
             check_at_least(name, getattr(self, name), 1)
         for name in ("seed", "d_skip_from", "weight_decay", "image_noise", "save_every_minutes"):
             check_at_least(name, getattr(self, name), 0)
-        for name in ("g_lr", "d_lr"):
+        for table in tables_of(TrainConfig):
+            check_finite(table, asdict(getattr(self, settings_field(table))))
+        check_at_least("loss.extra_epochs", self.loss_settings.extra_epochs, 0)
+        for table in ("g_scheduler", "d_scheduler"):
+            for name in ("step_size", "last_step", "total_iters", "T_max", "T_0", "T_mult"):
+                value = getattr(getattr(self, settings_field(table)), name)
+                check_at_least(f"{table}.{name}", value, 1)
+        for name in ("g_lr", "d_lr", "product_of_norms"):
             check_above(name, getattr(self, name), 0)
         for name in ("beta1", "beta2"):
             check_fraction(name, getattr(self, name))
@@ -241,7 +308,18 @@ class TrainConfig:
             raise InvalidValueError(
                 f"must be 1 or 3; got {self.image_channels}", setting="image_channels"
             )
+        check_at_least("best_gain", self.best_gain, 0)
+        check_on_finish(self.on_finish)
+        CollapseAlarm(self.alarm_fid_factor, self.alarm_kernel_margin, self.alarm_patience)
+        if self.alarm_fid_factor is not None and not self.measures_fid:
+            raise InvalidValueError(
+                "follows the measured FID; set eval_every too, with fid among eval_metrics",
+                setting="alarm_fid_factor",
+            )
         parse_colour(self.background)
+        # Written with commas, as a command line has it, or as the list of a preset.
+        named = tuple(part for name in self.diffaugment for part in name.split(","))
+        object.__setattr__(self, "diffaugment", Augmentation(named).changes)
         self._check_metrics()
         if self.upper_bound.startswith("saturate") and not self.measures_fid:
             raise InvalidValueError(

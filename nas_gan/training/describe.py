@@ -104,6 +104,10 @@ def _searched_discriminator(
             raise InvalidValueError(
                 f"the discriminator of {kind} has no slot for {name}; others have, such as dcgan's"
             )
+    if config.product_of_norms is not None:
+        raise InvalidValueError(
+            f"is for the discriminator of mmd-gan; got one of {kind}", setting="product_of_norms"
+        )
     if config.spectral_norm == "operator":
         raise InvalidValueError(
             f"the discriminator of {kind} takes spectral norm kernel or none; got operator"

@@ -10,17 +10,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas_gan.checkpoint import Checkpoint, save_checkpoint
+from nas_gan.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from nas_gan.data.images import Images
 from nas_gan.networks.activations import activation_statistics
 from nas_gan.networks.conditional import with_labels
 from nas_gan.pictures.grid import grid_image, save_grid
+from nas_gan.reading import is_number
 from nas_gan.settings import as_text, chosen_settings, settings_but
+from nas_gan.training.alarm import CollapseAlarm
 from nas_gan.training.build import Networks, end_dependence
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import describe_networks
 from nas_gan.training.draws import StepNoise
 from nas_gan.training.log import RunLog
+from nas_gan.training.pace import Pace
 from nas_gan.training.seeds import Stream
 from nas_gan.training.state import Position, save_state
 from nas_gan.training.steps import AdversarialStep
@@ -33,7 +36,14 @@ _FREE = (
     *("save_every", "save_every_minutes", "snapshot_every"),
     *("eval_every", "eval_samples", "eval_metrics", "reference", "features"),
     "background",  # part of the digest of the data
+    *("best_gain", "alarm_fid_factor", "alarm_kernel_margin", "alarm_patience", "on_finish"),
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
+)
+# Settings that came later: at their defaults they leave no trace, so that older runs resume.
+_ADDED = (
+    *("diffaugment", "product_of_norms", "loss_settings"),
+    *("g_optimizer_settings", "d_optimizer_settings"),
+    *("g_scheduler_settings", "d_scheduler_settings"),
 )
 # Files count by their content, which is in the description of the networks.
 _FILES = ("networks", "genotype", "d_genotype")
@@ -53,6 +63,16 @@ class RunFiles:
     ) -> None:
         self.config, self.networks, self.step, self.images = config, networks, step, images
         self.settings, self.log = settings, log
+        self.alarm = CollapseAlarm(
+            config.alarm_fid_factor,
+            config.alarm_kernel_margin,
+            config.alarm_patience,
+            best_fid=step.upper_bound.best_fid,
+        )
+        self.pace = Pace(
+            config.steps, config.batch_size, first=log.first, spent=log.spent, device=config.device
+        )
+        self.best = _measured_best(config.run_dir) if log.first else None
         interface = networks.interface
         self.grid_latents = StepNoise(config.seed + Stream.GRID, GRID, interface.latent_dim)(0)
         if n := interface.n_classes:  # the same number of images of each class, in order
@@ -66,7 +86,8 @@ class RunFiles:
             for role, network in networks.items():
                 found = activation_statistics(network)
                 values |= {f"activation/{role}.{name}": value for name, value in found.items()}
-        self.log.scalars(index + 1, values)
+        self.alarm.observe(index + 1, scalars)
+        self.log.scalars(index + 1, {**values, **self.pace.scalars(index + 1)})
 
     def sample(self, index: int, scalars: Mapping[str, float]) -> None:
         averaged = self.networks.averaged
@@ -75,9 +96,13 @@ class RunFiles:
         save_samples(self.config.run_dir, self.log, index + 1, drawn)
 
     def measured(self, index: int, figures: Mapping[str, float]) -> None:
-        """Log what was measured, and save the weights if the FID is the best so far."""
-        if figures.get("fid", math.inf) < self.step.upper_bound.best_fid:
-            self._write("best.pt", index, **figures)
+        """Log what was measured, and save the weights if the FID is the best beyond its noise."""
+        self.alarm.observe(index + 1, figures)
+        if "fid" in figures:
+            found = figures["fid"], figures.get("fid_se", 0.0)
+            if is_gain(found, self.best, self.config.best_gain):
+                self._write("best.pt", index, **figures)
+                self.best = found
         self.log.scalars(index + 1, figures)
 
     def snapshot(self, index: int, scalars: Mapping[str, float]) -> None:
@@ -87,13 +112,42 @@ class RunFiles:
         self.save_at(Position(index + 1))
 
     def save_at(self, position: Position) -> None:
-        """Save the checkpoint, and the state to resume from."""
+        """Save the checkpoint, and the state to resume from, unless the run looks collapsed.
+
+        At the end of the run only the alarm itself counts, since nobody looks again.
+        """
+        at_the_end = position.done >= self.config.steps
+        if self.alarm.reason if at_the_end else self.alarm.suspicious:
+            return
         self._write("ckpt.pt", position.done - 1)
         save_state(self.config.run_dir, self.settings, self.step, position)
 
     def _write(self, name: str, index: int, **more: float) -> None:
         checkpoint = make_checkpoint(self.config, self.networks, self.images, index + 1, **more)
         save_checkpoint(checkpoint, self.config.run_dir / name)
+
+
+def is_gain(
+    found: tuple[float, float], best: tuple[float, float] | None, standard_errors: float
+) -> bool:
+    """Whether an FID is below the best one by more than its noise.
+
+    Both are a value and its standard error; they count as independent, which is on the safe side
+    for evaluations on the same latents.
+    """
+    if best is None:
+        return math.isfinite(found[0])
+    return found[0] < best[0] - standard_errors * math.hypot(found[1], best[1])
+
+
+def _measured_best(run_dir: Path) -> tuple[float, float] | None:
+    """The FID of best.pt and its standard error, as an earlier part of the run measured them."""
+    path = run_dir / "best.pt"
+    if not path.exists():
+        return None
+    known = load_checkpoint(path).provenance
+    fid, error = known.get("fid", math.nan), known.get("fid_se", 0.0)
+    return (float(fid), float(error)) if is_number(fid) and is_number(error) else None
 
 
 def save_samples(run_dir: Path, log: RunLog, step: int, images: Tensor) -> None:
@@ -119,7 +173,7 @@ def make_checkpoint(
             "dataset": config.dataset,
             "fit": config.fit,
             "background": config.background,
-            "resolution": networks.interface.image_shape[1],
+            "resolution": networks.interface.resolution,
             "data_sha256": images.digest,
             "steps": step,
             "batch_size": config.batch_size,
@@ -143,7 +197,9 @@ def fingerprint(config: TrainConfig, images: Images) -> dict[str, str]:
 
     The number of steps is among them only if something in the run follows its progress.
     """
-    settings = as_text(chosen_settings(config, settings_but(config, (*_FREE, *_FILES))))
+    names = settings_but(config, (*_FREE, *_FILES))
+    plain, neutral = chosen_settings(config, names), chosen_settings(TrainConfig(), _ADDED)
+    settings = as_text({k: v for k, v in plain.items() if k not in _ADDED or v != neutral[k]})
     if end_dependence(config) is None:
         del settings["steps"]
     # A file keeps its name when somebody edits it.

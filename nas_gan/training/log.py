@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
 from nas_gan.reading import MAX_LOG_BYTES, is_number, read_bytes
+from nas_gan.training.pace import seconds_spent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,10 +76,11 @@ class RunLog:
             raise InvalidValueError(
                 f"must have a name in UTF-8, for TensorBoard; got {run_dir}", setting="run_dir"
             ) from error
-        self.path = run_dir / "log.jsonl"
+        self.path, self.first, self.spent = run_dir / "log.jsonl", first, 0.0
         if self.path.exists():
             kept = [row for row in read_log(self.path).rows if row["step"] <= first]
             write_text(self.path, "".join(map(_line, kept)))
+            self.spent = seconds_spent(tuple(kept))
         self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=first + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -44,16 +46,18 @@ def make_measure(
     if not config.eval_every:
         return None
     makers = {"fid": _fid, "accuracy": _accuracy}
-    scores = {name: makers[name](config, images, progress) for name in config.eval_metrics}
-    return lambda generator: {name: score(generator) for name, score in scores.items()}
+    scores = [makers[name](config, images, progress) for name in config.eval_metrics]
+    return lambda generator: {
+        name: value for score in scores for name, value in score(generator).items()
+    }
 
 
-def _fid(config: TrainConfig, images: Images, progress: Progress) -> Callable[[nn.Module], float]:
-    """The distance of a generator's images to the reference that a run names."""
+def _fid(config: TrainConfig, images: Images, progress: Progress) -> Measure:
+    """The distance of a generator's images to the reference that a run names, and its noise."""
     # Here, since a run that measures nothing need not wait for scipy.
     from nas_gan.metrics.doubts import few_for_a_distance
     from nas_gan.metrics.features import make_extractor
-    from nas_gan.metrics.frechet import FrechetReference, StreamingStatistics
+    from nas_gan.metrics.frechet import FrechetReference, statistics_of
     from nas_gan.metrics.reference import cache_dir, find_reference
     from nas_gan.metrics.sampling import extract_features
 
@@ -70,19 +74,42 @@ def _fid(config: TrainConfig, images: Images, progress: Progress) -> Callable[[n
     )
     reference = FrechetReference(statistics)
 
-    def measure(generator: nn.Module) -> float:
+    def measure(generator: nn.Module) -> Mapping[str, float]:
         interface, seed = interface_of(generator), config.seed + Stream.EVALUATION
         latents = latents_of(interface, config.eval_samples, seed)
-        streaming = StreamingStatistics(extractor.dim)
-        streaming.update(extract_features(generator, latents, extractor, device=config.device))
-        return reference.distance(streaming.result())
+        features = extract_features(generator, latents, extractor, device=config.device)
+        error = standard_error(features, lambda rows: reference.distance(statistics_of(rows)))
+        return {"fid": reference.distance(statistics_of(features)), "fid_se": error}
 
     return measure
 
 
-def _accuracy(
-    config: TrainConfig, images: Images, progress: Progress
-) -> Callable[[nn.Module], float]:
+def standard_error(
+    features: npt.NDArray[np.float32],
+    distance: Callable[[npt.NDArray[np.float32]], float],
+    groups: int = 5,
+) -> float:
+    """The standard error of a distance by the jackknife that leaves out a group at a time.
+
+    Efron and Stein 1981, for groups: `(g - 1) / g` times the sum of squared deviations of the g
+    distances from their mean. Groups are taken with a stride, so that each holds every class.
+
+    Args:
+        features: `(n, d)` features of images.
+        distance: of some of them to a reference.
+        groups: g, at least 2.
+
+    Returns:
+        The standard error in the units of the distance; 0 where there are too few images.
+    """
+    if len(features) < 2 * groups:
+        return 0.0
+    number = np.arange(len(features)) % groups
+    values = np.array([distance(features[number != group]) for group in range(groups)])
+    return float(((groups - 1) / groups * np.square(values - values.mean()).sum()) ** 0.5)
+
+
+def _accuracy(config: TrainConfig, images: Images, progress: Progress) -> Measure:
     """The share of images in which a classifier of the run's data sees the class asked for."""
     from nas_gan.metrics.classifier import class_accuracy, find_classifier, n_updates
     from nas_gan.metrics.reference import cache_dir
@@ -95,8 +122,9 @@ def _accuracy(
     with progress("classifier", n_updates(images)) as advance:
         classifier = find_classifier(images, cache=cache_dir(), on_update=advance)
 
-    def measure(generator: nn.Module) -> float:
+    def measure(generator: nn.Module) -> Mapping[str, float]:
         n, seed = config.eval_samples, config.seed + Stream.EVALUATION
-        return class_accuracy(generator, classifier, n, seed, device=config.device)
+        found = class_accuracy(generator, classifier, n, seed, device=config.device)
+        return {"accuracy": found}
 
     return measure

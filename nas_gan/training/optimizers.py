@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -14,6 +15,70 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler
 from nas_gan.errors import InvalidValueError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Settings of one network's optimiser; None leaves what both have, or torch's default."""
+
+    betas: tuple[float, float] | None = None
+    """Decay of the averages of the gradient and of its square."""
+    eps: float | None = None
+    """What is added to the denominator."""
+    weight_decay: float | None = None
+    """Weight decay."""
+    momentum: float | None = None
+    """Momentum."""
+    dampening: float | None = None
+    """Dampening of the momentum, of SGD."""
+    nesterov: bool | None = None
+    """Nesterov's momentum, of SGD."""
+    alpha: float | None = None
+    """Decay of the average of the squared gradient, of RMSprop."""
+    centered: bool | None = None
+    """Whether RMSprop divides by the estimated variance."""
+    amsgrad: bool | None = None
+    """Whether Adam keeps the largest average of squares."""
+    rho: float | None = None
+    """Decay of the averages, of Adadelta."""
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """Settings of one network's learning rate schedule; None leaves what both have."""
+
+    step_size: int | None = None
+    """Updates between two steps of a StepLR."""
+    gamma: float | None = None
+    """Factor by which a schedule lowers the rate at each of its steps."""
+    last_step: int | None = None
+    """Update after which a StepLR leaves the rate alone."""
+    milestones: tuple[int, ...] | None = None
+    """Updates at which a MultiStepLR steps."""
+    factor: float | None = None
+    """Factor of a ConstantLR."""
+    start_factor: float | None = None
+    """Factor at the start of a LinearLR or of linear_decay."""
+    end_factor: float | None = None
+    """Factor at its end."""
+    total_iters: int | None = None
+    """Updates that a LinearLR, ConstantLR, PolynomialLR or linear_decay takes."""
+    power: float | None = None
+    """Power of a PolynomialLR."""
+    T_max: int | None = None
+    """Updates in half a period of a CosineAnnealingLR."""
+    eta_min: float | None = None
+    """Smallest rate of a cosine."""
+    T_0: int | None = None
+    """Updates before the first restart of a CosineAnnealingWarmRestarts."""
+    T_mult: int | None = None
+    """Factor by which the time between restarts grows."""
+
+
+def given_settings(settings: OptimizerSettings | SchedulerSettings) -> dict[str, Any]:
+    """The settings that are not None, by name."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _classes(module: Any, base: type[T], *, but: Iterable[type] = ()) -> dict[str, type[T]]:

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.reading import read_toml
+from nas_gan.settings import settings_field, tables_of
 
 Config = TypeVar("Config")
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -33,20 +34,60 @@ def load_preset(path: Path, config_type: type[Config]) -> Config:
 
 def settings_from(data: Mapping[str, Any], config_type: type[Config], where: str) -> Config:
     """Plain values as a configuration; errors begin with `where` the values are from."""
-    known = _settings(config_type)
-    for key in sorted(set(data) - set(known)):
-        raise InvalidValueError(f"{where}: {unknown_name('key', key, known)}")
+    known, tables = _settings(config_type), tables_of(config_type)
     types = get_type_hints(config_type)
-    values = {k: _typed(f"{where}: {k}", v, types[k]) for k, v in data.items()}
+    values: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for key, value in sorted(dotted(data, config_type, where).items()):
+        table, dot, name = key.partition(".")
+        if not dot:
+            if key not in known:
+                raise InvalidValueError(f"{where}: {unknown_name('key', key, known)}")
+            values[key] = _typed(f"{where}: {key}", value, types[key])
+        elif table not in tables:
+            what = "has one value, and is" if table in known else "is"
+            raise InvalidValueError(
+                f"{where}: {table} {what} no table of settings"
+                + (f"; the tables are {', '.join(tables)}" if tables else "")
+            )
+        else:
+            kinds = get_type_hints(tables[table])
+            if name not in kinds:
+                raise InvalidValueError(f"{where}: [{table}]: {unknown_name('key', name, kinds)}")
+            typed = _typed(f"{where}: [{table}]: {name}", value, kinds[name])
+            inner.setdefault(table, {})[name] = typed
     try:
-        return config_type(**values)
+        return config_type(
+            **values, **{settings_field(name): tables[name](**inner[name]) for name in inner}
+        )
     except InvalidValueError as error:
         raise InvalidValueError(f"{where}: {error}") from error
 
 
+def dotted(data: Mapping[str, Any], config_type: type[Any], where: str) -> dict[str, Any]:
+    """The values of a preset by flat names: `lower` in the table `[loss]` is `loss.lower`.
+
+    A key of a table that is a setting of its own, as `name` in `[loss]` is `loss`, has that name.
+
+    Raises:
+        InvalidValueError: a setting is given in both ways.
+    """
+    aliases: Mapping[str, str] = getattr(config_type, "ALIASES", {})
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        items = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
+        for written, item in ({key: value} if items is None else items).items():
+            name = aliases.get(written, written)  # also of a name with a dot, in quotes
+            if name in found:
+                raise InvalidValueError(f"{where}: {name} is given twice, once as {written}")
+            found[name] = item
+    return found
+
+
 def _settings(config_type: type[Any]) -> list[str]:
     assert is_dataclass(config_type)
-    return sorted({f.name for f in fields(config_type)} - {"config"})
+    tables = {settings_field(name) for name in tables_of(config_type)}
+    return sorted({f.name for f in fields(config_type)} - {"config"} - tables)
 
 
 def find_preset(path: Path, config_type: type[Any]) -> Path:
@@ -81,14 +122,19 @@ def preset_from_arguments(config_type: type[Config]) -> Config:
 
 def _typed(where: str, value: Any, expected: Any) -> Any:
     """A TOML value in the type of its field; a path is written as a text."""
+    if get_origin(expected) in (Union, UnionType):  # X | None: TOML can only write X
+        one, *others = (choice for choice in get_args(expected) if choice is not NoneType)
+        for choice in others:  # a number or a list of numbers
+            if isinstance(value, list) == (get_origin(choice) is tuple):
+                one = choice
+        expected = one
     choices = get_args(expected)
-    if get_origin(expected) is tuple:  # of any length, written as a list
+    if get_origin(expected) is tuple:
         if not isinstance(value, list):
             raise InvalidValueError(f"{where} must be a list; got {value!r}")
+        if choices[-1] is not Ellipsis and len(value) != len(choices):
+            raise InvalidValueError(f"{where} must be a list of {len(choices)}; got {value!r}")
         return tuple(_typed(where, item, choices[0]) for item in value)
-    if NoneType in choices:  # X | None: TOML can only write X
-        (expected,) = (choice for choice in choices if choice is not NoneType)
-        choices = get_args(expected)
     if get_origin(expected) is Literal:
         if value not in choices:
             raise InvalidValueError(

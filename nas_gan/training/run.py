@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 
 from nas_gan.data.images import Images
+from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_json
 from nas_gan.interrupts import held_back, let_through
 from nas_gan.networks.activations import freeze_activations_
@@ -15,7 +16,14 @@ from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes, broadcast_from_main
 from nas_gan.training.files import RunFiles, fingerprint, reasons
 from nas_gan.training.log import RunLog
-from nas_gan.training.loop import Callback, Every, EveryMinutes, TrainingResult, run_training
+from nas_gan.training.loop import (
+    Callback,
+    Every,
+    EveryMinutes,
+    StoppingRule,
+    TrainingResult,
+    run_training,
+)
 from nas_gan.training.measuring import Measure
 from nas_gan.training.state import Position, resume
 
@@ -43,6 +51,11 @@ def train(
         CheckpointError: the directory holds a run with other settings or data.
     """
     processes = processes or Processes(device=config.device)
+    for name in ("alarm_fid_factor", "alarm_kernel_margin"):
+        if processes.count > 1 and getattr(config, name) is not None:
+            raise InvalidValueError(
+                f"is for a run in one process; there are {processes.count}", setting=name
+            )
     networks = build_networks(config)
     step = build_step(config, networks, images, processes)
     settings = fingerprint(config, images)
@@ -56,7 +69,9 @@ def train(
         return step(index)
 
     def train_with(
-        *callbacks: Callback, on_interrupt: Callback = lambda index, scalars: None
+        *callbacks: Callback,
+        on_interrupt: Callback = lambda index, scalars: None,
+        stopping_rule: StoppingRule | None = None,
     ) -> TrainingResult:
         return run_training(
             update,
@@ -64,6 +79,7 @@ def train(
             first=first,
             callbacks=callbacks,
             on_interrupt=on_interrupt,
+            stopping_rule=stopping_rule,
         )
 
     if not processes.is_main:
@@ -112,4 +128,5 @@ def train(
             Every(config.sample_every, files.sample, config.steps),
             *last_callbacks,
             on_interrupt=files.save,
+            stopping_rule=lambda index, scalars: files.alarm.reason,
         )

@@ -78,12 +78,12 @@ def resume(
         position = Position(done, state.get("unmeasured") is True)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a training state; use another run directory") from error
-    for name in settings:
-        if theirs.get(name) != settings[name]:
+    for name in (*settings, *(theirs.keys() - settings.keys())):
+        if theirs.get(name) != settings.get(name):
             reason = (reasons or {}).get(name)
             raise CheckpointError(
                 f"{run_dir} holds a run with {name} = {theirs.get(name)}, "
-                f"asked for {settings[name]}; use another run directory"
+                f"asked for {settings.get(name)}; use another run directory"
                 + (f" ({reason})" if reason else "")
             )
     try:

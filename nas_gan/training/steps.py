@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nas_gan.errors import InvalidValueError
 from nas_gan.losses import AdversarialLoss
+from nas_gan.training.augmentation import UNCHANGED, Augmentation
 from nas_gan.training.averaging import ExponentialMovingAverage
 from nas_gan.training.distributed import ALONE, Exchange
 from nas_gan.training.draws import Batch, Labelled, Sampler
@@ -87,6 +88,7 @@ class AdversarialStep:
         schedule: which network is updated when.
         compute: precision and compilation.
         logged: scalars besides the losses.
+        augment: changes all images that the discriminator sees.
         exchange: how scores and gradients travel between the processes of a run.
 
     Raises:
@@ -105,6 +107,7 @@ class AdversarialStep:
         schedule: Schedule,
         compute: Compute = Compute(),
         logged: Logged = Logged(),
+        augment: Augmentation = UNCHANGED,
         exchange: Exchange = ALONE,
     ) -> None:
         for setting, learner in (("g_clip", g), ("d_clip", d)):
@@ -114,6 +117,7 @@ class AdversarialStep:
         self.average, self.upper_bound = average, upper_bound
         self.batches, self.schedule = batches, schedule
         self.bf16, self.logged, self.gather = compute.bf16, logged, exchange.gather
+        self.augment = augment
         weight = next(g.network.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         # The networks themselves stay as they are: states, averages and names know no wrapper.
@@ -164,7 +168,7 @@ class AdversarialStep:
             return self._generate(latents), labels
 
     def _update_discriminator(self, real: Labelled, fake: Labelled, index: int) -> dict[str, float]:
-        real, fake = self._noisy(real, index), self._noisy(fake, index)
+        real, fake = self._shown(real, index), self._shown(fake, index)
         real_scores, fake_scores = (self.gather(s) for s in self._score_both(real, fake))
         loss = self.loss.discriminator(
             real_scores,
@@ -183,7 +187,7 @@ class AdversarialStep:
         return {"loss/d": loss.item(), **scalars}
 
     def _update_generator(self, real: Labelled, fake: Labelled, index: int) -> dict[str, float]:
-        real, fake = self._noisy(real, index), self._noisy(fake, index)
+        real, fake = self._shown(real, index), self._shown(fake, index)
         # The loss needs the real scores as values only.
         with torch.no_grad():
             real_scores = self.gather(self._score(self._judge, *real))
@@ -232,9 +236,10 @@ class AdversarialStep:
             )
         return self._to_device(images), self._to_device(labels)
 
-    def _noisy(self, batch: Labelled, index: int) -> Labelled:
-        noise = self.loss.parts.noise
-        return batch if noise is None else (noise.add(batch[0], index), batch[1])
+    def _shown(self, batch: Labelled, index: int) -> Labelled:
+        """The batch as the discriminator sees it: augmented, with the noise of the step."""
+        images, noise = self.augment(batch[0]), self.loss.parts.noise
+        return (images if noise is None else noise.add(images, index)), batch[1]
 
     def _score_both(self, real: Labelled, fake: Labelled) -> tuple[Tensor, Tensor]:
         judge = self._judge_synchronised

@@ -342,3 +342,20 @@ def test_synthetic_images_are_bright_discs_on_black():
     assert not images[:, :, 0, 0].any()
     assert all(image.any() for image in images)
     assert all(image[channel].unique().numel() == 2 for image in images for channel in range(3))
+
+
+def test_what_is_no_square_is_cut_out_of_the_middle(pixels, tmp_path):
+    square = to_square(torch.from_numpy(pixels)[:, None], 32)
+    wide = to_square(torch.from_numpy(pixels)[:, None], (16, 32))
+    assert torch.equal(wide, square[:, :, 8:24])
+    from PIL import Image
+
+    colours = np.arange(3 * 64 * 64, dtype=np.uint8).reshape(64, 64, 3)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    tall = load_dataset("folder", size=(64, 32), root=tmp_path)[torch.tensor([0])]
+    assert torch.equal(tall[0], torch.from_numpy(colours).permute(2, 0, 1)[:, :, 16:48])
+    stretched = load_dataset("folder", size=(32, 16), root=tmp_path, fit="stretch")
+    assert stretched[torch.tensor([0])].shape == (1, 3, 32, 16)
+    message = "^fit crop-72x88 makes squares; asked for 64 x 32"
+    with pytest.raises(InvalidValueError, match=message):
+        load_dataset("folder", size=(64, 32), root=tmp_path, fit="crop-72x88")[torch.tensor([0])]

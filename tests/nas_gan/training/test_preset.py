@@ -64,6 +64,58 @@ def test_a_preset_that_cannot_be_is_refused_by_key(text, message, tmp_path):
         load_preset(write(tmp_path, text), Settings)
 
 
+def test_a_table_is_settings_of_its_own_and_a_flat_name_works_as_before(tmp_path):
+    text = """
+        d_optimizer = "RMSprop"
+        [loss]
+        name = "soft_labels"
+        real = [0.7, 1]
+        fake = 0.1
+        [g_optimizer]
+        name = "SGD"
+        lr = 0.1
+        momentum = 0.5
+        [d_scheduler]
+        name = "MultiStepLR"
+        milestones = [3, 5]
+        """
+    found = load_preset(write(tmp_path, text), TrainConfig)
+    flat = TrainConfig(
+        loss="soft_labels", g_optimizer="SGD", d_optimizer="RMSprop", g_lr=0.1,
+        d_scheduler="MultiStepLR",
+    )  # fmt: skip
+    assert (found.loss, found.g_optimizer, found.d_optimizer) == (
+        *(flat.loss, flat.g_optimizer, flat.d_optimizer),
+    )
+    assert (found.g_lr, found.d_scheduler) == (flat.g_lr, flat.d_scheduler)
+    assert (found.loss_settings.real, found.loss_settings.fake) == ((0.7, 1.0), 0.1)
+    assert (found.g_optimizer_settings.momentum, found.d_optimizer_settings.momentum) == (0.5, None)
+    assert found.d_scheduler_settings.milestones == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[loss]\nlowr = 1.0", r"preset\.toml: \[loss\]: key 'lowr' is not known; .* lower"),
+        ("[loss]\nlower = 'a'", r"\[loss\]: lower must be float; got 'a'"),
+        ("[loss]\nlower = true", r"\[loss\]: lower must be float; got True"),
+        ("[loss]\nlower = nan", "lower: nan is not a finite number"),
+        ("[loss]\nextra_epochs = 1.5", r"\[loss\]: extra_epochs must be int; got 1.5"),
+        ("[loss]\nextra = 'l3'", r"\[loss\]: extra must be one of sq_l2_mean"),
+        ("[loss]\nsigmas = 1.0", r"\[loss\]: sigmas must be a list; got 1.0"),
+        ("[loss]\nname = 3", "loss must be str; got 3"),
+        ("[g_optimizer]\nbetas = [0.5]", r"\[g_optimizer\]: betas must be a list of 2"),
+        ("g_lr = 0.1\n[g_optimizer]\nlr = 0.2", "g_lr is given twice, once as g_optimizer.lr"),
+        ("[steps]\nname = 3", "steps has one value, and is no table of settings; the tables are"),
+        ("[los]\nname = 'rep'", "los is no table of settings"),
+        ("loss_settings = 3", "key 'loss_settings' is not known"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused_by_table_and_key(text, message, tmp_path):
+    with pytest.raises(InvalidValueError, match=message):
+        load_preset(write(tmp_path, text), TrainConfig)
+
+
 def test_a_bare_name_is_a_packaged_preset():
     assert load_preset(Path("dcgan"), TrainConfig).model == "dcgan"
     with pytest.raises(InvalidValueError, match="preset 'smokee' is not known; did you mean smoke"):

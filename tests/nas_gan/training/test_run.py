@@ -5,6 +5,7 @@ import shutil
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,9 +21,11 @@ from nas_gan.networks.genotype import MMD_NAS
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.training import skipping
+from nas_gan.training.build import load_images
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes
 from nas_gan.training.measuring import make_measure
+from nas_gan.training.pace import without_pace
 from nas_gan.training.run import train
 
 
@@ -86,7 +89,9 @@ def interrupt_after(n):
 
 
 def log_of(config):
-    return [json.loads(line) for line in (config.run_dir / "log.jsonl").read_text().splitlines()]
+    """The log, without the scalars that tell of the machine."""
+    lines = (config.run_dir / "log.jsonl").read_text().splitlines()
+    return [without_pace(json.loads(line)) for line in lines]
 
 
 def equal(a, b):
@@ -513,3 +518,109 @@ def test_a_run_does_not_go_on_with_other_pixels_under_the_same_names(config, tmp
         train(replace(config, steps=6, upper_bound="fixed"), written(11))
     finished = train(replace(config, steps=6, upper_bound="fixed"), written(10))
     assert finished.step == 6
+
+
+def test_an_fid_within_its_noise_is_no_better(config, images):
+    config = replace(config, steps=4, eval_every=1, upper_bound="fixed")
+    figures = iter([(10.0, 1.0), (9.0, 1.0), (8.4, 1.0), (9.9, 0.1)])
+
+    def measure(generator):
+        fid, error = next(figures)
+        return {"fid": fid, "fid_se": error}
+
+    train(config, images, measure=measure)
+    # 9.0 is less than sqrt(2) below 10.0, and 8.4 is more.
+    known = load_checkpoint(config.run_dir / "best.pt").provenance
+    assert (known["steps"], known["fid"], known["fid_se"]) == (3, 8.4, 1.0)
+
+
+def test_a_collapsed_run_stops_and_keeps_the_state_before_it(config, images):
+    config = replace(
+        config, steps=9, eval_every=1, save_every=1, upper_bound="fixed", alarm_fid_factor=3.0,
+        alarm_patience=2,
+    )  # fmt: skip
+    figures = iter([10.0, 20.0, 40.0, 41.0, 5.0])
+    result = train(config, images, measure=lambda generator: {"fid": next(figures)})
+    assert (result.status, result.step) == ("stopped", 4)
+    assert "FID 41, over 3 times the best, 10" in result.message
+    assert load_checkpoint(config.run_dir / "ckpt.pt").provenance["steps"] == 2
+    assert torch.load(config.run_dir / "state.pt")["step"] == 2
+
+
+def test_the_log_tells_of_the_machine(config, images):
+    train(config, images)
+    rows = [json.loads(line) for line in (config.run_dir / "log.jsonl").read_text().splitlines()]
+    times = [row["pace/wall_s"] for row in rows if "pace/wall_s" in row]
+    assert times
+    assert times == sorted(times)
+    assert rows[-1]["pace/left_s"] == 0
+    assert all(row["pace/images_per_s"] > 0 for row in rows if "pace/images_per_s" in row)
+
+
+def test_the_standard_error_of_a_mean_is_that_of_its_groups():
+    from nas_gan.training.measuring import standard_error
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(20_000, 1)).astype(np.float32)
+    errors = [
+        standard_error(features[1000 * i : 1000 * (i + 1)], lambda rows: float(rows.mean()))
+        for i in range(20)
+    ]
+    # The standard error of the mean of 1000 numbers of variance 1; each estimate has 4 degrees of
+    # freedom.
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(1000**-0.5, rel=0.3)
+    assert standard_error(features[:9], lambda rows: float(rows.mean())) == 0
+
+
+def test_settings_that_came_later_leave_no_trace_at_their_defaults(config, images):
+    """A run from before them is resumed; with another value it is another run, either way."""
+    later = replace(config, diffaugment=("color",))
+    train(replace(config, steps=2, upper_bound="fixed"), images)
+    known = torch.load(config.run_dir / "state.pt")["config"]
+    assert not {"diffaugment", "loss_settings", "g_optimizer_settings"} & known.keys()
+    with pytest.raises(CheckpointError, match=r"diffaugment = None, asked for \('color',\)"):
+        train(replace(later, upper_bound="fixed"), images)
+    other = replace(later, run_dir=config.run_dir.parent / "other", upper_bound="fixed")
+    train(replace(other, steps=2), images)
+    with pytest.raises(CheckpointError, match=r"diffaugment = \('color',\), asked for None"):
+        train(replace(other, diffaugment=()), images)
+
+
+def test_an_augmented_run_resumes_exactly(config, images):
+    whole = replace(config, diffaugment=("color", "translation", "cutout"))
+    parts = replace(whole, run_dir=config.run_dir.parent / "parts")
+    train(whole, images)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, images, on_update=interrupt_after(4))
+    train(parts, images)
+    states = [load_checkpoint(c.run_dir / "ckpt.pt") for c in (whole, parts)]
+    assert equal(states[0].generator, states[1].generator)
+    assert equal(states[0].discriminator, states[1].discriminator)
+
+
+def test_networks_for_images_that_are_no_squares_are_trained_and_read_back(tmp_path):
+    up = {"type": "conv_transpose", "kernel": 4, "stride": 2, "padding": 1}
+    networks = {
+        "generator": {
+            "kind": "layers", "input": [8], "n_classes": 0,
+            "layers": [
+                {"type": "linear", "out": 4 * 4 * 8}, {"type": "reshape", "to": [4, 4, 8]},
+                {**up, "out": 3}, {"type": "output"},
+            ],
+        },
+        "discriminator": {
+            "kind": "layers", "input": [3, 8, 16], "n_classes": 0,
+            "layers": [{"type": "flatten"}, {"type": "linear", "out": 2}],
+        },
+    }  # fmt: skip
+    (tmp_path / "networks.json").write_text(json.dumps(networks))
+    config = replace(
+        TINY, networks=tmp_path / "networks.json", run_dir=tmp_path / "run",
+        diffaugment=("cutout",), sample_every=6,
+    )  # fmt: skip
+    images = load_images(config)
+    assert images[torch.tensor([0])].shape == (1, 3, 8, 16)
+    assert train(config, images).status == "finished"
+    known = load_checkpoint(config.run_dir / "ckpt.pt")
+    assert interface_of(build_generator(known)).image_size == (8, 16)
+    assert (known.provenance["resolution"], known.provenance["data_sha256"]) == (16, images.digest)
