@@ -28,8 +28,7 @@ from ard.factorization.ranks import Rank, is_pointwise
 from ard.factorization.spatial_svd import spatial_svd
 from ard.factorization.whitening import Whitening
 
-# Sweeps of one fit. Extrapolated ones need about half as many as plain ones: 17 to 28 for the error
-# of 50, on layers of the shipped network.
+# Sweeps of one fit. Extrapolated ones need about half as many as plain ones.
 N_ITER_MAX = 28
 # A fit is finished when a sweep lowers its error by less than this fraction.
 TOL = 1e-4
