@@ -13,11 +13,14 @@ from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.train import main
 from nas_gan.training.config import TrainConfig
+from nas_gan.training.pace import without_pace
 from nas_gan.training.preset import PRESETS, load_preset, preset_from_arguments
 
 
 def log_of(run_dir):
-    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    """The log, without the scalars that tell of the machine."""
+    lines = (run_dir / "log.jsonl").read_text().splitlines()
+    return [without_pace(json.loads(line)) for line in lines]
 
 
 TRAINING = sorted(
