@@ -7,7 +7,15 @@ import pytest
 
 from ard.errors import DeliveryError
 from ard.measuring.score import Score, to_record
-from ard.report.delivery import Demand, compare_latency, export_bundle, read_precision
+from ard.plan import DENSE
+from ard.report.delivery import (
+    Demand,
+    NetworkTimer,
+    compare_latency,
+    export_bundle,
+    read_precision,
+)
+from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.generators import GeneratorOptions
 
 
@@ -73,3 +81,21 @@ def test_a_precision_beyond_the_budget_is_no_failure_of_the_export(
     assert found is not None
     assert (found.wanted, found.precision, found.missed) == ("int8", "fp32", True)
     assert (tmp_path / "bundle" / "model.onnx").is_file()
+
+
+def test_a_network_is_timed_once_and_a_resumed_run_finds_its_time(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    dense = load_checkpoint(checkpoint)
+
+    def timer() -> NetworkTimer:
+        return NetworkTimer(tmp_path / "timing", dense, GeneratorOptions(), batch=2, threads=1)
+
+    milliseconds = timer()(build_generator(dense), DENSE)
+    assert 0 < milliseconds < 60_000
+    assert json.loads((tmp_path / "timing" / "times.json").read_text()) == {
+        DENSE.to_json(): milliseconds
+    }
+    timed = (tmp_path / "timing" / "bench.json").stat().st_mtime_ns
+    assert timer()(build_generator(dense), DENSE) == milliseconds
+    assert (tmp_path / "timing" / "bench.json").stat().st_mtime_ns == timed

@@ -15,7 +15,7 @@ import pytest
 from ard.coverage import Coverage
 from ard.plan import RankPlan
 from ard.report.page import to_html
-from ard.report.values import CompressionReport, before_after
+from ard.report.values import CompressionReport, Reached, before_after
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
@@ -119,6 +119,18 @@ def test_the_headline_numbers_are_those_of_the_report(html, report):
 def test_a_missed_budget_is_said_at_the_top(report):
     html = to_html(replace(report, budget_met=False), samples_png=None)
     assert '<span class="badge bad">over the budget</span>' in html
+
+
+@pytest.mark.parametrize("budget", [None, 22.3])
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_target_is_said_at_the_top_with_what_became_of_it(report, budget, reached):
+    target = Reached(HOSTILE, "params", 2e5, 1e6, 1.9e5, "counted", reached)
+    page = Page(to_html(replace(report, budget=budget, target=target), samples_png=None))
+    assert ("target reached" if reached else "target missed") in page.text
+    assert ("NOT reached" in page.text) != reached
+    assert ("allowed +22.3" in page.text) == (budget is not None)
+    assert HOSTILE in page.text
+    assert not any("data-evil" in attrs for _, attrs in page.tags)
 
 
 def test_every_layer_has_its_row_and_every_skipped_one_its_reason(report, page):

@@ -55,6 +55,12 @@ def test_the_pareto_picture_measures_what_was_minimised(report):
     assert "MACs, dense / compressed" in texts(figure)
 
 
+def test_without_a_budget_no_line_is_drawn_for_one(report):
+    free = replace(report, budget=None)
+    for figure, drawn in ((pareto_figure(report), True), (pareto_figure(free), False)):
+        assert any(text.startswith("budget +") for text in texts(figure)) == drawn
+
+
 def test_a_budget_of_which_nothing_was_tried_can_be_drawn(report):
     figure = pareto_figure(replace(report, trials=(), budget=0.0))
     save_figure_to_memory(figure)

@@ -10,7 +10,9 @@ from ard.coverage import Coverage
 from ard.report.values import (
     CompressionReport,
     DeliveredPrecision,
+    Reached,
     TimedRow,
+    answers,
     before_after,
     budget_note,
     engineering,
@@ -191,3 +193,34 @@ def test_a_precision_that_was_missed_is_named(report):
     )
     text = " ".join(to_text(missed).split())
     assert "int8 does not hold the budget with these ranks; the bundle is fp32 (onnx" in text
+
+
+REACHED = Reached("fps=60@4", "latency", 66.7, 90.0, 60.0, "measured at batch 4", reached=True)
+
+
+def test_without_a_budget_the_report_says_what_the_target_took(report):
+    free = replace(report, budget=None, budget_text="", target=REACHED)
+    (first, target), (second, quality), *_ = answers(free)
+    assert (first, second) == ("target", "quality")
+    assert target == (
+        "fps=60@4: 60 of at most 66.7 ms, measured at batch 4, "
+        "0.667 of the dense network's: reached"
+    )
+    assert quality.endswith("spent for the target")
+    assert free.met
+    assert json.loads(to_json(free))["budget"] is None
+
+
+def test_a_target_that_was_missed_is_said_with_the_nearest_beyond_the_budget(report):
+    counts = replace(
+        REACHED, text="params=0.2", quantity="params", limit=200_000, dense=1_000_000,
+        cost=300_000, how="counted", reached=False, beyond="at-target/ holds another",
+    )  # fmt: skip
+    missed = replace(report, target=counts)
+    assert missed.budget_met
+    assert not missed.met
+    [(_, note), *_] = answers(missed)
+    assert note == (
+        "params=0.2: 300 k of at most 200 k params, counted, 0.3 of the dense network's: "
+        "NOT reached; at-target/ holds another"
+    )
