@@ -149,7 +149,6 @@ def stages_of(demand: Demand, speed: Speed) -> tuple[Stage, ...]:
                 *("joint plans, recovered", demand.trials),
                 demand.trials * (demand.images + checks),
                 demand.trials * (recovery + speed.evaluation(demand.images)),
-                spread=False,  # each is chosen by what the last one showed
             )
         )
         # The chosen plan on held-out latents, and before its recovery.

@@ -31,7 +31,7 @@ from ard.recovery.recover import Recover, Recovered, closed_form_only
 from ard.recovery.store import Bringing, RecoveredStore
 from ard.search.candidates import competing_choices, competing_forms
 from ard.search.controller import BudgetController
-from ard.search.ladder import Ladder
+from ard.search.ladder import Ladder, single_damage
 from ard.search.proxy import choose_anchors, estimate
 from nas_gan.progress import Progress, no_progress
 
@@ -40,6 +40,9 @@ MIN_SHARE = 0.004
 # How often a plan that relies on estimates is measured layer by layer and chosen again, before it
 # is accepted as it is.
 MAX_CONFIRMATIONS = 2
+# An estimated damage below this share of its plan's is taken as it is: if it were three times as
+# large, the plan would hardly change, and a measurement costs as much as that of any other.
+DOUBTFUL = 0.03
 # How often a plan is corrected by its measured cost; within CLOSE of the limit there is no need.
 # Times vary, so the prediction aims a little below.
 MAX_CORRECTIONS, CLOSE, AIM = 4, 0.95, 0.98
@@ -102,15 +105,17 @@ class Run:
 
     Attributes:
         journal: records every score; another search with the same journal resumes from it.
-        executor: runs the measurements; as many whole plans are tried at a time as it has workers.
+        executor: runs the measurements.
         progress: makes a progress bar from a description and a total.
         clock: the time in seconds, for the timings of the result.
+        trials_at_once: whole plans that are chosen, recovered and scored at a time.
     """
 
     journal: Journal = field(default_factory=MemoryJournal)
     executor: Executor = field(default_factory=SerialExecutor)
     progress: Progress = no_progress
     clock: Callable[[], float] = time.monotonic
+    trials_at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -513,14 +518,14 @@ def find_plan(
     def next_plans() -> tuple[RankPlan, ...]:
         nonlocal table
         for _ in range(MAX_CONFIRMATIONS):
-            plans = controller.ask(run.executor.n_workers)
-            measured = table.measured()
-            chosen = {pair for plan in plans for pair in plan.items()}
-            if measured.keys() >= chosen:
+            plans = controller.ask(run.trials_at_once)
+            doubtful = [pair for plan in plans for pair in doubtful_choices(table, plan)]
+            if not doubtful:
                 return plans
-            table = measure_sensitivities(search, prepared, also=[*measured, *chosen])
+            also = [*table.measured(), *doubtful]
+            table = measure_sensitivities(search, prepared, also=also)
             controller.learn(table)
-        return controller.ask(run.executor.n_workers)
+        return controller.ask(run.trials_at_once)
 
     with (
         timings("joint plans"),
@@ -626,10 +631,10 @@ def plan_reaching(
     for confirmed in range(MAX_CONFIRMATIONS + 1):
         ladder = Ladder(table, prepared.parts, search.cost)
         plan = (ladder.reaching(left) or ladder.rungs()[-1]).plan
-        measured = table.measured()
-        if measured.keys() >= set(plan.items()) or confirmed == MAX_CONFIRMATIONS:
+        doubtful = doubtful_choices(table, plan)
+        if not doubtful or confirmed == MAX_CONFIRMATIONS:
             break
-        table = measure_sensitivities(search, prepared, also=[*measured, *plan.items()])
+        table = measure_sensitivities(search, prepared, also=[*table.measured(), *doubtful])
     return plan, table
 
 
@@ -687,6 +692,16 @@ class WholePlans:
             on_measured=advance,
             take=take,
         )
+
+
+def doubtful_choices(table: SensitivityTable, plan: RankPlan) -> list[Choice]:
+    """The choices of a plan whose damage is an estimate, and a part of the whole that matters."""
+    damages = {(row.layer, row.choice): single_damage(row) for row in table.rows}
+    total = sum(damages[pair] for pair in plan.items())
+    measured = table.measured()
+    return [
+        pair for pair in plan.items() if pair not in measured and damages[pair] >= DOUBTFUL * total
+    ]
 
 
 def _lazily(held_out: Callable[[int], Evaluator], bank: int, candidate: Candidate) -> Score:

@@ -26,7 +26,7 @@ from ard.factorization.methods import METHODS, register
 from ard.factorization.ranks import Rank
 from ard.factorization.svd import svd
 from ard.grid import RankGrid
-from ard.layers import LayerProfile, profile_layers
+from ard.layers import LayerProfile, Part, profile_layers
 from ard.measuring import metrics
 from ard.measuring.bank import DenseBank, Reference
 from ard.measuring.evaluate import Candidate
@@ -34,7 +34,7 @@ from ard.measuring.metric import Metric
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import Effort, compress_generator
-from ard.plan import Factorization, RankPlan
+from ard.plan import Factorization, RankPlan, Replacement
 from ard.report.plots import sensitivity_figure
 from nas_gan.checkpoint import build_generator, load_checkpoint, save_checkpoint
 from nas_gan.networks.latents import latent_bank
@@ -243,7 +243,8 @@ def test_the_journal_of_one_metric_is_not_replayed_for_another(
 # -- an objective: as few ranks in all as the budget allows
 
 
-def ranks_cost(layer: LayerProfile, choice: Factorization | None) -> float:
+def ranks_cost(layer: Part, choice: Replacement | None) -> float:
+    assert isinstance(layer, LayerProfile)  # activations count where time does
     return sum(choice.rank) if choice else float(min(layer.shape[:2]))
 
 

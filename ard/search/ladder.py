@@ -151,7 +151,7 @@ def layer_damages(layer: Part, rows: Sequence[Row], cost: LayerCost) -> list[Opt
             (row for row in rows if row.choice.method == method),
             key=lambda row: -cost(layer, row.choice),
         )
-        damages = monotone([_damage(row) for row in of_method])
+        damages = monotone([single_damage(row) for row in of_method])
         options += [
             Option(row.choice, cost(layer, row.choice), damage)
             for row, damage in zip(of_method, damages, strict=True)
@@ -159,5 +159,6 @@ def layer_damages(layer: Part, rows: Sequence[Row], cost: LayerCost) -> list[Opt
     return options
 
 
-def _damage(row: Row) -> float:
+def single_damage(row: Row) -> float:
+    """The damage that a single-layer score stands for."""
     return max(row.score.rise, row.score.ci_high / 2, 1e-12)

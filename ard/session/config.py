@@ -96,6 +96,9 @@ class SearchConfig(SweepConfig):
     """Updates of adversarial fine-tuning against the checkpoint's discriminator, after the
     distillation; as many as recover_steps by default, or 0 if the checkpoint holds no
     discriminator."""
+    trials_at_once: Annotated[int | None, RECOVERY] = None
+    """Whole plans to choose, recover and measure at a time; as many as there are workers by
+    default. The result depends on it, not on the number of workers."""
     max_trials: Annotated[int, RECOVERY] = 6
     """Whole plans to recover and measure at most."""
 
@@ -111,7 +114,13 @@ def check(config: SweepConfig) -> None:
     """
     least = {
         **{"samples": 2, "sweep_samples": 2, "batch_size": 1, "threads": 1, "latency_batch": 1},
-        **{"recover_batch": 1, "max_trials": 1, "recover_steps": 0, "polish_steps": 0},
+        **{
+            "recover_batch": 1,
+            "max_trials": 1,
+            "trials_at_once": 1,
+            "recover_steps": 0,
+            "polish_steps": 0,
+        },
         **{"anchors": 0, "seed": 0},
     }
     for name, minimum in least.items():

@@ -120,7 +120,12 @@ def open_session(config: SearchConfig, tell: Callable[[str], None], executor: Ex
         grid=grid_of(config),
         fit=config.closed_form,
         effort=effort_of(config),
-        run=Run(journal, executor, progress),
+        run=Run(
+            journal,
+            executor,
+            progress,
+            trials_at_once=config.trials_at_once or executor.n_workers,
+        ),
     )
     return Session(
         search,

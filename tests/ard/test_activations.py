@@ -90,16 +90,16 @@ def test_a_gate_is_fitted_to_what_enters_the_activation(form: str) -> None:
     for parameter in gate.parameters():
         for step in (-0.05, 0.05):
             with torch.no_grad():
-                parameter += step
+                parameter.add_(step)
                 assert fitting_error(module, gate, samples) > error
-                parameter -= step
+                parameter.sub_(step)
 
 
 def test_a_gate_reproduces_an_activation_of_its_own_form() -> None:
     """Swish is the gate without a shift: the fit finds its slope, and a scale of one."""
     swish = make_activation("swish")
     with torch.no_grad():
-        swish.beta.fill_(1.7)  # type: ignore[operator, union-attr]
+        swish.beta.fill_(1.7)  # type: ignore[operator]
 
     gate = fit_gate(swish, ActivationForm("swish_gate"), torch.linspace(-4, 4, 200))
 

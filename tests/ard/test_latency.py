@@ -22,7 +22,7 @@ from ard.costs.objectives import make_cost
 from ard.errors import DeliveryError
 from ard.grid import RankGrid
 from ard.latency import LatencyConfig, load_parts, main
-from ard.layers import profile_layers
+from ard.layers import LayerProfile, profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
 from nas_gan.cli import run
 from nas_gan.progress import no_progress
@@ -50,7 +50,11 @@ def test_a_table_measured_once_prices_every_plan_of_its_grid(
     table = LatencyTable.read(out / "latency.csv")
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "latency.csv")
     layers = load_parts(LatencyConfig(checkpoint, out, model="tiny:SmallNet"))
-    wide = [layer for layer in layers if "spatial_svd" in layer.methods()]
+    wide = [
+        layer
+        for layer in layers
+        if isinstance(layer, LayerProfile) and "spatial_svd" in layer.methods()
+    ]
     cost = make_cost("latency", table=table)
     plan = RankPlan({layer.name: layer.rank_grid("spatial_svd", (0.3,))[0] for layer in wide})
     for chosen in (DENSE, plan):

@@ -20,7 +20,7 @@ Call = Callable[..., tuple[int, str, str]]
 QUICK = (
     *("--samples", "64", "--sweep-samples", "32", "--recover-steps", "2", "--max-trials", "2"),
     *("--features", "efficientnet-lite0", "--threads", "1", "--no-bundle", "--fid-budget", "20%"),
-    *("--methods", "svd", "--fractions", "0.5", "0.2"),
+    *("--methods", "svd", "--fractions", "0.5", "0.2", "--trials-at-once", "2"),
 )
 TIMINGS = {"timings"}  # what may differ between two reports
 

@@ -59,7 +59,7 @@ def test_what_ran_before_the_layer_does_not_run_again():
     prefix, other = DensePrefix(net, Z), changed(net, "last")
     assert set(prefix.before("last")) == {"first", "relu", "middle"}
     with torch.no_grad():
-        other.first.weight.fill_(torch.nan)  # which would show
+        other.get_parameter("first.weight").fill_(torch.nan)  # which would show
         with prefix.skipped(other, "last"):
             assert other(Z).isfinite().all()
         assert not other(Z).isfinite().all()

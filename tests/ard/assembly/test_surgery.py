@@ -20,6 +20,7 @@ from ard.layers import describe_layer, profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
 from ard.recovery.store import compressed_checkpoint
 from nas_gan.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from nas_gan.networks.layer_types import Layer
 from nas_gan.networks.searched import Generator, GeneratorConfig
 
 # torch notes that an even kernel with padding "same" costs a copy.
@@ -584,7 +585,7 @@ def test_half_precision_stays_half_precision():
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_random_factors_have_the_shapes_of_the_real_ones(layer: nn.Module) -> None:
+def test_random_factors_have_the_shapes_of_the_real_ones(layer: Layer) -> None:
     """A clock sees no difference."""
     profile = describe_layer("", layer)
     for method in profile.methods():

@@ -40,6 +40,8 @@ class Counting:
 class Backwards:
     """Results come back in another order than the items went in."""
 
+    n_workers = 1
+
     def run(
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[tuple[Item, Result]]:

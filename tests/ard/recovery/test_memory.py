@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ def test_images_are_made_once_while_there_is_memory():
 
     for _ in range(2):
         for key in ("a", "b", "c"):
-            images(key, lambda key=key: make(key))
+            images(key, partial(make, key))
     assert made == ["a", "b", "c", "c"]
     assert images("a", lambda: make("a")).tolist() == [1.0] * 4
 
@@ -30,7 +32,8 @@ def test_batches_are_drawn_once_and_those_with_labels_each_time():
         return torch.full((2,), float(index))
 
     batches = remembered_batches(plain, RememberedImages())
-    assert [batches(i).tolist() for i in (0, 1, 0)] == [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+    found = [cast(torch.Tensor, batches(i)).tolist() for i in (0, 1, 0)]
+    assert found == [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
     assert drawn == [0, 1]
     labelled = remembered_batches(lambda i: (plain(i), torch.ones(2)), RememberedImages())
     assert labelled(5)[0].tolist() == labelled(5)[0].tolist() == [5.0, 5.0]

@@ -16,7 +16,7 @@ from ard.errors import BudgetError
 from ard.layers import LayerProfile
 from ard.measuring.measurement import Measurement
 from ard.measuring.sensitivity import Row, SensitivityTable
-from ard.plan import DENSE, Factorization, RankPlan
+from ard.plan import DENSE, Factorization, RankPlan, Replacement
 from ard.search.allocation import Option
 from ard.search.controller import BudgetController
 from ard.search.ladder import Ladder, layer_options
@@ -48,14 +48,14 @@ class World:
             LayerProfile(name, "conv2d", size, positions=16)
             for name, size in zip(self.hurts, sizes, strict=False)
         ]
-        self.damages = {
+        self.damages: dict[tuple[str, Replacement], float] = {
             (layer.name, choice): self.damage(layer, choice)
             for layer in self.layers
             for method in (self.methods if layer.shape[2] > 1 else ("svd",))
             for choice in layer.rank_grid(method, FRACTIONS)
         }
 
-    def damage(self, layer: LayerProfile, choice: Factorization) -> float:
+    def damage(self, layer: LayerProfile, choice: Replacement) -> float:
         kept = layer.params(choice) / layer.params()
         return self.hurts[layer.name] * (1 - kept) ** 2 / kept
 

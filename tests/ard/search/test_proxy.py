@@ -128,7 +128,7 @@ def test_a_line_of_slope_one_is_recovered_exactly() -> None:
 
 def test_another_power_and_offsets_of_layers_by_hand() -> None:
     # Two layers at log movements -1 and 1: log rise = offset + 2 log movement, offsets 1 and -1.
-    movements = {
+    movements: dict[Choice, float] = {
         (name, Factorization("svd", (rank,))): math.exp(x)
         for name in "ab"
         for rank, x in ((1, -1.0), (2, 1.0))

@@ -9,8 +9,9 @@ from tiny import SmallNet
 from ard.assembly.surgery import apply_plan
 from ard.costs.cost import LayerCost, macs_cost, params_cost
 from ard.layers import Profile, profile_layers
+from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
-from ard.plan import Factorization
+from ard.plan import Factorization, Replacement
 from ard.search.reachable import Reachable, reachable_plans, to_text
 from nas_gan.networks.latents import latent_bank
 
@@ -29,7 +30,9 @@ def table(profile: Profile) -> SensitivityTable:
         for method in ("svd", "spatial_svd")
         for choice in layer.rank_grid(method, (0.6, 0.4, 0.2, 0.1))
     ]
-    scores = {(name, f): scored(len(name) / f.rank[0], half=0.1) for name, f in choices}
+    scores: dict[tuple[str, Replacement], Score] = {
+        (name, f): scored(len(name) / f.rank[0], half=0.1) for name, f in choices
+    }
     return SensitivityTable.of(scored(0), scores, profile.layers)
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from ard.costs.cost import macs_cost, params_cost
 from ard.errors import BudgetError
-from ard.layers import LayerProfile, Profile, profile_layers
-from ard.plan import DENSE, Factorization, RankPlan
+from ard.layers import Part, Profile, profile_layers
+from ard.plan import DENSE, RankPlan, Replacement
 from ard.search.target import Target
 from ard.session.config import SearchConfig
 from ard.session.goals import parse_targets, reach_of, with_target
@@ -27,7 +27,7 @@ def profile() -> Profile:
     return profile_layers(SmallNet(), latent_bank(2, 8, 0))
 
 
-def time_of(layer: LayerProfile, choice: Factorization | None) -> float:
+def time_of(layer: Part, choice: Replacement | None) -> float:
     return 2.0 if choice is None else 1.0
 
 

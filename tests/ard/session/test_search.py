@@ -268,10 +268,10 @@ def test_there_is_no_proxy_where_every_choice_is_scored(setting: Setting) -> Non
 
 def test_the_cost_is_the_objective(setting: Setting, tmp_path: Path) -> None:
     profile = profile_of(GOOD, setting.generator, setting.interface)
-    assert layer_cost(GOOD, profile, tmp_path) is params_cost
-    assert layer_cost(replace(GOOD, objective="macs"), profile, tmp_path) is macs_cost
+    assert layer_cost(GOOD, profile, tmp_path)[0] is params_cost
+    assert layer_cost(replace(GOOD, objective="macs"), profile, tmp_path)[0] is macs_cost
     mixed = replace(GOOD, objective="mixed", weights=("params=1", "macs=3"))
-    cost = layer_cost(mixed, profile, tmp_path)
+    cost, _ = layer_cost(mixed, profile, tmp_path)
     assert isinstance(cost, MixedCost)
     assert [weight for weight, _, _ in cost.parts] == [1.0, 3.0]
     assert list(tmp_path.iterdir()) == []  # nothing was timed
@@ -283,7 +283,7 @@ def test_times_that_no_table_was_given_for_are_measured_here(
 ) -> None:
     config = replace(GOOD, objective="latency", methods=("svd",), fractions=(0.5,))
     profile = profile_of(config, setting.generator, setting.interface)
-    cost = layer_cost(config, profile, tmp_path)
+    cost, _ = layer_cost(config, profile, tmp_path)
     assert isinstance(cost, LatencyCost)
     table = LatencyTable.read(tmp_path / "latency.csv")
     for layer in profile_layers(setting.generator, setting.latents(2, 0)).layers:
