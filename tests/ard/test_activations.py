@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from contracts import scored
 from torch import Tensor, nn
 
 from ard.activation_sites import activation_model, find_activations
@@ -12,6 +15,9 @@ from ard.costs.cost import LatencyCost, params_cost
 from ard.costs.latency_table import Conditions, LatencyRow, LatencyTable
 from ard.errors import PlanError, RankError
 from ard.layers import profile_layers
+from ard.measuring.journal import FileJournal
+from ard.measuring.measurement import Measurement
+from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import ActivationForm, Factorization, RankPlan, parse_replacement
 from ard.search.candidates import competing_forms
 from nas_gan.errors import CheckpointError
@@ -221,3 +227,20 @@ def test_an_activation_is_timed_at_its_own_size() -> None:
 def test_a_structure_with_an_unknown_gate_is_refused(net: Net, spec: dict[str, str]) -> None:
     with pytest.raises(CheckpointError, match="Gate of the compressed structure"):
         apply_structure(net, {"pmish": [spec]})
+
+
+def test_scores_of_gates_survive_the_table_and_the_journal(
+    activations: tuple[ActivationProfile, ...], tmp_path: Path
+) -> None:
+    pmish = activations[0]
+    form = ActivationForm("hard_gate")
+    table = SensitivityTable.of(scored(0.0), {(pmish.name, form): scored(2.5)}, [pmish])
+    measured = Measurement("single", RankPlan({pmish.name: form}), scored(2.5))
+    FileJournal(tmp_path / "journal.jsonl", {"seed": 0}).append(measured)
+
+    [row] = SensitivityTable.from_csv(table.to_csv()).rows
+    [again] = FileJournal(tmp_path / "journal.jsonl", {"seed": 0}).measurements()
+
+    assert (row.layer, row.choice, row.score.rise) == (pmish.name, form, 2.5)
+    assert (row.params, row.macs) == (3, 0)
+    assert again == measured
