@@ -8,8 +8,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist l
 .PHONY: demo test check slow docs wheel clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m ard.compress zoo:fashion_mnist --fid-budget 20% --samples 5120 \
-		--sweep-samples 400 --fractions 0.5 0.3 0.18 0.1 0.06 --anchors 12 \
+	$(BIN)/python -m ard.compress zoo:fashion_mnist --fid-budget 20% \
+		--objective mixed --weights params=1 latency=2 --samples 5120 --sweep-samples 400 \
+		--fractions 0.5 0.3 0.18 0.1 0.06 --anchors 12 \
 		--recover-steps 50 --recover-batch 16 --max-trials 3 --run-dir runs/demo
 
 test: $(VENV)/installed-dev

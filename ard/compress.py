@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -46,6 +47,7 @@ from ard.session.search import open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run, say
 from nas_gan.errors import UsageError
 from nas_gan.locks import locked
+from nas_gan.panels import FILES
 from nas_gan.workers.executors import Executor
 from nas_gan.workers.options import opened_executor
 from nas_gan.zoo import display_name
@@ -65,7 +67,7 @@ class CompressConfig(SearchConfig):
     target: str | None = None
     """Cost of the whole network to reach: params=0.25, macs=0.5, latency=0.4, latency=5ms or
     fps=60@1, a frame rate at a batch size."""
-    bundle: bool = True
+    bundle: Annotated[bool, FILES] = True
     """Export an ONNX bundle and time it against the dense generator."""
 
 

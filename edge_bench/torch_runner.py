@@ -175,7 +175,7 @@ def program_of(bundle: Bundle) -> tuple[Path, tuple[InputSpec, ...]]:
     listed = listed_engines(bundle, TARGET).get(ANY)
     if listed is None:
         raise RunnerError(
-            f"{bundle.path}: no program for torch; export the bundle with `--target torch`, or use "
+            f"{bundle.path}: no program for torch; export the bundle for the target torch, or use "
             "the onnxruntime runner"
         )
     path, digest = listed

@@ -6,6 +6,7 @@ This is the short form, with two moments a command; `benchmarks/kills.py` has tw
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -125,10 +126,14 @@ def test_of_two_that_start_at_once_one_does_it_all(
 ) -> None:
     job, folder = job_named(name, inputs), tmp_path / "run"
     whole = known.get(name) or uninterrupted(job, tmp_path / "whole", by)
-    folder.mkdir()
     logs = [tmp_path / "1.log", tmp_path / "2.log"]
-    started = [by.start(job.arguments(folder), log) for log in logs]
-    codes = [one.wait() for one in started]
+    for _ in range(5):
+        folder.mkdir()
+        started = [by.start(job.arguments(folder), log) for log in logs]
+        codes = [one.wait() for one in started]
+        if codes != [0, 0]:
+            break
+        shutil.rmtree(folder)  # a busy machine began the second after the first had ended
     assert sorted(code or 0 for code in codes) == [0, 1]
     assert "in use by process" in one_line(logs[codes.index(1)])
     assert job.result(folder) == whole.result

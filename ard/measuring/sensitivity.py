@@ -24,6 +24,7 @@ from ard.measuring.score import Score, metric_of_rise, score_columns
 from ard.plan import Factorization, Replacement, replacement
 from ard.signature import join_signatures
 from nas_gan.files import write_text
+from nas_gan.networks.gates import FORMS
 from nas_gan.tables import csv_text
 
 # The columns before those of the score; see `ard.measuring.score.score_columns`.
@@ -191,7 +192,7 @@ def _read_score(cells: Cells, metric: str) -> Score:
 
 def _read_row(cells: Cells, score: Score) -> Row:
     layer, kind, method = (text_cell(cells, name) for name in ("layer", "kind", "method"))
-    choice = replacement(method, whole_cells(cells, "rank") if cells.get("rank") else ())
+    choice = replacement(method, () if method in FORMS else whole_cells(cells, "rank"))
     params = whole_cell(cells, "params")
     # A gate has no multiply-adds to count.
     macs = whole_cell(cells, "macs") if isinstance(choice, Factorization) else 0

@@ -177,7 +177,10 @@ def build_step(
             config.upper_bound_increase,
         ),
         batches=Batches(
-            _share(real, config.batch_size, processes), latents, g_latents if larger else None
+            _share(real, config.batch_size, processes),
+            latents,
+            g_latents if larger else None,
+            Augmentation(config.diffaugment),
         ),
         schedule=Schedule(
             config.steps,
@@ -191,7 +194,6 @@ def build_step(
             gradients=config.log_gradients,
             health=config.log_health or config.alarm_kernel_margin is not None,
         ),
-        augment=Augmentation(config.diffaugment),
         exchange=exchange_among(processes),
     )
 

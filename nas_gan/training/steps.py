@@ -35,11 +35,13 @@ class Batches:
             of the fakes.
         g_latents: latents of the generator's update, if its batch is larger; None scores the fakes
             of the discriminator's update again.
+        augment: changes all images that the discriminator sees.
     """
 
     real: Callable[[int], Batch]
     latents: Sampler
     g_latents: Sampler | None = None
+    augment: Augmentation = UNCHANGED
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,6 @@ class AdversarialStep:
         schedule: which network is updated when.
         compute: precision and compilation.
         logged: scalars besides the losses.
-        augment: changes all images that the discriminator sees.
         exchange: how scores and gradients travel between the processes of a run.
 
     Raises:
@@ -107,7 +108,6 @@ class AdversarialStep:
         schedule: Schedule,
         compute: Compute = Compute(),
         logged: Logged = Logged(),
-        augment: Augmentation = UNCHANGED,
         exchange: Exchange = ALONE,
     ) -> None:
         for setting, learner in (("g_clip", g), ("d_clip", d)):
@@ -117,7 +117,6 @@ class AdversarialStep:
         self.average, self.upper_bound = average, upper_bound
         self.batches, self.schedule = batches, schedule
         self.bf16, self.logged, self.gather = compute.bf16, logged, exchange.gather
-        self.augment = augment
         weight = next(g.network.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         # The networks themselves stay as they are: states, averages and names know no wrapper.
@@ -238,7 +237,7 @@ class AdversarialStep:
 
     def _shown(self, batch: Labelled, index: int) -> Labelled:
         """The batch as the discriminator sees it: augmented, with the noise of the step."""
-        images, noise = self.augment(batch[0]), self.loss.parts.noise
+        images, noise = self.batches.augment(batch[0]), self.loss.parts.noise
         return (images if noise is None else noise.add(images, index)), batch[1]
 
     def _score_both(self, real: Labelled, fake: Labelled) -> tuple[Tensor, Tensor]:

@@ -127,7 +127,7 @@ def _storage(part: Part, device: str) -> torch.UntypedStorage:
     bytes_ = torch.empty(part.nbytes, dtype=torch.uint8)
     bytes_.numpy()[:] = part
     if device == "cuda" and torch.cuda.is_available():
-        bytes_ = bytes_.cuda()
+        bytes_ = bytes_.to(device)
     return bytes_.untyped_storage()
 
 

@@ -278,8 +278,8 @@ def _connect(ray: Any, address: str) -> bool:
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise WorkerError(
-                f"is {address!r}, where no Ray cluster answers ({reason}); start one with "
-                "ray start --head, or use local",
+                f"is {address!r}, where no Ray cluster answers ({reason}); start one "
+                "by Ray's own command, or use local",
                 setting="ray_address",
             ) from error
     return True

@@ -161,6 +161,9 @@ MATTERS: dict[str, Any] = {
 DOES_NOT: dict[str, Any] = {
     **{"executor": "ray", "ray_address": "local", "workers": 2, "gpus_per_worker": 1.0},
     "dry_run": True,
+    "activations": False,
+    "effort": "quick",
+    "trials_at_once": 7,
     "checkpoint": None,  # the content counts, not the name
     "objective": "macs",
     "weights": ("params=1",),
@@ -235,6 +238,8 @@ def test_every_setting_was_considered() -> None:
         "quality_budget",
         "bundle",
         "budgets",
+        "target",
+        "targets",
     }  # nor does any of these matter
 
 
