@@ -97,9 +97,7 @@ def build_layer(spec: Mapping[str, Any], most: int = MAX_PARAMETERS) -> nn.Modul
                 raise CheckpointError(f"{kind} of the compressed structure has {key} {sizes!r}")
     try:
         with limited(most):
-            # On no device first, which takes no memory whatever the sizes are.
-            if layer_type is not nn.Identity:
-                layer_type(**arguments, device="meta")
+            # skip_init begins on no device, which takes no memory whatever the sizes are.
             layer = (
                 nn.Identity() if layer_type is nn.Identity else skip_init(layer_type, **arguments)
             )

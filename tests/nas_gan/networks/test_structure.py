@@ -141,3 +141,20 @@ def test_evaluating_gives_every_module_its_mode_back():
         assert not any(m.training for m in net.modules())
         assert not torch.is_grad_enabled()
     assert [m.training for m in net.modules()] == modes
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"type": "Linear", "in_features": 100, "out_features": 10, "bias": False},
+        {"type": "Conv2d", "in_channels": 10, "out_channels": 4, "kernel_size": [5, 5],
+         "bias": False},
+        {"type": "Gate", "form": "gate"},
+    ],
+    ids=lambda spec: spec["type"],
+)  # fmt: skip
+def test_a_layer_may_have_all_the_parameters_that_are_left(spec: dict[str, Any]) -> None:
+    size = 3 if spec["type"] == "Gate" else 1000
+    assert sum(p.numel() for p in build_layer(spec, size).parameters()) == size
+    with pytest.raises(CheckpointError, match=f"more than {size - 1:,} parameters"):
+        build_layer(spec, size - 1)
