@@ -28,8 +28,7 @@ ROOT = Path(__file__).parents[1]
 IMPORTED = (
     "ard.compress", "ard.pareto", "ard.sweep", "ard.report.page", "ard.report.plots",
     "export.__main__", "nas_gan.search", "nas_gan.train", "onnx", "onnxruntime", "onnxsim",
-    "matplotlib.backends.backend_agg", "scipy.linalg", "torch._dynamo",
-    "torch.utils.tensorboard.writer",
+    "matplotlib.backends.backend_agg", "scipy.linalg", "torch.utils.tensorboard.writer",
 )  # fmt: skip
 
 

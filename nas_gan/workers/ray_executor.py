@@ -271,7 +271,7 @@ def _connect(ray: Any, address: str) -> bool:
     # Ray would put its workers behind every other process of the machine.
     os.environ.setdefault("RAY_worker_niceness", "0")
     options = {"log_to_driver": False, "configure_logging": False, "logging_level": "error"}
-    with _own_signals():
+    with own_signals():
         try:
             # None is the running cluster, or a new one if there is none.
             ray.init(address=None if address == "auto" else address, **options)
@@ -286,7 +286,7 @@ def _connect(ray: Any, address: str) -> bool:
 
 
 @contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
+def own_signals() -> Iterator[None]:
     """What a signal does here afterwards is what it did before; Ray would end the process."""
     if threading.current_thread() is not threading.main_thread():
         yield

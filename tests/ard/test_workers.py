@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from ard.compress import CompressConfig
 from ard.compress import main as compress
+from nas_gan.workers.ray_executor import own_signals
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = (
@@ -29,14 +30,15 @@ TIMINGS = {"timings"}  # what may differ between two reports
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(
-        "local",  # whatever other clusters are here
-        num_cpus=2,
-        object_store_memory=200 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    with own_signals():
+        ray.init(
+            "local",  # whatever other clusters are here
+            num_cpus=2,
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
     yield
     ray.shutdown()
 

@@ -116,7 +116,7 @@ def test_a_bundle_without_a_program_and_a_machine_without_a_gpu_are_rows_with_th
         [make_bundle()], [1], plan=QUICK, runner=["torch", "onnxruntime"], find_meter=no_meter
     )
     [failed] = found.failed
-    assert (failed.runner, "export the bundle with `--target torch`" in failed.reason) == (
+    assert (failed.runner, "export the bundle for the target torch" in failed.reason) == (
         "torch", True,
     )  # fmt: skip
     if not torch.cuda.is_available():

@@ -20,7 +20,7 @@ from ard.plan import Factorization, RankPlan
 from nas_gan.errors import InvalidValueError, UsageError, WorkerError
 from nas_gan.workers.executors import SerialExecutor
 from nas_gan.workers.options import WorkerOptions, check_workers, opened_executor
-from nas_gan.workers.ray_executor import MAX_DEATHS, RayExecutor
+from nas_gan.workers.ray_executor import MAX_DEATHS, RayExecutor, own_signals
 
 ROOT = Path(__file__).parents[3]
 PLANS = [RankPlan({"l1": Factorization("svd", (r,))}) for r in (5, 1, 3, 2, 4)]
@@ -70,14 +70,15 @@ def cluster() -> Iterator[None]:
     """A Ray with room for two workers in this machine."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(
-        "local",  # whatever other clusters are here
-        num_cpus=2,
-        object_store_memory=200 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    with own_signals():
+        ray.init(
+            "local",  # whatever other clusters are here
+            num_cpus=2,
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
     yield
     ray.shutdown()
 
