@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_ray import small_ray
 
 from ard.compress import CompressConfig
 from ard.compress import main as compress
-from nas_gan.workers.ray_executor import own_signals
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = (
@@ -28,19 +27,8 @@ TIMINGS = {"timings"}  # what may differ between two reports
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    with own_signals():
-        ray.init(
-            "local",  # whatever other clusters are here
-            num_cpus=2,
-            object_store_memory=200 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
-    yield
-    ray.shutdown()
+    with small_ray():
+        yield
 
 
 def lines_of(run_dir: Path) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from contracts import ExecutorContract, scored
+from small_ray import small_ray
 
 from ard.measuring.journal import FileJournal, MemoryJournal
 from ard.measuring.score import Score
@@ -20,7 +21,7 @@ from ard.plan import Factorization, RankPlan
 from nas_gan.errors import InvalidValueError, UsageError, WorkerError
 from nas_gan.workers.executors import SerialExecutor
 from nas_gan.workers.options import WorkerOptions, check_workers, opened_executor
-from nas_gan.workers.ray_executor import MAX_DEATHS, RayExecutor, own_signals
+from nas_gan.workers.ray_executor import MAX_DEATHS, RayExecutor
 
 ROOT = Path(__file__).parents[3]
 PLANS = [RankPlan({"l1": Factorization("svd", (r,))}) for r in (5, 1, 3, 2, 4)]
@@ -68,19 +69,8 @@ TWO_NODES = """
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """A Ray with room for two workers in this machine."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    with own_signals():
-        ray.init(
-            "local",  # whatever other clusters are here
-            num_cpus=2,
-            object_store_memory=200 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
-    yield
-    ray.shutdown()
+    with small_ray():
+        yield
 
 
 @pytest.fixture(scope="session")
