@@ -161,6 +161,8 @@ def _be(start: list[str], log: str, dies_at: int | None, largest: int | None, no
         if largest is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         if nobody:
+            # Whatever a command imports late: nobody may not enter a home with a Python in it.
+            __import__("torch._dynamo")
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
