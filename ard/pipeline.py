@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +27,7 @@ from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.measuring.sweep import Measure, only_score, single_layer_plans, sweep
 from ard.plan import DENSE, RankPlan, Replacement
-from ard.recovery.recover import Recover, Recovered, closed_form_only
+from ard.recovery.recover import InRounds, Recover, Recovered, closed_form_only
 from ard.recovery.store import Bringing, RecoveredStore
 from ard.search.candidates import competing_choices, competing_forms
 from ard.search.controller import BudgetController
@@ -89,11 +89,13 @@ class Effort:
 
     Attributes:
         anchors: single-layer plans to score if there is a proxy; 0 scores all of them.
-        max_trials: whole plans to recover and score at most.
+        max_trials: rounds of recovery at most, of all whole plans together; each is scored.
+        max_rounds: rounds of one plan at most, if `recover` works in rounds.
     """
 
     anchors: int = 0
     max_trials: int = 6
+    max_rounds: int = 8
 
 
 DEFAULT_EFFORT = Effort()
@@ -128,7 +130,7 @@ class Search:
         evaluators: how quality is scored.
         cost: the cost of a layer under a choice; the sum over the layers is minimised.
         recover: `recover(build, plan)` calls `build()` for the factorized generator and returns
-            the recovered one.
+            the recovered one. One that is `InRounds` continues plans that miss the budget.
         grid: the rank candidates.
         fit: closed-form correction of factorized layers.
         effort: how much is measured.
@@ -205,6 +207,7 @@ class Found:
         generator: the recovered generator with that plan.
         factorized: its score before recovery.
         recovered: its score on held-out latents that tested no other plan.
+        rounds: of recovery that it has had.
         trials: the whole plans that this search recovered and scored, in order.
         table: the single-layer scores at the end of the search.
         cost: the cost of the whole network, measured if it can be; None if none was to be reached.
@@ -218,6 +221,7 @@ class Found:
     generator: nn.Module
     factorized: Score
     recovered: Score
+    rounds: int
     trials: tuple[Measurement, ...]
     table: SensitivityTable
     cost: float | None = None
@@ -371,7 +375,7 @@ def find(
     """Find a plan for a goal; see `find_plan` and `find_reaching`."""
     if goal.budget is None:
         assert goal.reach is not None, "a goal has a budget or a cost"
-        return find_reaching(search, prepared, table, goal.reach, timings=timings)
+        return find_reaching(search, prepared, table, goal.reach, None, timings=timings)
     found = find_plan(search, prepared, table, goal.budget, known=known, timings=timings)
     reach = goal.reach
     if reach is None:
@@ -381,7 +385,7 @@ def find(
         return found
     # The cheapest within the budget costs too much. The mildest that costs little enough may be
     # within the budget nevertheless, because a search with few trials can miss it.
-    other = find_reaching(search, prepared, found.table, reach, timings=timings)
+    other = find_reaching(search, prepared, found.table, reach, goal.budget, timings=timings)
     both = (*found.trials, *(trial for trial in other.trials if trial not in found.trials))
     within = other.recovered.ci_high <= goal.budget
     if within and other.cost is not None and other.cost <= reach.limit:
@@ -505,13 +509,13 @@ def find_plan(
     """
     timings = timings or Stopwatch(search.run.clock)
     run, whole = search.run, WholePlans(search, prepared)
-    measure = whole.measure
     controller = BudgetController(
         table,
         prepared.parts,
         search.cost,
         budget,
         max_trials=search.effort.max_trials,
+        max_rounds=whole.max_rounds,
         known=known,
     )
 
@@ -533,27 +537,29 @@ def find_plan(
     ):
         while True:
             while plans := next_plans():
-                for measured in measure(plans, "recovered", advance):
+                rounds = {plan: controller.rounds_of(plan) for plan in plans}
+                for measured in whole.measure(rounds, "recovered", advance):
                     controller.tell(measured)
             # The winner was picked for its score, so check that score on held-out latents. Each
             # plan is checked on its own: latents that decided about one are no judge of another.
             chosen = controller.best() or controller.closest()
             assert chosen is not None, "the controller always asks for at least one plan"
-            [final] = measure([chosen.plan], "final", lambda n: None)
+            [final] = whole.measure({chosen.plan: chosen.rounds}, "final", no_advance)
             met = controller.meets(final)
             if met or not controller.meets(chosen):
                 break
             controller.reject(final)
 
     with timings("report"):
-        [before] = measure([chosen.plan], "factorized", lambda n: None)
+        [before] = whole.measure({chosen.plan: 1}, "factorized", no_advance)
     return Found(
         budget=budget,
         budget_met=met,
         plan=chosen.plan,
-        generator=whole.recovered(chosen.plan),
+        generator=whole.recovered(chosen.plan, chosen.rounds),
         factorized=before.score,
         recovered=final.score,
+        rounds=chosen.rounds,
         trials=controller.trials,
         table=table,
     )
@@ -564,19 +570,21 @@ def find_reaching(
     prepared: Prepared,
     table: SensitivityTable,
     reach: Reach,
+    enough: float | None,
     *,
     timings: Stopwatch,
 ) -> Found:
     """Find the plan with the least damage that reaches a cost, and measure it after recovery.
 
     A cost that is measured does not depend on the weights, so plans are corrected by measured costs
-    before any is recovered, and only one is.
+    before any is recovered, and only one is. It is recovered for as many rounds as lower its rise.
 
     Args:
         search: what is compressed, and how.
         prepared: the result of `prepare`.
         table: the single-layer scores.
         reach: the cost to reach.
+        enough: a rise within which no further round is needed.
         timings: adds up the seconds of each stage.
 
     Returns:
@@ -599,19 +607,20 @@ def find_reaching(
         chosen = (
             max(reached, key=costs.__getitem__) if reached else min(costs, key=costs.__getitem__)
         )
-        with search.run.progress("joint plans, recovered", 1) as advance:
-            [trial] = whole.measure([chosen], "recovered", advance)
-        [final] = whole.measure([chosen], "final", lambda n: None)
+        trials = whole.in_rounds(chosen, enough)
+        best = min(trials, key=lambda trial: trial.score.ci_high)
+        [final] = whole.measure({chosen: best.rounds}, "final", no_advance)
     with timings("report"):
-        [before] = whole.measure([chosen], "factorized", lambda n: None)
+        [before] = whole.measure({chosen: 1}, "factorized", no_advance)
     return Found(
         budget=None,
         budget_met=True,
         plan=chosen,
-        generator=whole.recovered(chosen),
+        generator=whole.recovered(chosen, best.rounds),
         factorized=before.score,
         recovered=final.score,
-        trials=(trial,),
+        rounds=best.rounds,
+        trials=trials,
         table=table,
         cost=costs[chosen],
     )
@@ -657,16 +666,41 @@ class WholePlans:
 
     def __init__(self, search: Search, prepared: Prepared) -> None:
         self.search, self.prepared = search, prepared
-        self.recovered = Recovered(prepared.assemble, search.recover)
+        more = isinstance(search.recover, InRounds)
+        self.max_rounds = search.effort.max_rounds if more else 1
+
+    def in_rounds(self, plan: RankPlan, enough: float | None) -> tuple[Measurement, ...]:
+        """The scores of a plan after each round, until one lowers its upper end no more.
+
+        Args:
+            plan: the plan.
+            enough: an upper end within which no further round is needed; None if there is none.
+        """
+        most = min(self.max_rounds, self.search.effort.max_trials)
+        found: list[Measurement] = []
+        with self.search.run.progress("joint plans, recovered", most) as advance:
+            while len(found) < most:
+                found += self.measure({plan: len(found) + 1}, "recovered", advance)
+                upper = found[-1].score.ci_high
+                if enough is not None and upper <= enough:
+                    break
+                if len(found) > 1 and upper >= found[-2].score.ci_high:
+                    break
+        return tuple(found)
+
+    def recovered(self, plan: RankPlan, rounds: int) -> nn.Module:
+        """The generator of a plan after so many rounds of recovery."""
+        return Recovered(self.prepared.assemble, self.search.recover, {plan: rounds})(plan)
 
     def measure(
-        self, plans: Sequence[RankPlan], stage: Stage, advance: Callable[[int], None]
+        self, rounds: Mapping[RankPlan, int], stage: Stage, advance: Callable[[int], None]
     ) -> list[Measurement]:
-        """The scores of plans at a stage, in their order."""
+        """The scores of plans at a stage, in their order, each after so many rounds of recovery."""
         evaluators, run = self.search.evaluators, self.search.run
+        recovered = Recovered(self.prepared.assemble, self.search.recover, rounds)
         stages: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
-            "recovered": (self.recovered, evaluators.joint),
-            "final": (self.recovered, evaluators.final),
+            "recovered": (recovered, evaluators.joint),
+            "final": (recovered, evaluators.final),
             "factorized": (self.prepared.assemble, evaluators.factorized or evaluators.final),
         }
         build, evaluate = stages[stage]
@@ -678,20 +712,25 @@ class WholePlans:
             evaluate = partial(_lazily, evaluators.held_out, bank)
         scoring: Callable[[RankPlan], Any] = Measure(build, evaluate)
         take: Callable[[RankPlan, Any], Score] = only_score
-        if build is self.recovered and isinstance(self.search.recover, RecoveredStore):
+        if build is recovered and isinstance(self.search.recover, RecoveredStore):
             # The weights are made where the plan is scored, and kept here.
-            bringing = Bringing(scoring, self.search.recover)
+            bringing = Bringing(scoring, self.search.recover, rounds)
             scoring, take = bringing, bringing.take
         return sweep(
-            plans,
+            list(rounds),
             scoring,
             run.executor,
             run.journal,
             stage=stage,
             bank=bank,
+            rounds=rounds,
             on_measured=advance,
             take=take,
         )
+
+
+def no_advance(n: int) -> None:
+    """Show no progress."""
 
 
 def doubtful_choices(table: SensitivityTable, plan: RankPlan) -> list[Choice]:

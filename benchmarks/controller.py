@@ -24,6 +24,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ DEFAULT_TRIALS = 6
 BUDGETS = (0.1, 0.2, 0.4)  # of the dense distance
 DENSE_DISTANCE = 300.0
 BAR = 0.8
+MAX_ROUNDS = 8
+AGAIN = 0.03  # relative standard deviation of what a further round leaves
 FRACTIONS = (0.5, 0.3, 0.18, 0.1, 0.06)
 
 
@@ -65,6 +68,7 @@ class Kind:
         interaction: what neighbouring layers add to one another.
         training: relative standard deviation of a plan's rise by the luck of its training.
         scoring: standard deviation of a score, as a share of the dense distance.
+        pace: what is left falls with the rounds of recovery to the power of minus this.
     """
 
     factor: float
@@ -73,16 +77,17 @@ class Kind:
     interaction: float
     training: float
     scoring: float
+    pace: float
 
 
 KINDS = {
-    "recovery halves": Kind(0.5, 1.0, 0.0, 0.0, 0.05, 0.005),
-    "recovery leaves a fifth": Kind(0.2, 1.2, 0.0, 0.5, 0.1, 0.01),
-    "fine-tuning gains": Kind(0.4, 1.5, -0.04, 0.5, 0.15, 0.01),
-    "steep": Kind(0.5, 2.0, 0.0, 0.5, 0.1, 0.01),
-    "flat": Kind(0.7, 0.7, 0.0, 0.0, 0.1, 0.01),
-    "layers interact": Kind(1.5, 1.2, 0.0, 2.0, 0.1, 0.01),
-    "noisy": Kind(0.4, 1.2, -0.02, 0.5, 0.3, 0.02),
+    "recovery halves": Kind(0.5, 1.0, 0.0, 0.0, 0.05, 0.005, 0.4),
+    "recovery leaves a fifth": Kind(0.2, 1.2, 0.0, 0.5, 0.1, 0.01, 0.5),
+    "fine-tuning gains": Kind(0.4, 1.5, -0.04, 0.5, 0.15, 0.01, 0.4),
+    "steep": Kind(0.5, 2.0, 0.0, 0.5, 0.1, 0.01, 0.3),
+    "flat": Kind(0.7, 0.7, 0.0, 0.0, 0.1, 0.01, 0.25),
+    "layers interact": Kind(1.5, 1.2, 0.0, 2.0, 0.1, 0.01, 0.5),
+    "noisy": Kind(0.4, 1.2, -0.02, 0.5, 0.3, 0.02, 0.4),
 }
 
 
@@ -145,8 +150,8 @@ class World:
     kind: Kind
     seed: int
 
-    def rise(self, plan: RankPlan) -> float:
-        """The true rise of a recovered plan."""
+    def rise(self, plan: RankPlan, rounds: int = 1) -> float:
+        """The true rise of a plan after some rounds of recovery."""
         damages = [
             max(row.score.rise, 0.0)
             for layer in self.recorded.layers
@@ -158,13 +163,16 @@ class World:
         unit = 0.2 * DENSE_DISTANCE
         left = self.kind.factor * unit * (total / unit) ** self.kind.exponent
         luck = math.exp(self.kind.training * self._normal(plan, "training"))
-        return self.kind.shift * DENSE_DISTANCE + left * luck
+        again = AGAIN * sum(self._normal(plan, f"round {m}") for m in range(2, rounds + 1))
+        left *= luck * rounds**-self.kind.pace * math.exp(again)
+        return self.kind.shift * DENSE_DISTANCE + left
 
-    def measure(self, plan: RankPlan, stage: Stage) -> Measurement:
-        """A score on the latents of a stage; on held-out ones every plan has its own."""
+    def measure(self, plan: RankPlan, stage: Stage, rounds: int) -> Measurement:
+        """A score on the latents of a stage; on held-out ones every test has its own."""
         deviation = self.kind.scoring * DENSE_DISTANCE
-        rise = self.rise(plan) + deviation * self._normal(plan, stage)
-        return Measurement(stage, plan, score_of(rise, 1.96 * deviation))
+        luck = self._normal(plan, stage if stage == "recovered" else f"{stage} {rounds}")
+        rise = self.rise(plan, rounds) + deviation * luck
+        return Measurement(stage, plan, score_of(rise, 1.96 * deviation), rounds=rounds)
 
     def _normal(self, plan: RankPlan, what: str) -> float:
         key = f"{self.seed} {what} {plan.to_json()}".encode()
@@ -194,14 +202,19 @@ def asked(controller: BudgetController | BracketingController) -> RankPlan | Non
     return plans[0] if plans else None
 
 
+def rounds_of(controller: BudgetController | BracketingController, plan: RankPlan) -> int:
+    """After how many rounds of recovery a plan is measured next."""
+    return 1 if isinstance(controller, BracketingController) else controller.rounds_of(plan)
+
+
 def search(controller: BudgetController | BracketingController, world: World) -> Outcome:
     """Search to the end, as `ard.pipeline.find_plan` does."""
     while True:
         while (plan := asked(controller)) is not None:
-            controller.tell(world.measure(plan, "recovered"))
+            controller.tell(world.measure(plan, "recovered", rounds_of(controller, plan)))
         chosen = controller.best() or controller.closest()
         assert chosen is not None
-        final = world.measure(chosen.plan, "final")
+        final = world.measure(chosen.plan, "final", chosen.rounds)
         if controller.meets(final) or not controller.meets(chosen):
             break
         controller.reject(final)
@@ -216,7 +229,8 @@ def search(controller: BudgetController | BracketingController, world: World) ->
 Controller = BudgetController | BracketingController
 CONTROLLERS: dict[str, Callable[..., Controller]] = {
     "bracketing": BracketingController,
-    "outlook": BudgetController,
+    "one round a plan": BudgetController,
+    "rounds": partial(BudgetController, max_rounds=MAX_ROUNDS),
 }
 
 
@@ -313,10 +327,9 @@ def show(result: dict[str, Any]) -> None:
     for title in ("by_trials", "by_kind", "by_budget"):
         columns = [title.removeprefix("by_")]
         for what in ("used 80 %", "met", "compression", "recoveries"):
-            columns += [what, "bracketing"]
+            columns += [what, *("" for _ in range(len(CONTROLLERS) - 1))]
         rows = []
-        for group, new in result[title]["outlook"].items():
-            old = result[title]["bracketing"][group]
+        for group in result[title]["rounds"]:
             cells = [group]
             for key, form in (
                 ("used_80", ".0%"),
@@ -324,7 +337,7 @@ def show(result: dict[str, Any]) -> None:
                 ("compression", ".2f"),
                 ("trials", ".1f"),
             ):
-                cells += [format(new[key], form), format(old[key], form)]
+                cells += [format(result[title][name][group][key], form) for name in CONTROLLERS]
             rows.append(cells)
         sys.stdout.write(text_table(columns, rows) + "\n")
 

@@ -80,6 +80,7 @@ class JournalContract:
         made = [
             Measurement("single", DENSE, scored(0)),
             Measurement("recovered", plan, scored(0.1 + 0.2)),
+            Measurement("recovered", plan, scored(0.1), rounds=2),
             Measurement("single", plan, scored(1 / 3)),
         ]
         for measurement in made:

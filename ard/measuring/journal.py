@@ -96,7 +96,7 @@ class FileJournal:
         with _no_collection():
             records = _records(path, lines)
         prints = [UNSAID | r["fingerprint"] for r in records if "fingerprint" in r]
-        self._known: dict[tuple[str, RankPlan, int], Measurement] = {}
+        self._known: dict[_Key, Measurement] = {}
         with _no_collection():
             self._replay(records)
         found = prints[-1] if prints and "fingerprint" in records[0] else None
@@ -134,6 +134,7 @@ class FileJournal:
                 "plan": {name: str(choice) for name, choice in measurement.plan.items()},
                 "evaluation": to_record(measurement.score),
                 **({"bank": measurement.bank} if measurement.bank else {}),
+                **({"rounds": measurement.rounds} if measurement.rounds > 1 else {}),
             }
         )
         self._remember(measurement)
@@ -320,11 +321,14 @@ class _Reader:
 
     def measurement(self, record: Mapping[str, Any]) -> Measurement:
         """The measurement in a record, every value of which is checked."""
-        if record.keys() - {"bank"} != {"stage", "plan", "evaluation"}:
+        if record.keys() - {"bank", "rounds"} != {"stage", "plan", "evaluation"}:
             raise ValueError("a measurement has a stage, a plan and an evaluation")
         bank = record.get("bank", 0)
         if type(bank) is not int or bank < 0:
             raise ValueError(f"bank {bank!r} is not a count")
+        rounds = record.get("rounds", 1)
+        if type(rounds) is not int or rounds < 1:
+            raise ValueError(f"rounds {rounds!r} is not a count from 1")
         stage, plan = record["stage"], record["plan"]
         if stage not in STAGES:
             raise ValueError(f"stage {stage!r} is none of {', '.join(STAGES)}")
@@ -337,7 +341,7 @@ class _Reader:
             chosen = RankPlan({name: self._choice(text) for name, text in plan.items()})
         score = from_record(record["evaluation"])
         check_score(score)
-        return Measurement(stage, chosen, score, bank)
+        return Measurement(stage, chosen, score, bank, rounds)
 
     def _choice(self, text: Any) -> Replacement:
         if not isinstance(text, str):
@@ -348,9 +352,12 @@ class _Reader:
         return found
 
 
-def _key(measurement: Measurement) -> tuple[str, RankPlan, int]:
-    """What is measured once: a plan at a stage, on a bank of latents."""
-    return measurement.stage, measurement.plan, measurement.bank
+_Key = tuple[str, RankPlan, int, int]
+
+
+def _key(measurement: Measurement) -> _Key:
+    """What is measured once: a plan after some rounds of recovery, on a bank of latents."""
+    return measurement.stage, measurement.plan, measurement.bank, measurement.rounds
 
 
 def _check_same(known: Measurement | None, other: Measurement) -> None:

@@ -29,3 +29,4 @@ class Measurement:
     plan: RankPlan
     score: Score
     bank: int = 0
+    rounds: int = 1

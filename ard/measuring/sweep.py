@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,8 @@ from ard.measuring.journal import Journal
 from ard.measuring.measurement import Measurement, Stage
 from ard.measuring.score import Score
 from ard.plan import RankPlan, Replacement
+
+EVERY_ONCE: Mapping[RankPlan, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def sweep(
     *,
     stage: Stage = "single",
     bank: int = 0,
+    rounds: Mapping[RankPlan, int] = EVERY_ONCE,
     on_measured: Callable[[int], None] = lambda n: None,
     take: Callable[[RankPlan, Any], Score] = only_score,
 ) -> list[Measurement]:
@@ -56,6 +60,7 @@ def sweep(
         journal: holds earlier measurements and records new ones.
         stage: how the plans are scored; only measurements of the same stage are reused.
         bank: recorded with each new measurement; see `Measurement`.
+        rounds: of recovery that `measure` gives the plans which get more than one.
         on_measured: called with the number of plans that were finished since the last call.
         take: receives each plan with its result, in this process, and returns the score; it can
             keep what else a worker has made.
@@ -63,11 +68,15 @@ def sweep(
     Returns:
         One measurement per plan, in the order of `plans`.
     """
-    known = {m.plan: m for m in journal.measurements() if m.stage == stage}
+    known = {
+        m.plan: m
+        for m in journal.measurements()
+        if m.stage == stage and m.rounds == rounds.get(m.plan, 1)
+    }
     pending = [plan for plan in dict.fromkeys(plans) if plan not in known]
     on_measured(len(plans) - len(pending))
     for plan, result in executor.run(measure, pending):
-        known[plan] = Measurement(stage, plan, take(plan, result), bank)
+        known[plan] = Measurement(stage, plan, take(plan, result), bank, rounds.get(plan, 1))
         journal.append(known[plan])
         on_measured(1)
     return [known[plan] for plan in plans]

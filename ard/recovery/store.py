@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,14 @@ def compressed_checkpoint(dense: Checkpoint, generator: nn.Module, plan: RankPla
     )
 
 
-def _name_of(plan: RankPlan) -> str:
-    """The name of the file of a plan's recovered generator."""
-    return f"{hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]}.pt"
+def _name_of(plan: RankPlan, rounds: int) -> str:
+    """The name of the file of a plan's generator after so many rounds of recovery."""
+    name = hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]
+    return f"{name}.pt" if rounds == 1 else f"{name}-{rounds}.pt"
 
 
 class RecoveredStore:
-    """A recovery that calls `recover` once per plan and keeps the results in a folder.
+    """A recovery that trains each round of each plan once and keeps the results in a folder.
 
     A copy that is sent to a worker has no folder, which may be on another machine. It knows what
     has been recovered so far, and `made` says what it recovers itself, for `keep` to write.
@@ -54,6 +55,8 @@ class RecoveredStore:
         dense: the checkpoint that the plans are made for.
         generator: its network.
         recover: the recovery of a plan that is not in the folder.
+        further: `further(network, m)` is round `m`, from 2, of the recovery of a network that
+            `m - 1` rounds have recovered; it is not changed.
     """
 
     def __init__(
@@ -62,47 +65,58 @@ class RecoveredStore:
         dense: Checkpoint,
         generator: nn.Module,
         recover: Recover,
+        further: Callable[[nn.Module, int], nn.Module],
     ) -> None:
         self.folder: Path | None = folder
-        self.dense, self.generator, self.recover = dense, generator, recover
+        self.dense, self.generator = dense, generator
+        self.recover, self.further = recover, further
         self._sent: dict[str, Checkpoint] = {}  # from and to another process, by name
         # The same plan is requested twice in a row, to be measured on two banks of latents.
-        self._last: tuple[RankPlan, nn.Module] | None = None
+        self._last: tuple[RankPlan, int, nn.Module] | None = None
 
     def __call__(self, build: Build, plan: RankPlan) -> nn.Module:
-        """The recovered generator of a plan; `build()` makes the factorized one."""
-        if self._last is None or self._last[0] != plan:
-            self._last = (plan, self._load_or_recover(build, plan))
-        return self._last[1]
+        """The generator of a plan after one round; `build()` makes the factorized one."""
+        return self.after(build, plan, 1)
 
-    def _load_or_recover(self, build: Build, plan: RankPlan) -> nn.Module:
-        stored = self._stored(plan)
+    def after(self, build: Build, plan: RankPlan, rounds: int) -> nn.Module:
+        """The generator of a plan after so many rounds of recovery."""
+        if self._last is None or self._last[:2] != (plan, rounds):
+            self._last = (plan, rounds, self._load_or_recover(build, plan, rounds))
+        return self._last[2]
+
+    def _load_or_recover(self, build: Build, plan: RankPlan, rounds: int) -> nn.Module:
+        stored = self._stored(plan, rounds)
         if stored is not None:
             device = next(self.generator.parameters()).device
             # The network here is in that form already.
             architecture = {k: v for k, v in stored.architecture.items() if k != "normal_form"}
             stored = replace(stored, architecture=architecture)
             return build_generator(stored, lambda: copy.deepcopy(self.generator)).to(device)
-        recovered = self.recover(build, plan)
-        self.keep(plan, compressed_checkpoint(self.dense, recovered, plan))
+        if rounds == 1:
+            recovered = self.recover(build, plan)
+        else:
+            recovered = self.further(self.after(build, plan, rounds - 1), rounds)
+        self.keep(plan, rounds, compressed_checkpoint(self.dense, recovered, plan))
         return recovered
 
-    def _stored(self, plan: RankPlan) -> Checkpoint | None:
+    def _stored(self, plan: RankPlan, rounds: int) -> Checkpoint | None:
+        name = _name_of(plan, rounds)
         if self.folder is None:
-            return self._sent.get(_name_of(plan))
-        path = self.folder / _name_of(plan)
+            return self._sent.get(name)
+        path = self.folder / name
         return load_checkpoint(path) if path.exists() else None
 
-    def made(self, plan: RankPlan) -> Checkpoint | None:
-        """The recovered generator of a plan, if this is a copy without a folder."""
-        return self._sent.get(_name_of(plan))
+    def made(self, plan: RankPlan, rounds: int) -> Checkpoint | None:
+        """The generator of a plan after so many rounds, if this is a copy without a folder."""
+        return self._sent.get(_name_of(plan, rounds))
 
-    def keep(self, plan: RankPlan, recovered: Checkpoint) -> None:
+    def keep(self, plan: RankPlan, rounds: int, recovered: Checkpoint) -> None:
         """Keep a recovered generator, in the folder if there is one."""
+        name = _name_of(plan, rounds)
         if self.folder is None:
-            self._sent[_name_of(plan)] = recovered
-        elif not (self.folder / _name_of(plan)).exists():
-            save_checkpoint(recovered, self.folder / _name_of(plan))
+            self._sent[name] = recovered
+        elif not (self.folder / name).exists():
+            save_checkpoint(recovered, self.folder / name)
 
     def __getstate__(self) -> dict[str, Any]:
         """The store as another process gets it."""
@@ -128,17 +142,19 @@ class Bringing:
     Attributes:
         measure: scores the recovered generator of a plan.
         store: the store that `measure` recovers with.
+        rounds: of recovery for the plans that get more than one.
     """
 
     measure: Callable[[RankPlan], Score]
     store: RecoveredStore
+    rounds: Mapping[RankPlan, int]
 
     def __call__(self, plan: RankPlan) -> tuple[Score, Checkpoint | None]:
-        return self.measure(plan), self.store.made(plan)
+        return self.measure(plan), self.store.made(plan, self.rounds.get(plan, 1))
 
     def take(self, plan: RankPlan, result: tuple[Score, Checkpoint | None]) -> Score:
         """Keep what a worker has recovered; returns the score."""
         score, recovered = result
         if recovered is not None:
-            self.store.keep(plan, recovered)
+            self.store.keep(plan, self.rounds.get(plan, 1), recovered)
         return score

@@ -251,6 +251,10 @@ def _change(before: int, after: int) -> str:
     return f'<span class="quiet">{engineering(before)} →</span> {engineering(after)}'
 
 
+def _rounds_text(rounds: int) -> str:
+    return f", {rounds} rounds of recovery" if rounds > 1 else ""
+
+
 def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
     rows = [(f"<code>{escape(name)}</code>", escape(reason)) for name, reason in skipped]
     return _table(("layer", "reason"), rows, 2) if rows else ""
@@ -266,7 +270,9 @@ def _measured(report: CompressionReport) -> str:
         "the saved model": f"{report.recovered.n_images:,} images of held-out latents",
         "during the search": ", ".join(f"{n:,} images" for n in sorted(searched)),
         f"Δ{escape(report.distance)} before recovery": delta_text(report, report.factorized),
-        f"Δ{escape(report.distance)} after recovery": delta_text(report, report.recovered),
+        f"Δ{escape(report.distance)} after recovery": (
+            delta_text(report, report.recovered) + _rounds_text(report.rounds)
+        ),
         "counting": "parameters include biases; MACs are multiply-adds per image",
         **report.environment,
     }
@@ -370,12 +376,12 @@ def _pareto(report: CompressionReport) -> tuple[Any, str]:
                 name,
                 [report.dense.cost / t.cost for t in group],
                 [t.score for t in group],
-                ["<br>" + _plan_text(t.plan) for t in group],
+                [f"{_rounds_text(t.rounds)}<br>{_plan_text(t.plan)}" for t in group],
                 color=colour,
                 symbol=symbol,
                 size=11,
             )
-    for trial in [t for t in trials if t.plan == report.plan]:
+    for trial in filter(report.is_saved, trials):
         figure.add_scatter(
             x=[report.dense.cost / trial.cost],
             y=scale.forward([trial.score.rise]).tolist(),

@@ -124,7 +124,7 @@ def pareto_figure(report: CompressionReport) -> Figure:
         if group:
             x = [report.dense.cost / t.cost for t in group]
             _points(axes, x, [t.score for t in group], colour, marker, label)
-    chosen = [t for t in trials if t.plan == report.plan]
+    chosen = list(filter(report.is_saved, trials))
     for trial in chosen:
         axes.plot(
             [report.dense.cost / trial.cost],

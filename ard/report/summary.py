@@ -85,6 +85,7 @@ def make_report(
             macs=plan_macs(profile, measured.plan),
             cost=cost(measured.plan),
             score=measured.score,
+            rounds=measured.rounds,
             within_budget=result.budget is None or measured.score.ci_high <= result.budget,
         )
 
@@ -110,6 +111,7 @@ def make_report(
         dense_score=result.recovered.value - result.recovered.rise,
         factorized=result.factorized,
         recovered=result.recovered,
+        rounds=result.rounds,
         trials=tuple(trial(measured) for measured in result.trials),
         table=result.table,
         coverage=profile.coverage,

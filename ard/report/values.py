@@ -54,13 +54,17 @@ class Totals:
 
 @dataclass(frozen=True)
 class Trial:
-    """A whole plan that was recovered and scored; `cost` is the cost by the objective."""
+    """A whole plan that was recovered and scored; `cost` is the cost by the objective.
+
+    `rounds` of recovery came before the score.
+    """
 
     plan: RankPlan
     params: int
     macs: int
     cost: float
     score: Score
+    rounds: int
     within_budget: bool
 
 
@@ -177,6 +181,7 @@ class CompressionReport:
     dense_score: float
     factorized: Score
     recovered: Score
+    rounds: int
     trials: tuple[Trial, ...]
     table: SensitivityTable
     coverage: Coverage = field(default_factory=Coverage)
@@ -203,6 +208,10 @@ class CompressionReport:
     def compression(self) -> float:
         """Dense parameters over compressed ones."""
         return self.dense.params / self.compressed.params
+
+    def is_saved(self, trial: Trial) -> bool:
+        """Whether a trial is the one whose generator was saved."""
+        return (trial.plan, trial.rounds) == (self.plan, self.rounds)
 
     @property
     def gates(self) -> dict[str, str]:
@@ -243,6 +252,7 @@ class CompressionReport:
                 "macs": trial.macs,
                 "cost": trial.cost,
                 "evaluation": to_record(trial.score),
+                "rounds": trial.rounds,
                 "within_budget": trial.within_budget,
             }
             for trial in self.trials

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,12 +15,13 @@ from ard.measuring.measurement import Measurement
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
 from ard.search.ladder import Ladder, Rung
-from ard.search.outlook import Outlook, outlook
+from ard.search.outlook import Known, Outlook, outlook
 
 # A search ends when what the next plan is expected to save, in log cost, falls below this.
 WORTHWHILE = 0.005
-# Unless a trial is the last one, what a plan may save counts for more than its chance: to this
-# power. A plan that just misses the budget tells as much as one that just meets it.
+# Where no plan can be continued, and unless a trial is the last one, what a plan may save counts
+# for more than its chance: to this power. A near miss tells as much as a near hit; with rounds it
+# is worth something anyway.
 EAGER = 1.5
 # Below this chance, and if nothing met the budget so far, the likeliest plan is tried.
 HOPELESS = 0.05
@@ -37,6 +38,21 @@ class _Trial:
     cost: float
     inherited: bool = False
 
+    @property
+    def plan(self) -> RankPlan:
+        """Its plan."""
+        return self.measurement.plan
+
+
+@dataclass(frozen=True)
+class _Prospect:
+    """A plan that may be tried, and after how many rounds of recovery; 0 if it gets no more."""
+
+    plan: RankPlan
+    cost: float
+    known: Known
+    rounds: int
+
 
 class BudgetController:
     """Chooses whole plans from single-layer damages, and corrects itself by measured plans.
@@ -46,6 +62,11 @@ class BudgetController:
     allowance gives one plan, by `allocate`: these are the rungs of a ladder. Measured plans say how
     likely each rung is within the budget (`ard.search.outlook`), and the next one to try is that
     with the largest expected saving.
+
+    A trial is one round of recovery. It begins a plan, or continues one that missed the budget from
+    its weights. What a plan may save counts with its chance to hold after all the rounds that are
+    left; so many plans are tried for a short time, and few for a long one (freeze-thaw, as Swersky,
+    Snoek and Adams, 2014, call it).
     """
 
     def __init__(
@@ -56,6 +77,7 @@ class BudgetController:
         budget: float,
         *,
         max_trials: int = 6,
+        max_rounds: int = 1,
         known: Sequence[Measurement] = (),
     ) -> None:
         """Start from the single-layer scores.
@@ -65,7 +87,8 @@ class BudgetController:
             layers: the layers that a plan may factorize.
             cost: the cost to minimise.
             budget: the allowed rise in the table's metric.
-            max_trials: whole plans to ask for at most.
+            max_trials: rounds of recovery to ask for at most, of all plans together.
+            max_rounds: those of one plan at most; 1 if a recovery cannot be continued.
             known: trials of an earlier search under another budget.
 
         Raises:
@@ -75,6 +98,7 @@ class BudgetController:
             raise BudgetError(f"the budget must be 0 or more; got {budget}")
         self.layers, self.cost, self.budget = tuple(layers), cost, budget
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
+        self.max_rounds = max_rounds
         self._finished: list[_Trial] = []
         self._asked: list[RankPlan] = []
         self.learn(table)
@@ -113,21 +137,29 @@ class BudgetController:
             return self._offer([] if self.trials or self._asked else [DENSE])
         best = self._best()
         bar = rungs[0].cost if best is None else best.cost
-        cheaper = [rung for rung in rungs[1:] if rung.cost < bar]
-        plans = [rung.plan for rung in cheaper]
-        missed = {t.measurement.plan for t in self._finished}
-        # Damage only grows along the ladder.
-        if not cheaper or (best is None and plans[0] in missed):
-            return ()
-        gains = np.array([math.log(bar / max(r.cost, MIN_SHARE * bar)) for r in cheaper])
-        chances = self._chances(cheaper)
-        tried = [plans.index(plan) for plan in self._asked if plan in plans]
-        open_ = [i for i, p in enumerate(plans) if p not in missed and p not in self._asked]
-        new: list[int] = []
         room = self.max_trials - len(self.trials) - len(self._asked)
+        known = self._known()
+        ahead = max(1, math.ceil(room / n))  # rounds that one more plan can get
+        prospects = [
+            prospect for prospect in self._prospects(rungs[1:], known, ahead) if prospect.cost < bar
+        ]
+        if not prospects:
+            return ()
+        chances = self._chances(prospects, known)
+        plans = [prospect.plan for prospect in prospects]
+        open_ = [i for i, prospect in enumerate(prospects) if prospect.rounds]
+        # Damage only grows along the ladder.
+        if best is None and rungs[1].plan in known:
+            mildest = plans.index(rungs[1].plan)
+            if mildest not in open_ or chances.of(mildest) < HOPELESS:
+                return ()
+        gains = np.array([math.log(bar / max(p.cost, MIN_SHARE * bar)) for p in prospects])
+        tried = [plans.index(plan) for plan in self._asked if plan in plans]
+        open_ = [i for i in open_ if i not in tried]
+        new: list[int] = []
         while open_ and len(new) < min(n, room):
-            last = room - len(new) == 1
-            expected = chances.expected(gains if last else gains**EAGER, [*tried, *new])
+            eager = self.max_rounds == 1 and room - len(new) > 1
+            expected = chances.expected(gains**EAGER if eager else gains, [*tried, *new])
             pick = max(open_, key=lambda i: expected[i])
             if best is None and chances.of(pick) < HOPELESS:
                 pick = max(open_, key=chances.of)
@@ -140,6 +172,39 @@ class BudgetController:
             new.append(pick)
         return self._offer([plans[i] for i in new])
 
+    def rounds_of(self, plan: RankPlan) -> int:
+        """After how many rounds of recovery a plan is measured next."""
+        return 1 + max((t.measurement.rounds for t in self._finished if t.plan == plan), default=0)
+
+    def _known(self) -> dict[RankPlan, Known]:
+        """The outcome of every round of every plan."""
+        uppers: dict[RankPlan, dict[int, float]] = {}
+        damages = {}
+        for trial in self._finished:
+            rounds = uppers.setdefault(trial.plan, {})
+            rounds[trial.measurement.rounds] = trial.measurement.score.ci_high
+            damages[trial.plan] = trial.damage
+        return {
+            plan: Known(damages[plan], tuple(rounds[m] for m in sorted(rounds)))
+            for plan, rounds in uppers.items()
+        }
+
+    def _prospects(
+        self, rungs: Sequence[Rung], known: Mapping[RankPlan, Known], ahead: int
+    ) -> list[_Prospect]:
+        """The rungs, and the plans that missed the budget, with the rounds that each could get."""
+        found = [
+            _Prospect(rung.plan, rung.cost, Known(rung.damage), min(ahead, self.max_rounds))
+            for rung in rungs
+            if rung.plan not in known
+        ]
+        costs = {trial.plan: trial.cost for trial in self._finished}
+        for plan, of_plan in known.items():
+            done = len(of_plan.uppers)
+            rounds = min(done + ahead, self.max_rounds) if done < self.max_rounds else 0
+            found.append(_Prospect(plan, costs[plan], of_plan, rounds))
+        return sorted(found, key=lambda prospect: prospect.known.damage)
+
     def _offer(self, plans: Sequence[RankPlan]) -> tuple[RankPlan, ...]:
         self._asked += plans
         return tuple(plans)
@@ -150,8 +215,12 @@ class BudgetController:
         Raises:
             ValueError: it was not asked for.
         """
-        if measurement.plan not in self._asked:
-            raise ValueError(f"asked for {self._asked}, but was told about {measurement.plan}")
+        asked = [(plan, self.rounds_of(plan)) for plan in self._asked]
+        if (measurement.plan, measurement.rounds) not in asked:
+            raise ValueError(
+                f"asked for {asked}, but was told about {measurement.plan} after "
+                f"{measurement.rounds} rounds"
+            )
         self._asked.remove(measurement.plan)
         damage = self._ladder.damage_of(measurement.plan)
         assert damage is not None, "plans are made of the choices on offer"
@@ -161,7 +230,9 @@ class BudgetController:
     def reject(self, measurement: Measurement) -> None:
         """Replace the score of a plan by a later one, measured on held-out latents."""
         self._finished = [
-            replace(t, measurement=measurement) if t.measurement.plan == measurement.plan else t
+            replace(t, measurement=measurement)
+            if (t.plan, t.measurement.rounds) == (measurement.plan, measurement.rounds)
+            else t
             for t in self._finished
         ]
         # Allow one more trial for each rejected plan, up to twice the original number.
@@ -186,10 +257,14 @@ class BudgetController:
         """Whether the upper end of the interval is within the budget."""
         return measurement.score.ci_high <= self.budget
 
-    def _chances(self, rungs: Sequence[Rung]) -> Outlook:
-        outcomes = [(t.damage, t.measurement.score.ci_high) for t in self._finished]
-        damages = [rung.damage for rung in rungs]
-        return outlook(outcomes, damages, self.budget, self.budget or damages[-1])
+    def _chances(self, prospects: Sequence[_Prospect], known: Mapping[RankPlan, Known]) -> Outlook:
+        return outlook(
+            list(known.values()),
+            [prospect.known for prospect in prospects],
+            [prospect.rounds for prospect in prospects],
+            self.budget,
+            self.budget or prospects[-1].known.damage,
+        )
 
     def _best(self) -> _Trial | None:
         met = [t for t in self._finished if self.meets(t.measurement)]

@@ -1,32 +1,62 @@
 """What recovered plans lead one to expect of others: their upper ends against allowed damages.
 
-In units of the budget, the upper end of the interval of a recovered plan is modelled as
+In units of the budget, the upper end of the interval of a plan after `m` rounds of recovery is
+modelled as
 
-    v(a) = c + k a^p + noise,    noise ~ N(0, s² (k a^p + FLOOR)²)
+    v(a, m) = c + k m^-q a^p + noise,    noise ~ N(0, s² (k m^-q a^p + FLOOR)²)
 
-`a` is the sum of the plan's single-layer damages, `k` says what recovery leaves of it, `p` how much
-worse layers do together, and `c` shifts everything: the width of the interval, or what training
-gains even where nothing was lost. `k` and `p` lie on a grid. Given both, `c` and `s` have their
-conjugate prior, so every weight and every probability is exact, and nothing is drawn.
+`a` is the sum of the plan's single-layer damages, `k` says what one round of recovery leaves of it,
+`p` how much worse layers do together, `q` what further rounds gain, and `c` shifts everything: the
+width of the interval, or what training gains even where nothing was lost. `k`, `p` and `q` lie on a
+grid. Given all three, `c` and `s` have their conjugate prior, so every weight and every probability
+is exact, and nothing is drawn.
+
+Most of the noise is the plan's own and stays with it. So a plan that was measured after `m` rounds
+is expected to continue from there:
+
+    v(a, m') = c + (v(a, m) - c) (m' / m)^-q + noise,    noise ~ N(0, AGAIN² (v(a, m) - c + FLOOR)²)
+
+with `c` at its mean; what the rounds of one plan gained says in the same way which `q` is likely.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr
+from scipy.special import ndtr, stdtr
 
-# The grid, with log-normal priors: k about 0.5 within a factor of e, p about 1.1 within 1.4.
+# The grid, with log-normal priors: k about 0.5 within a factor of e, p about 1.1 within 1.4; and a
+# normal one: q about 0.3 within 0.15.
 FACTORS = np.geomspace(0.005, 50, 49)
 EXPONENTS = np.geomspace(0.35, 3.5, 13)
+PACES = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.8])
 FACTOR, FACTOR_SPREAD = 0.5, 1.0
 EXPONENT, EXPONENT_SPREAD = 1.1, 0.35
-# Noise relative to k a^p + FLOOR, known as if from this many earlier plans.
+PACE, PACE_SPREAD = 0.3, 0.15
+# Noise relative to k m^-q a^p + FLOOR, known as if from this many earlier plans; and that of a
+# further round of the same plan.
 NOISE, FLOOR, EARLIER = 0.12, 0.2, 4.0
+AGAIN = 0.06
+# Curves less likely than the likeliest by this factor are left out.
+NEGLIGIBLE = 1e-4
 # Standard deviation of the shift c relative to s.
 SHIFT = 2.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a plan.
+
+    Attributes:
+        damage: the sum of its single-layer damages.
+        uppers: the upper end of its interval after each round of recovery; none before the first.
+    """
+
+    damage: float
+    uppers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,21 +98,31 @@ class Outlook:
 
 
 def outlook(
-    known: Sequence[tuple[float, float]], damages: Sequence[float], budget: float, scale: float
+    known: Sequence[Known],
+    plans: Sequence[Known],
+    rounds: Sequence[int],
+    budget: float,
+    scale: float,
 ) -> Outlook:
-    """What the outcomes of some plans say of others.
+    """What the outcomes of some plans say of others, and of further rounds of their own.
 
     Args:
-        known: the summed damage and the upper end of the interval of each finished plan.
-        damages: `(m,)` summed damages of the plans in question.
+        known: the plans that were measured.
+        plans: the `m` plans in question.
+        rounds: `(m,)` after how many rounds of recovery in all, more than are known; 0 for a plan
+            that gets no more, which has no chance.
         budget: the allowed upper end.
         scale: what damages and upper ends are measured in, above 0: the budget, if it is.
     """
-    k, p = (grid.reshape(-1, 1) for grid in np.meshgrid(FACTORS, EXPONENTS))
+    grid = np.meshgrid(FACTORS, EXPONENTS, PACES)
+    k, p, q = (values.reshape(-1, 1) for values in grid)
     log_weights = -0.5 * (np.log(k / FACTOR) / FACTOR_SPREAD) ** 2
     log_weights -= 0.5 * (np.log(p / EXPONENT) / EXPONENT_SPREAD) ** 2
-    a, v = (np.array([pair[i] for pair in known]).reshape(1, -1) / scale for i in (0, 1))
-    curve = k * a**p  # (n, trials)
+    log_weights -= 0.5 * ((q - PACE) / PACE_SPREAD) ** 2
+    a = np.array([plan.damage for plan in known]).reshape(1, -1) / scale
+    v = np.array([plan.uppers[-1] for plan in known]).reshape(1, -1) / scale
+    m = np.array([float(len(plan.uppers)) for plan in known]).reshape(1, -1)
+    curve = k * m**-q * a**p  # (n, plans)
     spread = curve + FLOOR
     n_known = len(known)
     # Weighted residuals; their covariance is s² (I + SHIFT² g gᵀ) with g = 1 / spread.
@@ -94,8 +134,37 @@ def outlook(
     variance = (EARLIER * NOISE**2 + np.maximum(squares, 0)) / freedom
     log_weights -= np.log(spread).sum(1, keepdims=True) + 0.5 * np.log(precision * SHIFT**2)
     log_weights -= 0.5 * freedom * np.log(variance)
+    for plan in known:
+        for done, (upper, later) in enumerate(itertools.pairwise(plan.uppers), start=1):
+            mean, deviation = _continued(upper / scale, shift, (done + 1) / done, q)
+            log_weights -= 0.5 * ((later / scale - mean) / deviation) ** 2 + np.log(deviation)
     weights = np.exp(log_weights - log_weights.max()).ravel()
-    at = k * (np.asarray(damages, float).reshape(1, -1) / scale) ** p  # (n, m)
-    deviation = np.sqrt(variance * ((at + FLOOR) ** 2 + 1 / precision))
-    within = stdtr(freedom, (budget / scale - at - shift) / deviation)
+    likely = weights > NEGLIGIBLE
+    weights = weights[likely]
+    k, p, q, shift, variance, precision = (
+        values[likely] for values in (k, p, q, shift, variance, precision)
+    )
+    within = np.empty((len(k), len(plans)))
+    for i, (plan, after) in enumerate(zip(plans, rounds, strict=True)):
+        if not after:  # it gets no more
+            within[:, i] = 0.0
+            continue
+        if plan.uppers:
+            last, ratio = plan.uppers[-1] / scale, after / len(plan.uppers)
+            mean, deviation = _continued(last, shift, ratio, q)
+            chance = ndtr((budget / scale - mean) / deviation)
+        else:
+            at = k * float(after) ** -q * (plan.damage / scale) ** p
+            deviation = np.sqrt(variance * ((at + FLOOR) ** 2 + 1 / precision))
+            chance = stdtr(freedom, (budget / scale - at - shift) / deviation)
+        within[:, i] = chance.ravel()
     return Outlook(weights / weights.sum(), within)
+
+
+def _continued(
+    upper: float, shift: np.ndarray, ratio: float, pace: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the deviation of an upper end after `ratio` times as many rounds, `(n, 1)`."""
+    above = np.maximum(upper - shift, 0)
+    mean = np.minimum(shift, upper) + above * ratio**-pace
+    return mean, AGAIN * (above + FLOOR)

@@ -100,7 +100,10 @@ class SearchConfig(SweepConfig):
     """Whole plans to choose, recover and measure at a time; as many as there are workers by
     default. The result depends on it, not on the number of workers."""
     max_trials: Annotated[int, RECOVERY] = 6
-    """Whole plans to recover and measure at most."""
+    """Rounds of recovery at most, of all whole plans together. A round begins a plan, or continues
+    one that missed the budget, and is measured at its end."""
+    max_rounds: Annotated[int, RECOVERY] = 8
+    """Rounds of recovery that one plan may get at most."""
 
 
 _Config = TypeVar("_Config", bound=SweepConfig)
@@ -117,6 +120,7 @@ def check(config: SweepConfig) -> None:
         **{
             "recover_batch": 1,
             "max_trials": 1,
+            "max_rounds": 1,
             "trials_at_once": 1,
             "recover_steps": 0,
             "polish_steps": 0,
@@ -173,8 +177,10 @@ def grid_of(config: SweepConfig) -> RankGrid:
 
 def effort_of(config: SweepConfig) -> Effort:
     """How much is measured; a sweep tries no whole plans."""
-    trials = config.max_trials if isinstance(config, SearchConfig) else 0
-    return Effort(config.anchors, trials)
+    if not isinstance(config, SearchConfig):
+        return Effort(config.anchors, max_trials=0)
+    trains = config.recover_steps or config.polish_steps
+    return Effort(config.anchors, config.max_trials, config.max_rounds if trains else 1)
 
 
 def budget_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ard.plan import RankPlan
 from ard.recovery.adversarial import FineTuning, batches_of, fine_tune
 from ard.recovery.distillation import Distance, Recovery, feature_distance, recover
 from ard.recovery.memory import RememberedImages, RememberedScores, remembered_batches
-from ard.recovery.recover import Build
+from ard.recovery.recover import Build, Recover
 from ard.recovery.staging import in_stages
 from ard.recovery.store import RecoveredStore
 from ard.session.config import SEEDS, SearchConfig
@@ -33,6 +33,8 @@ N_SELECTION = 128  # latents on which the recovery monitors the image error
 # Weight of the discriminator's features relative to the image, both as relative errors; measured in
 # benchmarks/recovery.py.
 FEATURE_WEIGHT = 1.0
+# Between the seeds of a recovery's rounds; its stages lie 1000 apart.
+ROUND = 100_000
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ def open_recovery(
         judge = _Judge(discriminator, real, source, not isinstance(real, ShuffledBatches))
 
     def prepared(run_dir: Path, evaluate: Evaluator) -> Recovering:
-        recovery = _recovery(config, setting, judge, evaluate)
+        recover, further = _recovery(config, setting, judge, evaluate)
         store = RecoveredStore(
-            run_dir / "recovered", setting.checkpoint, setting.generator, recovery
+            run_dir / "recovered", setting.checkpoint, setting.generator, recover, further
         )
         description = ""
         if judge.real is not None:
@@ -95,8 +97,12 @@ def open_recovery(
 
 def _recovery(
     config: SearchConfig, setting: Setting, judge: _Judge, evaluate: Evaluator
-) -> Callable[[Build, RankPlan], nn.Module]:
-    """Distillation, in stages if the plan shrinks the network far, then adversarial fine-tuning."""
+) -> tuple[Recover, Callable[[nn.Module, int], nn.Module]]:
+    """The first round of a recovery, and every further one.
+
+    A round is distillation, in stages if the plan shrinks the network far, then adversarial
+    fine-tuning. Each has latents of its own.
+    """
     selection = setting.latents(N_SELECTION, config.seed + SEEDS["selection"])
     shown = selection[:2].to(config.device)
     distillation = Recovery(
@@ -149,6 +155,23 @@ def _recovery(
                 target_of=targets(settings),
             )
 
+    def polished(
+        score: RememberedScores, network: nn.Module, settings: FineTuning, first: int
+    ) -> nn.Module:
+        if real is None or judge.discriminator is None:
+            return network
+        with progress("  adversarial fine-tuning", settings.n_steps) as advance:
+            return fine_tune(
+                network,
+                judge.discriminator,
+                settings,
+                real=lambda index: real(first + index),
+                latents=latents(settings),
+                score=score,
+                device=config.device,
+                on_update=advance,
+            )
+
     def recovered(build: Build, plan: RankPlan) -> nn.Module:
         scored = RememberedScores(score)
         network = in_stages(
@@ -160,21 +183,16 @@ def _recovery(
             distillation,
             partial(distilled, scored),
         )
-        if real is not None and judge.discriminator is not None:
-            with progress("  adversarial fine-tuning", fine_tuning.n_steps) as advance:
-                network = fine_tune(
-                    network,
-                    judge.discriminator,
-                    fine_tuning,
-                    real=real,
-                    latents=latents(fine_tuning),
-                    score=scored,
-                    device=config.device,
-                    on_update=advance,
-                )
-        return network
+        return polished(scored, network, fine_tuning, 0)
 
-    return recovered
+    def further(network: nn.Module, number: int) -> nn.Module:
+        scored = RememberedScores(score)
+        apart = ROUND * (number - 1)
+        network = distilled(scored, network, replace(distillation, seed=distillation.seed + apart))
+        settings = replace(fine_tuning, seed=fine_tuning.seed + apart)
+        return polished(scored, network, settings, (number - 1) * fine_tuning.n_steps)
+
+    return recovered, further
 
 
 def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None:

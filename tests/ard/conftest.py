@@ -107,6 +107,7 @@ def example_report() -> CompressionReport:
             round(45_600_000 / (1 + 0.7 * (ratio - 1))),
             round(1_230_000 / ratio),
             evaluation(delta, half),
+            1,
             delta + half <= 22.3,
         )
         for i, (ratio, delta, half) in enumerate(
@@ -143,6 +144,7 @@ def example_report() -> CompressionReport:
         dense_score=446.0,
         factorized=evaluation(118.0, 9.0, 4000),
         recovered=evaluation(12.5, 3.6, 4000),
+        rounds=1,
         trials=trials,
         table=table,
         coverage=Coverage.of(1_220_000, [("BatchNorm2d", 10_000)]),

@@ -324,6 +324,109 @@ def test_an_interrupted_compression_goes_on_where_it_stopped(
     assert run.n_scored == whole.n_scored + 1  # the one that was lost
 
 
+# -- rounds of recovery
+
+
+class CountingRounds:
+    """A recovery that trains nothing; the images of its networks tell after how many rounds."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[RankPlan, int]] = []
+
+    def __call__(self, build: Callable[[], nn.Module], plan: RankPlan) -> nn.Module:
+        return self.after(build, plan, 1)
+
+    def after(self, build: Callable[[], nn.Module], plan: RankPlan, rounds: int) -> nn.Module:
+        self.made.append((plan, rounds))
+        network = build()
+        network.register_buffer("rounds", torch.tensor(float(rounds)))
+        return network
+
+
+def in_rounds(
+    dense: SmallNet, selection: Tensor, recover: CountingRounds, journal: Journal, luck: float = 1.0
+) -> Search:
+    """A search in which `m` rounds leave `1 / m` of a damage; on held-out latents `luck` times."""
+
+    def left(candidate: Candidate) -> float:
+        assert candidate.plan is not None
+        rounds = dict(candidate.build().named_buffers()).get("rounds", torch.tensor(1.0))
+        return damage_of(candidate.plan) / float(rounds)
+
+    run = make_run(
+        dense,
+        selection,
+        (
+            lambda candidate: scored(damage_of(candidate.plan or DENSE), half=0.1),
+            lambda candidate: scored(left(candidate), half=0.1),
+            lambda candidate: scored(luck * left(candidate), half=0.1),
+        ),
+        journal,
+    )
+    effort = Effort(max_trials=5, max_rounds=4)
+    return replace(run.search(), recover=recover, effort=effort)
+
+
+def test_a_plan_that_misses_the_budget_is_trained_on_until_it_meets_it(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    recover, journal = CountingRounds(), MemoryJournal()
+    search = in_rounds(dense, selection, recover, journal)
+    [result] = compress_for(search, [Goal(4.0)])
+    assert result.budget_met
+    assert result.rounds > 1
+    assert damage_of(result.plan) > 4.0  # out of reach of a single round
+    assert result.recovered.rise == damage_of(result.plan) / result.rounds
+    assert dict(result.generator.named_buffers())["rounds"] == result.rounds
+    tried = [(m.plan, m.rounds) for m in result.trials]
+    assert (result.plan, result.rounds) in tried
+    assert len(set(tried)) == len(tried) <= 5
+
+
+def test_a_search_with_rounds_resumes_and_trains_nothing_again(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    first, journal = CountingRounds(), Dying(1000)
+    [whole] = compress_for(in_rounds(dense, selection, first, journal), [Goal(4.0)])
+    for n in range(len(list(journal.measurements()))):
+        dying, again = Dying(n), CountingRounds()
+        with pytest.raises(KeyboardInterrupt):
+            [*compress_for(in_rounds(dense, selection, CountingRounds(), dying), [Goal(4.0)])]
+        dying.n = 1000
+        [result] = compress_for(in_rounds(dense, selection, again, dying), [Goal(4.0)])
+        assert (result.plan, result.rounds, result.trials) == (
+            whole.plan, whole.rounds, whole.trials
+        )  # fmt: skip
+        assert [*dying.measurements()] == [*journal.measurements()]
+
+
+def test_a_plan_that_fails_on_held_out_latents_may_be_trained_on(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    journal = MemoryJournal()
+    search = in_rounds(dense, selection, CountingRounds(), journal, luck=1.5)
+    [result] = compress_for(search, [Goal(4.0)])
+    finals = [m for m in journal.measurements() if m.stage == "final"]
+    assert len(finals) > 1
+    assert len({m.bank for m in finals}) == len(finals)
+    assert result.recovered == finals[-1].score
+
+
+@pytest.mark.parametrize(("share", "rounds"), [(0.9, 5), (0.4, 3)])
+def test_a_cost_is_reached_by_one_plan_that_gets_every_round(
+    dense: SmallNet, selection: Tensor, share: float, rounds: int
+) -> None:
+    search = in_rounds(dense, selection, CountingRounds(), MemoryJournal())
+    search = replace(search, effort=Effort(max_trials=rounds, max_rounds=8))
+    total = sum(p.numel() for p in dense.parameters())
+    goal = Goal(reach=Reach(share * total, profile_of(dense).fixed_params))
+    [result] = compress_for(search, [goal])
+    assert [(m.plan, m.rounds) for m in result.trials] == [
+        (result.plan, m + 1) for m in range(rounds)
+    ]
+    assert result.recovered.rise == damage_of(result.plan) / rounds
+
+
 # -- the doors
 
 

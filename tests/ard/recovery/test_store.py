@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,13 @@ class Recoveries:
             generator.get_parameter("to_rgb.2.bias").mul_(2)
         return generator
 
+    def further(self, network: nn.Module, number: int) -> nn.Module:
+        self.count += 1
+        network = copy.deepcopy(network)
+        with torch.no_grad():
+            network.get_parameter("to_rgb.2.bias").add_(number)
+        return network
+
 
 @pytest.fixture
 def recoveries() -> Recoveries:
@@ -44,7 +53,7 @@ def recoveries() -> Recoveries:
 
 
 def make_store(folder: Path, dense: Generator, recoveries: Recoveries) -> RecoveredStore:
-    return RecoveredStore(folder, checkpoint_of(dense), dense, recoveries)
+    return RecoveredStore(folder, checkpoint_of(dense), dense, recoveries, recoveries.further)
 
 
 def images(generator: nn.Module) -> torch.Tensor:
@@ -83,6 +92,45 @@ def test_another_plan_is_another_generator_also_after_going_back(
     assert not torch.equal(first, other)
     assert torch.equal(images(store(lambda *_: apply_plan(dense, PLAN), PLAN)), first)
     assert recoveries.count == 2
+
+
+def bias(generator: nn.Module) -> torch.Tensor:
+    return generator.get_parameter("to_rgb.2.bias")
+
+
+def test_a_round_goes_on_from_the_weights_of_the_one_before(
+    tmp_path: Path, dense: Generator, recoveries: Recoveries
+) -> None:
+    def build(*_: object) -> nn.Module:
+        return apply_plan(dense, PLAN)
+
+    store = make_store(tmp_path, dense, recoveries)
+    third = bias(store.after(build, PLAN, 3))
+    assert torch.equal(third, 2 * bias(build()) + 2 + 3)
+    # All three rounds are kept, so a restart trains none of them again.
+    again = make_store(tmp_path, dense, recoveries)
+    assert torch.equal(bias(again.after(build, PLAN, 2)), 2 * bias(build()) + 2)
+    assert torch.equal(bias(again(build, PLAN)), 2 * bias(build()))
+    assert recoveries.count == 3
+    again.after(build, PLAN, 4)
+    assert recoveries.count == 4
+
+
+def test_a_copy_that_was_sent_goes_on_with_what_it_was_sent(
+    tmp_path: Path, dense: Generator, recoveries: Recoveries
+) -> None:
+    def build(*_: object) -> nn.Module:
+        return apply_plan(dense, PLAN)
+
+    store = make_store(tmp_path, dense, recoveries)
+    store.after(build, PLAN, 2)
+    sent = pickle.loads(pickle.dumps(store))
+    third = bias(sent.after(build, PLAN, 3))
+    assert sent.recover.count == 3
+    made = sent.made(PLAN, 3)
+    assert made is not None
+    store.keep(PLAN, 3, made)
+    assert torch.equal(bias(make_store(tmp_path, dense, recoveries).after(build, PLAN, 3)), third)
 
 
 def test_clearing_leaves_no_folder_behind(

@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ard.search.outlook import Outlook, outlook
+from ard.search.outlook import Known, Outlook, outlook
 
 
 def chance(known: list[tuple[float, float]], damages: list[float], budget: float) -> np.ndarray:
-    ahead = outlook(known, damages, budget, budget)
+    after_one = [Known(damage, (upper,)) for damage, upper in known]
+    plans = [Known(damage) for damage in damages]
+    ahead = outlook(after_one, plans, [1] * len(plans), budget, budget)
     return np.array([ahead.of(i) for i in range(len(damages))])
 
 
@@ -61,3 +63,35 @@ def test_noisy_outcomes_leave_more_doubt_than_clean_ones() -> None:
         chance(known, [1.2, 3.0], 1.0) for known in (clean, noisy)
     )
     assert mild - harsh > mild_noisy - harsh_noisy + 0.1
+
+
+def after_rounds(known: list[Known], plan: Known, rounds: int) -> float:
+    return outlook(known, [plan], [rounds], 1.0, 1.0).of(0)
+
+
+def test_a_plan_that_was_measured_is_surer_to_come_out_where_it_stood_than_a_new_one() -> None:
+    # Two rounds leave 2^-0.4 = 0.76 of 1.1, which is within the budget, and of 1.6, which is not.
+    near, far = Known(1.0, (1.1,)), Known(1.0, (1.6,))
+    assert after_rounds([near], near, 2) > after_rounds([near], Known(1.0), 2) > 0.5
+    assert after_rounds([far], far, 2) < after_rounds([far], Known(1.0), 2)
+
+
+def test_more_rounds_are_likelier_to_bring_a_plan_within_the_budget() -> None:
+    missed = Known(2.0, (1.5,))
+    for plan in (missed, Known(2.0)):
+        chances = [after_rounds([missed], plan, rounds) for rounds in (2, 3, 5, 9)]
+        assert chances == sorted(chances)
+        assert chances[-1] > 2 * chances[0]
+
+
+def test_what_rounds_gained_says_what_further_ones_gain() -> None:
+    # Down by a third with the second round, or not at all.
+    quick, slow = Known(2.0, (3.0, 2.0)), Known(2.0, (2.05, 2.0))
+    assert after_rounds([quick], quick, 6) > 2 * after_rounds([slow], slow, 6)
+    assert after_rounds([quick], Known(2.0), 6) > after_rounds([slow], Known(2.0), 6)
+
+
+def test_a_plan_that_gets_no_more_rounds_has_no_chance() -> None:
+    ahead = outlook([Known(1.0, (0.5,))], [Known(0.5), Known(0.5)], [1, 0], 1.0, 1.0)
+    assert ahead.of(0) > 0.5
+    assert ahead.of(1) == 0

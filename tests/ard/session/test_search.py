@@ -75,6 +75,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "latency batch": ({"latency_batch": 0}, "latency_batch must be at least 1"),
     "recover batch": ({"recover_batch": 0}, "recover_batch must be at least 1"),
     "trials": ({"max_trials": 0}, "max_trials must be at least 1"),
+    "rounds": ({"max_rounds": 0}, "max_rounds must be at least 1"),
     "recover steps": ({"recover_steps": -1}, "recover_steps must be at least 0"),
     "polish steps": ({"polish_steps": -1}, "polish_steps must be at least 0"),
     "anchors": ({"anchors": -1}, "anchors must be at least 0"),
@@ -176,6 +177,7 @@ DOES_NOT: dict[str, Any] = {
     "anchors": 7,
     "run_dir": Path("elsewhere"),
     "max_trials": 7,
+    "max_rounds": 7,
     "metric": "kid",  # the metric that was found counts
     "features": "efficientnet-lite0",  # the extractor that was found counts
     "inception_weights": Path("w.pth"),
