@@ -136,7 +136,7 @@ def outlook(
     log_weights -= 0.5 * freedom * np.log(variance)
     for plan in known:
         for done, (upper, later) in enumerate(itertools.pairwise(plan.uppers), start=1):
-            mean, deviation = _continued(upper / scale, shift, (done + 1) / done, q)
+            mean, deviation = continued(upper / scale, shift, (done + 1) / done, q)
             log_weights -= 0.5 * ((later / scale - mean) / deviation) ** 2 + np.log(deviation)
     weights = np.exp(log_weights - log_weights.max()).ravel()
     likely = weights > NEGLIGIBLE
@@ -151,7 +151,7 @@ def outlook(
             continue
         if plan.uppers:
             last, ratio = plan.uppers[-1] / scale, after / len(plan.uppers)
-            mean, deviation = _continued(last, shift, ratio, q)
+            mean, deviation = continued(last, shift, ratio, q)
             chance = ndtr((budget / scale - mean) / deviation)
         else:
             at = k * float(after) ** -q * (plan.damage / scale) ** p
@@ -161,7 +161,7 @@ def outlook(
     return Outlook(weights / weights.sum(), within)
 
 
-def _continued(
+def continued(
     upper: float, shift: np.ndarray, ratio: float, pace: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean and the deviation of an upper end after `ratio` times as many rounds, `(n, 1)`."""
