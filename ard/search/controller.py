@@ -146,31 +146,54 @@ class BudgetController:
         if not prospects:
             return ()
         chances = self._chances(prospects, known)
-        plans = [prospect.plan for prospect in prospects]
-        open_ = [i for i, prospect in enumerate(prospects) if prospect.rounds]
-        # Damage only grows along the ladder.
-        if best is None and rungs[1].plan in known:
-            mildest = plans.index(rungs[1].plan)
-            if mildest not in open_ or chances.of(mildest) < HOPELESS:
-                return ()
+        if best is None and self._is_hopeless(rungs[1], prospects, chances):
+            return ()
         gains = np.array([math.log(bar / max(p.cost, MIN_SHARE * bar)) for p in prospects])
-        tried = [plans.index(plan) for plan in self._asked if plan in plans]
-        open_ = [i for i in open_ if i not in tried]
-        new: list[int] = []
-        while open_ and len(new) < min(n, room):
-            eager = self.max_rounds == 1 and room - len(new) > 1
-            expected = chances.expected(gains**EAGER if eager else gains, [*tried, *new])
-            pick = max(open_, key=lambda i: expected[i])
-            if best is None and chances.of(pick) < HOPELESS:
-                pick = max(open_, key=chances.of)
-            others = chances.largest(gains, [*tried, *new])
-            adds = chances.largest(gains, [*tried, *new, pick]) - others
+        picked = self._pick(prospects, chances, gains, min(n, room), room, best is None)
+        return self._offer([prospects[i].plan for i in picked])
+
+    def _pick(
+        self,
+        prospects: Sequence[_Prospect],
+        chances: Outlook,
+        gains: np.ndarray,
+        n: int,
+        room: int,
+        nothing_yet: bool,
+    ) -> list[int]:
+        """Which prospects to try, each for what it adds to the others before it.
+
+        Args:
+            prospects: the plans that may be tried.
+            chances: of each to be within the budget.
+            gains: what each saves if it is.
+            n: how many to pick at most.
+            room: trials that are left.
+            nothing_yet: whether nothing met the budget so far.
+        """
+        tried = [i for i, prospect in enumerate(prospects) if prospect.plan in self._asked]
+        open_ = [i for i, p in enumerate(prospects) if p.rounds and i not in tried]
+        picked: list[int] = []
+        while open_ and len(picked) < n:
+            eager = self.max_rounds == 1 and room - len(picked) > 1
+            expected = chances.expected(gains**EAGER if eager else gains, [*tried, *picked])
+            best = max(open_, key=lambda i: expected[i])
+            if nothing_yet and chances.of(best) < HOPELESS:
+                best = max(open_, key=chances.of)
+            others = chances.largest(gains, [*tried, *picked])
+            adds = chances.largest(gains, [*tried, *picked, best]) - others
             # Something is tried until something meets the budget.
-            if adds < WORTHWHILE and (best is not None or tried or new):
+            if adds < WORTHWHILE and not (nothing_yet and not tried and not picked):
                 break
-            open_.remove(pick)
-            new.append(pick)
-        return self._offer([plans[i] for i in new])
+            open_.remove(best)
+            picked.append(best)
+        return picked
+
+    def _is_hopeless(self, mildest: Rung, prospects: Sequence[_Prospect], chances: Outlook) -> bool:
+        """Whether even the mildest plan missed, and no round will help; the others hurt more."""
+        i, prospect = next((i, p) for i, p in enumerate(prospects) if p.plan == mildest.plan)
+        missed = bool(prospect.known.uppers)
+        return missed and (not prospect.rounds or chances.of(i) < HOPELESS)
 
     def rounds_of(self, plan: RankPlan) -> int:
         """After how many rounds of recovery a plan is measured next."""

@@ -39,7 +39,7 @@ PACE, PACE_SPREAD = 0.3, 0.15
 # Noise relative to k m^-q a^p + FLOOR, known as if from this many earlier plans; and that of a
 # further round of the same plan.
 NOISE, FLOOR, EARLIER = 0.12, 0.2, 4.0
-AGAIN = 0.06
+AGAIN = 0.08
 # Curves less likely than the likeliest by this factor are left out.
 NEGLIGIBLE = 1e-4
 # Standard deviation of the shift c relative to s.
