@@ -1,17 +1,18 @@
-"""Claims: the search saves more than bracketing did with as many recoveries, and uses its budget.
+"""Claims: the search saves more than its predecessors in as many recoveries, and uses its budget.
 
     python benchmarks/controller.py
 
-Both controllers search the same made-up generators, each with a table of single-layer damages, for
-the same budgets and from the same random numbers. The tables are a recorded one of a shipped
-network and random ones. A generator has interactions between its layers, a recovery that undoes
-part of the damage, training noise of every plan (which stays with it) and the noise of scores on a
-finite number of images, anew on each bank of latents. A plan is saved after it passed on a bank of
-its own, as in `ard.pipeline.find_plan`.
+Three controllers search the same made-up generators, each with a table of single-layer damages, for
+the same budgets and from the same random numbers: bracketing, the present one with one round of
+recovery a plan, and the present one. The tables are a recorded one of a shipped network and random
+ones. A generator has interactions between its layers, a recovery that undoes part of the damage and
+more with further rounds, training noise of every plan (most of which stays with it) and the noise
+of scores on a finite number of images, anew on each bank of latents. A plan is saved after it
+passed on a bank of its own, as in `ard.pipeline.find_plan`. Every round counts as a recovery.
 
-Claims: with as many recoveries it saves more than bracketing did; and with the default number of
-trials the saved plan uses at least 80 % of its budget in nine searches of ten, counted where the
-cheapest plan of all would not fit the budget.
+Claims: with as many recoveries it saves more than the others; and with the default number the saved
+plan uses at least 80 % of its budget in nine searches of ten, counted where the cheapest plan of
+all would not fit the budget.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ class Outcome:
 
 
 def asked(controller: BudgetController | BracketingController) -> RankPlan | None:
-    """The next plan of either controller."""
+    """The next plan of a controller."""
     if isinstance(controller, BracketingController):
         return controller.ask()
     plans = controller.ask(1)
@@ -235,7 +236,7 @@ CONTROLLERS: dict[str, Callable[..., Controller]] = {
 
 
 def outcomes_of(world: World, budget: float, trials: int) -> dict[str, Outcome]:
-    """Both controllers on one generator."""
+    """Every controller on one generator."""
     recorded = world.recorded
     return {
         name: search(
@@ -323,7 +324,7 @@ def result_of(rows: dict[str, list[dict[str, Any]]], n_seeds: int) -> dict[str, 
 
 
 def show(result: dict[str, Any]) -> None:
-    """The tables on stdout, both controllers in each line."""
+    """The tables on stdout, the controllers side by side in each group of columns."""
     for title in ("by_trials", "by_kind", "by_budget"):
         columns = [title.removeprefix("by_")]
         for what in ("used 80 %", "met", "compression", "recoveries"):

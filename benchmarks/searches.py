@@ -30,9 +30,9 @@ BUDGETS = ("10%", "20%", "40%")
 SETTINGS = (
     *("zoo:fashion_mnist", "--objective", "mixed", "--weights", "params=1", "latency=2"),
     *("--sweep-samples", "400", "--fractions", "0.5", "0.3", "0.18", "0.1", "0.06"),
-    *("--anchors", "12", "--threads", "1"),
+    *("--anchors", "12", "--samples", "2560", "--threads", "1"),
 )
-WHOLE = ("--samples", "2560", "--recover-batch", "16", "--no-bundle")
+WHOLE = ("--recover-batch", "16", "--no-bundle")
 VARIANTS = {
     "one recovery a plan": ("--recover-steps", "50", "--max-trials", "4", "--max-rounds", "1"),
     "rounds": ("--recover-steps", "50", "--max-trials", "4"),

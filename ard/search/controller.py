@@ -101,6 +101,8 @@ class BudgetController:
         self.max_rounds = max_rounds
         self._finished: list[_Trial] = []
         self._asked: list[RankPlan] = []
+        # By how much held-out latents rated a plan worse than those that choose.
+        self._worse: dict[RankPlan, float] = {}
         self.learn(table)
         for measurement in known:
             damage = self._ladder.damage_of(measurement.plan)
@@ -200,12 +202,18 @@ class BudgetController:
         return 1 + max((t.measurement.rounds for t in self._finished if t.plan == plan), default=0)
 
     def _known(self) -> dict[RankPlan, Known]:
-        """The outcome of every round of every plan."""
+        """The outcome of every round of every plan.
+
+        If held-out latents rejected a plan, its rounds count as worse by as much: otherwise the
+        step from one bank of latents to another would look like a round that gained nothing.
+        """
         uppers: dict[RankPlan, dict[int, float]] = {}
         damages = {}
         for trial in self._finished:
+            measured = trial.measurement
+            worse = 0.0 if measured.stage == "final" else self._worse.get(trial.plan, 0.0)
             rounds = uppers.setdefault(trial.plan, {})
-            rounds[trial.measurement.rounds] = trial.measurement.score.ci_high
+            rounds[measured.rounds] = measured.score.ci_high + worse
             damages[trial.plan] = trial.damage
         return {
             plan: Known(damages[plan], tuple(rounds[m] for m in sorted(rounds)))
@@ -252,6 +260,10 @@ class BudgetController:
 
     def reject(self, measurement: Measurement) -> None:
         """Replace the score of a plan by a later one, measured on held-out latents."""
+        for trial in self._finished:
+            if (trial.plan, trial.measurement.rounds) == (measurement.plan, measurement.rounds):
+                worse = measurement.score.ci_high - trial.measurement.score.ci_high
+                self._worse[trial.plan] = worse
         self._finished = [
             replace(t, measurement=measurement)
             if (t.plan, t.measurement.rounds) == (measurement.plan, measurement.rounds)

@@ -393,6 +393,27 @@ def test_a_rejected_plan_may_be_trained_on() -> None:
     assert search.rounds_of(best.plan) == best.rounds + 1
 
 
+def test_the_step_to_held_out_latents_is_no_round_that_gained_nothing() -> None:
+    world = World(HURTS, pace=0.5)
+    search = BudgetController(
+        world.table(), world.layers, params_cost, 1.0, max_trials=2, max_rounds=8
+    )
+
+    def told(rounds: int, upper: float) -> RankPlan:
+        [plan] = search.ask(1)
+        score = scored(upper - JOINT_HALF, JOINT_HALF)
+        search.tell(Measurement("recovered", plan, score, rounds=rounds))
+        return plan
+
+    # A quarter less after the second round, and 0.25 worse on other latents: 1.33, then 1.06.
+    plan = told(1, 1.08)
+    assert told(2, 0.81) == plan
+    score = scored(1.06 - JOINT_HALF, JOINT_HALF)
+    search.reject(Measurement("final", plan, score, rounds=2))
+    assert search.ask(1) == (plan,)
+    assert search.rounds_of(plan) == 3
+
+
 def test_telling_about_another_round_than_the_one_asked_for_is_refused() -> None:
     world = World(HURTS)
     search = controller(world, 1.0)
