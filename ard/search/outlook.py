@@ -29,13 +29,13 @@ import numpy as np
 from scipy.special import ndtr, stdtr
 
 # The grid, with log-normal priors: k about 0.5 within a factor of e, p about 1.1 within 1.4; and a
-# normal one: q about 0.3 within 0.15.
+# normal one: q about 0.4 within 0.2.
 FACTORS = np.geomspace(0.005, 50, 49)
 EXPONENTS = np.geomspace(0.35, 3.5, 13)
 PACES = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.8])
 FACTOR, FACTOR_SPREAD = 0.5, 1.0
 EXPONENT, EXPONENT_SPREAD = 1.1, 0.35
-PACE, PACE_SPREAD = 0.3, 0.15
+PACE, PACE_SPREAD = 0.4, 0.2
 # Noise relative to k m^-q a^p + FLOOR, known as if from this many earlier plans; and that of a
 # further round of the same plan.
 NOISE, FLOOR, EARLIER = 0.12, 0.2, 4.0

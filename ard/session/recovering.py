@@ -100,8 +100,9 @@ def _recovery(
 ) -> tuple[Recover, Callable[[nn.Module, int], nn.Module]]:
     """The first round of a recovery, and every further one.
 
-    A round is distillation, in stages if the plan shrinks the network far, then adversarial
-    fine-tuning. Each has latents of its own.
+    The first is distillation, in stages if the plan shrinks the network far, then adversarial
+    fine-tuning. A further one has as many updates, all of them adversarial where they can be: to
+    distil again gains little (see benchmarks/rounds.py). Each has latents of its own.
     """
     selection = setting.latents(N_SELECTION, config.seed + SEEDS["selection"])
     shown = selection[:2].to(config.device)
@@ -185,14 +186,18 @@ def _recovery(
         )
         return polished(scored, network, fine_tuning, 0)
 
-    def further(network: nn.Module, number: int) -> nn.Module:
+    def continued(network: nn.Module, number: int) -> nn.Module:
         scored = RememberedScores(score)
         apart = ROUND * (number - 1)
-        network = distilled(scored, network, replace(distillation, seed=distillation.seed + apart))
-        settings = replace(fine_tuning, seed=fine_tuning.seed + apart)
-        return polished(scored, network, settings, (number - 1) * fine_tuning.n_steps)
+        if not fine_tuning.n_steps:
+            settings = replace(distillation, seed=distillation.seed + apart)
+            return distilled(scored, network, settings)
+        n_steps = distillation.n_steps + fine_tuning.n_steps
+        first = fine_tuning.n_steps + (number - 2) * n_steps  # of the batches of real images
+        further = replace(fine_tuning, n_steps=n_steps, seed=fine_tuning.seed + apart)
+        return polished(scored, network, further, first)
 
-    return recovered, further
+    return recovered, continued
 
 
 def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None:
