@@ -122,7 +122,9 @@ def test_the_found_genotype_trains(finished_run, tmp_path, images):
 
 def test_the_found_discriminator_scores_images(finished_run, images):
     text = (finished_run.run_dir / "discriminator.json").read_text()
-    config = SearchedDiscriminatorConfig(DiscriminatorGenotype.from_json(text), df_dim=4)
+    config = SearchedDiscriminatorConfig(
+        DiscriminatorGenotype.from_json(text), df_dim=4, n_classes=0
+    )
     net = build_searched_discriminator(config, rng=torch.Generator().manual_seed(0))
     assert net(images[torch.arange(4)].float()).shape == (4, 16)
 

@@ -52,8 +52,10 @@ def test_networks_of_two_families_meet_at_their_images():
     assert scores.shape == (2, 1)
     back = build_networks(replace(tiny, model="dcgan", discriminator="mmd-nas"))
     assert back.d_architecture["downsampling"] == 3
-    with pytest.raises(InvalidValueError, match=r"generator has n_classes 10, the discriminator 0"):
-        build_networks(replace(tiny, model="dcgan", n_classes=10, discriminator="mmd-nas"))
+    conditional = replace(tiny, model="dcgan", n_classes=10, discriminator="mmd-nas")
+    assert build_networks(conditional).d_architecture["n_classes"] == 10
+    with pytest.raises(InvalidValueError, match=r"generator has n_classes 0, the discriminator 10"):
+        build_networks(replace(tiny, discriminator="mnist-condgan"))
 
 
 def test_both_networks_can_be_written_down(tmp_path):
