@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch
+from matplotlib.ticker import MaxNLocator
 
 from nas_gan.architecture_search.files import (
     ALONG_THE_WAY,
@@ -200,6 +201,7 @@ def curve_figure(rows: Sequence[Mapping[str, Any]], best: BestGenotype | None = 
             )  # fmt: skip
             axes.legend(fontsize=8, frameon=False)
     column[-1].set_xlabel("step of the search", color=INK)
+    column[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
