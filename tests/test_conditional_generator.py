@@ -29,7 +29,7 @@ from nas_gan.checkpoint import (
     save_checkpoint,
 )
 from nas_gan.networks.conditional import with_labels
-from nas_gan.networks.interface import GeneratorInterface
+from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -122,7 +122,8 @@ def test_onnx_runtime_draws_the_images_of_torch_for_every_class(
         "dense": (delivered.dense, delivered.bundle / "dense" / "dense.onnx"),
     }[side]
     generator = build_generator(load_checkpoint(checkpoint)).eval()
-    n_classes, latent_dim = generator.n_classes, generator.latent_dim
+    interface = interface_of(generator)
+    n_classes, latent_dim = interface.n_classes, interface.latent_dim
     noise = torch.randn(1, latent_dim, generator=torch.Generator().manual_seed(1))
     latents, labels = noise.expand(n_classes, -1).contiguous(), torch.arange(n_classes)
     with torch.no_grad():
@@ -229,7 +230,8 @@ def test_each_row_of_a_picture_of_classes_is_another_class(
 
 
 def test_the_trained_net_is_evaluated(trained: Delivered, tmp_path: Path) -> None:
-    options = ["--reference", trained.dense.parents[1] / "real.npz", "--samples", "16"]
+    reference = trained.dense.parents[1] / "real.npz"
+    options: list[str | Path] = ["--reference", reference, "--samples", "16"]
     options += ["--features", "efficientnet-lite0", "--out", tmp_path / "found.json"]
     done = in_a_process("nas_gan.evaluate", trained.dense, *options)
     assert done.returncode == 0, done.stderr

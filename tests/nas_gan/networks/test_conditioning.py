@@ -31,8 +31,14 @@ def test_each_image_has_the_gain_and_the_bias_of_its_class():
     with torch.no_grad():
         norm.gain.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
         norm.bias.copy_(torch.tensor([[0.0, 10.0], [20.0, 30.0], [40.0, 50.0]]))
-    norm.norm.running_mean.fill_(1.0)
-    norm.norm.running_var.fill_(4.0 - norm.norm.eps)
+    variance = torch.full((2,), 4.0 - norm.norm.eps)
+    norm.norm.load_state_dict(
+        {
+            "running_mean": torch.ones(2),
+            "running_var": variance,
+            "num_batches_tracked": torch.tensor(1),
+        }
+    )
     x = torch.full((2, 2, 1, 1), 3.0)  # one standard deviation above the mean
     expected = torch.tensor([[45.0, 56.0], [1.0, 12.0]])[:, :, None, None]
     torch.testing.assert_close(norm(x, onehot(2, 0)), expected)
@@ -74,7 +80,7 @@ def test_classes_cost_two_tables_a_norm_and_one_projection():
     def size(description, role="generator"):
         return sum(p.numel() for p in built(description, role).parameters())
 
-    n, channels = N_CLASSES, GENERATOR["gf_dim"]
+    n, channels = N_CLASSES, 4
     # Four norms with a gain and a bias for each class, in place of one with one of each.
     tables = 4 * 2 * n * channels - 2 * channels
     assert size({**GENERATOR, "n_classes": n}) - size(GENERATOR) == tables

@@ -423,13 +423,16 @@ def test_a_class_score_is_that_of_an_evaluation(config, images):
         features="efficientnet-lite0",
     )  # fmt: skip
     generator = build_networks(config).averaged
-    figures = make_measure(config, images)(generator)
+    measure = make_measure(config, images)
+    assert measure is not None
+    figures = measure(generator)
     latents = latents_of(interface_of(generator), 24, config.seed + 4)
     source = GeneratedSource("the run", generator, latents)
     extractor = make_extractor("efficientnet-lite0")
     expected = collect(
         source, Wanted(class_score=True), lambda: extractor, seed=config.seed + 4
     ).class_score
+    assert expected is not None
     assert figures == {
         "class_score": pytest.approx(expected.mean, rel=1e-4),
         "class_score_std": pytest.approx(expected.std, rel=1e-2, abs=1e-6),
