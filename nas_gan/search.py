@@ -3,8 +3,8 @@
 The run directory holds genotype.json (for `python -m nas_gan.train --genotype`) and
 discriminator.json, genotypes/ (those found along the way), config.json, state.pt (all that is
 needed to resume), log.jsonl, TensorBoard events and sample grids. With --eval-every it also holds
-best_genotype.json, that of the best FID. All of it is drawn: genotypes as graphs and over time, and
-what was measured as a curve.
+best_genotype.json, that of the best FID. All of it is drawn, also while the search runs: genotypes
+as graphs and over time, and what was measured as a curve.
 
 Run the same command again to resume an unfinished search. To search on several GPUs or in several
 processes, start it by torchrun, as in
@@ -17,6 +17,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -50,7 +51,14 @@ def main(config: SearchConfig) -> int:
         measure = measure_features(config, images) if measures else None
         # One bar for all processes.
         with progress("searching", config.steps, shown=processes.is_main) as advance:
-            result = search(config, images, on_update=advance, measure=measure, processes=processes)
+            result = search(
+                config,
+                images,
+                on_update=advance,
+                measure=measure,
+                on_measured=partial(_draw, config.run_dir),
+                processes=processes,
+            )
     if result.status == "diverged":
         raise DivergedError(f"{result.message}; the last good state is in {config.run_dir}")
     if processes.is_main:
@@ -60,9 +68,6 @@ def main(config: SearchConfig) -> int:
 
 def _show(config: SearchConfig, result: TrainingResult) -> None:
     """What was found, on the screen and as pictures in the run directory."""
-    # Draws, and therefore needs matplotlib, which the help of this command does not.
-    from nas_gan.architecture_search.pictures import draw_search
-
     path = config.run_dir / "genotype.json"
     genotype = Genotype.from_json(read_text(path))
     judge = DiscriminatorGenotype.from_json(read_text(config.run_dir / "discriminator.json"))
@@ -73,7 +78,14 @@ def _show(config: SearchConfig, result: TrainingResult) -> None:
             f"{config.run_dir / BEST}\n"
         )
     sys.stdout.write(f"{result.step} steps, {path}\n")
-    draw_search(config.run_dir)
+    _draw(config.run_dir)
+
+
+def _draw(run_dir: Path) -> None:
+    # Draws, and therefore needs matplotlib, which the help of this command does not.
+    from nas_gan.architecture_search.pictures import draw_search
+
+    draw_search(run_dir)
 
 
 if __name__ == "__main__":

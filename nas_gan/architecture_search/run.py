@@ -25,6 +25,7 @@ def search(
     *,
     on_update: Callable[[int], None] = lambda n: None,
     measure: Measure | None = None,
+    on_measured: Callable[[], None] = lambda: None,
     processes: Processes | None = None,
 ) -> TrainingResult:
     """Search what `config` describes, or resume it, and keep the search in its directory.
@@ -35,6 +36,7 @@ def search(
         on_update: called with the number of updates finished since its last call.
         measure: scores the derived generator every `eval_every` steps. If an FID is among its
             figures, the best genotype is kept.
+        on_measured: called when the files hold what was measured.
         processes: those of the search; only the main one measures and writes. None is this one
             alone.
 
@@ -66,6 +68,7 @@ def search(
                 files.save_at(Position(index + 1, unmeasured=True))
                 raise
             files.measured(index, figures)
+            on_measured()
 
         last_callbacks = (
             Every(config.eval_every, evaluate, config.steps),

@@ -125,7 +125,9 @@ def best_of(run_dir):
 def test_the_genotype_of_the_best_fid_beyond_noise_is_kept(tmp_path, images):
     config = replace(TINY, steps=4, eval_every=1, arch_lr=0.5, n_critic=1, run_dir=tmp_path)
     measure, generators = measuring(9.0, 8.95, 7.0, 7.1)
-    search(config, images, measure=measure)
+    seen = []
+    search(config, images, measure=measure, on_measured=lambda: seen.append(best_of(tmp_path)[0]))
+    assert seen == [1, 1, 3, 3]  # the files are up to date whenever somebody is told
     assert best_of(tmp_path) == (3, 7.0, 0.1)
     kept = Genotype.from_json((tmp_path / "best_genotype.json").read_text())
     at_the_time = (tmp_path / "genotypes" / "000003.json").read_text()

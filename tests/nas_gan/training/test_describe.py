@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.genotype import ADVERSARIAL_NAS, MMD_NAS
+from nas_gan.networks.genotype import ADVERSARIAL_NAS, MMD_NAS, DiscriminatorGenotype
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 from nas_gan.training.build import build_networks
@@ -42,6 +42,17 @@ def test_what_nobody_asks_for_is_the_models_own():
     assert g["genotype"]["rows"] == MMD_NAS.rows
     assert g_old["genotype"]["rows"] == ADVERSARIAL_NAS.rows
     assert describe_networks(TrainConfig(model="dcgan")) == ({"kind": "dcgan"}, {"kind": "dcgan"})
+
+
+@pytest.mark.parametrize("model", ["mmd-nas", "adversarial-nas"])
+def test_a_number_of_classes_reaches_both_searched_networks(model, tmp_path):
+    genotype = tmp_path / "d.json"
+    genotype.write_text(DiscriminatorGenotype(((3, 3, 3, 3, 3, 0, 0),) * 4).to_json())
+    asked = TrainConfig(model=model, n_classes=4)
+    searched = replace(asked, discriminator="searched", d_genotype=genotype)
+    for config in (asked, searched):
+        assert [network["n_classes"] for network in describe_networks(config)] == [4, 4]
+    assert [network["n_classes"] for network in describe_networks(TrainConfig())] == [0, 0]
 
 
 def test_networks_of_two_families_meet_at_their_images():
