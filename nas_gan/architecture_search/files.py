@@ -19,8 +19,9 @@ from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_text
 from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
 from nas_gan.networks.searched import Generator
-from nas_gan.reading import is_number, read_json, read_text
+from nas_gan.reading import is_number, read_json
 from nas_gan.settings import as_text, chosen_settings, settings_but
+from nas_gan.training.describe import read_genotype
 from nas_gan.training.draws import StepNoise
 from nas_gan.training.files import GRID, is_gain, save_samples
 from nas_gan.training.log import RunLog
@@ -72,7 +73,7 @@ def read_best(run_dir: Path) -> BestGenotype | None:
     path = run_dir / BEST
     if not path.exists():
         return None
-    genotype, measured = Genotype.from_json(read_text(path)), read_json(path)
+    genotype, measured = read_genotype(path), read_json(path)
     step, fid, error = (measured.get(name) for name in ("step", "fid", "fid_se"))
     if not (is_number(step) and is_number(fid) and is_number(error)):
         raise InvalidValueError(
