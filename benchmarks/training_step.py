@@ -48,9 +48,9 @@ RESULT = Path(__file__).parent / "results" / "training_step.json"
 
 def build(gf_dim: int, df_dim: int, device: str) -> tuple[Generator, nn.Module]:
     rng = torch.Generator().manual_seed(0)
-    generator = Generator(GeneratorConfig(gf_dim=gf_dim))
+    generator = Generator(GeneratorConfig(gf_dim=gf_dim, n_classes=0))
     initialize_(generator, "xavier_uniform", rng)
-    discriminator = build_discriminator(DiscriminatorConfig(df_dim=df_dim), rng=rng)
+    discriminator = build_discriminator(DiscriminatorConfig(df_dim=df_dim, n_classes=0), rng=rng)
     return generator.to(device), discriminator.to(device)
 
 

@@ -313,6 +313,7 @@ def _infer_config(
         gf_dim=channels,
         activation=activation,
         image_channels=weights["to_rgb.2.weight"].shape[0],
+        n_classes=0,
     )
 
 

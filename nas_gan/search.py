@@ -1,8 +1,10 @@
 """Search an architecture: `python -m nas_gan.search --config search_cifar10`.
 
 The run directory holds genotype.json (for `python -m nas_gan.train --genotype`) and
-discriminator.json, both drawn as graphs, genotypes/ (those found along the way), config.json,
-state.pt (all that is needed to resume), log.jsonl, TensorBoard events and sample grids.
+discriminator.json, genotypes/ (those found along the way), config.json, state.pt (all that is
+needed to resume), log.jsonl, TensorBoard events and sample grids. With --eval-every it also holds
+best_genotype.json, that of the best FID. All of it is drawn, also while the search runs: genotypes
+as graphs and over time, and what was measured as a curve.
 
 Run the same command again to resume an unfinished search. To search on several GPUs or in several
 processes, start it by torchrun, as in
@@ -15,12 +17,14 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from nas_gan.architecture_search.build import load_images
 from nas_gan.architecture_search.config import SearchConfig
-from nas_gan.architecture_search.drawing import draw, genotype_table
+from nas_gan.architecture_search.files import BEST, read_best
+from nas_gan.architecture_search.graphs import genotype_table
 from nas_gan.architecture_search.run import search
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
@@ -30,6 +34,7 @@ from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
 from nas_gan.reading import read_text
 from nas_gan.training.distributed import joined_processes
 from nas_gan.training.loop import TrainingResult
+from nas_gan.training.measuring import measure_features
 from nas_gan.training.preset import preset_from_arguments
 
 
@@ -42,9 +47,18 @@ def main(config: SearchConfig) -> int:
         if processes.is_main:
             stack.enter_context(locked(config.run_dir))
         images = load_images(config, partial(progress, shown=processes.is_main))
+        measures = processes.is_main and config.eval_every
+        measure = measure_features(config, images) if measures else None
         # One bar for all processes.
         with progress("searching", config.steps, shown=processes.is_main) as advance:
-            result = search(config, images, on_update=advance, processes=processes)
+            result = search(
+                config,
+                images,
+                on_update=advance,
+                measure=measure,
+                on_measured=partial(_draw, config.run_dir),
+                processes=processes,
+            )
     if result.status == "diverged":
         raise DivergedError(f"{result.message}; the last good state is in {config.run_dir}")
     if processes.is_main:
@@ -53,17 +67,25 @@ def main(config: SearchConfig) -> int:
 
 
 def _show(config: SearchConfig, result: TrainingResult) -> None:
-    """What was found, on the screen and as graphs in the run directory."""
+    """What was found, on the screen and as pictures in the run directory."""
     path = config.run_dir / "genotype.json"
     genotype = Genotype.from_json(read_text(path))
-    judge_path = config.run_dir / "discriminator.json"
-    judge = DiscriminatorGenotype.from_json(read_text(judge_path))
-    sys.stdout.write(
-        f"{genotype_table(genotype)}\n\n{genotype_table(judge)}\n\n{result.step} steps, {path}\n"
-    )
-    for found, file in ((genotype, path), (judge, judge_path)):
-        if missing := draw(found, file.with_suffix(".gv")):
-            sys.stderr.write(f"{missing}\n")
+    judge = DiscriminatorGenotype.from_json(read_text(config.run_dir / "discriminator.json"))
+    sys.stdout.write(f"{genotype_table(genotype)}\n\n{genotype_table(judge)}\n\n")
+    if best := read_best(config.run_dir):
+        sys.stdout.write(
+            f"best FID {best.fid:.4g} ± {best.fid_se:.2g} at step {best.step}, "
+            f"{config.run_dir / BEST}\n"
+        )
+    sys.stdout.write(f"{result.step} steps, {path}\n")
+    _draw(config.run_dir)
+
+
+def _draw(run_dir: Path) -> None:
+    # Draws, and therefore needs matplotlib, which the help of this command does not.
+    from nas_gan.architecture_search.pictures import draw_search
+
+    draw_search(run_dir)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def rng() -> torch.Generator:
 
 @pytest.fixture
 def tiny_config() -> GeneratorConfig:
-    return GeneratorConfig(gf_dim=8)
+    return GeneratorConfig(gf_dim=8, n_classes=0)
 
 
 @pytest.fixture

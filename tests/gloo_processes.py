@@ -65,10 +65,12 @@ def curve(
 ) -> list[dict[str, float]]:
     """Scalars of a small run of the published nets on this process's share of each batch."""
     rng = torch.Generator().manual_seed(0)
-    generator = Generator(GeneratorConfig(gf_dim=8, bottom_width=2))
+    generator = Generator(GeneratorConfig(gf_dim=8, bottom_width=2, n_classes=0))
     initialize_(generator, "xavier_uniform", rng)
     torch.manual_seed(0)
-    discriminator = build_discriminator(DiscriminatorConfig(df_dim=8), "xavier_uniform", rng)
+    discriminator = build_discriminator(
+        DiscriminatorConfig(df_dim=8, n_classes=0), "xavier_uniform", rng
+    )
     for network in (generator, discriminator):
         global_batch_norm_(network)
     images = torch.rand(n_steps, BATCH, 3, 16, 16, generator=rng) * 2 - 1
@@ -117,7 +119,7 @@ def architecture_curve(
 ) -> list[dict[str, float]]:
     """Scalars of a small search on this process's share, and an architecture parameter at last."""
     torch.manual_seed(0)
-    generator = SuperGenerator(GeneratorConfig(gf_dim=2, bottom_width=2, latent_dim=6))
+    generator = SuperGenerator(GeneratorConfig(gf_dim=2, bottom_width=2, latent_dim=6, n_classes=0))
     discriminator = SuperDiscriminator(4)
     for network in (generator, discriminator):
         global_batch_norm_(network)

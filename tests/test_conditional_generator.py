@@ -1,4 +1,4 @@
-"""A conditional generator from its checkpoint to the device, through the commands."""
+"""Conditional generators from their checkpoint, or their training, to the device by commands."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ard.compress import CompressConfig
 from ard.compress import main as compress
@@ -20,14 +21,22 @@ from export.__main__ import Config as ExportConfig
 from export.__main__ import main as export
 from export.manifest import TensorSpec, verify
 from nas_gan import cli
-from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
+from nas_gan.checkpoint import (
+    Checkpoint,
+    build_generator,
+    build_saved_discriminator,
+    load_checkpoint,
+    save_checkpoint,
+)
 from nas_gan.networks.conditional import with_labels
+from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxsim", reason="onnxsim is not installed")
 pytestmark = pytest.mark.onnx
 
+COMPRESSED = "compressed.pt"
 LATENT_DIM, N_CLASSES = 8, 4
 ARCHITECTURE = {
     "kind": "dense-cgan", "gf_dim": 16, "image_size": 8, "latent_dim": LATENT_DIM,
@@ -62,37 +71,69 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> Delivered:
             parameter.mul_(2.0)
     dense, run_dir = folder / "ckpt.pt", folder / "run"
     save_checkpoint(Checkpoint(ARCHITECTURE, generator.state_dict()), dense)
-    rng = np.random.default_rng(0)
-    factor = rng.standard_normal((1280, 16))  # of low rank, which makes a score cheap
-    np.savez(folder / "real.npz", mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T, n=17)
-    reference = ("--reference", folder / "real.npz")
-    threads = torch.get_num_threads()
-    assert command(compress, CompressConfig, dense, *reference, "--run-dir", run_dir, *QUICK) == 0
-    torch.set_num_threads(threads)
-    out = ("--out", folder / "bundle", "--tensorrt-rtx", "off", "--samples", "8")
-    assert command(export, ExportConfig, run_dir, *out) == 0
+    deliver(dense, write_reference(folder), run_dir)
     return Delivered(dense, run_dir, folder / "bundle")
 
 
+def write_reference(folder: Path) -> Path:
+    """Statistics of images that nobody drew."""
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((1280, 16))  # of low rank, which makes a score cheap
+    path = folder / "real.npz"
+    np.savez(path, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T, n=17)
+    return path
+
+
+def deliver(dense: Path, reference: Path, run_dir: Path) -> None:
+    """Compress a checkpoint and write its bundle beside the run directory."""
+    threads = torch.get_num_threads()
+    given = ("--reference", reference, "--run-dir", run_dir)
+    assert command(compress, CompressConfig, dense, *given, *QUICK) == 0
+    torch.set_num_threads(threads)
+    out = ("--out", run_dir.parent / "bundle", "--tensorrt-rtx", "off", "--samples", "8")
+    assert command(export, ExportConfig, run_dir, *out) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Delivered:
+    """A searched architecture with classes, trained for a few updates and then delivered."""
+    folder = tmp_path_factory.mktemp("searched")
+    tiny = [
+        *("--config", "fashion_mnist_conditional", "--dataset", "synthetic", "--gf-dim", "8"),
+        *("--df-dim", "8", "--image-size", "16", "--image-channels", "1", "--batch-size", "20"),
+        *("--steps", "30", "--eval-every", "0", "--n-critic", "1", "--g-lr", "0.005"),
+        *("--precision", "fp32", "--ema-decay", "0", "--threads", "1"),
+    ]  # large steps, after which classes differ
+    run_dir = folder / "training"
+    done = in_a_process("nas_gan.train", *tiny, "--run-dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    deliver(run_dir / "ckpt.pt", write_reference(folder), folder / "run")
+    return Delivered(run_dir / "ckpt.pt", folder / "run", folder / "bundle")
+
+
+@pytest.mark.parametrize("network", ["delivered", "trained"])
 @pytest.mark.parametrize("side", ["compressed", "dense"])
 def test_onnx_runtime_draws_the_images_of_torch_for_every_class(
-    delivered: Delivered, side: str
+    network: str, side: str, request: pytest.FixtureRequest
 ) -> None:
+    delivered: Delivered = request.getfixturevalue(network)
     checkpoint, model = {
         "compressed": (delivered.run_dir / "compressed.pt", delivered.bundle / "model.onnx"),
         "dense": (delivered.dense, delivered.bundle / "dense" / "dense.onnx"),
     }[side]
-    noise = torch.randn(1, LATENT_DIM, generator=torch.Generator().manual_seed(1))
-    latents, labels = noise.expand(N_CLASSES, -1).contiguous(), torch.arange(N_CLASSES)
+    generator = build_generator(load_checkpoint(checkpoint)).eval()
+    interface = interface_of(generator)
+    n_classes, latent_dim = interface.n_classes, interface.latent_dim
+    noise = torch.randn(1, latent_dim, generator=torch.Generator().manual_seed(1))
+    latents, labels = noise.expand(n_classes, -1).contiguous(), torch.arange(n_classes)
     with torch.no_grad():
-        generator = build_generator(load_checkpoint(checkpoint)).eval()
-        expected = generator(with_labels(latents, labels, N_CLASSES)).numpy()
+        expected = generator(with_labels(latents, labels, n_classes)).numpy()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     feed = {"latents": latents.numpy(), "labels": labels.numpy()}
     [found] = session.run(["images"], feed)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     # On the same noise only the class tells images apart.
-    assert all(np.abs(found[k] - found[0]).max() > 0.05 for k in range(1, N_CLASSES))
+    assert all(np.abs(found[k] - found[0]).max() > 0.05 for k in range(1, n_classes))
 
 
 def test_the_compressed_model_is_smaller_and_its_manifest_names_both_inputs(
@@ -152,3 +193,46 @@ def test_it_is_compressed_against_its_own_images(
     )
     assert done.returncode == 0, done.stderr
     assert (run_dir / "sensitivity.csv").is_file()
+
+
+def test_the_trained_checkpoint_describes_both_networks_as_data(trained: Delivered) -> None:
+    checkpoint = load_checkpoint(trained.dense)
+    assert checkpoint.interface == GeneratorInterface(120, 10, (1, 16, 16))
+    described = (checkpoint.architecture, checkpoint.discriminator_config)
+    assert [d and (d["kind"], d["n_classes"]) for d in described] == [("mmd-nas", 10)] * 2
+    judge = build_saved_discriminator(checkpoint)
+    assert judge is not None
+    assert judge(torch.zeros(10, 1, 16, 16), torch.eye(10)).unique(dim=0).shape == (10, 16)
+
+
+def test_the_trained_net_lost_parameters_and_kept_its_tables_of_classes(trained: Delivered) -> None:
+    dense, small = (
+        load_checkpoint(path).generator for path in (trained.dense, trained.run_dir / COMPRESSED)
+    )
+    assert sum(t.numel() for t in small.values()) < sum(t.numel() for t in dense.values())
+    tables = {name: t.shape for name, t in dense.items() if name.endswith((".gain", ".bias")) and
+              t.ndim == 2}  # fmt: skip
+    assert len(tables) == 2 * 4  # before each cell and before the image
+    assert {name: small[name].shape for name in tables} == tables
+    plan = json.loads((trained.run_dir / "plan.json").read_text())
+    assert not any("norm" in layer for layer in plan["layers"])
+
+
+def test_each_row_of_a_picture_of_classes_is_another_class(
+    trained: Delivered, tmp_path: Path
+) -> None:
+    out = ("--per-class", "--columns", "2", "--out", tmp_path / "classes.png")
+    assert in_a_process("nas_gan.sample", trained.run_dir / COMPRESSED, *out).returncode == 0
+    pixels = np.asarray(Image.open(tmp_path / "classes.png").convert("L"))
+    height = (pixels.shape[0] - 2) // 10  # of a row with its border
+    rows = [pixels[2 + height * k : height * (k + 1), 2:18] for k in range(10)]
+    assert all((rows[k] != rows[0]).any() for k in range(1, 10))
+
+
+def test_the_trained_net_is_evaluated(trained: Delivered, tmp_path: Path) -> None:
+    reference = trained.dense.parents[1] / "real.npz"
+    options: list[str | Path] = ["--reference", reference, "--samples", "16"]
+    options += ["--features", "efficientnet-lite0", "--out", tmp_path / "found.json"]
+    done = in_a_process("nas_gan.evaluate", trained.dense, *options)
+    assert done.returncode == 0, done.stderr
+    assert "nan" not in (tmp_path / "found.json").read_text().lower()

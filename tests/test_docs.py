@@ -213,7 +213,7 @@ def make_workplace(folder: Path) -> None:
         resolution=32,
         data_sha256="",
     )
-    config = GeneratorConfig(gf_dim=4)  # the fewest channels that are factorized
+    config = GeneratorConfig(gf_dim=4, n_classes=0)  # the fewest channels that are factorized
     state = Generator(config).state_dict()
     architecture = {"kind": "mmd-nas", **config.to_dict()}
     save_checkpoint(
@@ -438,7 +438,9 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
     manifest = {
         "onnx": "model.onnx",
         "name": "model",
-        "inputs": [{"name": "latents", "shape": ["batch", GeneratorConfig().latent_dim]}],
+        "inputs": [
+            {"name": "latents", "shape": ["batch", GeneratorConfig(n_classes=0).latent_dim]}
+        ],
     }
     line = trtexec_line(manifest, tuple(asdict(BatchRange()).values()), workspace_mib=512)
     assert line in shell_lines((ROOT / "docs" / "deployment.md").read_text())

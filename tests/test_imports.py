@@ -55,6 +55,7 @@ OPTIONAL = ("onnx", "onnxsim", "onnxscript", "tensorrt", "tensorrt_rtx", "torch_
 # These draw, and do nothing else.
 PLOTTING = {
     "ard.report.curves", "ard.report.page", "ard.report.plots",
+    "nas_gan.architecture_search.pictures",
     "nas_gan.pictures.activation_figures", "nas_gan.pictures.activation_sliders",
     "nas_gan.pictures.method_figures", "nas_gan.pictures.particle_figures",
     "nas_gan.pictures.plot_style",

@@ -43,7 +43,7 @@ def lively_generator(channels: int = 8, seed: int = 0) -> Generator:
     activations.
     """
     rng = torch.Generator().manual_seed(seed)
-    net = Generator(GeneratorConfig(gf_dim=channels))
+    net = Generator(GeneratorConfig(gf_dim=channels, n_classes=0))
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=rng)

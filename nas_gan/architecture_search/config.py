@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from nas_gan.architecture_search.amending import check_coefficient
 from nas_gan.architecture_search.relaxation import GumbelLogits, TemperatureSchedule
 from nas_gan.architecture_search.step import ArchitectureLoss, check_batch_size
 from nas_gan.data.files import WHITE, parse_colour
-from nas_gan.errors import InvalidValueError
+from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.networks.genotype import Table
 from nas_gan.networks.searched import InitName
-from nas_gan.panels import DATA, FILES, LOSS, MACHINE, NETWORK, OPTIMISER, Panel
+from nas_gan.panels import DATA, EVALUATION, FILES, LOSS, MACHINE, NETWORK, OPTIMISER, Panel
 from nas_gan.settings import check_above, check_at_least, check_fraction
 
+SearchMetric = Literal["fid", "is"]
 SPACE, RELAXATION = Panel("search space"), Panel("relaxation")
 ARCHITECTURE = Panel("architecture parameter")
 
@@ -114,10 +115,34 @@ class SearchConfig:
     save_every_minutes: Annotated[float, FILES] = 10.0
     """Save it also whenever so many minutes have passed; 0 saves by steps alone."""
 
+    eval_every: Annotated[int, EVALUATION] = 0
+    """Measure the derived generator, with the weights of the supernet, every so many steps, and
+    keep the genotype of the best FID in best_genotype.json; 0 never."""
+    eval_metrics: Annotated[tuple[SearchMetric, ...], EVALUATION] = ("fid",)
+    """What is measured: fid; is, the Inception score (a class score with other features)."""
+    eval_samples: Annotated[int, EVALUATION] = 5000
+    """Generated images per evaluation."""
+    best_gain: Annotated[float, EVALUATION] = 1.0
+    """Standard errors by which an FID must be below the best one to replace the best genotype; 0
+    takes every smaller one."""
+    reference: Annotated[str, EVALUATION] = "auto"
+    """Reference statistics for the FID: auto or an .npz file with mu and sigma."""
+    features: Annotated[Literal["auto", "inception", "efficientnet-lite0"], EVALUATION] = "auto"
+    """Network whose features the FID compares; auto is Inception if its weights are available."""
+
     def __post_init__(self) -> None:
-        for name in ("steps", "gf_dim", "df_dim", "n_outputs", "n_critic", "save_every", "threads"):
+        for name in (
+            "steps",
+            "eval_samples",
+            "gf_dim",
+            "df_dim",
+            "n_outputs",
+            "n_critic",
+            "save_every",
+            "threads",
+        ):
             check_at_least(name, getattr(self, name), 1)
-        for name in ("seed", "arch_weight_decay", "save_every_minutes"):
+        for name in ("seed", "eval_every", "best_gain", "arch_weight_decay", "save_every_minutes"):
             check_at_least(name, getattr(self, name), 0)
         for name in ("g_lr", "d_lr", "arch_lr", "upper_bound"):
             check_above(name, getattr(self, name), 0)
@@ -127,7 +152,21 @@ class SearchConfig:
             raise InvalidValueError(
                 f"is about the table mmd-nas only; got {self.table}", setting="dead_conv_transpose"
             )
+        for metric in self.eval_metrics:
+            if metric not in get_args(SearchMetric):
+                raise unknown_name("metric of eval_metrics", metric, get_args(SearchMetric))
+        if self.eval_every and not self.eval_metrics:
+            raise InvalidValueError(
+                "must name a metric if eval_every is set", setting="eval_metrics"
+            )
         parse_colour(self.background)
         check_batch_size(self.batch_size)
         check_coefficient(self.amending)
         TemperatureSchedule(self.temperature_start, self.temperature_end)
+
+
+# Whole numbers from 1 on, if they are given.
+_COUNTS = (
+    *("steps", "gf_dim", "df_dim", "n_outputs", "n_critic", "save_every", "threads"),
+    "eval_samples",
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 
 from nas_gan.architecture_search.build import build_step, build_supernets
@@ -10,12 +10,13 @@ from nas_gan.architecture_search.config import SearchConfig
 from nas_gan.architecture_search.files import SearchFiles, fingerprint
 from nas_gan.data.images import Images
 from nas_gan.files import write_json
-from nas_gan.interrupts import held_back
+from nas_gan.interrupts import held_back, let_through
 from nas_gan.settings import plain_settings
 from nas_gan.training.distributed import Processes
 from nas_gan.training.log import RunLog
 from nas_gan.training.loop import Every, EveryMinutes, TrainingResult, run_training
-from nas_gan.training.state import resume
+from nas_gan.training.measuring import Measure
+from nas_gan.training.state import Position, resume
 
 
 def search(
@@ -23,6 +24,8 @@ def search(
     images: Images,
     *,
     on_update: Callable[[int], None] = lambda n: None,
+    measure: Measure | None = None,
+    on_measured: Callable[[], None] = lambda: None,
     processes: Processes | None = None,
 ) -> TrainingResult:
     """Search what `config` describes, or resume it, and keep the search in its directory.
@@ -31,7 +34,11 @@ def search(
         config: every setting of the search.
         images: the data set, in the size of the networks.
         on_update: called with the number of updates finished since its last call.
-        processes: those of the search; only the main one writes. None is this one alone.
+        measure: scores the derived generator every `eval_every` steps. If an FID is among its
+            figures, the best genotype is kept.
+        on_measured: called when the files hold what was measured.
+        processes: those of the search; only the main one measures and writes. None is this one
+            alone.
 
     Raises:
         InvalidValueError: the settings describe no search, or do not fit the data.
@@ -41,7 +48,8 @@ def search(
     networks = build_supernets(config)
     step = build_step(config, networks, images, processes)
     settings = fingerprint(config, images)
-    first = resume(config.run_dir, settings, step).done
+    start = resume(config.run_dir, settings, step)
+    first = start.done
     if not processes.is_main:
         with held_back():  # the main process ends the search, between two steps
             return run_training(step, n_steps=config.steps, first=first)
@@ -49,7 +57,29 @@ def search(
     write_json(config.run_dir / "config.json", plain_settings(config))
     with closing(RunLog(config.run_dir, first)) as log:
         files = SearchFiles(config, networks, step, settings, log)
+
+        def evaluate(index: int, scalars: Mapping[str, float]) -> None:
+            if measure is None:
+                return
+            try:
+                with let_through():  # it can take minutes
+                    figures = measure(files.derived())
+            except KeyboardInterrupt:
+                files.save_at(Position(index + 1, unmeasured=True))
+                raise
+            files.measured(index, figures)
+            on_measured()
+
+        last_callbacks = (
+            Every(config.eval_every, evaluate, config.steps),
+            Every(config.save_every, files.save, config.steps),
+            EveryMinutes(config.save_every_minutes, files.save),
+        )
         on_update(first)
+        if start.unmeasured:
+            with held_back():
+                for callback in last_callbacks:
+                    callback(first - 1, {})
         result = run_training(
             step,
             n_steps=config.steps,
@@ -59,8 +89,7 @@ def search(
                 Every(config.log_every, files.log_scalars, config.steps),
                 Every(config.sample_every, files.sample, config.steps),
                 Every(config.derive_every, files.derive, config.steps),
-                Every(config.save_every, files.save, config.steps),
-                EveryMinutes(config.save_every_minutes, files.save),
+                *last_callbacks,
             ],
             on_interrupt=files.save,
         )

@@ -149,13 +149,19 @@ class SuperGenerator(Supernet):
     operations that take part, by default all.
 
     Raises:
-        InvalidValueError: `up_columns` is not between 1 and the length of the table.
+        InvalidValueError: `up_columns` is not between 1 and the length of the table, or the
+            skeleton has classes.
     """
 
     def __init__(
         self, config: GeneratorConfig, table: Table = "mmd-nas", up_columns: int | None = None
     ) -> None:
         super().__init__()
+        if config.n_classes:
+            raise InvalidValueError(
+                "an architecture is searched without classes, and may be trained with them; got "
+                f"n_classes {config.n_classes}"
+            )
         self.config, self.table = config, table
         self.latent_dim = config.latent_dim
         self.image_shape = (config.image_channels, config.image_size, config.image_size)

@@ -253,7 +253,8 @@ def _nas_discriminator(**defaults: Any) -> Part:
     """The discriminator of AutoGAN, with which both searched generators were trained."""
 
     def build(options: Mapping[str, Any], init: InitName, rng: torch.Generator | None) -> nn.Module:
-        return build_discriminator(DiscriminatorConfig(**{**defaults, **options}), init, rng)
+        values: dict[str, Any] = {"n_classes": 0, **defaults, **options}
+        return build_discriminator(DiscriminatorConfig(**values), init, rng)
 
     return Part(build, tuple(f.name for f in fields(DiscriminatorConfig)), "xavier_uniform")
 
@@ -261,7 +262,7 @@ def _nas_discriminator(**defaults: Any) -> Part:
 def _build_searched(
     options: Mapping[str, Any], init: InitName, rng: torch.Generator | None
 ) -> nn.Module:
-    values = dict(options)
+    values = {"n_classes": 0, **options}
     rows = tuple(tuple(row) for row in values.pop("genotype")["rows"])
     config = SearchedDiscriminatorConfig(DiscriminatorGenotype(rows), **values)
     return build_searched_discriminator(config, init, rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,7 +11,14 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.networks.activations import LearnedActivation, make_activation
-from nas_gan.networks.genotype import MMD_NAS, Genotype
+from nas_gan.networks.conditioning import (
+    LabelledSequential,
+    Projection,
+    check_label,
+    check_n_classes,
+    make_norm,
+)
+from nas_gan.networks.genotype import MMD_NAS, N_CELLS, Genotype
 from nas_gan.networks.operations import Cell
 
 # data set -> (width of the first feature map, number of latent parts). The image is 8 times as
@@ -30,7 +37,10 @@ InitName = Literal[
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """The options of a `Generator`. The image is `8 * bottom_width` pixels wide."""
+    """The options of a `Generator`. The image is `8 * bottom_width` pixels wide.
+
+    `n_classes` is 0 for a generator without labels, as the published ones are.
+    """
 
     genotype: Genotype = MMD_NAS
     bottom_width: int = 4
@@ -39,8 +49,11 @@ class GeneratorConfig:
     gf_dim: int = 256
     activation: str = "pmish"
     image_channels: int = 3
+    _: KW_ONLY
+    n_classes: int
 
     def __post_init__(self) -> None:
+        check_n_classes(self.n_classes)
         for name in ("bottom_width", "latent_dim", "gf_dim", "image_channels"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -53,7 +66,7 @@ class GeneratorConfig:
 
     @staticmethod
     def for_dataset(name: str, **changes: Any) -> GeneratorConfig:
-        """The published settings for a data set.
+        """The published settings for a data set, without classes.
 
         Args:
             name: `cifar10`, `cifar100`, `stl10`, `celeba64` or `celeba128`.
@@ -67,7 +80,10 @@ class GeneratorConfig:
                 f"no published shape for {name!r}; choose one of {', '.join(DATASET_SHAPES)}"
             )
         bottom_width, parts = DATASET_SHAPES[name]
-        return GeneratorConfig(bottom_width=bottom_width, latent_parts=parts, **changes)
+        published: dict[str, Any] = {
+            "bottom_width": bottom_width, "latent_parts": parts, "n_classes": 0,
+        }  # fmt: skip
+        return GeneratorConfig(**{**published, **changes})
 
     @property
     def image_size(self) -> int:
@@ -80,8 +96,8 @@ class GeneratorConfig:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> GeneratorConfig:
-        """Read what `to_dict` wrote; missing fields have their defaults."""
-        data = dict(data)
+        """Read what `to_dict` wrote; missing fields have their defaults, and no classes."""
+        data = {"n_classes": 0, **data}
         if "genotype" in data:
             genotype = data["genotype"]
             rows = tuple(tuple(row) for row in genotype["rows"])
@@ -96,6 +112,9 @@ class Generator(nn.Module):
     w is `bottom_width`. Source: MMD-PMish-NAS (IEEE Access 2024), after AdversarialNAS (Gao et
     al., CVPR 2020).
 
+    With classes it takes `(n, latent_dim + n_classes)`, whose last columns are the one-hot label.
+    The batch norm before the image is then conditional, and so is one before each cell.
+
     Args:
         config: The settings.
 
@@ -104,11 +123,10 @@ class Generator(nn.Module):
             not known.
     """
 
-    n_classes = 0
-
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        self.n_classes = config.n_classes
         self.latent_dim = config.latent_dim
         self.image_shape = (config.image_channels, config.image_size, config.image_size)
         width, channels = config.bottom_width, config.gf_dim
@@ -120,8 +138,12 @@ class Generator(nn.Module):
         self.cell1, self.cell2, self.cell3 = (
             Cell(config.genotype, number, channels, config.activation) for number in (1, 2, 3)
         )
-        self.to_rgb = nn.Sequential(
-            nn.BatchNorm2d(channels),
+        # The published net has a single norm, behind all cells: too late for a class to decide more
+        # than what is shown of the features that all classes share.
+        if self.n_classes:
+            self.norms = nn.ModuleList(make_norm(channels, self.n_classes) for _ in range(N_CELLS))
+        self.to_rgb = LabelledSequential(
+            make_norm(channels, self.n_classes),
             make_activation(config.activation),
             nn.Conv2d(channels, config.image_channels, 3, padding=1),
             nn.Tanh(),
@@ -130,15 +152,22 @@ class Generator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         width, channels = self.config.bottom_width, self.config.gf_dim
         # Explicit sizes, so that torch refuses latents of another width.
-        z1, z2, *z3 = z.split([self.part] * self.config.latent_parts, dim=1)
+        parts = [self.part] * self.config.latent_parts
+        label = [self.n_classes] if self.n_classes else []
+        z1, z2, *rest = z.split([*parts, *label], dim=1)
+        onehot = rest.pop() if label else None
         h = self.l1(z1).view(-1, channels, width, width)
-        skip1, h = self.cell1(h)  # (n, c, 2w, 2w)
+        skip1, h = self.cell1(self._normed(0, h, onehot))  # (n, c, 2w, 2w)
         h = h + self.l2(z2).view(-1, channels, 2 * width, 2 * width)
-        skip2, h = self.cell2(h, (skip1,))  # (n, c, 4w, 4w)
-        if z3:
-            h = h + self.l3(z3[0]).view(-1, channels, 4 * width, 4 * width)
-        _, h = self.cell3(h, (skip1, skip2))  # (n, c, 8w, 8w)
-        return self.to_rgb(h)
+        skip2, h = self.cell2(self._normed(1, h, onehot), (skip1,))  # (n, c, 4w, 4w)
+        if rest:
+            h = h + self.l3(rest[0]).view(-1, channels, 4 * width, 4 * width)
+        _, h = self.cell3(self._normed(2, h, onehot), (skip1, skip2))  # (n, c, 8w, 8w)
+        return self.to_rgb(h, onehot)
+
+    def _normed(self, cell: int, h: Tensor, onehot: Tensor | None) -> Tensor:
+        """What enters a cell: normed for the class, if there is one."""
+        return h if onehot is None else self.norms[cell](h, onehot)
 
 
 @dataclass(frozen=True)
@@ -146,7 +175,7 @@ class DiscriminatorConfig:
     """The options of a `Discriminator`.
 
     `downsampling` is the number of leading blocks that halve the image: 2 up to 48 px, 3 at 64 px
-    and 4 at 128 px.
+    and 4 at 128 px. `n_classes` is 0 for one without labels, as the published ones are.
     """
 
     df_dim: int = 512
@@ -154,8 +183,11 @@ class DiscriminatorConfig:
     downsampling: int = 2
     spectral_norm: bool = True
     image_channels: int = 3
+    _: KW_ONLY
+    n_classes: int
 
     def __post_init__(self) -> None:
+        check_n_classes(self.n_classes)
         for name in ("df_dim", "n_outputs", "image_channels"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -165,8 +197,8 @@ class DiscriminatorConfig:
     @staticmethod
     def for_image_size(size: int, **changes: Any) -> DiscriminatorConfig:
         """The published settings for images of `size` pixels, with fields changed by keyword."""
-        downsampling = 4 if size >= 128 else 3 if size >= 64 else 2
-        return DiscriminatorConfig(downsampling=downsampling, **changes)
+        published = {"downsampling": 4 if size >= 128 else 3 if size >= 64 else 2, "n_classes": 0}
+        return DiscriminatorConfig(**{**published, **changes})
 
 
 class _FirstBlock(nn.Module):
@@ -204,21 +236,30 @@ class _Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Maps images `(n, c, h, w)` to scores `(n, n_outputs)` for the kernel of an MMD loss."""
+    """Maps images `(n, c, h, w)` to scores `(n, n_outputs)` for the kernel of an MMD loss.
+
+    With classes it also takes one-hot labels `(n, n_classes)`, whose projection is added.
+    """
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
+        self.n_classes = config.n_classes
         df = config.df_dim
         self.block1 = _FirstBlock(config.image_channels, df)
         self.block2 = _Block(df, downsample=True)
         self.block3 = _Block(df, downsample=config.downsampling >= 3)
         self.block4 = _Block(df, downsample=config.downsampling >= 4)
         self.linear = nn.Linear(df, config.n_outputs, bias=False)
+        if self.n_classes:
+            self.projection = Projection(df, config.n_outputs, self.n_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, onehot: Tensor | None = None) -> Tensor:
+        check_label(onehot, self.n_classes)
         h = self.block4(self.block3(self.block2(self.block1(x))))
-        return self.linear(torch.relu(h).sum(dim=(2, 3)))  # (n, df) -> (n, n_outputs)
+        features = torch.relu(h).sum(dim=(2, 3))  # (n, df)
+        scores = self.linear(features)  # (n, n_outputs)
+        return scores if onehot is None else scores + self.projection(features, onehot)
 
 
 def initialize_(module: nn.Module, init: InitName, rng: torch.Generator) -> None:
@@ -228,7 +269,8 @@ def initialize_(module: nn.Module, init: InitName, rng: torch.Generator) -> None
     ConvTranspose2d keep torch's distribution. `dcgan` (deviation 0.02) is for all convolutions.
     `he_normal`, `glorot` and `mmd_gan` are for every weight; the last is He's before a ReLU, leaky
     or not, and Glorot's elsewhere, with biases of 0. `torch` is torch's distribution for
-    everything. Batch normalisation starts at N(1, 0.02) with the first four and at 1 otherwise.
+    everything. Batch normalisation starts at N(1, 0.02) with the first four and at 1 otherwise, and
+    at 1 for every class.
     Learned activations, and weights that keep torch's distribution, are also drawn from `rng`, so
     that a seed determines all of them.
 
@@ -246,7 +288,7 @@ def initialize_(module: nn.Module, init: InitName, rng: torch.Generator) -> None
             elif layer.bias is not None:
                 bound = _fan_in(layer) ** -0.5
                 nn.init.uniform_(layer.bias, -bound, bound, generator=rng)
-        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.affine:
             if init in ("normal", "orth", "xavier_uniform", "dcgan"):
                 nn.init.normal_(layer.weight, 1.0, 0.02, generator=rng)
             else:

@@ -6,13 +6,14 @@ Tan, Zhu, Liu; CVPR 2020).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.networks.conditioning import Projection, check_label, check_n_classes
 from nas_gan.networks.genotype import D_EDGES, FIRST_EDGES, N_BLOCKS, DiscriminatorGenotype
 from nas_gan.networks.operations import CONVOLUTIONS, Edge, make_edge
 from nas_gan.networks.searched import InitName, initialize_
@@ -42,15 +43,18 @@ def make_down_edge(name: str, channels: int) -> Edge:
 
 @dataclass(frozen=True)
 class SearchedDiscriminatorConfig:
-    """The options of a `SearchedDiscriminator`."""
+    """The options of a `SearchedDiscriminator`; `n_classes` is 0 for one without labels."""
 
     genotype: DiscriminatorGenotype
     df_dim: int = 80
     n_outputs: int = 16
     spectral_norm: bool = True
     image_channels: int = 3
+    _: KW_ONLY
+    n_classes: int
 
     def __post_init__(self) -> None:
+        check_n_classes(self.n_classes)
         for name in ("df_dim", "n_outputs", "image_channels"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -123,17 +127,26 @@ def _sum_present(*edges: tuple[nn.Module | None, Tensor | None]) -> Tensor:
 
 
 class SearchedDiscriminator(nn.Module):
-    """Maps images `(n, c, h, w)` to scores `(n, n_outputs)`; h and w are multiples of 16."""
+    """Maps images `(n, c, h, w)` to scores `(n, n_outputs)`; h and w are multiples of 16.
+
+    With classes it also takes one-hot labels `(n, n_classes)`, whose projection is added.
+    """
 
     def __init__(self, config: SearchedDiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
+        self.n_classes = config.n_classes
         self.blocks = nn.Sequential(*(Block(config, n) for n in range(1, N_BLOCKS + 1)))
         self.linear = nn.Linear(config.df_dim, config.n_outputs, bias=False)
+        if self.n_classes:
+            self.projection = Projection(config.df_dim, config.n_outputs, self.n_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, onehot: Tensor | None = None) -> Tensor:
+        check_label(onehot, self.n_classes)
         h = self.blocks(x)  # (n, df, h / 16, w / 16)
-        return self.linear(torch.relu(h).sum(dim=(2, 3)))  # (n, n_outputs)
+        features = torch.relu(h).sum(dim=(2, 3))  # (n, df)
+        scores = self.linear(features)  # (n, n_outputs)
+        return scores if onehot is None else scores + self.projection(features, onehot)
 
 
 def build_searched_discriminator(

@@ -31,8 +31,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Learning rates": ("lr/",),
     "Gradient norms": ("gradient/",),
     "FID, IS and other scores": (
-        *("fid", "kid", "is", "inception_score", "precision", "recall", "accuracy", "ms_ssim"),
-        *("parzen", "metric/", "metrics/"),
+        *("fid", "kid", "is", "inception_score", "precision", "recall", "accuracy"),
+        *("class_score", "ms_ssim", "parzen", "metric/", "metrics/"),
     ),
     "Pace": ("pace/",),
     "Health of the scores": ("kernel/", "score/", "scores/"),

@@ -38,7 +38,7 @@ from nas_gan.training.finish import check_on_finish
 from nas_gan.training.optimizers import OptimizerSettings, SchedulerSettings
 from nas_gan.training.upper_bound import Procedure
 
-EvalMetric = Literal["fid", "accuracy"]
+EvalMetric = Literal["fid", "is", "accuracy"]
 UPDATES, SCHEDULE = Panel("update"), Panel("learning rate schedule")
 ALARM = Panel("unattended run")
 
@@ -258,8 +258,9 @@ class TrainConfig:
     eval_every: Annotated[int, EVALUATION] = 0
     """Evaluate every so many steps and keep the weights of the best FID in best.pt; 0 never."""
     eval_metrics: Annotated[tuple[EvalMetric, ...], EVALUATION] = ("fid",)
-    """What is measured: fid, or accuracy (the share of a conditional generator's images in which a
-    small classifier of the data set sees the class asked for), or both."""
+    """What is measured, one or several: fid; is, the Inception score (a class score with other
+    features); accuracy, the share of a conditional generator's images in which a small classifier
+    of the data set sees the class asked for."""
     eval_samples: Annotated[int, EVALUATION] = 5000
     """Generated images per evaluation."""
     best_gain: Annotated[float, EVALUATION] = 1.0

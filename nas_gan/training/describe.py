@@ -12,7 +12,7 @@ from torch import nn
 
 from nas_gan.errors import InvalidValueError, UnreadableError, unknown_name
 from nas_gan.networks.genotype import ADVERSARIAL_NAS, MMD_NAS, DiscriminatorGenotype, Genotype
-from nas_gan.networks.interface import interface_of
+from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import MODELS, build_model, describe_pair
 from nas_gan.networks.searched import DATASET_SHAPES, DiscriminatorConfig, GeneratorConfig
 from nas_gan.reading import read_json, read_text
@@ -54,8 +54,9 @@ def describe_networks(config: TrainConfig) -> tuple[Architecture, Architecture]:
         generator, _ = describe_pair(settings)
     judge = config.discriminator or config.model
     if judge in _JUDGES:
-        size = settings["image_size"] or interface_of(blueprint(generator)).image_shape[1]
-        return generator, _searched_discriminator(judge, config, size, settings["image_channels"])
+        return generator, _searched_discriminator(
+            judge, config, interface_of(blueprint(generator)), settings["image_channels"]
+        )
     _, discriminator = describe_pair(settings)
     return generator, discriminator
 
@@ -68,7 +69,7 @@ def blueprint(generator: Mapping[str, Any]) -> nn.Module:
 
 def _searched_generator(config: TrainConfig, settings: Mapping[str, Any]) -> Architecture:
     published, activation = SEARCHED[config.model]
-    for name in ("n_classes", "hidden_activation", "output_activation"):
+    for name in ("hidden_activation", "output_activation"):
         if settings[name] is not None:
             raise InvalidValueError(
                 f"the generator of {config.model} has no {name}; other models have, such as dcgan"
@@ -91,13 +92,14 @@ def _searched_generator(config: TrainConfig, settings: Mapping[str, Any]) -> Arc
         bottom_width=bottom_width,
         latent_parts=parts,
         activation=config.activation or activation,
+        n_classes=config.n_classes or 0,
         **{name: value for name, value in given.items() if value is not None},
     )
     return {"kind": config.model, **options.to_dict()}
 
 
 def _searched_discriminator(
-    kind: str, config: TrainConfig, size: int, channels: int | None
+    kind: str, config: TrainConfig, made: GeneratorInterface, channels: int | None
 ) -> Architecture:
     for name in ("d_hidden_activation", "d_output_activation"):
         if getattr(config, name) is not None:
@@ -118,6 +120,7 @@ def _searched_discriminator(
         "n_outputs": config.n_outputs or n_outputs,
         "spectral_norm": config.spectral_norm != "none",
         "image_channels": channels or 3,
+        "n_classes": made.n_classes,
     }
     if kind == "searched":
         if config.d_genotype is None:
@@ -128,7 +131,8 @@ def _searched_discriminator(
             )
         )
     else:
-        options["downsampling"] = DiscriminatorConfig.for_image_size(size).downsampling
+        height = made.image_shape[1]
+        options["downsampling"] = DiscriminatorConfig.for_image_size(height).downsampling
     return {"kind": kind, **options}
 
 

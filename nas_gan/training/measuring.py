@@ -1,10 +1,11 @@
-"""What is measured of a generator during training: its FID, the accuracy of its classes."""
+"""What is measured of a generator along the way: its FID, its class score, its classes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,44 @@ from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import blueprint, describe_networks
 from nas_gan.training.seeds import Stream
 
+if TYPE_CHECKING:
+    from nas_gan.metrics.features import ClassExtractor, ExtractorName
+
 logger = logging.getLogger(__name__)
 
 # An averaged generator to its figures by name, such as `fid`.
 Measure = Callable[[nn.Module], Mapping[str, float]]
 # Opens a progress bar, given a description and a total; yields `advance(n)`.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+# What is computed from the features of a generator's images.
+OF_FEATURES = ("fid", "is")
+
+
+class Evaluated(Protocol):
+    """The settings of a training or a search that say how its images are measured."""
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def eval_metrics(self) -> Collection[str]: ...
+
+    @property
+    def eval_samples(self) -> int: ...
+
+    @property
+    def reference(self) -> str: ...
+
+    @property
+    def features(self) -> ExtractorName: ...
 
 
 @contextmanager
@@ -45,15 +78,23 @@ def make_measure(
     """
     if not config.eval_every:
         return None
-    makers = {"fid": _fid, "accuracy": _accuracy}
-    scores = [makers[name](config, images, progress) for name in config.eval_metrics]
+    scores = []
+    if set(OF_FEATURES) & set(config.eval_metrics):
+        scores.append(measure_features(config, images))
+    if "accuracy" in config.eval_metrics:
+        scores.append(_accuracy(config, images, progress))
     return lambda generator: {
         name: value for score in scores for name, value in score(generator).items()
     }
 
 
-def _fid(config: TrainConfig, images: Images, progress: Progress) -> Measure:
-    """The distance of a generator's images to the reference that a run names, and its noise."""
+def measure_features(config: Evaluated, images: Images) -> Measure:
+    """A function that scores a generator by the features of its images.
+
+    `fid` is the distance to the reference that the settings name, with its standard error `fid_se`;
+    `inception_score`, or `class_score` if the network is not Inception, comes with its deviation
+    over parts of the images, such as `class_score_std`.
+    """
     # Here, since a run that measures nothing need not wait for scipy.
     from nas_gan.metrics.doubts import few_for_a_distance
     from nas_gan.metrics.features import make_extractor
@@ -62,26 +103,47 @@ def _fid(config: TrainConfig, images: Images, progress: Progress) -> Measure:
     from nas_gan.metrics.sampling import extract_features
 
     extractor = make_extractor(config.features, device=config.device)
-    for doubt in few_for_a_distance(config.eval_samples, extractor.dim, "eval_samples"):
-        logger.warning("%s", doubt)
-    statistics, _ = find_reference(
-        config.reference,
-        extractor,
-        dataset=config.dataset,
-        resolution=images[torch.zeros(1, dtype=torch.long)].shape[-1],
-        data=lambda: images,
-        cache=cache_dir(),
-    )
-    reference = FrechetReference(statistics)
+    reference = None
+    if "fid" in config.eval_metrics:
+        for doubt in few_for_a_distance(config.eval_samples, extractor.dim, "eval_samples"):
+            logger.warning("%s", doubt)
+        statistics, _ = find_reference(
+            config.reference,
+            extractor,
+            dataset=config.dataset,
+            resolution=images[torch.zeros(1, dtype=torch.long)].shape[-1],
+            data=lambda: images,
+            cache=cache_dir(),
+        )
+        reference = FrechetReference(statistics)
 
     def measure(generator: nn.Module) -> Mapping[str, float]:
         interface, seed = interface_of(generator), config.seed + Stream.EVALUATION
         latents = latents_of(interface, config.eval_samples, seed)
         features = extract_features(generator, latents, extractor, device=config.device)
-        error = standard_error(features, lambda rows: reference.distance(statistics_of(rows)))
-        return {"fid": reference.distance(statistics_of(features)), "fid_se": error}
+        found: dict[str, float] = {}
+        if reference is not None:
+            distance = reference.distance
+            error = standard_error(features, lambda rows: distance(statistics_of(rows)))
+            found |= {"fid": distance(statistics_of(features)), "fid_se": error}
+        if "is" in config.eval_metrics:
+            found |= _class_score(features, extractor, seed)
+        return found
 
     return measure
+
+
+def _class_score(
+    features: npt.NDArray[np.float32], extractor: ClassExtractor, seed: int
+) -> dict[str, float]:
+    from nas_gan.metrics.class_score import SPLITS, StreamingClassScore
+
+    n = len(features)
+    score = StreamingClassScore(n, extractor.name, SPLITS if n >= SPLITS else 1, seed)
+    score.update(np.arange(n), extractor.logits(features))
+    result = score.result()
+    name = "inception_score" if extractor.comparable else "class_score"
+    return {name: result.mean, f"{name}_std": result.std}
 
 
 def standard_error(

@@ -41,7 +41,7 @@ def test_the_table_ends_with_what_it_leaves_out():
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     out = tmp_path_factory.mktemp("profile") / "bundle"
-    generator = Generator(GeneratorConfig(gf_dim=8)).eval()
+    generator = Generator(GeneratorConfig(gf_dim=8, n_classes=0)).eval()
     write_bundle(BundleSource(generator), out, BundleSettings(samples=4, engines=()))
     return out, generator
 

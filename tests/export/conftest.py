@@ -63,7 +63,7 @@ def other_upsampler() -> Upsampler:
 def generator() -> Generator:
     """A small published net whose images use the whole range, as those of a trained one do."""
     rng = torch.Generator().manual_seed(0)
-    net = Generator(GeneratorConfig(gf_dim=8))
+    net = Generator(GeneratorConfig(gf_dim=8, n_classes=0))
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=rng)

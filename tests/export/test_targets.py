@@ -25,7 +25,7 @@ from nas_gan.networks.searched import Generator, GeneratorConfig
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(GeneratorConfig(gf_dim=8)).eval()
+    return Generator(GeneratorConfig(gf_dim=8, n_classes=0)).eval()
 
 
 @pytest.fixture(scope="module")

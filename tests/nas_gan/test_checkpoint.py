@@ -25,7 +25,7 @@ SUFFIXES = (".pt", ".safetensors")
 
 @pytest.fixture
 def checkpoint(tiny_generator, rng):
-    discriminator = build_discriminator(DiscriminatorConfig(df_dim=8), rng=rng)
+    discriminator = build_discriminator(DiscriminatorConfig(df_dim=8, n_classes=0), rng=rng)
     return Checkpoint(
         architecture={"kind": "mmd-nas", **tiny_generator.config.to_dict()},
         generator=tiny_generator.state_dict(),

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.onnx, pytest.mark.weights]
 
 
 def save_generator(path: Path, seed: int, scale: float = 1.0, **provenance: str) -> Path:
-    config = GeneratorConfig(gf_dim=8, latent_dim=12, bottom_width=4)
+    config = GeneratorConfig(gf_dim=8, latent_dim=12, bottom_width=4, n_classes=0)
     generator = Generator(config)
     initialize_(generator, "xavier_uniform", torch.Generator().manual_seed(seed))
     state = generator.state_dict()
@@ -126,7 +126,7 @@ def test_what_cannot_be_measured_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(dense.parent)
-    config = GeneratorConfig(gf_dim=8, latent_dim=24, bottom_width=4)
+    config = GeneratorConfig(gf_dim=8, latent_dim=24, bottom_width=4, n_classes=0)
     architecture = {"kind": MMD_NAS_KIND, **config.to_dict()}
     save_checkpoint(Checkpoint(architecture, Generator(config).state_dict()), Path("wide.pt"))
     arguments = [*arguments, "--features", "efficientnet-lite0"]

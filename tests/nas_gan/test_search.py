@@ -1,5 +1,7 @@
+import json
 import sys
 
+import numpy as np
 import pytest
 
 from nas_gan.architecture_search.config import SearchConfig
@@ -28,8 +30,30 @@ def test_the_command_searches_a_preset_with_overrides(tmp_path, monkeypatch, cap
     out = capsys.readouterr().out
     assert out.endswith(f"1 steps, {tmp_path / 'run' / 'genotype.json'}\n")
     assert (tmp_path / "run" / "samples" / "000001.png").is_file()
-    for name in ("genotype.gv", "discriminator.gv"):
-        assert (tmp_path / "run" / name).read_text().startswith("digraph")
+    for name in ("genotype.png", "discriminator.png", "genotypes.png"):
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_measures_derived_generators_and_draws_the_curve(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((1280, 16))
+    reference = tmp_path / "real.npz"
+    np.savez(reference, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T, n=17)
+    args = ["--config", SMOKE, "--steps", 2, "--gf-dim", 2, "--df-dim", 2, "--batch-size", 4]
+    args += ["--eval-every", 1, "--eval-metrics", "fid", "is", "--eval-samples", 12]
+    args += ["--features", "efficientnet-lite0", "--reference", reference]
+    run_dir = tmp_path / "run"
+    assert command(monkeypatch, *args, "--run-dir", run_dir) == 0
+    rows = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    measured = [row for row in rows if "fid" in row]
+    assert [row["step"] for row in measured] == [1, 2]
+    assert all(row["class_score"] >= 1 for row in measured)
+    best = json.loads((run_dir / "best_genotype.json").read_text())
+    assert best["fid"] == {row["step"]: row["fid"] for row in measured}[best["step"]]
+    out = capsys.readouterr().out
+    assert f"best FID {best['fid']:.4g} ± {best['fid_se']:.2g} at step {best['step']}, " in out
+    for name in ("curve.png", "best_genotype.png"):
+        assert (run_dir / name).is_file()
 
 
 @pytest.mark.parametrize(

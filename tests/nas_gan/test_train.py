@@ -158,7 +158,11 @@ def test_two_processes_have_the_curve_of_one_and_write_one_directory(tmp_path):
         (["--activation", "pmich"], 1, "error: activation 'pmich' is not known; did you mean pmi"),
         (["--image-size", "30"], 1, "error: image_size 30 does not divide by 8"),
         (["--model", "mnist-dcgan", "--image-size", "30"], 1, "error: image_size 30 does not divi"),
-        (["--n-classes", "10"], 1, "error: the generator of mmd-nas has no n_classes; other"),
+        (
+            ["--n-classes", "1"],
+            1,
+            "error: a conditional network has at least 2 classes, any other 0",
+        ),
         (["--model", "dcgan", "--activation", "relu"], 1, "error: activation is for the searched"),
         (["--g-optimizer", "Adamm"], 1, "error: optimizer 'Adamm' is not known; did you mean Adam"),
         (["--g-scheduler", "StepLRR"], 1, "error: scheduler 'StepLRR' is not known; did you mean "),

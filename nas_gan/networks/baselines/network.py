@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.activations import SYMMETRIC, UNIT
 from nas_gan.networks.baselines.layers import LayerSpec, Slots, build_layers
+from nas_gan.networks.conditioning import check_label
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,5 @@ class LayeredDiscriminator(_Layered):
         (self.n_outputs,) = self.out_shape
 
     def forward(self, images: Tensor, onehot: Tensor | None = None) -> Tensor:
-        if (onehot is not None) != bool(self.n_classes):
-            raise InvalidValueError(
-                f"this discriminator has {self.n_classes} classes; call it with "
-                f"{'images and one-hot labels' if self.n_classes else 'images alone'}"
-            )
+        check_label(onehot, self.n_classes)
         return self._run(images, onehot)

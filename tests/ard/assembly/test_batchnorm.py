@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from ard.assembly.batchnorm import batch_moments, correct_batchnorm
 from ard.assembly.surgery import apply_plan
 from ard.plan import Factorization, RankPlan
-from nas_gan.networks.latents import latent_bank
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latent_bank, latents_of
+from nas_gan.networks.models import build_model
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -129,3 +131,36 @@ def test_norms_in_a_row_are_corrected_in_one_pass_as_one_by_one() -> None:
 def test_a_channel_that_is_constant_keeps_its_statistics() -> None:
     net = Normalised(0.0, 1.0).eval()
     assert statistics(correct_batchnorm(net, net, LATENTS)) == statistics(net)
+
+
+def test_conditional_norms_see_the_variance_that_they_see_in_the_dense_net() -> None:
+    rng = torch.Generator().manual_seed(0)
+    dense = build_model({"kind": "mmd-nas", "gf_dim": 8, "n_classes": 3}, rng=rng).eval()
+    latents = latents_of(interface_of(dense), 24, seed=0)
+    small = {name: Factorization("svd", (3,)) for name in ("l1", "l2")}
+    factorized = apply_plan(dense, RankPlan(small))
+    corrected = correct_batchnorm(factorized, dense, latents)
+    seen = [variances_behind_norms(net, latents) for net in (dense, factorized, corrected)]
+    assert list(seen[0]) == [*(f"norms.{n}.norm" for n in range(3)), "to_rgb.0.norm"]
+    for name, variance in seen[0].items():
+        torch.testing.assert_close(seen[2][name], variance, rtol=1e-3, atol=0)
+    assert (seen[1]["norms.0.norm"] / seen[0]["norms.0.norm"] - 1).abs().max() > 0.1
+
+
+def variances_behind_norms(net: nn.Module, latents: Tensor) -> dict[str, Tensor]:
+    """Variances `(c,)` of what leaves each batch norm, over all classes, by its name."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        found[name] = output.double().var(dim=(0, 2, 3), correction=0)
+
+    hooks = [
+        module.register_forward_hook(lambda _, __, out, name=name: keep(name, out))
+        for name, module in net.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    with torch.no_grad():
+        net(latents)
+    for hook in hooks:
+        hook.remove()
+    return found

@@ -323,7 +323,7 @@ def test_knowing_the_inputs_lowers_the_error_of_the_outputs(method):
 
 def small_generator(**changes):
     torch.manual_seed(0)
-    config = GeneratorConfig(bottom_width=2, latent_dim=12, gf_dim=8, **changes)
+    config = GeneratorConfig(bottom_width=2, latent_dim=12, gf_dim=8, **changes, n_classes=0)
     return Generator(config).eval()
 
 

@@ -9,15 +9,17 @@ import torch
 import nas_gan
 from nas_gan.architecture_search.build import build_step, build_supernets
 from nas_gan.architecture_search.config import SearchConfig
+from nas_gan.architecture_search.files import read_best
 from nas_gan.architecture_search.run import search
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
-from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
+from nas_gan.networks.genotype import MMD_NAS, DiscriminatorGenotype, Genotype
 from nas_gan.networks.searched_discriminator import (
     SearchedDiscriminatorConfig,
     build_searched_discriminator,
 )
 from nas_gan.training.config import TrainConfig
+from nas_gan.training.describe import describe_networks
 from nas_gan.training.distributed import Processes
 from nas_gan.training.preset import load_preset
 from nas_gan.training.run import train
@@ -103,6 +105,100 @@ def test_a_finished_search_leaves_what_its_help_promises(finished_run):
     assert (finished_run.run_dir / "genotype.json").read_text() == last
 
 
+def measuring(*fids, error=0.1):
+    """A measure that finds these FIDs one after the other; and what it was given."""
+    generators, left = [], list(fids)
+
+    def measure(generator):
+        generators.append(generator)
+        return {"fid": left.pop(0), "fid_se": error}
+
+    return measure, generators
+
+
+def best_of(run_dir):
+    best = read_best(run_dir)
+    assert best is not None
+    return best.step, best.fid, best.fid_se
+
+
+def test_the_genotype_of_the_best_fid_beyond_noise_is_kept(tmp_path, images):
+    config = replace(TINY, steps=4, eval_every=1, arch_lr=0.5, n_critic=1, run_dir=tmp_path)
+    measure, generators = measuring(9.0, 8.95, 7.0, 7.1)
+    seen = []
+    search(config, images, measure=measure, on_measured=lambda: seen.append(best_of(tmp_path)[0]))
+    assert seen == [1, 1, 3, 3]  # the files are up to date whenever somebody is told
+    assert best_of(tmp_path) == (3, 7.0, 0.1)
+    kept = Genotype.from_json((tmp_path / "best_genotype.json").read_text())
+    at_the_time = (tmp_path / "genotypes" / "000003.json").read_text()
+    assert kept == Genotype.from_json(at_the_time) == generators[2].config.genotype
+    assert kept != Genotype.from_json((tmp_path / "genotype.json").read_text())
+    judge = (tmp_path / "best_discriminator.json").read_text()
+    assert judge == (tmp_path / "genotypes" / "000003_discriminator.json").read_text()
+    measured = {line["step"]: line["fid"] for line in log_of(config) if "fid" in line}
+    assert measured == {1: 9.0, 2: 8.95, 3: 7.0, 4: 7.1}
+    train_config = TrainConfig(genotype=tmp_path / "best_genotype.json")
+    assert describe_networks(train_config)[0]["genotype"]["rows"] == kept.rows
+
+
+def test_measuring_does_not_change_what_is_found(finished_run, tmp_path, images):
+    config = replace(finished_run, eval_every=1, run_dir=tmp_path / "run")
+    measure, generators = measuring(1.0, 2.0, 3.0)
+
+    def drawing(generator):
+        torch.rand(3)
+        generator(torch.randn(2, generator.latent_dim))
+        return measure(generator)
+
+    search(config, images, measure=drawing)
+    a, b = (torch.load(c.run_dir / "state.pt", weights_only=True) for c in (config, finished_run))
+    assert equal(a, b)
+    assert len(generators) == 3
+
+
+def test_a_search_that_is_interrupted_while_it_measures_measures_again(tmp_path, images):
+    config = replace(TINY, eval_every=1, run_dir=tmp_path)
+    measure, _ = measuring(9.0)
+
+    def impatient(generator):
+        try:
+            return measure(generator)
+        except IndexError:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(KeyboardInterrupt):
+        search(config, images, measure=impatient)
+    measure, _ = measuring(8.0, 8.5)
+    search(config, images, measure=measure)
+    measured = {line["step"]: line["fid"] for line in log_of(config) if "fid" in line}
+    assert measured == {1: 9.0, 2: 8.0, 3: 8.5}
+    assert best_of(tmp_path) == (2, 8.0, 0.1)
+
+
+def test_the_best_of_an_earlier_part_stays_the_best(tmp_path, images):
+    config = replace(TINY, eval_every=1, run_dir=tmp_path)
+    measure, _ = measuring(5.0, 6.0)
+    done = 0
+
+    def interrupt(n):
+        nonlocal done
+        done += n
+        if done == 3:  # the state is that after two
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(config, images, measure=measure, on_update=interrupt)
+    search(config, images, measure=measuring(6.0)[0])
+    assert best_of(tmp_path) == (1, 5.0, 0.1)
+
+
+@pytest.mark.parametrize("content", ["{}", MMD_NAS.to_json(), '{"rows": [[0]], "fid": 1}', "x"])
+def test_a_best_genotype_that_is_none_is_refused_by_name(content, tmp_path):
+    (tmp_path / "best_genotype.json").write_text(content)
+    with pytest.raises(InvalidValueError, match=r"best_genotype\.json"):
+        read_best(tmp_path)
+
+
 def test_the_found_genotype_is_that_of_the_saved_parameters(finished_run):
     state = torch.load(finished_run.run_dir / "state.pt", weights_only=True)["step_state"]
     up = state["generator"]["alphas_up"].argmax(-1)
@@ -122,7 +218,9 @@ def test_the_found_genotype_trains(finished_run, tmp_path, images):
 
 def test_the_found_discriminator_scores_images(finished_run, images):
     text = (finished_run.run_dir / "discriminator.json").read_text()
-    config = SearchedDiscriminatorConfig(DiscriminatorGenotype.from_json(text), df_dim=4)
+    config = SearchedDiscriminatorConfig(
+        DiscriminatorGenotype.from_json(text), df_dim=4, n_classes=0
+    )
     net = build_searched_discriminator(config, rng=torch.Generator().manual_seed(0))
     assert net(images[torch.arange(4)].float()).shape == (4, 16)
 
@@ -177,7 +275,9 @@ def test_the_alphas_move_by_their_own_optimizers(images):
     [{"batch_size": 7}, {"batch_size": 2}, {"amending": -0.1}, {"steps": 0}, {"g_lr": 0.0},
      {"arch_lr": float("nan")}, {"arch_beta1": 1.0}, {"arch_weight_decay": -1.0}, {"seed": -1},
      {"temperature_end": 0.0}, {"temperature_start": 0.01}, {"upper_bound": 0.0},
-     {"dead_conv_transpose": True, "table": "adversarial-nas"}],
+     {"dead_conv_transpose": True, "table": "adversarial-nas"}, {"eval_samples": 0},
+     {"eval_every": -1}, {"best_gain": -1.0}, {"eval_metrics": ("accuracy",)},
+     {"eval_metrics": (), "eval_every": 1}],
 )  # fmt: skip
 def test_settings_that_cannot_search_are_refused(changes):
     name = next(iter(changes)).partition("_")[0]

@@ -29,7 +29,7 @@ def make_step(
 ):  # fmt: skip
     """A step of tiny supernets on 16 px images, without spectral norm to be fast."""
     torch.manual_seed(0)
-    generator = SuperGenerator(GeneratorConfig(gf_dim=2, bottom_width=2, latent_dim=6))
+    generator = SuperGenerator(GeneratorConfig(gf_dim=2, bottom_width=2, latent_dim=6, n_classes=0))
     discriminator = SuperDiscriminator(4)
     sgd = torch.optim.SGD
     return ArchitectureStep(

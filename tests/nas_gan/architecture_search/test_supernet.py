@@ -30,7 +30,7 @@ def one_hot(indices, n):
 
 
 def make_generator(**changes):
-    config = GeneratorConfig(gf_dim=4, activation="pmish")
+    config = GeneratorConfig(gf_dim=4, activation="pmish", n_classes=0)
     generator = SuperGenerator(config, **changes)
     initialize_supernet_(generator, "xavier_uniform", torch.Generator().manual_seed(0))
     return generator
@@ -60,7 +60,7 @@ def derived_state(module, supernet, parts):
 )
 def test_the_generator_has_the_size_of_the_published_one(activation, up_columns, size, n_alphas):
     with torch.device("meta"):
-        config = GeneratorConfig(gf_dim=160, activation=activation)
+        config = GeneratorConfig(gf_dim=160, activation=activation, n_classes=0)
         generator = SuperGenerator(config, up_columns=up_columns)
     assert count(generator) == size
     assert sum(alpha.numel() for alpha in generator.alphas) == n_alphas
@@ -91,7 +91,9 @@ def test_the_transposed_convolution_lives_with_four_columns_and_not_with_three(c
 
 def test_the_dead_part_of_the_published_search_is_as_large_as_stated():
     with torch.device("meta"):
-        generator = SuperGenerator(GeneratorConfig(gf_dim=160, activation="relu"), up_columns=3)
+        generator = SuperGenerator(
+            GeneratorConfig(gf_dim=160, activation="relu", n_classes=0), up_columns=3
+        )
     dead = [p.numel() for name, p in generator.named_parameters() if "conv_transpose" in name]
     assert sum(dead) == 162_240
 
@@ -100,7 +102,7 @@ def test_a_mixing_that_is_sure_is_the_derived_generator():
     supernet = make_generator().eval()
     rows = torch.tensor(MMD_NAS.rows)
     mixing = Mixing(one_hot(rows[:, 2:].tolist(), 7), one_hot(rows[:, :2].tolist(), 4))
-    derived = Generator(GeneratorConfig(gf_dim=4, activation="pmish")).eval()
+    derived = Generator(GeneratorConfig(gf_dim=4, activation="pmish", n_classes=0)).eval()
     parts = {"to_rgb": "to_rgb"} | {f"l{n + 1}": f"inputs.{n}" for n in range(3)}
     for cell in (1, 2, 3):
         parts[f"cell{cell}.skip_in_ops"] = f"cells.{cell - 1}.skip_in_ops"
@@ -117,7 +119,7 @@ def test_a_mixing_that_is_sure_is_the_derived_discriminator():
     supernet = SuperDiscriminator(4)
     rows = torch.tensor(D_GENOTYPE.rows)
     mixing = Mixing(one_hot(rows[:, :5].tolist(), 7), one_hot(rows[:, 5:].tolist(), 6))
-    config = SearchedDiscriminatorConfig(D_GENOTYPE, df_dim=4, spectral_norm=False)
+    config = SearchedDiscriminatorConfig(D_GENOTYPE, df_dim=4, spectral_norm=False, n_classes=0)
     derived = build_searched_discriminator(config)
     parts = {"linear": "linear"}
     for block in (1, 2, 3, 4):
@@ -162,6 +164,6 @@ def test_a_two_part_skeleton_feeds_two_cells():
 
 def test_columns_past_the_table_are_refused():
     with pytest.raises(InvalidValueError, match="up_columns must be 1 to 3"):
-        SuperGenerator(GeneratorConfig(gf_dim=4), "adversarial-nas", 4)
+        SuperGenerator(GeneratorConfig(gf_dim=4, n_classes=0), "adversarial-nas", 4)
     with pytest.raises(InvalidValueError, match="n_outputs must be at least 1"):
         SuperDiscriminator(4, 0)

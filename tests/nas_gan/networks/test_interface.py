@@ -57,7 +57,7 @@ def test_a_generator_returns_what_its_interface_says(kind: str) -> None:
         layers = [{"type": "linear", "out": 48}, {"type": "reshape", "to": [3, 4, 4]}]
         architecture |= {"input": [5], "layers": layers}
     elif kind == "mmd-nas":
-        architecture |= GeneratorConfig(gf_dim=4).to_dict()
+        architecture |= GeneratorConfig(gf_dim=4, n_classes=0).to_dict()
     generator = build_model(architecture).eval()
     interface = interface_of(generator)
     with torch.no_grad():

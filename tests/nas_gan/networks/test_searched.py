@@ -53,7 +53,9 @@ def test_the_generator_has_the_published_number_of_parameters(
 def test_the_adversarial_nas_genotype_has_its_published_number_of_parameters():
     for changes, expected in (({}, 8_846_851), ({"gf_dim": 270, "bottom_width": 6}, 8_881_923)):
         parts = 2 if changes else 3
-        config = GeneratorConfig(ADVERSARIAL_NAS, latent_parts=parts, activation="relu", **changes)
+        config = GeneratorConfig(
+            ADVERSARIAL_NAS, latent_parts=parts, activation="relu", **changes, n_classes=0
+        )
         assert count(on_meta(lambda config=config: Generator(config))) == expected
 
 
@@ -153,7 +155,7 @@ def test_an_unknown_shape_and_an_unknown_init_name_the_choices(tiny_generator, r
     refused: list[dict[str, Any]] = [{"downsampling": 5}, {"df_dim": 0}, {"n_outputs": 0}]
     for changes in refused:
         with pytest.raises(InvalidValueError):
-            DiscriminatorConfig(**changes)
+            DiscriminatorConfig(**changes, n_classes=0)
 
 
 def test_the_same_seed_draws_the_same_network_whatever_the_global_state(tiny_config):
@@ -187,13 +189,13 @@ def test_orthogonal_init_makes_orthonormal_rows(rng):
 
 
 def test_the_discriminator_scores_each_image_with_sixteen_numbers(rng):
-    discriminator = build_discriminator(DiscriminatorConfig(df_dim=8), rng=rng)
+    discriminator = build_discriminator(DiscriminatorConfig(df_dim=8, n_classes=0), rng=rng)
     assert discriminator(torch.randn(5, 3, 32, 32, generator=rng)).shape == (5, 16)
 
 
 def test_spectral_norm_brings_every_layer_to_norm_one(rng):
     torch.manual_seed(0)  # the power iteration starts from the global generator
-    discriminator = build_discriminator(DiscriminatorConfig(df_dim=8), rng=rng)
+    discriminator = build_discriminator(DiscriminatorConfig(df_dim=8, n_classes=0), rng=rng)
     for _ in range(100):
         discriminator(torch.randn(1, 3, 8, 8, generator=rng))
     layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]

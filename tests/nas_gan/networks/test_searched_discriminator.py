@@ -19,7 +19,7 @@ GENOTYPE = DiscriminatorGenotype(
 
 
 def make(genotype=GENOTYPE, **changes):
-    config = SearchedDiscriminatorConfig(genotype, df_dim=4, **changes)
+    config = SearchedDiscriminatorConfig(genotype, df_dim=4, **changes, n_classes=0)
     return build_searched_discriminator(config, rng=torch.Generator().manual_seed(0))
 
 

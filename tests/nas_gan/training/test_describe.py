@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nas_gan.errors import InvalidValueError
-from nas_gan.networks.genotype import ADVERSARIAL_NAS, MMD_NAS
+from nas_gan.networks.genotype import ADVERSARIAL_NAS, MMD_NAS, DiscriminatorGenotype
 from nas_gan.networks.interface import GeneratorInterface, interface_of
 from nas_gan.networks.models import build_model
 from nas_gan.training.build import build_networks
@@ -44,6 +44,17 @@ def test_what_nobody_asks_for_is_the_models_own():
     assert describe_networks(TrainConfig(model="dcgan")) == ({"kind": "dcgan"}, {"kind": "dcgan"})
 
 
+@pytest.mark.parametrize("model", ["mmd-nas", "adversarial-nas"])
+def test_a_number_of_classes_reaches_both_searched_networks(model, tmp_path):
+    genotype = tmp_path / "d.json"
+    genotype.write_text(DiscriminatorGenotype(((3, 3, 3, 3, 3, 0, 0),) * 4).to_json())
+    asked = TrainConfig(model=model, n_classes=4)
+    searched = replace(asked, discriminator="searched", d_genotype=genotype)
+    for config in (asked, searched):
+        assert [network["n_classes"] for network in describe_networks(config)] == [4, 4]
+    assert [network["n_classes"] for network in describe_networks(TrainConfig())] == [0, 0]
+
+
 def test_networks_of_two_families_meet_at_their_images():
     tiny = TrainConfig(gf_dim=4, df_dim=4)
     crossed = build_networks(replace(tiny, discriminator="dcgan"))
@@ -52,8 +63,10 @@ def test_networks_of_two_families_meet_at_their_images():
     assert scores.shape == (2, 1)
     back = build_networks(replace(tiny, model="dcgan", discriminator="mmd-nas"))
     assert back.d_architecture["downsampling"] == 3
-    with pytest.raises(InvalidValueError, match=r"generator has n_classes 10, the discriminator 0"):
-        build_networks(replace(tiny, model="dcgan", n_classes=10, discriminator="mmd-nas"))
+    conditional = replace(tiny, model="dcgan", n_classes=10, discriminator="mmd-nas")
+    assert build_networks(conditional).d_architecture["n_classes"] == 10
+    with pytest.raises(InvalidValueError, match=r"generator has n_classes 0, the discriminator 10"):
+        build_networks(replace(tiny, discriminator="mnist-condgan"))
 
 
 def test_both_networks_can_be_written_down(tmp_path):

@@ -17,11 +17,14 @@ from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import CheckpointError, InvalidValueError
 from nas_gan.interrupts import Terminated, interruptible
 from nas_gan.metrics.classifier import class_accuracy, train_classifier
+from nas_gan.metrics.collecting import Wanted, collect
+from nas_gan.metrics.features import make_extractor
+from nas_gan.metrics.sources import GeneratedSource
 from nas_gan.networks.genotype import MMD_NAS
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.training import skipping
-from nas_gan.training.build import load_images
+from nas_gan.training.build import build_networks, load_images
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes
 from nas_gan.training.measuring import make_measure
@@ -412,6 +415,28 @@ def test_a_conditional_run_logs_the_accuracy_of_its_images(tmp_path, monkeypatch
     expected = class_accuracy(generator, classifier, 40, config.seed + 4)
     assert lines[-1]["accuracy"] == expected
     assert not (tmp_path / "run" / "best.pt").exists()  # the best is that of the FID
+
+
+def test_a_class_score_is_that_of_an_evaluation(config, images):
+    config = replace(
+        config, eval_every=1, eval_metrics=("is",), eval_samples=24, upper_bound="fixed",
+        features="efficientnet-lite0",
+    )  # fmt: skip
+    generator = build_networks(config).averaged
+    measure = make_measure(config, images)
+    assert measure is not None
+    figures = measure(generator)
+    latents = latents_of(interface_of(generator), 24, config.seed + 4)
+    source = GeneratedSource("the run", generator, latents)
+    extractor = make_extractor("efficientnet-lite0")
+    expected = collect(
+        source, Wanted(class_score=True), lambda: extractor, seed=config.seed + 4
+    ).class_score
+    assert expected is not None
+    assert figures == {
+        "class_score": pytest.approx(expected.mean, rel=1e-4),
+        "class_score_std": pytest.approx(expected.std, rel=1e-2, abs=1e-6),
+    }
 
 
 def test_an_accuracy_needs_classes(config, images):

@@ -1,13 +1,9 @@
-"""Genotypes to look at: as tables, and as graphs of feature maps joined by operations."""
+"""Genotypes as tables, and as graphs of feature maps joined by operations."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import NamedTuple
 
-from nas_gan.errors import InvalidValueError
-from nas_gan.files import atomic_path, write_text
 from nas_gan.networks.genotype import (
     D_EDGES,
     EDGES,
@@ -40,7 +36,6 @@ BLOCK_NODES = {
     "down1": (3, 4),
 }
 SKIP_NODE = 3
-INSTALL = 'pip install "ard-gan[draw]"'
 
 
 def genotype_table(genotype: Genotype | DiscriminatorGenotype) -> str:
@@ -84,33 +79,3 @@ def graph_edges(genotype: Genotype | DiscriminatorGenotype) -> tuple[GraphEdge, 
                 source = NODES_PER_CELL * (earlier - 1) + SKIP_NODE
                 found.append(GraphEdge(source, offset + SKIP_NODE, SKIP_MODE[number], skip=True))
     return tuple(found)
-
-
-def dot_source(genotype: Genotype | DiscriminatorGenotype) -> str:
-    """The graph in the language of Graphviz, from left to right."""
-    lines = ["digraph genotype {", "  rankdir=LR", "  node [shape=circle]"]
-    for edge in graph_edges(genotype):
-        style = ", style=dashed" if edge.skip else ""
-        lines.append(f'  {edge.source} -> {edge.target} [label="{edge.operation}"{style}]')
-    return "\n".join([*lines, "}", ""])
-
-
-def draw(genotype: Genotype | DiscriminatorGenotype, path: Path) -> str | None:
-    """Write `path` (.gv) and a picture (.png) beside it; returns why there is no picture, if so.
-
-    Raises:
-        InvalidValueError: the suffix is not .gv.
-    """
-    if path.suffix != ".gv":
-        raise InvalidValueError(f"{path}: a graph is written as .gv")
-    source = dot_source(genotype)
-    write_text(path, source)
-    if shutil.which("dot") is None:
-        return f"no picture of {path}: Graphviz (dot) is not installed; apt install graphviz"
-    try:
-        from graphviz import Source
-    except ImportError:
-        return f"no picture of {path}: Python's graphviz is not installed; {INSTALL}"
-    with atomic_path(path.with_suffix(".png")) as picture:
-        picture.write_bytes(Source(source).pipe(format="png"))
-    return None

@@ -1,9 +1,4 @@
-import shutil
-
-import pytest
-
-from nas_gan.architecture_search.drawing import dot_source, draw, genotype_table, graph_edges
-from nas_gan.errors import InvalidValueError
+from nas_gan.architecture_search.graphs import genotype_table, graph_edges
 from nas_gan.networks.genotype import EDGES, MMD_NAS, DiscriminatorGenotype
 
 D_GENOTYPE = DiscriminatorGenotype(((3, 0, 3, 0, 0, 2, 0),) * 4)
@@ -32,39 +27,6 @@ def test_a_discriminators_blocks_hang_together_at_their_last_nodes():
     block2 = [edge[:3] for edge in edges if 4 < edge.target <= 8]
     assert block2 == [(4, 5, "conv_3x3"), (4, 7, "conv_3x3"), (6, 8, "conv_3x3"),
                       (7, 8, "avg_pool")]  # fmt: skip
-
-
-def test_the_source_has_a_line_for_each_edge():
-    lines = dot_source(MMD_NAS).splitlines()
-    assert "  rankdir=LR" in lines
-    assert '  0 -> 1 [label="nearest"]' in lines
-    assert '  3 -> 7 [label="bilinear", style=dashed]' in lines
-    assert sum("->" in line for line in lines) == 23
-
-
-@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz (dot) is not installed")
-def test_a_picture_is_drawn(tmp_path):
-    pytest.importorskip("graphviz", reason="Python's graphviz is not installed")
-    assert draw(MMD_NAS, tmp_path / "g.gv") is None
-    assert (tmp_path / "g.gv").read_text() == dot_source(MMD_NAS)
-    picture = (tmp_path / "g.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    width, height = (int.from_bytes(picture[i : i + 4]) for i in (16, 20))
-    assert width > height  # from left to right
-
-
-def test_without_graphviz_the_source_is_written_and_one_line_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    reason = draw(D_GENOTYPE, tmp_path / "g.gv")
-    assert reason is not None
-    assert "\n" not in reason
-    assert "Graphviz (dot) is not installed" in reason
-    assert [path.name for path in tmp_path.iterdir()] == ["g.gv"]
-
-
-def test_another_suffix_is_refused(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"written as \.gv"):
-        draw(MMD_NAS, tmp_path / "g.png")
 
 
 def test_a_table_names_every_operation():
