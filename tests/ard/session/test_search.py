@@ -60,7 +60,7 @@ def setting() -> Setting:
     found = extract_features(generator, latent_bank(20, generator.latent_dim, 9), features)
     reference = Reference("a table", FrechetReference(statistics_of(found)), dense=False)
     return Setting(
-        checkpoint_of(generator), generator, interface_of(generator), features, FID, reference
+        checkpoint_of(generator), generator, interface_of(generator), features, FID, reference, 64
     )
 
 
