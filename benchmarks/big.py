@@ -25,7 +25,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,15 +44,14 @@ from nas_gan.networks.models import build_model
 from nas_gan.tables import text_table
 
 RESULT = Path(__file__).parent / "results" / "big.json"
-BARS = {"seconds": 2.0, "bytes": 2.0}  # what was taken over what was forecast, either way
 FEATURES: ExtractorName = "efficientnet-lite0"
 REFERENCE_IMAGES = 256
 # Few of everything: what is measured is whether it goes through, and at what price.
 QUICK = (
     *("--samples", "64", "--sweep-samples", "16", "--batch-size", "16", "--threads", "1"),
-    *("--anchors", "4", "--methods", "svd", "spatial_svd", "tucker2", "--max-trials", "1"),
-    *("--fractions", "0.5", "0.25"),
-    *("--recover-steps", "8", "--recover-batch", "4", "--features", FEATURES),
+    *("--anchors", "2", "--methods", "svd", "spatial_svd", "tucker2", "--max-trials", "1"),
+    *("--fractions", "0.25"),
+    *("--recover-steps", "4", "--recover-batch", "4", "--features", FEATURES),
 )
 
 
@@ -179,7 +177,7 @@ def write_reference(path: Path) -> Path:
 def forecast_of(output: str) -> dict[str, float]:
     """Evaluations, seconds and bytes of a dry run; zeros for what it does not say."""
     [whole] = re.findall(r"^in all, at most +([\d,]+) +[\d,]+ +([\d,.]+)", output, re.MULTILINE)
-    [memory] = re.findall(r"([\d,.]+) MB of", output)
+    [memory] = re.findall(r"([\d,.]+) MB of memory", output)
     [disk] = re.findall(r"at most ([\d,.]+) MB on the disk", output)
     numbers = [float(text.replace(",", "")) for text in (*whole, disk, memory)]
     return {
@@ -196,36 +194,61 @@ def evaluations_of(run_dir: Path) -> dict[str, int]:
     return dict(Counter(re.findall(r'"stage": "(\w+)"', text)))
 
 
-def through(name: str, folder: Path, reference: Path) -> dict[str, Any]:
-    """One network through the forecast and the command."""
-    run_dir = folder / name
-    arguments = ("ard.compress", *NETS[name](folder), "--reference", str(reference),
-                 "--target", "params=0.5", *QUICK, "--run-dir", str(run_dir))  # fmt: skip
-    dry = measured(*arguments, "--dry-run")
+def arguments_of(name: str, folder: Path, reference: Path) -> tuple[str, ...]:
+    """The command that compresses a network; its files are written."""
+    return ("ard.compress", *NETS[name](folder), "--reference", str(reference),
+            "--target", "params=0.5", *QUICK, "--run-dir", str(folder / name))  # fmt: skip
+
+
+def forecast(name: str, folder: Path, reference: Path) -> dict[str, Any]:
+    """What the command says beforehand."""
+    dry = measured(*arguments_of(name, folder, reference), "--dry-run")
     sys.stderr.write(dry.output)
-    load = os.getloadavg()[0]
-    done = measured(*arguments)
+    took = {"took_seconds": dry.seconds, "took_processor_seconds": dry.processor_seconds}
+    return {**forecast_of(dry.output), **took}
+
+
+def compression(name: str, folder: Path, reference: Path) -> dict[str, Any]:
+    """What the command takes."""
+    done = measured(*arguments_of(name, folder, reference))
     sys.stderr.write(done.output)
+    run_dir = folder / name
     stages = evaluations_of(run_dir)
-    written = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     return {
-        "forecast": {**forecast_of(dry.output), "took_seconds": dry.seconds,
-                     "took_processor_seconds": dry.processor_seconds},
         "evaluations": sum(stages.values()),
         "stages": stages,
         "seconds": done.seconds,
         "processor_seconds": done.processor_seconds,
-        "peak_bytes": done.peak_bytes,
-        "disk_bytes": written,
+        "memory_bytes": done.peak_bytes,
+        "disk_bytes": sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file()),
         "timings": report.get("timings"),
-        "load": [load, os.getloadavg()[0]],
-    }  # fmt: skip
+    }
+
+
+STEPS: dict[str, Callable[[str, Path, Path], dict[str, Any]]] = {
+    "forecast": forecast,
+    "compression": compression,
+}
+
+
+def rows_of(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What was forecast and what was taken, of the networks for which both are known."""
+    rows: list[tuple[str, ...]] = []
+    for name, found in result.items():
+        if not STEPS.keys() <= found.keys():
+            continue
+        said, took = found["forecast"], found["compression"]
+        for what, unit in (("evaluations", 1), ("seconds", 1), ("memory_bytes", 1e6)):
+            rows.append((name, what, f"{said[what] / unit:,.0f}", f"{took[what] / unit:,.0f}"))
+        rows.append((name, "processor seconds", "", f"{took['processor_seconds']:,.0f}"))
+    return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=NETS, help="one of the networks")
+    parser.add_argument("--step", choices=STEPS, help="one of the steps")
     parser.add_argument("--again", action="store_true", help="measure also what is known")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -235,37 +258,19 @@ def main() -> int:
         folder = Path(text)
         reference = write_reference(folder / "reference.npz")
         for name in NETS if arguments.only is None else (arguments.only,):
-            if name in result and not arguments.again:
-                continue
-            started = time.time()
-            result[name] = through(name, folder, reference)
-            result[name]["machine"] = {"system": platform.platform(), "cores": os.cpu_count(),
-                                       "torch": torch.__version__, "at": started}  # fmt: skip
-            write_json(arguments.out, result)
-    rows = [
-        (
-            name,
-            *(f"{found['forecast']['seconds']:,.0f}", f"{found['seconds']:,.0f}"),
-            f"{found['processor_seconds']:,.0f}",
-            *(f"{found['forecast']['evaluations']:,.0f}", f"{found['evaluations']:,}"),
-            *(
-                f"{found['forecast']['memory_bytes'] / 1e6:,.0f}",
-                f"{found['peak_bytes'] / 1e6:,.0f}",
-            ),
-        )
-        for name, found in result.items()
-    ]
-    heads = (
-        "net",
-        "s forecast",
-        "s",
-        "processor s",
-        "plans forecast",
-        "plans",
-        "MB forecast",
-        "MB",
-    )
-    sys.stdout.write(text_table(heads, rows) + "\n")
+            for step in STEPS if arguments.step is None else (arguments.step,):
+                if step in result.setdefault(name, {}) and not arguments.again:
+                    continue
+                before = os.getloadavg()[0]
+                found = STEPS[step](name, folder, reference)
+                result[name][step] = {
+                    **found,
+                    "load": [before, os.getloadavg()[0]],
+                    "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+                    "torch": torch.__version__,
+                }
+                write_json(arguments.out, result)
+    sys.stdout.write(text_table(("net", "what", "forecast", "taken"), rows_of(result)) + "\n")
     return 0
 
 

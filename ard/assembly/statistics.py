@@ -30,6 +30,8 @@ MAX_POSITIONS = 128
 IMAGES_AT_ONCE = 16
 # The most memory for inputs of layers that are captured together.
 MAX_CAPTURED = 2**30
+# Latents per pass with gradients, which keeps the outputs of all layers.
+PROBED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +135,7 @@ def output_covariances(
     *,
     n_probes: int = 4,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int = PROBED_AT_ONCE,
     max_positions: int = MAX_POSITIONS,
 ) -> dict[str, Tensor]:
     """How much each output of the named layers matters to the image: `E[g g^T]`, `(c_out, c_out)`.

@@ -141,6 +141,18 @@ def competing_forms(
     return chosen
 
 
+def most_worthwhile(dense: float, costs: Sequence[float]) -> int:
+    """How many choices of these costs can be worth measuring at most, whatever their errors are.
+
+    >>> most_worthwhile(100, [50, 49, 48, 20, 95])
+    2
+    """
+    # With the largest first, errors that rise as costs fall keep the most.
+    prices = sorted(costs, reverse=True)
+    entries = [(price, float(i), None) for i, price in enumerate(prices)]
+    return len(list(_worthwhile(dense, entries)))
+
+
 def _worthwhile(dense: float, entries: Sequence[tuple[float, float, Any]]) -> Iterator[Any]:
     """From the most accurate choice on, those clearly cheaper than everything before them.
 

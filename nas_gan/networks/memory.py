@@ -73,6 +73,19 @@ def _text(path: Path) -> str:
         return ""
 
 
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    status = _text(Path("/proc/self/status"))
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+        return int(found[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # a system without it does not say
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def bytes_to_keep(most: int) -> int:
     """How many bytes may be kept for later: `most`, or less if memory is short."""
     there = available_bytes()

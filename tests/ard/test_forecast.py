@@ -28,6 +28,10 @@ DEMAND = Demand(
     reference_images=0,
     updates=0,
     update_images=8,
+    share=0.25,
+    moments=32,
+    ranked=3.0,
+    decomposed=0.0,
 )
 
 
@@ -44,8 +48,9 @@ def test_a_sweep_is_every_movement_the_anchors_and_the_dense_generator() -> None
     assert stages["movement of images"].evaluations == 20
     assert stages["one layer at a time"].evaluations == 6
     assert stages["one layer at a time"].images == 600
-    # 32 images for batch statistics, 100 images with features, and the score
-    assert stages["one layer at a time"].seconds == 6 * (32 + 150 + 10)
+    # 32 images for batch statistics, of which a quarter runs; 100 with features, and the score
+    assert stages["one layer at a time"].seconds == 6 * (32 / 4 + 150 + 10)
+    assert stages["movement of images"].seconds == 20 * ((32 + 32) / 4 + 32 / 2)
 
 
 def test_more_updates_and_more_trials_take_longer() -> None:
