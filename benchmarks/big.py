@@ -8,9 +8,9 @@ Beside what it took stands what `--dry-run` said before: evaluations, seconds an
 may measure fewer plans than the forecast's bound, and other programs may slow it down, so seconds
 of the processor are given too.
 
-The result of each network is written at once, and the same command goes on with the next one.
+Each step of a network is written at once, and the same command goes on with the next one.
 
-    nice -n 19 python benchmarks/big.py                  # about half an hour
+    nice -n 19 python benchmarks/big.py
     nice -n 19 python benchmarks/big.py --only cifar10
 """
 
