@@ -37,6 +37,8 @@ from nas_gan.progress import Progress, no_progress
 
 # A layer with a smaller share of the cost stays dense: it is not worth its measurements.
 MIN_SHARE = 0.004
+# Latents on which the candidates of a layer are ranked.
+N_RANKED = 16
 # How often a plan that relies on estimates is measured layer by layer and chosen again, before it
 # is accepted as it is.
 MAX_CONFIRMATIONS = 2
@@ -418,7 +420,7 @@ def prepare(search: Search, profile: Profile | None = None) -> Prepared:
         choices = competing_choices(
             search.generator,
             layers,
-            search.latents[:16],
+            search.latents[:N_RANKED],
             assemble.statistics,
             grid=search.grid,
             cost=search.cost,

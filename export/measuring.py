@@ -145,7 +145,7 @@ def _measuring(
         samples,
         config.seed,
         None if dense is None else dense.generator,
-        config.batch_size,
+        setting.batch_size,
     )
 
 

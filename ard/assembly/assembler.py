@@ -22,6 +22,7 @@ from ard.assembly.statistics import (
 from ard.assembly.surgery import apply_plan
 from ard.layers import LayerProfile
 from ard.plan import DENSE, RankPlan
+from nas_gan.networks.memory import fitting_rows
 
 # Random directions per image, and latents, to measure how much each output matters to the image.
 # The estimate also averages over positions, so a few of each are enough.
@@ -32,6 +33,8 @@ N_MOMENTS = 32
 # A linear layer that fills a feature map has one output per value of the map. With 65,536 outputs,
 # the matrix would take 34 GB, so such a layer is weighted by its inputs only.
 MAX_OUTPUTS = 1024
+# Latents per pass, if there is memory for so many.
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Assembler:
         fit: how each factorized layer is fitted to those outputs.
         entering: values `(n,)` that enter each activation that a plan may replace.
         prefix: what the dense generator computes on the first `N_MOMENTS` latents, which a plan of
-            one layer shares up to that layer.
+            one layer shares up to that layer; None if they do not fit into memory together.
+        batch_size: latents per pass.
     """
 
     generator: nn.Module
@@ -59,6 +63,7 @@ class Assembler:
     fit: Fit = "none"
     entering: Mapping[str, Tensor] = field(default_factory=dict)
     prefix: DensePrefix | None = None
+    batch_size: int = BATCH_SIZE
 
     @staticmethod
     def measure(
@@ -71,6 +76,7 @@ class Assembler:
     ) -> Assembler:
         """An assembler for the layers and activations, from a few passes of the dense generator."""
         names = [layer.name for layer in layers]
+        rows = fitting_rows(generator, latents, BATCH_SIZE)
         weighed = [layer.name for layer in layers if layer.shape[0] <= MAX_OUTPUTS]
         worth = output_covariances(generator, latents[:N_PROBED], weighed, n_probes=N_PROBES)
         # Factors shared by several layers could be fitted to only one of them.
@@ -79,8 +85,8 @@ class Assembler:
             generator,
             latents,
             with_outputs(input_covariances(generator, latents, names, shrink=True), worth),
-            batch_moments(generator, latents[:N_MOMENTS]),
-            layer_outputs(generator, latents, alone),
+            batch_moments(generator, latents[:N_MOMENTS], rows),
+            layer_outputs(generator, latents, alone, rows),
             fit,
             {
                 name: spread_samples(x)
@@ -88,7 +94,8 @@ class Assembler:
                     generator, latents[:N_MOMENTS], [activation.name for activation in activations]
                 ).items()
             },
-            DensePrefix(generator, latents[:N_MOMENTS]),
+            DensePrefix(generator, latents[:N_MOMENTS]) if rows >= N_MOMENTS else None,
+            rows,
         )
 
     def __call__(self, plan: RankPlan, base: nn.Module | None = None) -> nn.Module:
@@ -106,15 +113,29 @@ class Assembler:
             layers = [name for name in plan if name in self.statistics]
             inputs = input_covariances(base, self.latents, layers, shrink=True)
             statistics = with_outputs(inputs, worth)
-            moments, source = batch_moments(base, few), base
+            moments, source = batch_moments(base, few, self.batch_size), base
         factorized = apply_plan(source, plan, statistics, self.entering)
         replaced = [name for name in self.statistics if name in plan]
         corrected = (
             factorized
             if self.fit == "none"
-            else calibrate(factorized, self.latents, self.outputs, replaced, fit=self.fit)
+            else calibrate(
+                factorized,
+                self.latents,
+                self.outputs,
+                replaced,
+                fit=self.fit,
+                batch_size=self.batch_size,
+            )
         )
         skipping = whole
         if base is None and self.prefix is not None:
             skipping = partial(self.prefix.skipped, layer=only_layer(plan))
-        return correct_batchnorm(corrected, source, few, dense_moments=moments, skipping=skipping)
+        return correct_batchnorm(
+            corrected,
+            source,
+            few,
+            self.batch_size,
+            dense_moments=moments,
+            skipping=skipping,
+        )

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from nas_gan.networks.halving import halving_batches
 from nas_gan.networks.hooks import OnInput, observing, run_batches
 
 # Mean and variance `(c,)` of the input of each batch normalisation, by name, in execution order.
@@ -56,9 +57,14 @@ def correct_batchnorm(
     if not before:
         return corrected
     if len(latents) <= batch_size:
-        with skipping(corrected):
-            if _in_one_pass(corrected, before, latents):
-                return corrected
+        try:
+            with skipping(corrected):
+                if _in_one_pass(corrected, before, latents):
+                    return corrected
+        except torch.OutOfMemoryError:
+            if batch_size < 2:
+                raise
+            corrected, batch_size = copy.deepcopy(factorized).eval(), -(-len(latents) // 2)
     _one_by_one(corrected, before, latents, batch_size)
     return corrected
 
@@ -121,7 +127,22 @@ def _correct(
 def batch_moments(
     generator: nn.Module, latents: Tensor, batch_size: int = 64, only: str | None = None
 ) -> BatchMoments:
-    """The `BatchMoments` of a generator on all `latents`, or of the normalisation `only`."""
+    """The `BatchMoments` of a generator on all `latents`, or of the normalisation `only`.
+
+    If a GPU has no memory for a batch of `batch_size`, batches are half as large.
+    """
+
+    def measure(rows: int) -> dict[str, Tensor]:
+        return _batch_sums(generator, latents, rows, only)
+
+    sums = halving_batches(measure, batch_size)
+    return {name: _mean_and_variance(moments) for name, moments in sums.items()}
+
+
+def _batch_sums(
+    generator: nn.Module, latents: Tensor, batch_size: int, only: str | None
+) -> dict[str, Tensor]:
+    """The result of `_sums` over all latents, of each normalisation."""
     sums: dict[str, Tensor] = {}
 
     def collect(name: str) -> OnInput:
@@ -141,7 +162,7 @@ def batch_moments(
     if norms:
         with observing(generator, entering=norms):
             run_batches(generator, latents, batch_size)
-    return {name: _mean_and_variance(moments) for name, moments in sums.items()}
+    return sums
 
 
 def _sums(x: Tensor) -> Tensor:

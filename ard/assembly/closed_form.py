@@ -13,6 +13,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ard.assembly.statistics import MAX_POSITIONS, odd_step
+from nas_gan.networks.halving import halving_batches
 from nas_gan.networks.hooks import OnOutput, observing, run_batches
 
 Fit = Literal["none", "moments", "least_squares"]
@@ -66,7 +68,8 @@ def calibrate(
         last = _last_factor(calibrated.get_submodule(name))
         if last is None or name not in targets:
             continue
-        moments = _collect(last, calibrated, latents, targets[name], batch_size)
+        collect = partial(_collect, last, calibrated, latents, targets[name])
+        moments = halving_batches(collect, batch_size)
         if fit == "moments":
             _match_moments_(last, moments)
         else:
@@ -81,6 +84,12 @@ def layer_outputs(
 
     A layer that runs several times per pass is left out, since one fit cannot serve all calls.
     """
+    return halving_batches(partial(_outputs_of, generator, latents, names), batch_size)
+
+
+def _outputs_of(
+    generator: nn.Module, latents: Tensor, names: Sequence[str], batch_size: int
+) -> LayerOutputs:
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def keep(name: str, layer: nn.Module) -> OnOutput:

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from ard.plan import RankPlan
 from nas_gan.networks.hooks import observing
+from nas_gan.networks.memory import bytes_to_keep
 from nas_gan.networks.structure import evaluating, weight_sharers
 
-# The outputs that may be kept, of all layers: 16 maps on 32 latents, in a generator of 256 channels
-# and 32 x 32 pixels.
-MAX_BYTES = 2**29
+# The outputs that may be kept, of all layers: 32 maps on 32 latents, in a generator of 256 channels
+# and 32 x 32 pixels. Less is kept where memory is short.
+MAX_BYTES = 2**30
 # Rows on which a prefix is tested, and the difference of images, relative to the largest value,
 # that is rounding. A wrong prefix moves images by far more.
 N_TESTED, TOLERANCE = 4, 1e-4
@@ -41,10 +42,12 @@ class DensePrefix:
     Args:
         dense: the dense generator; it is not changed.
         latents: `(n, latent_dim)` latents on its device, which run as one batch.
+        most: bytes of outputs to keep. If they do not suffice, only the first outputs are kept, and
+            a network runs from the last of them on.
     """
 
-    def __init__(self, dense: nn.Module, latents: Tensor) -> None:
-        self.dense, self.latents = dense, latents
+    def __init__(self, dense: nn.Module, latents: Tensor, most: int = MAX_BYTES) -> None:
+        self.dense, self.latents, self.most = dense, latents, most
         self._known: _Known | None = None
         self._sound: dict[str, bool] = {}
 
@@ -79,29 +82,40 @@ class DensePrefix:
 
     def _remembered(self) -> _Known:
         """One pass to see the order in which modules run, and one to keep what is needed."""
-        finished = self._finished()
-        wanted = sorted({name for names in finished.values() for name in names})
+        finished, sizes = self._finished()
+        wanted = _first_within(bytes_to_keep(self.most), finished, sizes)
+        finished = {
+            layer: tuple(name for name in names if name in wanted)
+            for layer, names in finished.items()
+        }
         outputs: dict[str, Tensor] = {}
         modules = [(self.dense.get_submodule(name), name) for name in wanted]
         leaving = [(module, partial(_keep, outputs, name)) for module, name in modules]
         with observing(self.dense, leaving=leaving):
             images = self.dense(self.latents)
-        if not isinstance(images, Tensor) or sum(o.nbytes for o in outputs.values()) > MAX_BYTES:
+        if not isinstance(images, Tensor):
             return _Known({}, {}, torch.empty(0))
         return _Known(finished, outputs, images)
 
-    def _finished(self) -> dict[str, tuple[str, ...]]:
-        """For each layer that can be cut at, the modules that are finished when it runs."""
+    def _finished(self) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+        """For each layer that can be cut at, the modules that are finished when it runs.
+
+        And the bytes of what each module returns for all latents.
+        """
         names = {module: name for name, module in self.dense.named_modules() if name}
         events: list[tuple[str, bool]] = []  # a module's name, and whether it left
         unusable: set[str] = set()  # what returns no tensor
+        sizes: dict[str, int] = {}
+        few = self.latents[:2]
 
         def enters(name: str, x: Tensor) -> None:
             events.append((name, False))
 
         def leaves(name: str, inputs: tuple[Any, ...], output: Any) -> None:
             events.append((name, True))
-            if not isinstance(output, Tensor):
+            if isinstance(output, Tensor):
+                sizes[name] = output.nbytes * len(self.latents) // len(few)
+            else:
                 unusable.add(name)
 
         with observing(
@@ -109,7 +123,7 @@ class DensePrefix:
             entering=[(module, partial(enters, name)) for module, name in names.items()],
             leaving=[(module, partial(leaves, name)) for module, name in names.items()],
         ):
-            self.dense(self.latents[:2])
+            self.dense(few)
         calls = Counter(name for name, left in events if not left)
         # A layer or an activation: what a plan replaces has no parts.
         layers = {name for module, name in names.items() if not [*module.children()]}
@@ -122,7 +136,7 @@ class DensePrefix:
                 finished[name] = tuple(done)
             elif left and name not in unusable:
                 done = [*(d for d in done if not d.startswith(f"{name}.")), name]
-        return finished
+        return finished, sizes
 
     def _is_sound(self, outputs: dict[str, Tensor], images: Tensor) -> bool:
         """Whether the dense generator makes the same images with these outputs.
@@ -151,6 +165,23 @@ class _Known:
 def only_layer(plan: RankPlan | None) -> str | None:
     """The layer of a plan of one layer; None for every other plan."""
     return next(iter(plan)) if plan is not None and len(plan) == 1 else None
+
+
+def _first_within(
+    most: int, finished: dict[str, tuple[str, ...]], sizes: dict[str, int]
+) -> set[str]:
+    """The modules that the first layers need, for as long as their outputs fit into `most` bytes.
+
+    >>> finished = {"a": (), "b": ("a",), "c": ("a", "b"), "d": ("ab",), "e": ("ab", "d")}
+    >>> sorted(_first_within(7, finished, {"a": 1, "b": 2, "ab": 2, "d": 9}))
+    ['a', 'ab', 'b']
+    """
+    kept: set[str] = set()
+    for names in finished.values():
+        more = kept.union(names)
+        if sum(sizes[name] for name in more) <= most:
+            kept = more
+    return kept
 
 
 def _keep(outputs: dict[str, Tensor], name: str, inputs: tuple[Any, ...], output: Any) -> None:

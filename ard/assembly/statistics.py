@@ -7,7 +7,7 @@ be measured on any number of them, without data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from ard.errors import NonFiniteError, PlanError
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.hooks import OnInput, OnOutput, observing, run_batches
 from nas_gan.networks.layer_types import Conv, Layer, layer_type_of
+from nas_gan.networks.memory import bytes_to_keep, in_fitting_batches
 from nas_gan.networks.structure import weight_sharers
 
 # Neighbouring positions of a feature map are nearly redundant; about a hundred per image suffice.
@@ -27,6 +28,10 @@ MAX_POSITIONS = 128
 # Patches are extracted from this many images at once: 16 x 128 patches of 256 channels and 5 rows
 # take 21 MB in float64.
 IMAGES_AT_ONCE = 16
+# The most memory for inputs of layers that are captured together.
+MAX_CAPTURED = 2**30
+# Latents per pass with gradients, which keeps the outputs of all layers.
+PROBED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +75,7 @@ def input_covariances(
         generator: maps latents to images; it is not changed.
         latents: `(n, latent_dim)`.
         layer_names: the layers to measure.
-        batch_size: latents per batch.
+        batch_size: latents per batch, or fewer if the memory has no room for so many.
         max_positions: positions per feature map at most.
         shrink: estimate the moments of all latents (see `shrunk`), instead of those of `latents`.
 
@@ -78,6 +83,30 @@ def input_covariances(
         PlanError: a layer does not exist, is of another type, or is never called.
         NonFiniteError: an input of a layer is NaN or infinite.
     """
+
+    def measure(rows: int) -> tuple[dict[str, _SecondMoment], dict[str, _SecondMoment]]:
+        return _input_moments(generator, latents, layer_names, rows, max_positions)
+
+    channel, vertical = in_fitting_batches(measure, generator, latents, batch_size)
+    statistics = {}
+    for name in layer_names:
+        mean = channel[name].mean(shrink=shrink)
+        if mean is None:
+            raise PlanError(f"{name}: the generator never calls this layer")
+        if not mean.isfinite().all():
+            raise NonFiniteError(f"{name}: an input of this layer is NaN or infinite")
+        statistics[name] = LayerStatistics(mean, vertical[name].mean(shrink=shrink), len(latents))
+    return statistics
+
+
+def _input_moments(
+    generator: nn.Module,
+    latents: Tensor,
+    layer_names: Sequence[str],
+    batch_size: int,
+    max_positions: int,
+) -> tuple[dict[str, _SecondMoment], dict[str, _SecondMoment]]:
+    """The sums of the input channels and of the vertical patches of each layer."""
     channel = {name: _SecondMoment() for name in layer_names}
     vertical = {name: _SecondMoment() for name in layer_names}
 
@@ -96,15 +125,7 @@ def input_covariances(
     ]
     with observing(generator, entering=layers):
         run_batches(generator, latents, batch_size)
-    statistics = {}
-    for name in layer_names:
-        mean = channel[name].mean(shrink=shrink)
-        if mean is None:
-            raise PlanError(f"{name}: the generator never calls this layer")
-        if not mean.isfinite().all():
-            raise NonFiniteError(f"{name}: an input of this layer is NaN or infinite")
-        statistics[name] = LayerStatistics(mean, vertical[name].mean(shrink=shrink), len(latents))
-    return statistics
+    return channel, vertical
 
 
 def output_covariances(
@@ -114,7 +135,7 @@ def output_covariances(
     *,
     n_probes: int = 4,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int = PROBED_AT_ONCE,
     max_positions: int = MAX_POSITIONS,
 ) -> dict[str, Tensor]:
     """How much each output of the named layers matters to the image: `E[g g^T]`, `(c_out, c_out)`.
@@ -136,7 +157,7 @@ def output_covariances(
         layer_names: the layers to measure.
         n_probes: random directions per image.
         seed: seed of the directions.
-        batch_size: latents per batch.
+        batch_size: latents per batch, or fewer if the memory has no room for so many.
         max_positions: positions per feature map at most.
 
     Raises:
@@ -146,6 +167,36 @@ def output_covariances(
     """
     if n_probes < 1:
         raise InvalidValueError(f"n_probes must be at least 1; got {n_probes}")
+
+    def measure(rows: int) -> dict[str, _SecondMoment]:
+        return _gradient_moments(
+            generator, latents, layer_names, n_probes, seed, rows, max_positions
+        )
+
+    moments = in_fitting_batches(measure, generator, latents, batch_size, gradients=True)
+    found = {}
+    for name in layer_names:
+        mean = moments[name].mean()
+        if mean is None:
+            raise PlanError(f"{name}: no latents were given to measure it on")
+        if not mean.isfinite().all():
+            raise NonFiniteError(
+                f"{name}: a gradient of the image at this layer is NaN or infinite"
+            )
+        found[name] = mean
+    return found
+
+
+def _gradient_moments(
+    generator: nn.Module,
+    latents: Tensor,
+    layer_names: Sequence[str],
+    n_probes: int,
+    seed: int,
+    batch_size: int,
+    max_positions: int,
+) -> dict[str, _SecondMoment]:
+    """The sums of the gradients at the outputs of each layer."""
     moments = {name: _SecondMoment() for name in layer_names}
     captured: list[tuple[str, nn.Module, Tensor]] = []
     forward = True  # and not in a backward pass, where activation checkpoints run layers again
@@ -191,23 +242,29 @@ def output_covariances(
                 )
                 for (name, module, _), gradient in zip(captured, gradients, strict=True):
                     moments[name].add(_grid_rows(module, gradient, max_positions))
-    found = {}
-    for name in layer_names:
-        mean = moments[name].mean()
-        if mean is None:
-            raise PlanError(f"{name}: no latents were given to measure it on")
-        if not mean.isfinite().all():
-            raise NonFiniteError(
-                f"{name}: a gradient of the image at this layer is NaN or infinite"
-            )
-        found[name] = mean
-    return found
+    return moments
 
 
 def capture_inputs(
     generator: nn.Module, latents: Tensor, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The input of each named module, its first argument, when the generator runs on `latents`."""
+    """The input of each named module, its first argument, when the generator runs on `latents`.
+
+    They are in the order of the first calls. If the memory has no room for a pass of all latents,
+    they run in batches.
+    """
+
+    def measure(rows: int) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {}
+        for batch in latents.split(rows):
+            for name, x in _inputs_of(generator, batch, names).items():
+                parts.setdefault(name, []).append(x)
+        return {name: xs[0] if len(xs) == 1 else torch.cat(xs) for name, xs in parts.items()}
+
+    return in_fitting_batches(measure, generator, latents, len(latents))
+
+
+def _inputs_of(generator: nn.Module, latents: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     captured: dict[str, Tensor] = {}
 
     def capture(name: str) -> OnInput:
@@ -217,6 +274,45 @@ def capture_inputs(
     with observing(generator, entering=layers):
         generator(latents)
     return captured
+
+
+def captured_inputs(
+    generator: nn.Module, latents: Tensor, names: Sequence[str], most: int = MAX_CAPTURED
+) -> Iterator[tuple[str, Tensor]]:
+    """Pairs of a module's name and its input, as `capture_inputs` finds them, in order.
+
+    The generator runs as often as it takes for the inputs of each run to fit into memory, so that
+    the maps of a large generator are not all there at a time.
+
+    Args:
+        generator: maps latents to images.
+        latents: `(n, latent_dim)`.
+        names: the modules.
+        most: bytes for the inputs of one run; those of a single module may take more.
+    """
+    few = capture_inputs(generator, latents[:2], names)
+    sizes = {name: few[name].nbytes * len(latents) // min(2, len(latents)) for name in names}
+    for group in _groups(names, sizes, bytes_to_keep(most)):
+        found = capture_inputs(generator, latents, group)
+        for name in group:
+            yield name, found.pop(name)
+
+
+def _groups(names: Sequence[str], sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """Neighbours together while their sizes add up to `most` or less.
+
+    >>> _groups(["a", "b", "c", "d"], {"a": 1, "b": 2, "c": 5, "d": 1}, 3)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    groups: list[list[str]] = []
+    left = 0
+    for name in names:
+        if not groups or sizes[name] > left:
+            groups.append([])
+            left = most
+        groups[-1].append(name)
+        left -= sizes[name]
+    return groups
 
 
 def with_outputs(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 
 from torch import Tensor, nn
 
+from nas_gan.networks.memory import bytes_to_keep
 from nas_gan.training.draws import Batch
 
 # The most memory for images. Of 32 x 32 pixels these are 1,300 batches of 16.
@@ -18,10 +19,13 @@ class RememberedImages:
 
     The latents of an update depend on a seed and the update's index alone, so that every recovery
     of a run asks for the same images of the dense generator.
+
+    Args:
+        max_bytes: the most memory for them; less where memory is short.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self.left = max_bytes
+        self.left = bytes_to_keep(max_bytes)
         self.known: dict[Hashable, Tensor] = {}
 
     def __call__(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:

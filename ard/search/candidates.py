@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ard.activations import ActivationProfile, fit_gate, fitting_error
-from ard.assembly.statistics import LayerStatistics, capture_inputs
+from ard.assembly.statistics import LayerStatistics, captured_inputs
 from ard.assembly.surgery import factorize_layer
 from ard.costs.cost import LayerCost, params_cost
 from ard.errors import RankError
@@ -32,11 +32,18 @@ def output_error(
     `root (c_out, c_out)` weights the channels, which are the second axis of feature maps and the
     last axis of vectors.
     """
+    axis = -1 if isinstance(module, nn.Linear) else 1
+    return _difference(*(_weighted(layer, inputs, root, axis) for layer in (module, factors)))
+
+
+def _weighted(layer: nn.Module, inputs: Tensor, root: Tensor | None, axis: int) -> Tensor:
+    """The outputs of a layer, whose channels are the given axis, times `root`."""
     with torch.no_grad():
-        dense, found = module(inputs), factors(inputs)
-    if root is not None:
-        axis = -1 if isinstance(module, nn.Linear) else 1
-        dense, found = (y.movedim(axis, -1) @ root.to(y) for y in (dense, found))
+        y: Tensor = layer(inputs)
+        return y if root is None else y.movedim(axis, -1) @ root.to(y)
+
+
+def _difference(dense: Tensor, found: Tensor) -> float:
     return ((found - dense).norm() / dense.norm().clamp(min=1e-12)).item()
 
 
@@ -82,12 +89,14 @@ def competing_choices(
     Returns:
         Pairs of layer name and factorization, per layer from the most accurate to the cheapest.
     """
-    inputs = capture_inputs(generator, latents, [layer.name for layer in layers])
+    captured = captured_inputs(generator, latents, [layer.name for layer in layers])
     chosen: list[tuple[str, Factorization]] = []
-    for layer in layers:
+    for layer, (_, inputs) in zip(layers, captured, strict=True):
         module, known = generator.get_submodule(layer.name), statistics.get(layer.name)
         worth = None if known is None else known.output
         root = None if worth is None or not worth.any() else covariance_root(worth)
+        axis = -1 if isinstance(module, nn.Linear) else 1
+        dense = _weighted(module, inputs, root, axis)
         entries: list[tuple[float, float, Factorization]] = []
         for method in competitors(layer, grid.methods):
             for choice in layer.rank_grid(method, grid.fractions, grid.multiple_of):
@@ -95,7 +104,7 @@ def competing_choices(
                     factors = factorize_layer(module, choice, known)
                 except RankError:
                     continue
-                error = output_error(module, factors, inputs[layer.name], root)
+                error = _difference(dense, _weighted(factors, inputs, root, axis))
                 entries.append((cost(layer, choice), error, choice))
         chosen += [(layer.name, choice) for choice in _worthwhile(cost(layer, None), entries)]
         on_layer(1)
@@ -130,6 +139,18 @@ def competing_forms(
         worth = _worthwhile(cost(activation, None), entries)
         chosen += [(activation.name, form) for form in worth]
     return chosen
+
+
+def most_worthwhile(dense: float, costs: Sequence[float]) -> int:
+    """How many choices of these costs can be worth measuring at most, whatever their errors are.
+
+    >>> most_worthwhile(100, [50, 49, 48, 20, 95])
+    2
+    """
+    # With the largest first, errors that rise as costs fall keep the most.
+    prices = sorted(costs, reverse=True)
+    entries = [(price, float(i), None) for i, price in enumerate(prices)]
+    return len(list(_worthwhile(dense, entries)))
 
 
 def _worthwhile(dense: float, entries: Sequence[tuple[float, float, Any]]) -> Iterator[Any]:

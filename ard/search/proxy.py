@@ -8,15 +8,15 @@ and the score for a few of them; a line through those, in logarithms, estimates 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ard.assembly.prefix import DensePrefix, only_layer
+from ard.assembly.prefix import MAX_BYTES, DensePrefix, only_layer
 from ard.measuring.evaluate import Candidate
 from ard.measuring.score import MOVEMENT, Score
 from ard.plan import Replacement
@@ -101,23 +101,31 @@ def feature_error(
 ) -> Proxy:
     """Mean squared distance between the features of an image and of its dense counterpart.
 
-    It is relative to the total variance of the features, on `(n, latent_dim)` latents. If these are
-    one batch, a generator that differs from the dense one in one layer runs from that layer on.
+    It is relative to the total variance of the features, on `(n, latent_dim)` latents. A generator
+    that differs from the dense one in one layer runs from that layer on.
     """
-    prefix = DensePrefix(dense, latents.to(device)) if len(latents) <= batch_size else None
+    parts = latents.split(batch_size)
+    prefixes = [DensePrefix(dense, part.to(device), MAX_BYTES // len(parts)) for part in parts]
 
-    def features_of(generator: nn.Module) -> np.ndarray:
-        features = extract_features(
-            generator, latents, extractor, batch_size=batch_size, device=device
-        )
-        return np.asarray(features, dtype=np.float64)  # (n, dim)
+    def part_of(prefix: DensePrefix, generator: nn.Module, layer: str | None) -> np.ndarray:
+        features = partial(extract_features, generator, prefix.latents, extractor, device=device)
+        try:
+            # What is remembered is of all of its latents.
+            with prefix.skipped(generator, layer):
+                return features(len(prefix.latents), halves=False)
+        except torch.OutOfMemoryError:
+            pass
+        return features(batch_size)
+
+    def features_of(generator: nn.Module, layer: str | None = None) -> np.ndarray:
+        found = [part_of(prefix, generator, layer) for prefix in prefixes]
+        return np.concatenate(found).astype(np.float64)  # (n, dim)
 
     target = features_of(dense)
     scale = max(float(target.var(axis=0).sum()), 1e-12)
 
     def measure(generator: nn.Module, layer: str | None = None) -> float:
-        with prefix.skipped(generator, layer) if prefix else nullcontext():
-            features = features_of(generator)
+        features = features_of(generator, layer)
         return float(np.square(features - target).sum(axis=1).mean()) / scale
 
     return measure

@@ -318,7 +318,7 @@ def proxy_evaluator(config: SweepConfig, setting: Setting) -> MovementEvaluator 
         setting.generator,
         setting.latents(N_PROXY, _seed(config, "proxy")),
         setting.extractor,
-        batch_size=config.batch_size,
+        batch_size=setting.batch_size,
         device=config.device,
     )
     return MovementEvaluator(measure, N_PROXY, setting.extractor.name)

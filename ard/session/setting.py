@@ -21,6 +21,7 @@ from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extra
 from nas_gan.metrics.reference import cache_dir, dense_images
 from nas_gan.networks.interface import GeneratorInterface, Part
 from nas_gan.networks.latents import latents_of
+from nas_gan.networks.memory import SHOWN_ROWS, fitting_rows
 from nas_gan.panels import FILES, MACHINE, QUALITY
 from nas_gan.progress import Progress, no_progress
 
@@ -61,7 +62,8 @@ class MeasuringConfig(GeneratorOptions):
 class Setting:
     """A dense generator on its device, and everything that is needed to score it.
 
-    `load_images` loads the data set that the checkpoint names; None if it names none.
+    `batch_size` is how many images are drawn at a time: as many as the settings say, or as fit into
+    memory. `load_images` loads the data set that the checkpoint names; None if it names none.
     """
 
     checkpoint: Checkpoint
@@ -70,6 +72,7 @@ class Setting:
     extractor: FeatureExtractor
     metric: Metric
     reference: Reference
+    batch_size: int
     load_images: Callable[[], Images] | None = None
 
     def latents(self, n: int, seed: int, part: Part = "search") -> Tensor:
@@ -119,6 +122,7 @@ def load_setting(
     resolution = opened.interface.resolution
     load_images = _data_loader(checkpoint, opened.interface.image_size, config.data_root)
     metric = metric_named(config.metric)
+    batch_size = fitting_batch(opened, config)
     reference = metric.find_reference(
         ReferenceRequest(
             wanted=wanted_reference(config.reference, dataset),
@@ -130,7 +134,7 @@ def load_setting(
                 opened.generator,
                 max(samples_of(config, metric, extractor), 2 * extractor.dim),
                 config.seed,
-                batch_size=config.batch_size,
+                batch_size=batch_size,
                 device=config.device,
             ),
             cache=cache_dir(),
@@ -145,8 +149,15 @@ def load_setting(
         extractor,
         metric,
         reference,
+        batch_size,
         load_images,
     )
+
+
+def fitting_batch(opened: OpenedGenerator, config: MeasuringConfig) -> int:
+    """Images that are drawn at a time: as many as the settings say, or as fit into memory."""
+    few = latents_of(opened.interface, SHOWN_ROWS, config.seed).to(config.device)
+    return fitting_rows(opened.generator, few, config.batch_size)
 
 
 def wanted_reference(choice: str, dataset: str | None) -> str:
@@ -189,6 +200,6 @@ def bank_of(
         setting.extractor,
         setting.reference,
         seed,
-        batch_size=config.batch_size,
+        batch_size=setting.batch_size,
         device=config.device,
     )

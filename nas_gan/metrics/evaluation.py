@@ -42,9 +42,10 @@ from nas_gan.metrics.scoring import (
     score,
     wanted_of,
 )
-from nas_gan.metrics.sources import DatasetSource, ImageSource, array_names
+from nas_gan.metrics.sources import DatasetSource, GeneratedSource, ImageSource, array_names
 from nas_gan.metrics.subjects import Drawing, Subject, check_pair, open_subject
 from nas_gan.networks.interface import interface_of
+from nas_gan.networks.memory import SHOWN_ROWS, fitting_rows
 from nas_gan.progress import Progress, no_progress
 from nas_gan.settings import check_at_least
 from nas_gan.workers.executors import Executor
@@ -306,7 +307,7 @@ class Evaluator:
                 wanted,
                 self.extractor,
                 seed=self.settings.seed,
-                batch_size=self.settings.batch_size,
+                batch_size=_fitting_batch(source, self.settings.batch_size),
                 advance=advance,
                 executor=self.executor,
             )
@@ -411,6 +412,13 @@ def accuracy_of(
     )
     by = f"a classifier that is right on {classifier.accuracy:.1%} of held-out {images.name}"
     return accuracy, by
+
+
+def _fitting_batch(source: ImageSource, most: int) -> int:
+    """Images that are taken at a time: `most`, or as many of a generator's as fit into memory."""
+    if not isinstance(source, GeneratedSource):
+        return most
+    return fitting_rows(source.generator, source.latents[:SHOWN_ROWS].to(source.device), most)
 
 
 def _features(collected: Collected) -> npt.NDArray[np.float32]:

@@ -28,17 +28,18 @@ def generate_uint8(
     device: str = "cpu",
     quantize: Callable[[Tensor], Tensor] = to_uint8,
     draw: Callable[[Tensor], Tensor] | None = None,
+    halves: bool = True,
 ) -> Iterator[Tensor]:
     """Images of `latents` as uint8 batches `(b, 3, h, w)` on the CPU.
 
     The generator must already be on `device`. It runs in evaluation mode; between batches and
     afterwards every module is back in its old mode. Grey images are repeated to three channels.
     `draw(latents)` makes the images instead of the generator, if given. If a batch does not fit
-    into the memory of a GPU, batches are half as large from there on.
+    into the memory of a GPU, batches are half as large from there on, if `halves`.
 
     Raises:
         DivergedError: an image holds a NaN or an infinity.
-        torch.OutOfMemoryError: a single image does not fit.
+        torch.OutOfMemoryError: a single image does not fit, or a batch without `halves`.
     """
     if batch_size < 1:
         raise InvalidValueError(f"must be at least 1; got {batch_size}", setting="batch_size")
@@ -52,7 +53,7 @@ def generate_uint8(
             finite = bool(torch.isfinite(images).all())
             pixels = quantize(images).cpu()
         except torch.OutOfMemoryError:
-            if len(batch) == 1:
+            if len(batch) == 1 or not halves:
                 raise
         if pixels is None:  # outside of the handler, which holds on to the memory
             batch_size = -(-len(batch) // 2)
@@ -75,6 +76,7 @@ def extract_features(
     *,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    halves: bool = True,
 ) -> npt.NDArray[np.float32]:
     """Features of the generator's images; row i belongs to row i of `latents`.
 
@@ -87,15 +89,19 @@ def extract_features(
         batch_size: images per pass; it only changes rounding.
         device: where the generator runs.
         progress: called with the number of images in each batch.
+        halves: whether batches that do not fit into the memory of a GPU are taken in halves.
 
     Returns:
         Features `(n, dim)`.
+
+    Raises:
+        torch.OutOfMemoryError: a single image does not fit, or a batch without `halves`.
     """
     features = np.empty((len(latents), extractor.dim), np.float32)
     done = 0
     draw = _fast_images(generator, latents, device)
     for images in generate_uint8(
-        generator, latents, batch_size=batch_size, device=device, draw=draw
+        generator, latents, batch_size=batch_size, device=device, draw=draw, halves=halves
     ):
         features[done : done + len(images)] = extractor(images)
         done += len(images)

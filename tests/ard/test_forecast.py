@@ -3,11 +3,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from ard.forecast import Demand, Speed, Stage, stages_of
+from ard.costs.cost import params_cost
+from ard.forecast import Demand, Speed, Stage, choices_of, share_of, size_of, stages_of
+from ard.grid import RankGrid
+from ard.layers import profile_layers
+from ard.search.candidates import competing_choices
 from ard.session.config import SweepConfig
 from ard.sweep import main
 
@@ -28,6 +35,10 @@ DEMAND = Demand(
     reference_images=0,
     updates=0,
     update_images=8,
+    share=0.25,
+    moments=32,
+    ranked=3.0,
+    decomposed=0.0,
 )
 
 
@@ -44,8 +55,9 @@ def test_a_sweep_is_every_movement_the_anchors_and_the_dense_generator() -> None
     assert stages["movement of images"].evaluations == 20
     assert stages["one layer at a time"].evaluations == 6
     assert stages["one layer at a time"].images == 600
-    # 32 images for batch statistics, 100 images with features, and the score
-    assert stages["one layer at a time"].seconds == 6 * (32 + 150 + 10)
+    # 32 images for batch statistics, of which a quarter runs; 100 with features, and the score
+    assert stages["one layer at a time"].seconds == 6 * (32 / 4 + 150 + 10)
+    assert stages["movement of images"].seconds == 20 * ((32 + 32) / 4 + 32 / 2)
 
 
 def test_more_updates_and_more_trials_take_longer() -> None:
@@ -73,3 +85,56 @@ def test_a_dry_run_writes_nothing_and_counts_at_least_what_the_run_does(
     stages = Counter(re.findall(r'"stage": "(\w+)"', journal))
     assert stages["proxy"] <= int(found["movement of images"])
     assert stages["single"] == int(found["one layer at a time"])
+
+
+def test_statistics_and_the_choice_of_methods_are_counted():
+    stages = {stage.name: stage for stage in stages_of(DEMAND, replace(SPEED, decomposition=2.0))}
+    # 128 latents, 64 with two backward passes of twice the time, 16 to rank on, 32 for moments
+    assert stages["statistics"].seconds == 128 + 64 * 5 + 16 + 32
+    more = {stage.name: stage for stage in stages_of(replace(DEMAND, decomposed=7.0), SPEED)}
+    assert more["ranking methods"].seconds == stages["ranking methods"].seconds == 16 * 3
+    both = stages_of(replace(DEMAND, decomposed=7.0), replace(SPEED, decomposition=2.0))
+    assert {s.name: s.seconds for s in both}["ranking methods"] == 16 * 3 + 14
+
+
+def test_without_batch_normalisation_no_image_is_drawn_for_its_statistics():
+    stages = {stage.name: stage for stage in stages_of(replace(DEMAND, moments=0), SPEED)}
+    assert stages["one layer at a time"].seconds == 6 * (150 + 10)
+
+
+class Two(nn.Module):
+    """A layer of 3 x 64 x 64 multiply-adds an image after one of 64 x 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 64)
+        self.maps = nn.Conv1d(64, 64, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.maps(self.first(z).unsqueeze(-1).expand(-1, -1, 3))
+
+
+@pytest.mark.parametrize(("choices", "share"), [((1, 0), 1.0), ((0, 1), 0.75), ((1, 1), 0.875)])
+def test_a_plan_of_one_layer_runs_what_comes_from_that_layer_on(choices, share):
+    profile = profile_layers(Two(), torch.zeros(2, 64))
+    assert [layer.name for layer in profile.layers] == ["first", "maps"]
+    assert share_of(profile.layers, choices, profile) == share
+
+
+def test_no_more_choices_of_a_layer_are_forecast_than_are_kept():
+    torch.manual_seed(0)
+    net, grid = Two(), RankGrid(("svd",), (0.9, 0.85, 0.5, 0.45, 0.2))
+    latents = torch.randn(32, 64)
+    layers = profile_layers(net, latents[:2]).layers
+    kept = Counter(name for name, _ in competing_choices(net, layers, latents, {}, grid=grid))
+    for layer in layers:
+        # The error falls with the rank, so nothing but the cost rules a choice out.
+        assert kept[layer.name] == choices_of(layer, grid, params_cost)
+        assert choices_of(layer, grid, params_cost) < choices_of(layer, grid, None)
+
+
+def test_larger_layers_take_longer_to_decompose():
+    small, large = (
+        profile_layers(nn.Sequential(nn.Linear(n, n)), torch.zeros(2, n)).layers[0] for n in (8, 16)
+    )
+    assert size_of(large, "svd") == 8 * size_of(small, "svd") == 3 * 16**3

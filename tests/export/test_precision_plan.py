@@ -131,6 +131,7 @@ def measuring(net: Fragile, statistics: FeatureStatistics) -> Measuring:
         PixelFeatures(),
         FID,
         Reference("moved images", FrechetReference(statistics), dense=False),
+        batch_size=64,
     )
     return Measuring(setting, SAMPLES, SEED)
 

@@ -109,3 +109,42 @@ def test_the_movement_of_every_layer_is_that_of_a_whole_pass():
             assert movement(factorized, layer.name) == pytest.approx(whole, rel=1e-5)
             skipped += len(assemble.prefix.before(layer.name))
     assert skipped > len(layers)
+
+
+def test_with_little_memory_the_first_outputs_are_kept_and_the_images_stay_the_same():
+    net, output = Chain().eval(), 6 * 3 * 4
+    prefix = DensePrefix(net, Z, most=2 * output)
+    assert set(prefix.before("middle")) == set(prefix.before("last")) == {"first", "relu"}
+    other = changed(net, "last")
+    with torch.no_grad():
+        expected = other(Z)
+        with prefix.skipped(other, "last"):
+            assert torch.equal(other(Z), expected)
+    assert DensePrefix(net, Z, most=output - 1).before("last") == {}
+
+
+def test_the_movement_of_a_layer_does_not_depend_on_the_batch_size():
+    net = lively_generator()
+    bank = latent_bank(12, net.latent_dim, seed=2)
+    with torch.no_grad():
+        [*_, layer] = profile_layers(net, bank[:2]).layers
+    other = changed(net, layer.name)
+    whole, parts = (feature_error(net, bank, PixelFeatures(), batch_size=n) for n in (12, 5))
+    assert parts(other, layer.name) == pytest.approx(whole(other), rel=1e-4)
+
+
+def test_a_movement_is_measured_without_a_prefix_where_its_batch_does_not_fit():
+    net = lively_generator()
+    bank = latent_bank(12, net.latent_dim, seed=2)
+    with torch.no_grad():
+        [*_, layer] = profile_layers(net, bank[:2]).layers
+    other, movement = changed(net, layer.name), feature_error(net, bank, PixelFeatures())
+    expected, forward = movement(other), other.forward
+
+    def full(z: Tensor) -> Tensor:
+        if len(z) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(z)
+
+    other.forward = full
+    assert movement(other, layer.name) == pytest.approx(expected, rel=1e-4)

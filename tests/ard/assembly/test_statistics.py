@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ard.assembly.statistics import (
+    capture_inputs,
+    captured_inputs,
     input_covariances,
     output_covariances,
     shrunk,
@@ -13,6 +15,7 @@ from ard.assembly.statistics import (
 )
 from ard.errors import NonFiniteError, PlanError
 from nas_gan.errors import InvalidValueError
+from nas_gan.networks import memory
 
 
 def latents(n, *shape, seed=0):
@@ -295,3 +298,72 @@ def test_shrinking_keeps_the_trace_and_goes_away_as_the_sample_grows() -> None:
     identity = torch.eye(5, dtype=torch.float64)
     assert torch.equal(shrunk(identity, 3), identity)
     assert torch.equal(shrunk(torch.tensor([[4.0]]), 1), torch.tensor([[4.0]]))
+
+
+# --- memory
+
+
+class Maps(nn.Module):
+    """Two convolutions on maps of 2,048 floats an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(8, 8, 3, padding=1).double()
+        self.last = nn.Conv2d(8, 3, 3, padding=1).double()
+        self.given = list[int]()
+        self.room = 100
+
+    def forward(self, z):
+        self.given.append(len(z))
+        if len(z) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.last(self.first(z).tanh())
+
+
+def alike(one: Any, other: Any) -> None:
+    for name in one:
+        assert torch.allclose(one[name].channel, other[name].channel, rtol=1e-12)
+        assert torch.allclose(one[name].vertical, other[name].vertical, rtol=1e-12)
+        assert torch.allclose(one[name].output, other[name].output, rtol=1e-12, atol=1e-15)
+
+
+def statistics_of_maps(net: nn.Module, x: torch.Tensor) -> Any:
+    names = ["first", "last"]
+    found = input_covariances(net, x, names)
+    return with_outputs(found, output_covariances(net, x, names, batch_size=12))
+
+
+@pytest.mark.parametrize("short", ["of a GPU", "of a CPU"])
+def test_statistics_do_not_depend_on_how_little_memory_there_is(short, monkeypatch):
+    x, net = latents(12, 8, 16, 16), Maps()
+    wanted = statistics_of_maps(net, x)
+    assert max(net.given) == 12
+    net.given.clear()
+    if short == "of a GPU":
+        net.room = 3
+    else:  # a quarter of it has room for the maps of three images
+        row = memory.activations_of(net, x).alive
+        monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 3 * row)
+    alike(wanted, statistics_of_maps(net, x))
+    fitted = [n for n in net.given if n <= 3]
+    assert sum(fitted) >= 24
+    if short == "of a CPU":
+        assert fitted == net.given
+
+
+def test_inputs_are_captured_in_groups_that_fit_and_are_the_same():
+    x, net = latents(4, 8, 16, 16), Maps()
+    names = ["first", "last"]
+    together = capture_inputs(net, x, names)
+    net.given.clear()
+    found = dict(captured_inputs(net, x, names, most=together["first"].nbytes))
+    assert list(found) == names
+    assert all(torch.equal(found[name], together[name]) for name in names)
+    apart = net.given.count(4)
+    net.given.clear()
+    dict(captured_inputs(net, x, names))
+    assert apart == net.given.count(4) + 1 == 2
+    net.room = 2
+    halves = capture_inputs(net, x, names)
+    assert all(torch.allclose(halves[name], together[name], rtol=1e-12) for name in names)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ard.recovery.memory import RememberedImages, RememberedScores, remembered_batches
+from nas_gan.networks import memory
 
 
 def test_images_are_made_once_while_there_is_memory():
@@ -22,6 +23,14 @@ def test_images_are_made_once_while_there_is_memory():
             images(key, partial(make, key))
     assert made == ["a", "b", "c", "c"]
     assert images("a", lambda: make("a")).tolist() == [1.0] * 4
+
+
+def test_images_take_no_more_than_a_share_of_the_memory_that_is_there(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 8 * 16)
+    images = RememberedImages()
+    images("a", lambda: torch.zeros(4))  # 16 bytes
+    images("b", lambda: torch.zeros(4))
+    assert list(images.known) == ["a"]
 
 
 def test_batches_are_drawn_once_and_those_with_labels_each_time():

@@ -40,14 +40,17 @@ from ard.session.search import (
     remarks,
     statistics_latents,
 )
-from ard.session.setting import Setting
+from ard.session.setting import Setting, fitting_batch
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.metrics.frechet import FrechetReference, statistics_of
 from nas_gan.metrics.sampling import extract_features
+from nas_gan.networks import memory
 from nas_gan.networks.interface import Calling, interface_of
-from nas_gan.networks.latents import latent_bank
+from nas_gan.networks.latents import latent_bank, latents_of
+from nas_gan.networks.memory import activations_of
 from nas_gan.networks.models import build_model
 
 ROOT = Path(__file__).parents[3]
@@ -60,8 +63,21 @@ def setting() -> Setting:
     found = extract_features(generator, latent_bank(20, generator.latent_dim, 9), features)
     reference = Reference("a table", FrechetReference(statistics_of(found)), dense=False)
     return Setting(
-        checkpoint_of(generator), generator, interface_of(generator), features, FID, reference
+        checkpoint_of(generator), generator, interface_of(generator), features, FID, reference, 64
     )
+
+
+# -- memory
+
+
+@pytest.mark.parametrize(("images", "batch"), [(1000, 64), (40, 32), (0.5, 1)])
+def test_images_are_drawn_in_batches_that_fit_into_the_memory(images, batch, monkeypatch):
+    opened = open_generator(Path("zoo:fashion_mnist"), GeneratorOptions())
+    row = activations_of(opened.generator, latents_of(opened.interface, 2, 0)).alive
+    # A quarter of the memory is for activations.
+    monkeypatch.setattr(memory, "available_bytes", lambda: int(4 * images * row))
+    config = SearchConfig(checkpoint=Path("zoo:fashion_mnist"), batch_size=64)
+    assert fitting_batch(opened, config) == batch
 
 
 # -- settings
