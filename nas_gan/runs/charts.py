@@ -58,7 +58,12 @@ def plans_chart(
     """
     frame = pd.DataFrame(list(_plan_rows(runs, cost)))
     base = alt.Chart(frame, height=HEIGHT + 90).encode(
-        x=alt.X("ratio:Q", title=x_title, scale=alt.Scale(zero=False, nice=True, padding=24)),
+        x=alt.X(
+            "ratio:Q",
+            title=x_title,
+            scale=alt.Scale(zero=False, nice=True, padding=24),
+            axis=alt.Axis(format=".3~g"),
+        ),
         color=_colour(looks),
         tooltip=["run:N", "plan:N", *(_tip(name) for name in ("ratio", "rise", "low", "high"))],
     )
@@ -72,9 +77,7 @@ def plans_chart(
     joined = base.transform_filter("datum.saved").mark_line(strokeWidth=1.2, opacity=0.6)
     results = base.transform_filter("datum.saved").mark_point(filled=True, size=110, opacity=1)
     trials = base.transform_filter("!datum.saved").mark_point(filled=False, size=60, opacity=0.7)
-    return (
-        zero.encode(y=y) + bars + joined.encode(y=y) + trials.encode(y=y) + results.encode(y=y)
-    )
+    return zero.encode(y=y) + bars + joined.encode(y=y) + trials.encode(y=y) + results.encode(y=y)
 
 
 def _plan_rows(runs: Sequence[Compression], cost: str) -> Iterable[dict[str, Any]]:

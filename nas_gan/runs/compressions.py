@@ -1,8 +1,9 @@
 """Compressions as values, read from the files in their run directories.
 
-A compression is what `ard.compress`, `ard.sweep` and `ard.pareto` write: config.json, journal.jsonl,
-report.json or pareto.csv, and bench/bench.json. This package knows these files and not the program
-that wrote them; nothing in them is trusted, and what cannot be read is a problem of that run alone.
+A compression is what `ard.compress`, `ard.sweep` and `ard.pareto` write: config.json,
+journal.jsonl, report.json or pareto.csv, and bench/bench.json. This package knows these files and
+not the program that wrote them; nothing in them is trusted, and what cannot be read is a problem of
+that run alone.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def read_timings(path: Path, source: str) -> list[Timing]:
 def _timing(row: Fields, source: str, machine: str) -> Timing:
     latency = row.table("latency")
     energy = row.data.get("energy")
-    joules = energy.get("gross_j_per_image") if isinstance(energy, dict) else None
+    joules: Any = energy.get("gross_j_per_image") if isinstance(energy, dict) else None
     return Timing(
         source,
         machine,
@@ -357,7 +358,7 @@ def _table(path: Path) -> Mapping[str, Any]:
 
 def _walk(folder: Path) -> list[tuple[Path, Sequence[str]]]:
     """Every folder and the names of its files; hidden ones are left out."""
-    found = []
+    found: list[tuple[Path, Sequence[str]]] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found.append((Path(parent), files))
@@ -371,4 +372,3 @@ def _name(path: Path, folder: Path) -> str:
 def _reason(error: Exception, path: Path) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return shown(text.replace(f"{path}{os.sep}", ""))
-

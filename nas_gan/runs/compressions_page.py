@@ -89,20 +89,25 @@ def _pareto(runs: Sequence[Compression]) -> None:
 
 
 def _plans(runs: Sequence[Compression]) -> None:
-    columns = {
-        run.name if len(run.results) == 1 else f"{run.name}: {plan_label(plan)}": plan
-        for run in runs
-        for plan in run.results
-    }
-    rows = compared_plans(columns)
-    if not rows:
+    """The choice for each layer, a table for each network."""
+    if not any(plan.layers for run in runs for plan in run.results):
         return
     st.subheader("Plans")
-    different = {layer: choices for layer, choices in rows.items() if len(set(choices)) > 1}
-    if len(columns) > 1 and st.toggle("Only layers that differ", value=False):
-        rows = different
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(columns))
-    st.dataframe(frame, width="stretch")
+    only_different = st.toggle("Only layers that differ", value=False)
+    for checkpoint in dict.fromkeys(run.checkpoint for run in runs if run.results):
+        columns = {
+            run.name if len(run.results) == 1 else f"{run.name}: {plan_label(plan)}": plan
+            for run in runs
+            for plan in run.results
+            if run.checkpoint == checkpoint
+        }
+        rows = compared_plans(columns)
+        if only_different and len(columns) > 1:
+            rows = {layer: choices for layer, choices in rows.items() if len(set(choices)) > 1}
+        st.caption(f"Of {checkpoint}:" if rows else f"Of {checkpoint}: no layer differs.")
+        if rows:
+            frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(columns))
+            st.dataframe(frame, width="stretch")
 
 
 def _timings(folder: Path) -> None:

@@ -118,7 +118,7 @@ def _choose(runs: Sequence[Run]) -> list[Run]:
 
 
 def _overview(runs: Sequence[Run]) -> None:
-    counts = Counter(run.status for run in runs)
+    counts = Counter[str](run.status for run in runs)
     st.caption(" · ".join(f"{counts[status]} {status}" for status in SIGNS if counts[status]))
     rows = pd.DataFrame([_row(run) for run in runs])
     st.dataframe(rows, hide_index=True, width="stretch", height=table_height(len(rows)))

@@ -1,4 +1,4 @@
-"""How runs are told apart in the charts of the page: a colour and a dash each, and a key to them."""
+"""How runs are told apart in the charts: a colour and a dash each, and a key to them."""
 
 from __future__ import annotations
 

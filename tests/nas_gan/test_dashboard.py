@@ -307,7 +307,7 @@ def test_a_browser_shows_twelve_whole_names_single_points_and_a_genotype(many_ru
         tab.call("Page.navigate", url=address)
         wait_for(lambda: "Benchmarks" in str(tab.evaluate(TEXT)))
         wait_for(lambda: len(tab.evaluate(NAMES) or ()) == 12)
-        shown = {name: whole for name, whole in tab.evaluate(NAMES)}
+        shown = dict(tab.evaluate(NAMES))
         runs = [path.parent for path in many_runs.rglob("log.jsonl")]
         assert set(shown) == {str(run.relative_to(many_runs)) for run in runs}
         assert all(shown.values())

@@ -20,4 +20,5 @@ def test_the_page_reads_from_a_report_what_the_report_says(report, tmp_path):
     assert result.rise == (score.rise, score.ci_low, score.ci_high)
     assert dict(result.layers) == {name: str(choice) for name, choice in report.plan.items()}
     assert [plan.good for plan in found.plans[1:]] == [t.within_budget for t in report.trials]
+    assert found.space is not None
     assert found.space.label == report.distance

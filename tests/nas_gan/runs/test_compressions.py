@@ -52,6 +52,8 @@ def test_a_report_becomes_its_result_and_its_trials(tmp_path):
 def test_a_distance_in_other_features_is_not_called_fid(tmp_path):
     other = read_compression(write_report(tmp_path / "a")).space
     published = read_compression(write_report(tmp_path / "b", comparable=True)).space
+    assert other is not None
+    assert published is not None
     assert (other.label, published.label) == ("FD", "FID")
     assert other != published
 
@@ -70,6 +72,7 @@ def test_points_become_one_result_for_each_budget(tmp_path):
         "9%,false,5,20,5.0,1.5,1,0.5,0.25,0.75,9,../../outside/plan.json\n"
     )
     run = read_compression(tmp_path)
+    assert run.space is not None
     assert (run.problems, run.asked, run.space.metric) == ((), "5%, 9%", "kid")
     first, second = run.plans
     assert (first.name, first.params_ratio, first.rise) == ("5%", 2.5, (0.25, 0.125, 0.5))

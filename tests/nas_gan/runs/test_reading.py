@@ -88,7 +88,11 @@ def test_the_best_fid_has_the_step_at_which_it_was_reached_first(tmp_path):
 
 
 def test_the_pace_is_that_of_the_last_line_that_tells(tmp_path):
-    rows = [{"step": 10, "pace/wall_s": 5.0}, {"step": 20, "pace/wall_s": 9.0}, {"step": 20, "x": 1}]
+    rows = [
+        {"step": 10, "pace/wall_s": 5.0},
+        {"step": 20, "pace/wall_s": 9.0},
+        {"step": 20, "x": 1},
+    ]
     run = read(write_run(tmp_path / "a", rows=rows))
     assert (run.pace("wall_s"), run.pace("left_s")) == (9.0, None)
 
