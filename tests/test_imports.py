@@ -46,7 +46,7 @@ ROOMS = {
         "networks progress weights",
         "locks children",
         "npz",
-        "files reading seeds zoo interrupts",
+        "files reading seeds zoo interrupts cache",
         "errors",
     ),
 }

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from nas_gan.cache import cache_dir as cache_dir  # with the references, for others
+from nas_gan.cache import caching, is_cached
 from nas_gan.data.batches import iterate_uint8
 from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import atomic_path
-from nas_gan.metrics.cache import cache_dir as cache_dir  # with the references, for others
-from nas_gan.metrics.cache import caching, is_cached
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
 from nas_gan.metrics.protocol import protocol_of, to_uint8
