@@ -25,10 +25,10 @@ from nas_gan.architecture_search.run import search
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError
-from nas_gan.locks import locked
 from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
 from nas_gan.reading import read_text
-from nas_gan.training.distributed import joined_processes
+from nas_gan.remote.workplace import Workplace, working_in
+from nas_gan.training.distributed import check_processes, joined_processes
 from nas_gan.training.loop import TrainingResult
 from nas_gan.training.preset import preset_from_arguments
 
@@ -39,27 +39,32 @@ def main(config: SearchConfig) -> int:
     with joined_processes(config.device) as processes, ExitStack() as stack:
         config = replace(config, device=processes.device)
         check_device(config.device)
+        check_processes(config.run_dir, processes)
+        place = Workplace(config.run_dir)
         if processes.is_main:
-            stack.enter_context(locked(config.run_dir))
+            place = stack.enter_context(working_in(config.run_dir))
+            config = replace(config, run_dir=place.folder)
         images = load_images(config, partial(progress, shown=processes.is_main))
         # One bar for all processes.
         with progress("searching", config.steps, shown=processes.is_main) as advance:
             result = search(config, images, on_update=advance, processes=processes)
+        if processes.is_main and result.status != "diverged":
+            _show(config, result, place)
     if result.status == "diverged":
-        raise DivergedError(f"{result.message}; the last good state is in {config.run_dir}")
-    if processes.is_main:
-        _show(config, result)
+        where = place.shown(config.run_dir)
+        raise DivergedError(f"{result.message}; the last good state is in {where}")
     return 0
 
 
-def _show(config: SearchConfig, result: TrainingResult) -> None:
+def _show(config: SearchConfig, result: TrainingResult, place: Workplace) -> None:
     """What was found, on the screen and as graphs in the run directory."""
     path = config.run_dir / "genotype.json"
     genotype = Genotype.from_json(read_text(path))
     judge_path = config.run_dir / "discriminator.json"
     judge = DiscriminatorGenotype.from_json(read_text(judge_path))
     sys.stdout.write(
-        f"{genotype_table(genotype)}\n\n{genotype_table(judge)}\n\n{result.step} steps, {path}\n"
+        f"{genotype_table(genotype)}\n\n{genotype_table(judge)}\n\n{result.step} steps, "
+        f"{place.shown(path)}\n"
     )
     for found, file in ((genotype, path), (judge, judge_path)):
         if missing := draw(found, file.with_suffix(".gv")):

@@ -44,6 +44,7 @@ ROOMS = {
         "generators workers",
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weights",
+        "remote",
         "locks children",
         "npz",
         "files reading seeds zoo interrupts cache",

@@ -17,7 +17,7 @@ from nas_gan.metrics import inception
 from nas_gan.metrics.classifier import find_classifier
 from nas_gan.metrics.reference import find_reference
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 # A process whose user is in no list of users, as in many containers.
 NOBODY = """
 import pwd, runpy, sys
