@@ -33,7 +33,7 @@ def test_an_animation_has_a_picture_for_each_moment_that_differ():
 
 
 def test_a_frame_of_an_animation_is_what_drawing_it_whole_gives():
-    frames = [*world(), *world(judged=False)]
+    frames = [*world(), *reversed(world())]
     moving = list(moving_pictures({"one": frames, "two": frames[::-1]}, reach=3.0))
     for k, picture in enumerate(moving):
         alone = {"one": frames[k:], "two": frames[::-1][k:]}
