@@ -78,6 +78,8 @@ def fetched(path: Path, cache: Path | None = None) -> Path:
             check_room(place, sum(files[name].size for name in missing), folder)
         if not single and target.is_file():
             target.unlink()
+        if single and target.is_dir():
+            shutil.rmtree(target)
         for name in known.keys() - files.keys():  # what is gone there is gone here
             (target / name).unlink(missing_ok=True)
         kept = {name: mark for name, mark in known.items() if name in files}

@@ -58,7 +58,10 @@ def list_files(place: Place) -> dict[str, RemoteFile]:
             return {}
     listed = {}
     total = 0
+    root = place.path.rstrip("/")
     for path, told in found.items():
+        if path != root and not path.startswith(f"{root}/"):  # of a store that lists by prefix
+            continue
         info = told
         if not info:  # of a file that is listed alone
             with translated(place.address):
@@ -82,8 +85,7 @@ def list_files(place: Place) -> dict[str, RemoteFile]:
 
 def _name_in(place: Place, path: str) -> str:
     """`b/c` of `bucket/a/b/c` in `bucket/a`; every part of it is the name of a file or folder."""
-    root = place.path.rstrip("/")
-    inside = path.removeprefix(root).lstrip("/") or PurePosixPath(path).name
+    inside = path.removeprefix(place.path.rstrip("/")).lstrip("/") or PurePosixPath(path).name
     return "/".join(plain_name(part, place.address) for part in inside.split("/"))
 
 

@@ -129,3 +129,28 @@ def test_a_remote_folder_of_images_is_the_same_data_set(remote, write, tmp_path,
     assert here.digest == there.digest
     rows = torch.arange(3)
     assert torch.equal(here[rows], there[rows])
+
+
+def test_a_neighbour_whose_name_begins_alike_is_another_folder(tmp_path, monkeypatch):
+    """Some stores list by the beginning of a name."""
+    found = {
+        f"/bucket/{name}": {"name": name, "size": 1, "type": "file"}
+        for name in ("run/a", "run2/b", "run/c/d")
+    }
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda self, path, detail: found)
+    assert set(listing.list_files(open_place(Path("memory://bucket/run")))) == {"a", "c/d"}
+
+
+def test_a_file_in_the_place_of_a_folder_is_copied_as_one(remote, write, tmp_path):
+    write("run/a", b"1")
+    write("run/b", b"2")
+    assert fetched(remote / "run", tmp_path / "cache").is_dir()
+    place = open_place(remote)
+    place.files.rm(f"{place.path}/run", recursive=True)
+    write("run", b"file")
+    assert fetched(remote / "run", tmp_path / "cache").read_bytes() == b"file"
+    place.files.rm_file(f"{place.path}/run")
+    write("run/c", b"3")
+    write("run/d", b"4")
+    copy = fetched(remote / "run", tmp_path / "cache")
+    assert sorted(path.name for path in copy.iterdir()) == ["c", "d"]
