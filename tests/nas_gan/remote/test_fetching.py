@@ -7,9 +7,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 from tiny import checkpoint_of, lively_generator
 
+from export import sources
 from nas_gan.checkpoint import load_checkpoint, save_checkpoint
 from nas_gan.data.loading import load_dataset
 from nas_gan.errors import CheckpointError, RemoteError, UnreadableError
+from nas_gan.metrics.subjects import Drawing, open_subject
 from nas_gan.remote import fetching, listing
 from nas_gan.remote.addresses import open_place
 from nas_gan.remote.fetching import fetched
@@ -154,3 +156,16 @@ def test_a_file_in_the_place_of_a_folder_is_copied_as_one(remote, write, tmp_pat
     write("run/d", b"4")
     copy = fetched(remote / "run", tmp_path / "cache")
     assert sorted(path.name for path in copy.iterdir()) == ["c", "d"]
+
+
+def test_remote_images_and_a_remote_run_directory_are_read_too(
+    remote, write, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
+    for n in range(3):
+        write(f"images/{n}.png", (tmp_path / "black.png").read_bytes())
+    write("run/compressed.pt", b"weights")
+    write("run/config.json", b"{}")
+    assert len(open_subject(remote / "images", Drawing(n=2, seed=0)).source) == 3
+    assert sources.checkpoint_of(remote / "run").read_bytes() == b"weights"
