@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -46,8 +46,8 @@ from ard.session.saving import save_found
 from ard.session.search import open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run, say
 from nas_gan.errors import UsageError
-from nas_gan.locks import locked
 from nas_gan.panels import FILES
+from nas_gan.remote.workplace import working_in
 from nas_gan.workers.executors import Executor
 from nas_gan.workers.options import opened_executor
 from nas_gan.zoo import display_name
@@ -211,9 +211,9 @@ def main(config: CompressConfig) -> int:
             config = with_target(config, Target.parse(config.target, "target"))
         sys.stdout.write("\n".join(forecast(config)) + "\n")
         return DONE
-    with locked(run_directory(config)):
-        report, run_dir = compress(config)
-    sys.stdout.write(f"{to_text(report)}\n{run_dir / 'report.html'}\n")
+    with working_in(run_directory(config)) as place:
+        report, run_dir = compress(replace(config, run_dir=place.folder))
+    sys.stdout.write(f"{to_text(report)}\n{place.shown(run_dir / 'report.html')}\n")
     if report.undelivered:
         raise DeliveryError(f"the result is saved, but not its bundle: {report.undelivered}")
     return DONE if report.met else BUDGET_MISSED

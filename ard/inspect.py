@@ -41,6 +41,7 @@ from nas_gan.generators import GeneratorOptions, OpenedGenerator, describe_inter
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.networks.latents import latents_of
 from nas_gan.options import option_name
+from nas_gan.panels import ADDRESS
 from nas_gan.tables import text_table
 
 # A budget to begin with, in the command that is suggested: a share of the dense generator's
@@ -60,7 +61,7 @@ FIRST_LOOK: dict[str, Any] = {
 class InspectConfig(GeneratorOptions):
     """What is inspected."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
+    checkpoint: Annotated[Path, tyro.conf.Positional, ADDRESS]
     """Checkpoint to inspect: a file of this toolkit or of somebody else, or zoo:NAME."""
     features: ExtractorName = "auto"
     """Network whose features a run would compare, for the estimate of its time."""

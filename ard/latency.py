@@ -42,7 +42,7 @@ from nas_gan.errors import InvalidValueError, UsageError
 from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.locks import locked
 from nas_gan.networks.latents import latents_of
-from nas_gan.panels import CANDIDATES, MACHINE
+from nas_gan.panels import ADDRESS, CANDIDATES, MACHINE
 from nas_gan.workers.options import WorkerOptions, check_workers, opened_executor
 
 
@@ -50,7 +50,7 @@ from nas_gan.workers.options import WorkerOptions, check_workers, opened_executo
 class LatencyConfig(WorkerOptions, GeneratorOptions):
     """Which layers and factorizations are timed, and how."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
+    checkpoint: Annotated[Path, tyro.conf.Positional, ADDRESS] = tyro.MISSING
     """Checkpoint whose layers are timed: a .pt or .safetensors file of this toolkit or of the
     published code, or zoo:NAME for a shipped one."""
     out: Path = tyro.MISSING

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ard.forecast import forecast
 from ard.pipeline import Goal, Reach, compress_for, compress_within
@@ -32,7 +32,7 @@ from ard.session.search import Session, coverage_line, open_session, opening_lin
 from nas_gan.cli import BUDGET_MISSED, DONE, run, say
 from nas_gan.errors import UsageError
 from nas_gan.files import write_text
-from nas_gan.locks import locked
+from nas_gan.remote.workplace import Workplace, working_in
 from nas_gan.workers.executors import Executor
 from nas_gan.workers.options import opened_executor
 
@@ -113,14 +113,19 @@ def main(config: ParetoConfig) -> int:
         sys.stdout.write("\n".join(forecast(config, len(budgets) + len(targets))) + "\n")
         return DONE
     with (
-        locked(run_directory(config)),
+        working_in(run_directory(config)) as place,
         opened_executor(config, config.device, config.threads) as executor,
     ):
-        return search(config, budgets, targets, executor)
+        config = replace(config, run_dir=place.folder)
+        return search(config, budgets, targets, place, executor)
 
 
 def search(
-    config: ParetoConfig, budgets: list[Budget], targets: list[Target], executor: Executor
+    config: ParetoConfig,
+    budgets: list[Budget],
+    targets: list[Target],
+    place: Workplace,
+    executor: Executor,
 ) -> int:
     """Search, write and print; the run directory is this process's own."""
     from nas_gan.pictures.plot_style import save_figure
@@ -134,7 +139,9 @@ def search(
     write_text(run_dir / "pareto.csv", to_csv(points))
     save_figure(points_figure(points, distance), run_dir / "pareto.png")
     warning = f"{coverage_line(session.profile)}\n" if session.profile.coverage.low else ""
-    sys.stdout.write(f"{to_text(points, distance)}\n{warning}{run_dir / 'pareto.csv'}\n")
+    sys.stdout.write(
+        f"{to_text(points, distance)}\n{warning}{place.shown(run_dir / 'pareto.csv')}\n"
+    )
     return DONE if all(point.met for point in points) else BUDGET_MISSED
 
 

@@ -11,6 +11,7 @@ again to resume.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from ard.forecast import forecast
 from ard.pipeline import measure_sensitivities, prepare
@@ -21,7 +22,7 @@ from ard.session.effort import effort_defaults
 from ard.session.record import run_directory
 from ard.session.search import coverage_line, open_sweep
 from nas_gan.cli import DONE, run, say
-from nas_gan.locks import locked
+from nas_gan.remote.workplace import Workplace, working_in
 from nas_gan.workers.executors import Executor
 from nas_gan.workers.options import opened_executor
 
@@ -31,13 +32,13 @@ def main(config: SweepConfig) -> int:
         sys.stdout.write("\n".join(forecast(config)) + "\n")
         return DONE
     with (
-        locked(run_directory(config)),
+        working_in(run_directory(config)) as place,
         opened_executor(config, config.device, config.threads) as executor,
     ):
-        return measure(config, executor)
+        return measure(replace(config, run_dir=place.folder), place, executor)
 
 
-def measure(config: SweepConfig, executor: Executor) -> int:
+def measure(config: SweepConfig, place: Workplace, executor: Executor) -> int:
     """Measure, write and print; the run directory is this process's own."""
     from ard.report.plots import sensitivity_figure
     from nas_gan.pictures.plot_style import save_figure
@@ -59,7 +60,7 @@ def measure(config: SweepConfig, executor: Executor) -> int:
     save_figure(figure, run_dir / "sensitivity.png")
     text = to_text(rows, prepared.profile, sweep.single.dense_value, distance)
     warning = f"{coverage_line(sweep.profile)}\n" if sweep.profile.coverage.low else ""
-    sys.stdout.write(f"{text}\n{warning}{run_dir / 'sensitivity.csv'}\n")
+    sys.stdout.write(f"{text}\n{warning}{place.shown(run_dir / 'sensitivity.csv')}\n")
     return DONE
 
 

@@ -32,7 +32,8 @@ from export.to_onnx import DEFAULT_OPSET, GraphSettings
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run
 from nas_gan.files import sha256
 from nas_gan.generators import open_generator
-from nas_gan.panels import QUALITY, Panel
+from nas_gan.panels import ADDRESS, QUALITY, Panel
+from nas_gan.remote.fetching import local_file
 
 GRAPH, CHECK, ENGINE = Panel("graph"), Panel("parity check"), Panel("engines")
 
@@ -41,7 +42,7 @@ GRAPH, CHECK, ENGINE = Panel("graph"), Panel("parity check"), Panel("engines")
 class Config(PrecisionOptions):
     """What to export, and how."""
 
-    run_or_checkpoint: Annotated[Path, tyro.conf.Positional]
+    run_or_checkpoint: Annotated[Path, tyro.conf.Positional, ADDRESS]
     """Run directory of `python -m ard.compress`, a checkpoint file, or a shipped one, zoo:NAME."""
     out: Path
     """Folder to write; a bundle that is already there is replaced."""
@@ -99,7 +100,7 @@ def main(config: Config) -> int:
 
 
 def _load(config: Config) -> tuple[BundleSource, PrecisionPlanner]:
-    given = config.run_or_checkpoint
+    given = local_file(config.run_or_checkpoint)
     path = checkpoint_of(given)
     opened = open_generator(path, config)
     dense = None

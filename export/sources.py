@@ -8,7 +8,7 @@ from pathlib import Path
 from export.errors import ExportError, MissingDenseError
 from nas_gan.errors import MissingDataError, UnreadableError
 from nas_gan.reading import Fields, read_json
-from nas_gan.zoo import local_path
+from nas_gan.remote.fetching import local_file
 
 COMPRESSED, SETTINGS = "compressed.pt", "config.json"
 
@@ -19,8 +19,9 @@ def checkpoint_of(given: Path) -> Path:
     Raises:
         ExportError: the folder is not a run directory.
     """
+    given = local_file(given)
     if not given.is_dir():
-        return local_path(given)
+        return given
     if not (given / COMPRESSED).is_file():
         raise ExportError(
             f"{given}: there is no {COMPRESSED} in it; give a run directory of "
@@ -43,7 +44,7 @@ def dense_checkpoint_of(run_dir: Path) -> Path:
             f"{settings}: does not name the checkpoint that was compressed ({error!r})"
         ) from error
     # The path is relative to where the run was started: here, or in or beside the run directory.
-    for dense in (local_path(written), run_dir / written, run_dir.parent / written):
+    for dense in (local_file(written), run_dir / written, run_dir.parent / written):
         with suppress(OSError, ValueError):  # a text that no file can be called by
             if dense.is_file():
                 return dense

@@ -29,10 +29,10 @@ from nas_gan.networks.normal_form import NormalForm, normal_form_
 from nas_gan.networks.searched import GeneratorConfig
 from nas_gan.networks.structure import apply_structure
 from nas_gan.reading import is_number, parse_json
+from nas_gan.remote.fetching import local_file
 from nas_gan.weights.files import load_file, safetensors_metadata, save_torch
 from nas_gan.weights.fitting import load_weights
 from nas_gan.weights.foreign import described, find_generator
-from nas_gan.zoo import local_path
 
 FORMAT = "ard-gan checkpoint 1"
 MMD_NAS_KIND = "mmd-nas"
@@ -131,7 +131,8 @@ def load_checkpoint(
     discriminator, optimizers and losses are left out. No code in the file runs.
 
     Args:
-        path: A file, or the name of a shipped checkpoint as in `Path("zoo:fashion_mnist")`.
+        path: A file, an address such as `Path("s3://bucket/ckpt.pt")`, or the name of a shipped
+            checkpoint as in `Path("zoo:fashion_mnist")`.
         genotype: The architecture of a published checkpoint, whose file does not name it.
         activation: The activation of a published checkpoint; by default PMish if the file holds
             learned activations, otherwise ReLU.
@@ -147,7 +148,7 @@ def load_checkpoint(
             has weights that are not finite, or has nothing at `state_key`; or more than one part
             of it may be the generator.
     """
-    path = local_path(path)
+    path = local_file(path)
     content, metadata = load_file(path)
     if metadata.get("format") == FORMAT:
         content = _described(content, metadata, path)

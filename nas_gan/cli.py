@@ -29,7 +29,7 @@ from nas_gan.errors import NasGanError, UsageError
 from nas_gan.interrupts import INTERRUPTED as INTERRUPTED
 from nas_gan.interrupts import TERMINATED as TERMINATED
 from nas_gan.interrupts import Terminated, interrupt_behind, interruptible
-from nas_gan.options import flattened, nested_type, option_name
+from nas_gan.options import check_addresses, flattened, nested_type, option_name
 
 Config = TypeVar("Config")
 
@@ -139,6 +139,7 @@ def _run(
         )
         try:
             config = config_type(**flattened(config_type, nested))
+            check_addresses(config)
         except NasGanError as error:
             sys.stderr.write(f"error: {_one_line(error)}\n")
             return USAGE

@@ -1,8 +1,9 @@
 """Compare runs in a browser: `python -m nas_gan.dashboard runs`.
 
-The page shows runs side by side: losses, learning rates, gradient norms, FID and IS, settings and
-samples. It is available on this machine only; it reads run directories and changes nothing. Stop it
-with Ctrl-C.
+The page shows runs side by side: losses, learning rates, gradient norms, FID and IS, architectures,
+settings and samples; and compressions: results by size and rise, plans and benchmarks. It follows
+the runs as they go on. It is available on this machine only; it reads run directories and changes
+nothing. Stop it with Ctrl-C.
 """
 
 from __future__ import annotations

@@ -48,6 +48,10 @@ class MissingDataError(NasGanError, FileNotFoundError):
     """A data set, reference statistics or pretrained weights cannot be found."""
 
 
+class RemoteError(NasGanError, OSError):
+    """A remote file or folder cannot be reached, read or written."""
+
+
 class InUseError(NasGanError, RuntimeError):
     """Another process works in a run directory or on a bundle."""
 

@@ -27,7 +27,7 @@ from nas_gan.metrics.protocol import ProtocolName, find_protocol
 from nas_gan.metrics.report import EvaluationReport, render
 from nas_gan.metrics.scoring import MetricName
 from nas_gan.metrics.subjects import open_subject
-from nas_gan.panels import DATA, EVALUATION, FILES, MACHINE
+from nas_gan.panels import ADDRESS, DATA, EVALUATION, FILES, MACHINE
 from nas_gan.workers.executors import Executor
 from nas_gan.workers.options import WorkerOptions, opened_executor
 
@@ -36,10 +36,10 @@ from nas_gan.workers.options import WorkerOptions, opened_executor
 class EvaluateConfig(WorkerOptions, GeneratorOptions):
     """What is evaluated, by which metrics, in which features and against what."""
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, ADDRESS]
     """A .pt or .safetensors file, dense or compressed; zoo:NAME for a shipped one; a folder or an
     .npz of images."""
-    against: Path | None = None
+    against: Annotated[Path | None, ADDRESS] = None
     """The dense generator, to report ΔFID on the same latents with a 95 % interval. The features of
     all samples are then kept: with Inception 8 kB per image for each generator."""
     metrics: tuple[MetricName, ...] = ("fid",)
@@ -61,7 +61,7 @@ class EvaluateConfig(WorkerOptions, GeneratorOptions):
     """Images per side whose features (kid, prc) or pixels (parzen) are kept: a random subset."""
     seed: int = 20_000
     """Seed of the latents and of the random subsets; compress uses other latents by default."""
-    data_root: Annotated[Path | None, DATA] = None
+    data_root: Annotated[Path | None, DATA, ADDRESS] = None
     """Folder of the data set, if it is not in its usual place."""
     device: str = "cpu"
     """Device for the generator and the features: cpu, cuda, cuda:1 and so on."""

@@ -18,6 +18,7 @@ import tyro
 from nas_gan.cli import progress, run
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.generators import GeneratorOptions, open_generator
+from nas_gan.panels import ADDRESS
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FiguresConfig(GeneratorOptions):
     drawn if none is named."""
     out: Path = Path("figures")
     """Folder of the figures."""
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, ADDRESS] = None
     """Checkpoint whose learned activations betas shows."""
     steps: int | None = None
     """Updates of the particles, instead of 600 for each side (losses) and 5000 (bounds)."""

@@ -63,6 +63,27 @@ def locked_by(path: Path, folder: Path) -> Iterator[None]:
         _remove_empty(missing)
 
 
+def is_locked(folder: Path) -> bool | None:
+    """Whether a process works in a folder; None where the file system has no locks.
+
+    A process that was killed holds nothing, whatever file it has left behind.
+    """
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        # Shared and for a moment: who wants the folder now tries for longer than that.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
 def _acquire(path: Path, folder: Path) -> int:
     started = time.monotonic()
     while True:

@@ -7,11 +7,14 @@ import inspect
 import textwrap
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, field, fields, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
-from nas_gan.panels import Panel
+from nas_gan.errors import InvalidValueError
+from nas_gan.panels import Address, Panel
+from nas_gan.remote.addresses import address_of, is_remote
 from nas_gan.settings import settings_field, tables_of
 
 
@@ -110,6 +113,19 @@ def flattened(config_type: type[Any], nested: Any) -> dict[str, Any]:
         holder = nested if panel is None or name in tables else getattr(nested, _attribute(panel))
         values[name] = getattr(holder, name)
     return values
+
+
+def check_addresses(config: Any) -> None:
+    """Raise InvalidValueError if an option that takes a path on this machine got an address."""
+    hints = get_type_hints(type(config), include_extras=True)
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if not isinstance(value, Path) or not is_remote(value):
+            continue
+        if not any(isinstance(extra, Address) for extra in _extras(hints[option.name])):
+            raise InvalidValueError(
+                f"is {address_of(value)}; it takes a path on this machine", setting=option.name
+            )
 
 
 def _attribute(panel: Panel) -> str:

@@ -23,6 +23,12 @@ class Panel:
     title: str
 
 
+class Address:
+    """In the annotation of a path: it may also be an address, such as s3://bucket/run."""
+
+
+ADDRESS = Address()
+
 # Those of several commands.
 FILES = Panel("file")
 DATA = Panel("data")

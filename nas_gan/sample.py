@@ -19,7 +19,7 @@ from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.networks.interface import GeneratorInterface
-from nas_gan.panels import Panel
+from nas_gan.panels import ADDRESS, Panel
 from nas_gan.pictures.animation import check_animation_path, save_animation
 from nas_gan.pictures.grid import check_grid_path, grid_pixels, save_grid
 from nas_gan.pictures.samples import class_latents, draw_images, picture_latents, walk_noise
@@ -33,7 +33,7 @@ STILL, MOVING = 64, 16
 class SampleConfig(GeneratorOptions):
     """Which generator, how many images, and where the picture goes."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
+    checkpoint: Annotated[Path, tyro.conf.Positional, ADDRESS]
     """A .pt or .safetensors file, dense or compressed; zoo:NAME for a shipped one."""
     out: Path | None = None
     """A .png, .bmp or .ppm file, or a .gif with --interpolate; grid.png or walk.gif by default."""

@@ -29,10 +29,10 @@ from nas_gan.architecture_search.run import search
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import DivergedError
-from nas_gan.locks import locked
 from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
 from nas_gan.reading import read_text
-from nas_gan.training.distributed import joined_processes
+from nas_gan.remote.workplace import Workplace, working_in
+from nas_gan.training.distributed import check_processes, joined_processes
 from nas_gan.training.loop import TrainingResult
 from nas_gan.training.measuring import measure_features
 from nas_gan.training.preset import preset_from_arguments
@@ -44,8 +44,11 @@ def main(config: SearchConfig) -> int:
     with joined_processes(config.device) as processes, ExitStack() as stack:
         config = replace(config, device=processes.device)
         check_device(config.device)
+        check_processes(config.run_dir, processes)
+        place = Workplace(config.run_dir)
         if processes.is_main:
-            stack.enter_context(locked(config.run_dir))
+            place = stack.enter_context(working_in(config.run_dir))
+            config = replace(config, run_dir=place.folder)
         images = load_images(config, partial(progress, shown=processes.is_main))
         measures = processes.is_main and config.eval_every
         measure = measure_features(config, images) if measures else None
@@ -59,14 +62,15 @@ def main(config: SearchConfig) -> int:
                 on_measured=partial(_draw, config.run_dir),
                 processes=processes,
             )
+        if processes.is_main and result.status != "diverged":
+            _show(config, result, place)
     if result.status == "diverged":
-        raise DivergedError(f"{result.message}; the last good state is in {config.run_dir}")
-    if processes.is_main:
-        _show(config, result)
+        where = place.shown(config.run_dir)
+        raise DivergedError(f"{result.message}; the last good state is in {where}")
     return 0
 
 
-def _show(config: SearchConfig, result: TrainingResult) -> None:
+def _show(config: SearchConfig, result: TrainingResult, place: Workplace) -> None:
     """What was found, on the screen and as pictures in the run directory."""
     path = config.run_dir / "genotype.json"
     genotype = Genotype.from_json(read_text(path))
@@ -75,9 +79,9 @@ def _show(config: SearchConfig, result: TrainingResult) -> None:
     if best := read_best(config.run_dir):
         sys.stdout.write(
             f"best FID {best.fid:.4g} ± {best.fid_se:.2g} at step {best.step}, "
-            f"{config.run_dir / BEST}\n"
+            f"{place.shown(config.run_dir / BEST)}\n"
         )
-    sys.stdout.write(f"{result.step} steps, {path}\n")
+    sys.stdout.write(f"{result.step} steps, {place.shown(path)}\n")
     _draw(config.run_dir)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.remote.addresses import address_of
 
 # A field of a configuration that is a dataclass and ends in this is a table of settings.
 _TABLE = "_settings"
@@ -43,7 +44,7 @@ def check_finite(table: str, values: Mapping[str, Any]) -> None:
 
 def plain_settings(config: Any) -> dict[str, Any]:
     """Every field of a configuration, a dataclass, as JSON has it: a path becomes its text."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+    return {k: address_of(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
 
 
 def chosen_settings(config: Any, names: Iterable[str]) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import CollapsedError, DivergedError
 from nas_gan.interrupts import Terminated
-from nas_gan.locks import locked
+from nas_gan.remote.workplace import Workplace, working_in
 from nas_gan.training.build import check_settings, load_images, weight_type
 from nas_gan.training.config import TrainConfig
-from nas_gan.training.distributed import joined_processes
+from nas_gan.training.distributed import check_processes, joined_processes
 from nas_gan.training.finish import tell
 from nas_gan.training.measuring import make_measure
 from nas_gan.training.preset import preset_from_arguments
@@ -74,22 +74,25 @@ def train_once(config: TrainConfig) -> int:
         config = replace(config, device=processes.device)
         check_device(config.device, weight_type(config))
         check_settings(config)
+        check_processes(config.run_dir, processes)
+        place = Workplace(config.run_dir)
         if processes.is_main:
-            stack.enter_context(locked(config.run_dir))
+            place = stack.enter_context(working_in(config.run_dir))
+            config = replace(config, run_dir=place.folder)
         images = load_images(config, partial(progress, shown=processes.is_main))
         measure = make_measure(config, images, progress=progress) if processes.is_main else None
         # One bar for all processes.
         with progress("training", config.steps, shown=processes.is_main) as advance:
             result = train(config, images, on_update=advance, measure=measure, processes=processes)
+    where = place.shown(config.run_dir)
     if result.status == "diverged":
-        raise DivergedError(f"{result.message}; the last good state is in {config.run_dir}")
+        raise DivergedError(f"{result.message}; the last good state is in {where}")
     if result.status == "stopped":
         raise CollapsedError(
-            f"{result.message}; the last good state is in {config.run_dir}, which the same command "
-            "resumes"
+            f"{result.message}; the last good state is in {where}, which the same command resumes"
         )
     if processes.is_main:
-        sys.stdout.write(f"{result.step} steps, {config.run_dir / 'ckpt.pt'}\n")
+        sys.stdout.write(f"{result.step} steps, {place.shown(config.run_dir / 'ckpt.pt')}\n")
     return 0
 
 

@@ -44,14 +44,15 @@ ROOMS = {
         "generators workers",
         "checkpoint data losses settings tables panels devices builders",
         "networks progress weights",
+        "remote",
         "locks children",
         "npz",
-        "files reading seeds zoo interrupts",
+        "files reading seeds zoo interrupts cache",
         "errors",
     ),
 }
 OPTIONAL = ("onnx", "onnxsim", "onnxscript", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "ray",
-            "plotly", "matplotlib", "polygraphy", "streamlit")  # fmt: skip
+            "plotly", "matplotlib", "polygraphy", "streamlit", "altair", "pandas")  # fmt: skip
 # These draw, and do nothing else.
 PLOTTING = {
     "ard.report.curves", "ard.report.page", "ard.report.plots",
@@ -59,7 +60,7 @@ PLOTTING = {
     "nas_gan.pictures.activation_figures", "nas_gan.pictures.activation_sliders",
     "nas_gan.pictures.method_figures", "nas_gan.pictures.particle_figures",
     "nas_gan.pictures.plot_style",
-    "nas_gan.runs.dashboard_page",
+    "nas_gan.runs.charts", "nas_gan.runs.compressions_page", "nas_gan.runs.dashboard_page",
 }  # fmt: skip
 
 HIDE = f"""

@@ -28,6 +28,7 @@ from nas_gan.metrics.paired_kernel import (
     polynomial_kernel,
 )
 from nas_gan.npz import open_npz
+from nas_gan.remote.fetching import local_copy
 
 Features = npt.NDArray[np.float32]
 # Images of a data set in a reference. Every candidate is compared with all of them, so the noise of
@@ -73,7 +74,7 @@ def find_features(request: ReferenceRequest) -> Reference:
         InvalidValueError: the file has no such array, or the array is from another extractor.
     """
     if request.wanted not in ("auto", "dense"):
-        path = Path(request.wanted)
+        path = local_copy(Path(request.wanted))
         return Reference(request.wanted, _read_features(path, request.extractor), dense=False)
     real = None
     if request.wanted == "auto" and request.data is not None:

@@ -74,5 +74,7 @@ def curves_figure(
     axes.set_title(title, loc="left", color=INK, fontsize=13, pad=10)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     apply_style(axes)
-    axes.legend(frameon=False, fontsize=10)
+    # Below the axes: wherever it is best inside, it may cover the point that is looked for.
+    named = sum(bool(points) for _, points in shown)
+    figure.legend(loc="outside lower center", ncols=min(named, 4), frameon=False, fontsize=10)
     return figure

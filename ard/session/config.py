@@ -19,7 +19,7 @@ from ard.pipeline import Effort
 from ard.search.budget import Budget
 from ard.session.setting import MeasuringConfig
 from nas_gan.errors import InvalidValueError, UsageError
-from nas_gan.panels import CANDIDATES, MACHINE, OBJECTIVE, RECOVERY
+from nas_gan.panels import ADDRESS, CANDIDATES, MACHINE, OBJECTIVE, RECOVERY
 from nas_gan.workers.options import WorkerOptions, check_workers
 
 # Offsets from the seed of a run, one for each bank of latents and each random stream. They must all
@@ -38,7 +38,7 @@ FRESH = 1_000_003
 class SweepConfig(WorkerOptions, MeasuringConfig):
     """Which factorizations are tried, and which cost is minimised."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
+    checkpoint: Annotated[Path, tyro.conf.Positional, ADDRESS] = tyro.MISSING
     """Checkpoint to compress: a .pt or .safetensors file of this toolkit or of the published code,
     or zoo:NAME for a shipped one."""
     effort: EffortName = "default"
@@ -69,7 +69,7 @@ class SweepConfig(WorkerOptions, MeasuringConfig):
     least_squares."""
     anchors: Annotated[int, CANDIDATES] = 16
     """Single-layer choices that are scored; the others are estimated. 0 scores all of them."""
-    run_dir: Path | None = None
+    run_dir: Annotated[Path | None, ADDRESS] = None
     """Directory of the run, runs/NAME of the checkpoint by default; an unfinished run there is
     resumed."""
     dry_run: Annotated[bool, MACHINE] = False

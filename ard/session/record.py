@@ -17,6 +17,8 @@ from nas_gan.errors import NasGanError
 from nas_gan.files import sha256, write_json
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.reading import Fields, read_json
+from nas_gan.remote.addresses import is_remote
+from nas_gan.remote.fetching import local_file
 from nas_gan.settings import chosen_settings, plain_settings
 from nas_gan.zoo import local_path
 
@@ -28,7 +30,7 @@ def run_directory(config: SweepConfig) -> Path:
         ArdError: the path is a file.
     """
     run_dir = config.run_dir or Path("runs") / local_path(config.checkpoint).stem
-    if run_dir.exists() and not run_dir.is_dir():
+    if not is_remote(run_dir) and run_dir.exists() and not run_dir.is_dir():
         raise ArdError(f"{run_dir} is a file; use another run directory")
     return run_dir
 
@@ -75,7 +77,7 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
         names += ["feature_weight", "stage_ratio", "polish_steps"]
     names += [name for name in ("model_args", "state_key") if name in config.given()]
     return {
-        "checkpoint": sha256(local_path(config.checkpoint)),
+        "checkpoint": sha256(local_file(config.checkpoint)),
         "extractor": setting.extractor.name,
         "metric": setting.metric.name,
         "estimator": setting.metric.estimator,

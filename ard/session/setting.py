@@ -22,7 +22,7 @@ from nas_gan.metrics.reference import cache_dir, dense_images
 from nas_gan.networks.interface import GeneratorInterface, Part
 from nas_gan.networks.latents import latents_of
 from nas_gan.networks.memory import SHOWN_ROWS, fitting_rows
-from nas_gan.panels import FILES, MACHINE, QUALITY
+from nas_gan.panels import ADDRESS, FILES, MACHINE, QUALITY
 from nas_gan.progress import Progress, no_progress
 
 
@@ -46,7 +46,7 @@ class MeasuringConfig(GeneratorOptions):
     reference: Annotated[str, QUALITY] = "auto"
     """What the images are compared with: auto, dense (images of the dense generator) or an .npz
     file, with mu and sigma for the Fréchet distance or features for a kernel distance."""
-    data_root: Annotated[Path | None, FILES] = None
+    data_root: Annotated[Path | None, FILES, ADDRESS] = None
     """Folder of the data set; needed if its reference statistics are not shipped."""
     seed: Annotated[int, MACHINE] = 0
     """Seed of all random numbers: the same seed and settings repeat the run."""

@@ -13,7 +13,17 @@ from nas_gan.data.files import WHITE, parse_colour
 from nas_gan.errors import InvalidValueError, unknown_name
 from nas_gan.networks.genotype import Table
 from nas_gan.networks.searched import InitName
-from nas_gan.panels import DATA, EVALUATION, FILES, LOSS, MACHINE, NETWORK, OPTIMISER, Panel
+from nas_gan.panels import (
+    ADDRESS,
+    DATA,
+    EVALUATION,
+    FILES,
+    LOSS,
+    MACHINE,
+    NETWORK,
+    OPTIMISER,
+    Panel,
+)
 from nas_gan.settings import check_above, check_at_least, check_fraction
 
 SearchMetric = Literal["fid", "is"]
@@ -28,12 +38,12 @@ class SearchConfig:
     config: Path | None = None
     """Preset to start from: the name of a packaged one or a .toml file with any of these settings;
     options on the command line override it."""
-    run_dir: Path = Path("runs/search")
+    run_dir: Annotated[Path, ADDRESS] = Path("runs/search")
     """Directory of the search; an unfinished search there is resumed."""
     dataset: str = "cifar10"
     """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, crossfire, noto-emoji,
     openclipart, folder or synthetic."""
-    data_root: Path | None = None
+    data_root: Annotated[Path | None, ADDRESS] = None
     """Folder of the data set, if it is not in its usual place."""
     background: Annotated[str, DATA] = WHITE
     """Colour that transparent pixels of image files are laid over, such as white or #808080."""

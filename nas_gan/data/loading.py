@@ -38,6 +38,7 @@ from nas_gan.data.packaged import PACKAGES, load_packaged, packaged_path
 from nas_gan.errors import InvalidValueError, MissingDataError, named, unknown_name
 from nas_gan.progress import Progress, no_progress
 from nas_gan.reading import open_file
+from nas_gan.remote.fetching import local_copy
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def load_dataset(
         size: height and width in pixels, one number for a square.
         root: the root folder of torchvision; for `folder` the folder of images itself, whose
             subfolders are the classes; a folder that is looked into before the places of a package.
-            By default NAS_GAN_DATA or `data`.
+            It may be an address, whose files are copied first. By default NAS_GAN_DATA or `data`.
         channels: 3 for colour, 1 for grey.
         fit: how an image file becomes a square.
         background: colour that the transparent pixels of image files are laid over, by its name or
@@ -147,7 +148,7 @@ def load_dataset(
     """
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
-    root = root or Path(os.environ.get("NAS_GAN_DATA", "data"))
+    root = local_copy(root or Path(os.environ.get("NAS_GAN_DATA", "data")))
     parse_colour(background)
     if name == "synthetic":
         images: Images = synthetic_shapes(size=size, channels=channels)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas_gan.cache import caching, is_cached
 from nas_gan.data.batches import to_float
 from nas_gan.data.images import Images, Labels, image_labels
 from nas_gan.errors import CheckpointError, InvalidValueError
-from nas_gan.metrics.cache import caching, is_cached
 from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.conditional import labels_of
 from nas_gan.networks.interface import interface_of

@@ -47,6 +47,7 @@ from nas_gan.metrics.subjects import Drawing, Subject, check_pair, open_subject
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.memory import SHOWN_ROWS, fitting_rows
 from nas_gan.progress import Progress, no_progress
+from nas_gan.remote.fetching import local_copy
 from nas_gan.settings import check_at_least
 from nas_gan.workers.executors import Executor
 
@@ -214,7 +215,7 @@ class Evaluator:
         of_images = [metric for metric in metrics if metric in NEED_REFERENCE_IMAGES]
         if settings.reference in ("auto", "dense"):
             return self._named_reference(subject, dense, needs_images=bool(of_images))
-        path = Path(settings.reference)
+        path = local_copy(Path(settings.reference))
         if path.suffix == ".npz" and "mu" in array_names(path):
             if of_images:
                 raise InvalidValueError(
@@ -223,7 +224,7 @@ class Evaluator:
                     "of images, a checkpoint or dense",
                     setting="reference",
                 )
-            return OtherSide(str(path), load_statistics(path, self.extractor()), None)
+            return OtherSide(settings.reference, load_statistics(path, self.extractor()), None)
         other = open_subject(path, replace(settings.drawing, seed=settings.seed + REFERENCE_SEED))
         wanted = wanted_of(settings.metrics, settings.kept, reference=True)
         collected = self._collect(other.source, wanted, "reference")

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from nas_gan.cache import is_cached
 from nas_gan.errors import MissingDataError, NasGanError
-from nas_gan.metrics.cache import is_cached
 from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
 from nas_gan.networks.halving import halving

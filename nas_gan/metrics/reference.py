@@ -18,12 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from nas_gan.cache import cache_dir as cache_dir  # with the references, for others
+from nas_gan.cache import caching, is_cached
 from nas_gan.data.batches import iterate_uint8
 from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import atomic_path
-from nas_gan.metrics.cache import cache_dir as cache_dir  # with the references, for others
-from nas_gan.metrics.cache import caching, is_cached
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
 from nas_gan.metrics.protocol import protocol_of, to_uint8
@@ -32,6 +32,7 @@ from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.npz import open_npz
 from nas_gan.progress import Progress
+from nas_gan.remote.fetching import local_copy
 
 # Added to the seed of what is measured, so that a reference of generated images has other latents.
 REFERENCE_SEED = 0x5EED_0000
@@ -342,7 +343,7 @@ def find_reference(
         )
         return statistics, f"{len(images)} images of {images.name}"
     if choice != "auto":
-        return load_statistics(Path(choice), extractor), choice
+        return load_statistics(local_copy(Path(choice)), extractor), choice
     if dataset is None:
         raise MissingDataError(
             "auto has nothing to compare with, since the checkpoint names no data set; use an .npz "

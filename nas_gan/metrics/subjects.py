@@ -15,6 +15,7 @@ from nas_gan.metrics.protocol import to_uint8
 from nas_gan.metrics.sources import GeneratedSource, ImageSource, open_images
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import StreamedLatents
+from nas_gan.remote.fetching import local_copy
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def open_subject(path: Path, drawing: Drawing) -> Subject:
         InvalidValueError: an `.npz` file does not hold images.
         MissingDataError: a folder holds no images.
     """
-    images = open_images(path)
+    images = open_images(local_copy(path))
     if images is not None:
         return Subject(path, images, None, {})
     opened = open_generator(path, drawing.options, device=drawing.device)

@@ -218,20 +218,26 @@ def _curves_figure(
 ) -> Figure:
     columns = 5
     n_rows = -(-len(panels) // columns)
-    figure = new_figure(2.6 * columns, 2.5 * n_rows + 0.7)
+    figure = new_figure(2.6 * columns, 2.7 * n_rows + 0.7)
     grid: list[Axes] = list(figure.subplots(n_rows, columns, squeeze=False).flat)
     x = np.linspace(-reach, reach, 401)
     for axes, (name, make) in zip(grid, panels, strict=False):
         parameter, values = SWEEPS.get(name.partition(" ")[0], ("", (0.0,)))
-        for colour, value in zip(CYCLE, values, strict=False):
+        for number, (colour, value) in enumerate(zip(CYCLE, values, strict=False)):
             found = derivatives(make({parameter: value} if parameter else {}), x)
-            axes.plot(x, found.value, color=colour, label=f"{parameter} {value:g}")
+            label = f"{value:g}" if number else f"{parameter} {value:g}"
+            axes.plot(x, found.value, color=colour, label=label)
             axes.plot(x, found.first, color=colour, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.8)
-        axes.set_title(name, loc="left", fontsize=10.5, color=INK)
+        # The legend goes between the title and the axes, where no curve runs.
+        axes.set_title(name, loc="left", fontsize=10.5, color=INK, pad=20)
         axes.set_xlim(-reach, reach)
         apply_style(axes, size=8)
         if parameter:
-            axes.legend(frameon=False, fontsize=7.5, handlelength=1.2, loc="upper left")
+            axes.legend(
+                ncols=len(values), loc="lower left", bbox_to_anchor=(-0.03, 1.0),
+                frameon=False, fontsize=8, handlelength=1.1, handletextpad=0.4, columnspacing=1.0,
+                borderpad=0.2,
+            )  # fmt: skip
     for axes in grid[len(panels) :]:
         axes.remove()
     figure.suptitle(

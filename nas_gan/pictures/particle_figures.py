@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nas_gan.pictures.animation import Pixels
@@ -17,6 +20,7 @@ from nas_gan.pictures.plot_style import (
     MUTED,
     ORANGE,
     apply_style,
+    canvas_pixels,
     figure_pixels,
     new_figure,
 )
@@ -34,18 +38,36 @@ def moving_pictures(worlds: Mapping[str, World], reach: float) -> Iterator[Pixel
     """
     figure = new_figure(PANEL * len(worlds), PANEL + 0.75)
     panels = figure.subplots(1, len(worlds), squeeze=False)[0]
-    caption = figure.suptitle("", x=0.01, ha="left", fontsize=11, color=MUTED)
-    for number, moment in enumerate(zip(*worlds.values(), strict=True)):
-        for axes, title, frame in zip(panels, worlds, moment, strict=True):
-            axes.clear()
-            draw_frame(axes, frame, reach)
-            axes.set_title(title, loc="left", fontsize=11, color=INK)
+    moments = zip(*worlds.values(), strict=True)
+    first = next(moments)
+    caption = figure.suptitle(_caption(first[0]), x=0.01, ha="left", fontsize=11, color=MUTED)
+    moving = []
+    for axes, title, frame in zip(panels, worlds, first, strict=True):
+        prepare_axes(axes, reach)
+        moving.append(draw_frame(axes, frame, reach))
+        axes.set_title(title, loc="left", fontsize=11, color=INK)
+    _legend(figure, panels[0], first[0])
+    yield figure_pixels(figure)
+    # The layout of the first frame is that of all, and so is what does not move: axes, titles and
+    # legend take most of the time of drawing.
+    figure.set_layout_engine("none")
+    canvas = FigureCanvasAgg(figure)
+    for artist in (caption, *chain.from_iterable(moving)):
+        artist.set_visible(False)
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)
+    caption.set_visible(True)
+    for moment in moments:
+        canvas.restore_region(still)
+        for axes, before, frame in zip(panels, moving, moment, strict=True):
+            for artist in before:
+                artist.remove()
+            before[:] = draw_frame(axes, frame, reach)
+            for artist in sorted(before, key=lambda each: each.get_zorder()):
+                axes.draw_artist(artist)
         caption.set_text(_caption(moment[0]))
-        if not number:
-            _legend(figure, panels[0], moment[0])
-        yield figure_pixels(figure)
-        # The layout of the first frame is that of all; working it out takes as long as drawing.
-        figure.set_layout_engine("none")
+        figure.draw_artist(caption)
+        yield canvas_pixels(canvas)
 
 
 def film_strip(worlds: Mapping[str, World], moments: Sequence[int], reach: float) -> Figure:
@@ -55,6 +77,7 @@ def film_strip(worlds: Mapping[str, World], moments: Sequence[int], reach: float
     for row, (title, world) in zip(rows, worlds.items(), strict=True):
         row[0].set_ylabel(title, fontsize=11, color=INK)
         for axes, moment in zip(row, moments, strict=True):
+            prepare_axes(axes, reach)
             draw_frame(axes, world[moment], reach)
     first = next(iter(worlds.values()))
     for axes, moment in zip(rows[0], moments, strict=True):
@@ -63,13 +86,18 @@ def film_strip(worlds: Mapping[str, World], moments: Sequence[int], reach: float
     return figure
 
 
-def draw_frame(axes: Axes, frame: Frame, reach: float) -> None:
-    """One moment: real particles as discs, generated ones as crosses, movements as arrows."""
+def prepare_axes(axes: Axes, reach: float) -> None:
+    """Square axes from `-reach` to `reach`."""
     apply_style(axes, size=8)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)
     axes.set_aspect("equal")
     axes.spines[["left", "bottom"]].set_color(GRID)
+
+
+def draw_frame(axes: Axes, frame: Frame, reach: float) -> list[Artist]:
+    """One moment: real particles as discs, generated ones as crosses, movements as arrows."""
+    drawn: list[Artist] = []
     if frame.pulls is not None and frame.pushes is not None:
         at = [*frame.real, *frame.fake]
         x, y = [p[0] for p in at], [p[1] for p in at]
@@ -77,19 +105,21 @@ def draw_frame(axes: Axes, frame: Frame, reach: float) -> None:
             (frame.pulls, BLUE, "attraction"),
             (frame.pushes, ORANGE, "repulsion"),
         ):
-            axes.quiver(
+            arrows = axes.quiver(
                 x, y, ARROW * reach * parts[:, 0], ARROW * reach * parts[:, 1],
                 angles="xy", scale_units="xy", scale=1, color=colour, width=0.007, label=label,
                 zorder=2,
             )  # fmt: skip
+            drawn.append(arrows)
     for points, marker, colour, label in (
         (frame.real, "o", INK, "real"),
         (frame.fake, "X", GREEN, "generated"),
     ):
-        axes.plot(
+        drawn += axes.plot(
             points[:, 0], points[:, 1], marker, color=colour, markersize=7,
             markeredgecolor="white", markeredgewidth=0.6, label=label, zorder=3,
         )  # fmt: skip
+    return drawn
 
 
 def _caption(frame: Frame) -> str:

@@ -49,4 +49,9 @@ def figure_pixels(figure: Figure) -> Pixels:
     figure.set_dpi(GIF_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
+    return canvas_pixels(canvas)
+
+
+def canvas_pixels(canvas: FigureCanvasAgg) -> Pixels:
+    """What has been drawn, as bytes `(h, w, 3)`."""
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

@@ -7,6 +7,7 @@ what cannot be read is a problem of that run, and the other runs are read all th
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -16,14 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas_gan.errors import MissingDataError
+from nas_gan.locks import is_locked
 from nas_gan.reading import is_number, read_json
 from nas_gan.training.log import read_log
+from nas_gan.training.pace import PREFIX as PACE
 
 Status = Literal["finished", "running", "stopped", "damaged"]
 Curve = tuple[tuple[int, float], ...]  # (step, value), by step
 
-# Seconds without a new line after which a run counts as stopped.
+# Seconds without a new line after which a run counts as stopped, where no lock can tell.
 QUIET = 600.0
+# How far above a run the folder of its grid may be, whose process holds the lock for all runs.
+_GRID_LEVELS = 4
+# Logs that stay parsed while nothing is added to them.
+_KEPT_LOGS = 64
 _INSIDE_A_RUN = {"samples", "tensorboard", "genotypes", "recovered", "bundle", "bench"}
 # Group -> prefixes of the names of its scalars, in the order of the page.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -64,13 +71,15 @@ class Run:
     Attributes:
         name: its path below the folder that was searched.
         path: where it is.
-        status: finished (all of its steps are in the log), running (the log grew lately),
+        status: finished (all of its steps are in the log), running (a process has the directory),
             stopped, or damaged (something in it cannot be read).
         problems: what cannot be read, one line each.
         config: its settings; empty where they are missing.
         scalars: name -> curve.
         samples: step -> picture.
         evaluations: those found in it.
+        started: when it was started or resumed last, in seconds since the epoch.
+        genotype: the file of the architecture that it found or trained; None without one.
     """
 
     name: str
@@ -81,6 +90,19 @@ class Run:
     scalars: Mapping[str, Curve] = field(default_factory=dict)
     samples: Mapping[int, Path] = field(default_factory=dict)
     evaluations: tuple[Evaluation, ...] = ()
+    started: float = 0.0
+    genotype: Path | None = None
+
+    @property
+    def best_fid(self) -> tuple[float, int] | None:
+        """The lowest FID in the log and its step, the first one of several; None without any."""
+        curve = self.scalars.get("fid")
+        return None if not curve else min((value, step) for step, value in curve)
+
+    def pace(self, name: str) -> float | None:
+        """The last value of a scalar of `nas_gan.training.pace`: wall_s, images_per_s, left_s."""
+        curve = self.scalars.get(f"{PACE}{name}")
+        return curve[-1][1] if curve else None
 
     @property
     def last_step(self) -> int:
@@ -103,7 +125,7 @@ def check_folder(folder: Path) -> None:
 
 
 def find_runs(folder: Path, *, clock: Callable[[], float] = time.time) -> tuple[Run, ...]:
-    """Every run in `folder` and below, by name; `folder` may be a run itself.
+    """Every run in `folder` and below, the newest first; `folder` may be a run itself.
 
     Raises:
         MissingDataError: there is no such folder.
@@ -119,7 +141,7 @@ def find_runs(folder: Path, *, clock: Callable[[], float] = time.time) -> tuple[
             path = Path(parent)
             name = str(path.relative_to(folder)) if path != folder else path.resolve().name
             runs.append(_read_any(path, name, clock))
-    return tuple(sorted(runs, key=lambda run: run.name))
+    return tuple(sorted(runs, key=lambda run: (-run.started, run.name)))
 
 
 def _read_any(path: Path, name: str, clock: Callable[[], float]) -> Run:
@@ -128,7 +150,8 @@ def _read_any(path: Path, name: str, clock: Callable[[], float]) -> Run:
         return read_run(path, name, clock=clock)
     except Exception as error:  # a folder that must not be listed, a file that went away meanwhile
         reason = " ".join(str(error).split()) or type(error).__name__
-        return Run(_shown(name), path, "damaged", (f"the directory cannot be read ({reason})",))
+        problem = f"the directory cannot be read ({reason})"
+        return Run(shown(name), path, "damaged", (problem,), started=_started(path))
 
 
 def read_run(path: Path, name: str | None = None, *, clock: Callable[[], float] = time.time) -> Run:
@@ -137,7 +160,7 @@ def read_run(path: Path, name: str | None = None, *, clock: Callable[[], float] 
     config = _read_config(path / "config.json", problems)
     scalars = _read_curves(path / "log.jsonl", problems)
     run = Run(
-        _shown(name or path.name),
+        shown(name or path.name),
         path,
         "stopped",
         tuple(problems),
@@ -145,6 +168,8 @@ def read_run(path: Path, name: str | None = None, *, clock: Callable[[], float] 
         scalars,
         _find_samples(path / "samples"),
         _find_evaluations(path),
+        _started(path),
+        _find_genotype(path, config),
     )
     return Run(**{**vars(run), "status": _status(run, clock())})
 
@@ -171,10 +196,10 @@ def compared_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else _shown(value if isinstance(value, str) else json.dumps(value))
+    return "" if value is None else shown(value if isinstance(value, str) else json.dumps(value))
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A text that a browser can be sent: half characters become `?`."""
     return text.encode("utf-8", "replace").decode()
 
@@ -205,24 +230,35 @@ def _read_config(path: Path, problems: list[str]) -> dict[str, Any]:
     return config
 
 
-def _read_curves(path: Path, problems: list[str]) -> dict[str, Curve]:
+def _read_curves(path: Path, problems: list[str]) -> Mapping[str, Curve]:
     """Curves of all scalars in a log."""
     try:
-        log = read_log(path)
+        state = path.stat() if path.exists() else None
+        if state is None:
+            return {}
+        curves, broken = _curves_of(path, state.st_ino, state.st_mtime_ns, state.st_size)
     except OSError:
         problems.append("log.jsonl cannot be opened")
         return {}
     except ValueError as error:
         problems.append(str(error).replace(str(path), path.name))
         return {}
+    problems += broken
+    return curves
+
+
+@functools.lru_cache(_KEPT_LOGS)
+def _curves_of(path: Path, *state: int) -> tuple[Mapping[str, Curve], tuple[str, ...]]:
+    """Curves of all scalars in a log in this `state`, and what cannot be read of it."""
+    log = read_log(path)
     points: dict[str, dict[int, float]] = {}
     for row in log.rows:
         for name, value in row.items():
             if name != "step" and is_number(value):
-                points.setdefault(_shown(name), {})[row["step"]] = float(value)
-    if log.n_broken:
-        problems.append(f"{log.n_broken} of {log.n_lines} lines of log.jsonl cannot be read")
-    return {name: tuple(sorted(curve.items())) for name, curve in points.items()}
+                points.setdefault(shown(name), {})[row["step"]] = float(value)
+    broken = f"{log.n_broken} of {log.n_lines} lines of log.jsonl cannot be read"
+    curves = {name: tuple(sorted(curve.items())) for name, curve in points.items()}
+    return curves, (broken,) if log.n_broken else ()
 
 
 def _find_samples(folder: Path) -> dict[int, Path]:
@@ -257,7 +293,7 @@ def _numbers(content: Mapping[str, Any], before: str = "") -> dict[str, float]:
         if isinstance(value, dict):
             numbers |= _numbers(value, f"{before}{key}.")
         elif is_number(value):
-            numbers[_shown(f"{before}{key}")] = float(value)
+            numbers[shown(f"{before}{key}")] = float(value)
     return numbers
 
 
@@ -266,7 +302,38 @@ def _status(run: Run, now: float) -> Status:
         return "damaged"
     if run.steps is not None and run.last_step >= run.steps:
         return "finished"
-    # A run without a log has only just written its settings.
-    written = [p for p in (run.path / "log.jsonl", run.path / "config.json") if p.exists()]
-    latest = max((p.stat().st_mtime for p in written), default=0.0)
-    return "running" if now - latest < QUIET else "stopped"
+    held = is_locked(run.path)
+    if held is False:
+        # A grid has one lock for all of its runs, of which those go on that log.
+        path = run.path.absolute()
+        if not any(is_locked(folder) for folder in path.parents[:_GRID_LEVELS]):
+            return "stopped"
+    return "running" if held or now - _last_written(run.path) < QUIET else "stopped"
+
+
+def _last_written(folder: Path) -> float:
+    """When a run wrote its log last; without a log, its settings."""
+    return max((written_at(folder / name) for name in ("log.jsonl", "config.json")), default=0.0)
+
+
+def _started(folder: Path) -> float:
+    """A run writes its settings when it is started or resumed, and its log from then on."""
+    found = (written_at(folder / name) for name in ("config.json", "log.jsonl"))
+    return next((time for time in found if time), 0.0)
+
+
+def written_at(path: Path) -> float:
+    """When a file was written last, in seconds since the epoch; 0 if it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _find_genotype(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """What a search found, or the file that a training names."""
+    named = config.get("genotype")
+    candidates = [folder / "genotype.json"]
+    if isinstance(named, str) and named.endswith(".json"):
+        candidates.append(Path(named))
+    return next((path for path in candidates if path.is_file()), None)

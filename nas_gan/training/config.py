@@ -14,6 +14,7 @@ from nas_gan.losses.settings import LossSettings
 from nas_gan.networks.searched import InitName
 from nas_gan.panels import (
     ACTIVATIONS,
+    ADDRESS,
     DATA,
     EVALUATION,
     FILES,
@@ -63,13 +64,13 @@ class TrainConfig:
     config: Path | None = None
     """Preset to start from: the name of a packaged one or a .toml file with any of these settings;
     options on the command line override it."""
-    run_dir: Path = Path("runs/train")
+    run_dir: Annotated[Path, ADDRESS] = Path("runs/train")
     """Directory of the run; an unfinished run there is resumed."""
 
     dataset: str = "fashion_mnist"
     """Data set: fashion_mnist, mnist, cifar10, cifar100, stl10, celeba, crossfire, noto-emoji,
     openclipart, folder or synthetic."""
-    data_root: Path | None = None
+    data_root: Annotated[Path | None, ADDRESS] = None
     """Folder of the data set, if it is not in its usual place."""
     fit: Annotated[Fit, DATA] = "crop"
     """How an image file becomes a square: cropped at its centre, stretched, or cropped like the

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -28,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.remote.addresses import address_of, is_remote
 
 Batch = TypeVar("Batch", bound=Tensor | tuple[Tensor, Tensor])
 
@@ -121,6 +123,16 @@ def own_rows(batch: Tensor, processes: Processes) -> Tensor:
     check_divides(len(batch), processes)
     n = len(batch) // processes.count
     return batch[processes.rank * n : (processes.rank + 1) * n]
+
+
+def check_processes(run_dir: Path, processes: Processes) -> None:
+    """Raise InvalidValueError if several processes would need one remote run directory."""
+    if processes.count > 1 and is_remote(run_dir):
+        raise InvalidValueError(
+            f"is {address_of(run_dir)}, which is for a run in one process; there are "
+            f"{processes.count}; use a local directory",
+            setting="run_dir",
+        )
 
 
 def check_divides(n: int, processes: Processes) -> None:

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from nas_gan.errors import InvalidValueError
+from nas_gan.remote.addresses import address_of, is_remote
 
 # What either gets before the run ends without it.
 LIMIT_S = 20.0
@@ -40,11 +41,11 @@ def tell(target: str, *, status: str, run_dir: Path, reason: str, limit: float =
     Args:
         target: the command or the address.
         status: how the run ended: finished, collapsed, diverged, interrupted, terminated, failed.
-        run_dir: its directory.
+        run_dir: its directory, or the address of it.
         reason: why, in words; empty if it finished.
         limit: seconds after which it is given up.
     """
-    told = {"status": status, "run_dir": str(run_dir.absolute()), "reason": reason}
+    told = {"status": status, "run_dir": _whole(run_dir), "reason": reason}
     try:
         if _is_address(target):
             request = urllib.request.Request(  # noqa: S310 - begins with http, as was checked
@@ -72,6 +73,10 @@ def _filled(word: str, told: dict[str, str]) -> str:
     for name, text in told.items():
         word = word.replace(f"{{{name}}}", text)
     return word
+
+
+def _whole(run_dir: Path) -> str:
+    return address_of(run_dir) if is_remote(run_dir) else str(run_dir.absolute())
 
 
 def _is_address(target: str) -> bool:

@@ -128,3 +128,32 @@ def test_the_record_can_be_read_by_its_fingerprint_alone(copied: Path) -> None:
     first = json.loads((copied / "journal.jsonl").read_text().splitlines()[0])
     made = list(FileJournal(copied / "journal.jsonl", first["fingerprint"]).measurements())
     assert Counter(m.stage for m in made) == stages(copied)
+
+
+def test_a_remote_sweep_of_a_remote_checkpoint_measures_nothing_twice(
+    call: Call,
+    arguments: tuple[str | Path, ...],
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint, *others = arguments
+    there = tmp_path / "there"
+    there.mkdir()
+    shutil.copy(checkpoint, there / "tiny.pt")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
+    remote = (f"file://{there}/tiny.pt", *others, "--run-dir", f"file://{there}/run")
+    code, out, err = call(main, SweepConfig, *remote)
+    assert code == 0, err
+    assert out.endswith(f"file://{there}/run/sensitivity.csv\n")
+    table = (there / "run" / "sensitivity.csv").read_text()
+    assert table == (finished / "sensitivity.csv").read_text()
+    settings = json.loads((there / "run" / "config.json").read_text())
+    assert settings["checkpoint"] == f"file://{there}/tiny.pt"
+    measured = (there / "run" / "journal.jsonl").read_bytes()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    monkeypatch.setattr(FileJournal, "append", lambda *args: pytest.fail("measured again"))
+    code, _, err = call(main, SweepConfig, *remote)
+    assert code == 0, err
+    assert (there / "run" / "journal.jsonl").read_bytes() == measured

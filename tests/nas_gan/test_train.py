@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas_gan.checkpoint import build_generator, build_saved_discriminator, load_checkpoint
 from nas_gan.cli import run
+from nas_gan.errors import InvalidValueError
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.train import main
 from nas_gan.training.config import TrainConfig
+from nas_gan.training.distributed import Processes, check_processes
 from nas_gan.training.pace import without_pace
 from nas_gan.training.preset import PRESETS, load_preset, preset_from_arguments
 
@@ -185,3 +188,33 @@ def test_what_is_wrong_with_a_command_line_is_told(args, code, message, tmp_path
     if message is not None:
         *_, last = error.splitlines()
         assert last.startswith(message.rstrip("\n"))
+
+
+def test_a_remote_run_goes_on_on_another_machine_as_if_it_had_stayed(tmp_path, monkeypatch, capsys):
+    toy = {**TOY, "steps": 4, "save_every": 2, "log_every": 2}
+    assert train_command(**toy, run_dir=tmp_path / "whole") == 0
+    there = f"memory://{tmp_path.name}/run"
+    for machine, steps in (("first", 2), ("second", 4)):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        capsys.readouterr()
+        assert train_command(**{**toy, "steps": steps}, run_dir=there) == 0
+        assert capsys.readouterr().out == f"{steps} steps, {there}/ckpt.pt\n"
+    whole, parts = (
+        load_checkpoint(path / "ckpt.pt").generator for path in (tmp_path / "whole", Path(there))
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    [copy] = (tmp_path / "second").rglob("log.jsonl")
+    assert log_of(copy.parent) == log_of(tmp_path / "whole")
+
+
+def test_a_remote_directory_is_for_one_process(monkeypatch):
+    with pytest.raises(InvalidValueError, match=r"memory://run, which is for a run in one process"):
+        check_processes(Path("memory://run"), Processes(0, 2))
+
+
+def test_an_option_that_takes_no_address_says_so(capsys):
+    assert train_command("--genotype", "s3://bucket/genotype.json", **TOY) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == (
+        "error: --genotype is s3://bucket/genotype.json; it takes a path on this machine"
+    )

@@ -6,6 +6,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from contracts import scored
+from legends import covered_curves
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -24,9 +25,16 @@ def drawn(figure: Figure) -> list[list[tuple[float, float]]]:
 
 
 def names(figure: Figure) -> list[str]:
-    legend = figure.axes[0].get_legend()
-    assert legend is not None
+    [legend] = figure.legends
     return [text.get_text() for text in legend.get_texts()]
+
+
+def test_the_legend_covers_no_curve_wherever_the_curves_are() -> None:
+    everywhere = [
+        Curve(f"curve {k}", tuple((1.0 + x, scored((x * (k + 1)) % 7)) for x in range(8)))
+        for k in range(6)
+    ]
+    assert covered_curves(curves_figure(everywhere)) == []
 
 
 def test_points_are_joined_from_mild_to_harsh() -> None:

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from legends import covered_curves
 from torch import nn
 
 from nas_gan.errors import InvalidValueError
@@ -18,6 +19,11 @@ from nas_gan.pictures.activation_figures import (
     pmish_figure,
 )
 from nas_gan.pictures.plot_style import figure_pixels, save_figure
+
+
+@pytest.mark.parametrize("draw", [pmish_figure, families_figure, outputs_figure])
+def test_no_legend_covers_a_curve(draw):
+    assert covered_curves(draw()) == []
 
 
 def titles(figure):

@@ -32,6 +32,14 @@ def test_an_animation_has_a_picture_for_each_moment_that_differ():
     assert not np.array_equal(first, second)
 
 
+def test_a_frame_of_an_animation_is_what_drawing_it_whole_gives():
+    frames = [*world(), *reversed(world())]
+    moving = list(moving_pictures({"one": frames, "two": frames[::-1]}, reach=3.0))
+    for k, picture in enumerate(moving):
+        alone = {"one": frames[k:], "two": frames[::-1][k:]}
+        assert np.array_equal(picture, next(moving_pictures(alone, reach=3.0)))
+
+
 def test_without_parts_there_are_no_arrows():
     frames = [Frame(0, False, np.zeros((2, 2)), np.ones((2, 2)))]
     figure = film_strip({"one": frames}, [0], reach=3.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas_gan.errors import MissingDataError
+from nas_gan.locks import LOCK, locked
 from nas_gan.runs.reading import compared_settings, find_runs, grouped, read_run, thinned
 
 NOW = 1_000_000.0
@@ -36,12 +37,72 @@ def test_a_log_becomes_one_curve_for_each_scalar(tmp_path):
     assert (run.last_step, run.steps, run.problems) == (40, 40, ())
 
 
-@pytest.mark.parametrize(
-    ("steps", "age", "status"),
-    [(40, 9999, "finished"), (41, 0, "running"), (41, 9999, "stopped")],
-)
-def test_the_status_follows_from_steps_and_age(tmp_path, steps, age, status):
-    assert read(write_run(tmp_path / "a", steps=steps, rows=ROWS, age=age)).status == status
+def test_the_lock_says_at_once_whether_a_run_goes_on(tmp_path):
+    path = write_run(tmp_path / "a", steps=41, rows=ROWS)
+    assert read(path).status == "stopped"
+    with locked(path):
+        assert read(path).status == "running"
+    assert read(path).status == "stopped"
+    assert read(write_run(tmp_path / "b", steps=40, rows=ROWS)).status == "finished"
+
+
+def test_a_killed_run_is_stopped_at_once(tmp_path):
+    path = write_run(tmp_path / "a", steps=41, rows=ROWS)
+    code = (
+        "import sys, time; from pathlib import Path; from nas_gan.locks import locked\n"
+        "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        assert read(path).status == "running"
+        owner.kill()
+    assert (path / LOCK).exists()
+    assert read(path).status == "stopped"
+
+
+def test_the_lock_of_a_grid_is_that_of_the_runs_in_it_that_log(tmp_path):
+    old = write_run(tmp_path / "grid" / "a" / "seed_0", steps=41, rows=ROWS, age=9999)
+    new = write_run(tmp_path / "grid" / "a" / "seed_1", steps=41, rows=ROWS)
+    with locked(tmp_path / "grid"):
+        assert (read(old).status, read(new).status) == ("stopped", "running")
+    assert read(new).status == "stopped"
+
+
+@pytest.mark.parametrize(("age", "status"), [(0, "running"), (9999, "stopped")])
+def test_where_nothing_can_be_locked_the_age_of_the_log_tells(tmp_path, age, status, monkeypatch):
+    monkeypatch.setattr("nas_gan.runs.reading.is_locked", lambda folder: None)
+    assert read(write_run(tmp_path / "a", steps=41, rows=ROWS, age=age)).status == status
+
+
+def test_the_newest_run_comes_first(tmp_path):
+    for name, age in (("a", 50), ("b", 10), ("c", 90)):
+        write_run(tmp_path / name, rows=ROWS, age=age)
+    assert [run.name for run in find_runs(tmp_path)] == ["b", "a", "c"]
+
+
+def test_the_best_fid_has_the_step_at_which_it_was_reached_first(tmp_path):
+    rows = [{"step": s, "fid": v} for s, v in ((10, 9.0), (20, 4.0), (30, 4.0), (40, 7.0))]
+    assert read(write_run(tmp_path / "a", rows=rows)).best_fid == (4.0, 20)
+    assert read(write_run(tmp_path / "b", rows=[{"step": 1, "x": 1}])).best_fid is None
+
+
+def test_the_pace_is_that_of_the_last_line_that_tells(tmp_path):
+    rows = [
+        {"step": 10, "pace/wall_s": 5.0},
+        {"step": 20, "pace/wall_s": 9.0},
+        {"step": 20, "x": 1},
+    ]
+    run = read(write_run(tmp_path / "a", rows=rows))
+    assert (run.pace("wall_s"), run.pace("left_s")) == (9.0, None)
+
+
+def test_a_line_that_is_added_is_read_and_nothing_is_forgotten(tmp_path):
+    path = write_run(tmp_path / "a", rows=ROWS, steps=99)
+    assert read(path).last_step == 40
+    with (path / "log.jsonl").open("a") as file:
+        file.write('{"step": 60, "loss/d": 0.125}\n')
+    assert read(path).scalars["loss/d"] == ((20, 0.5), (40, 0.25), (60, 0.125))
 
 
 def test_a_last_line_that_is_being_written_is_no_damage(tmp_path):
@@ -100,7 +161,7 @@ def test_evaluations_are_the_files_that_name_an_extractor(tmp_path):
 
 
 def test_runs_are_found_at_any_depth_and_a_compression_is_none(tmp_path):
-    write_run(tmp_path / "grid" / "b", rows=ROWS)
+    write_run(tmp_path / "grid" / "b", rows=ROWS, age=9)
     write_run(tmp_path / "a", rows=ROWS)
     compression = tmp_path / "small"
     compression.mkdir()

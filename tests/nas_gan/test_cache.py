@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from nas_gan.cache import cache_dir, is_cached
 from nas_gan.data.images import ArrayImages
 from nas_gan.data.loading import load_dataset, synthetic_shapes
 from nas_gan.metrics import inception
-from nas_gan.metrics.cache import cache_dir, is_cached
 from nas_gan.metrics.classifier import find_classifier
 from nas_gan.metrics.reference import find_reference
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 # A process whose user is in no list of users, as in many containers.
 NOBODY = """
 import pwd, runpy, sys

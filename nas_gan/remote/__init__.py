@@ -1,0 +1,1 @@
+"""Files and run directories on object stores and other machines, by fsspec."""
