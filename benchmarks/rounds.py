@@ -7,16 +7,14 @@ of 25 + 25 updates (those after the first are all adversarial), and once for 100
 network is scored on the same latents.
 
 Held out: the pace of the other plans (`ard.search.outlook`) and the first rounds of a plan predict
-its fourth. The error is relative to what was left above nothing. Times are processor seconds.
+its fourth. The error is relative to what was left above nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,16 +58,10 @@ def measure(folder: Path, steps: int, rounds: int, table: Path | None) -> list[d
     scores = measure_sensitivities(session.search, prepared)
     rungs = Ladder(scores, prepared.parts, session.search.cost).rungs()
     whole = WholePlans(session.search, prepared)
-    seconds = folder / "seconds.json"
-    known = json.loads(seconds.read_text()) if seconds.exists() else {}
     rows = []
     for damage, done in itertools.product(DAMAGES, range(1, rounds + 1)):
         rung = min(rungs[1:], key=lambda rung: abs(rung.damage - damage))
-        started = time.process_time()
         [measured] = whole.measure({rung.plan: done}, "recovered", no_advance)
-        key = f"{damage:g} {done}"
-        known.setdefault(key, time.process_time() - started)
-        write_json(seconds, known)
         rows.append(
             {
                 "damage": rung.damage,
@@ -78,7 +70,6 @@ def measure(folder: Path, steps: int, rounds: int, table: Path | None) -> list[d
                 "rise": measured.score.rise,
                 "ci_low": measured.score.ci_low,
                 "ci_high": measured.score.ci_high,
-                "processor_s": known[key],
             }
         )
     return rows
@@ -124,7 +115,7 @@ def held_out(rows: Sequence[dict[str, Any]], budget: float) -> list[dict[str, An
 
 def show(result: dict[str, Any]) -> None:
     """The tables on stdout."""
-    columns = ["damage", "of the cost", "updates", "ΔFD", "95 %", "processor s"]
+    columns = ["damage", "of the cost", "updates", "ΔFD", "95 %"]
     for name in ("in_rounds", "at_once"):
         sys.stdout.write(name.replace("_", " ") + "\n")
         cells = [
@@ -134,7 +125,6 @@ def show(result: dict[str, Any]) -> None:
                 str(row["updates"]),
                 f"{row['rise']:+.1f}",
                 f"{row['ci_low']:+.1f} to {row['ci_high']:+.1f}",
-                f"{row['processor_s']:.0f}",
             ]
             for row in result[name]
         ]

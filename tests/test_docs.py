@@ -31,7 +31,7 @@ from ard.pipeline import MIN_SHARE
 from ard.recovery.adversarial import FineTuning
 from ard.search.allocation import N_BINS
 from ard.search.controller import EAGER, WORTHWHILE
-from ard.search.outlook import EXPONENT, FACTOR, FLOOR
+from ard.search.outlook import AGAIN, EXPONENT, FACTOR, FLOOR, PACE
 from ard.session.recovering import FEATURE_WEIGHT
 from ard.session.search import N_PROXY
 from edge_bench.device import JETPACK
@@ -459,9 +459,10 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),
         f"{N_BINS:,} bins",
         f"save less than {WORTHWHILE:.1%}".replace("%", " %"),
-        f"`P(A) g(A)^{EAGER:g}`",
-        f"s² (k A^p + {FLOOR:g})²",
-        f"priors about {FACTOR:g} and {EXPONENT:g};",
+        f"`P g^{EAGER:g}`",
+        f"s² (k m^-q A^p + {FLOOR:g})²",
+        f"priors about {FACTOR:g}, {EXPONENT:g} and {PACE:g};",
+        f"within {AGAIN:.0%}".replace("%", " %"),
         f"more than\n{MAX_POSITIONS} positions",
         f"up to {FineTuning.lr:.0e} for biases".replace("e-04", "e-4"),
         f"ridge of {RIDGE:.0e}".replace("e-06", "e-6"),
