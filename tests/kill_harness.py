@@ -614,7 +614,8 @@ def jobs(inputs: Inputs, *, bundle: bool = False, threads: int = 1) -> list[Job]
         Job(
             "train",
             lambda folder: (
-                "nas_gan.train", *SMALL, *count, "--steps", "12", "--run-dir", folder,
+                # Long enough to overlap with another that starts at the same time.
+                "nas_gan.train", *SMALL, *count, "--steps", "60", "--run-dir", folder,
             ),
             trained,
         ),

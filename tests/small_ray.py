@@ -25,5 +25,7 @@ def small_ray() -> Iterator[None]:
             log_to_driver=False,
             configure_logging=False,
         )
-    yield
-    ray.shutdown()
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -109,7 +110,9 @@ def activations_of(network: nn.Module, latents: Tensor) -> Activations:
     """What the activations of a row take, from a pass over the first rows of `latents`."""
     rows = latents[:SHOWN_ROWS]
     count = _Count()
-    with evaluating(network), count:
+    with warnings.catch_warnings(), evaluating(network), count:
+        # What there is to warn of, such as a checkpoint without gradients, the real pass tells.
+        warnings.simplefilter("ignore")
         network(rows)
     return Activations(-(-count.most // len(rows)), -(-count.made // len(rows)))
 

@@ -66,14 +66,14 @@ TWO_NODES = """
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other modules start a Ray of their own
 def cluster() -> Iterator[None]:
     """A Ray with room for two workers in this machine."""
     with small_ray():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workers(cluster: None) -> Iterator[RayExecutor]:
     with RayExecutor() as executor:
         yield executor
