@@ -231,6 +231,7 @@ class Mirror:
                 if name in theirs:
                     with translated(self.place.address):
                         self.place.files.rm_file(theirs[name].path)
+                    self._remove_empty(name)
                 del self.known[name]
             theirs = list_files(self.place)
             self.known |= {
@@ -256,11 +257,25 @@ class Mirror:
         return f"{self.place.path.rstrip('/')}/{name}"
 
     def _make_folder(self, target: str) -> None:
-        """Make the folder of a file; object stores have none, and would make a bucket."""
+        """Make the folder of a file."""
+        if self._has_folders():
+            self.place.files.makedirs(target.rpartition("/")[0], exist_ok=True)
+
+    def _has_folders(self) -> bool:
+        """Whether there are folders; object stores have none, and would make or remove a bucket."""
         from fsspec.asyn import AsyncFileSystem
 
-        if not isinstance(self.place.files, AsyncFileSystem):
-            self.place.files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        return not isinstance(self.place.files, AsyncFileSystem)
+
+    def _remove_empty(self, name: str) -> None:
+        """Remove the folders that a file leaves empty."""
+        if not self._has_folders():
+            return
+        for parent in list(PurePosixPath(name).parents)[:-1]:
+            try:
+                self.place.files.rmdir(self._target(str(parent)))
+            except Exception:  # it holds something; every driver has errors of its own
+                return
 
     def _changed(self, ours: Mapping[str, tuple[int, int]]) -> list[str]:
         return [name for name, state in ours.items() if self.known.get(name, Known()).here != state]

@@ -52,6 +52,8 @@ def test_another_machine_goes_on_where_this_one_stopped(remote, content, here, e
         (place.folder / "state.pt").write_bytes(b"at 10")
         (place.folder / "samples" / "3.png").unlink()
     assert content() == {"state.pt": b"at 10"}
+    there = open_place(remote)
+    assert not there.files.exists(f"{there.path}/samples")  # nor an empty folder
     with working_in(remote, here) as place:
         assert (place.folder / "state.pt").read_bytes() == b"at 10"
         assert not (place.folder / "samples" / "3.png").exists()
