@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from benchmark_modules import load_benchmark
 from tiny import SmallNet, checkpoint_of, lively_generator
 from torch import nn
 
@@ -25,7 +24,6 @@ from nas_gan.errors import InvalidValueError, NasGanError
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "latency.py"
 ONCE = TimingPlan(runs=1, warmup=1, duration_s=0, block=1, min_warmup_s=0, max_warmup_s=0)
 NETS = ("macs", "time")
 Written = tuple[dict[str, nn.Module], dict[str, Path], list[dict[str, Any]]]
@@ -33,14 +31,7 @@ Written = tuple[dict[str, nn.Module], dict[str, Path], list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def latency() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("latency_benchmark", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # A class with annotations looks its own module up.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("latency")
 
 
 @pytest.fixture(scope="module")

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from benchmark_modules import load_benchmark
 
 from edge_bench import TimingPlan, benchmark
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "repeats.py"
 HEAD = {"settings": {"seed": 0}}
 
 
 @pytest.fixture(scope="module")
 def repeats() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("repeats_benchmark", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("repeats")
 
 
 def run(low: float, high: float, **changes: Any) -> dict[str, Any]:

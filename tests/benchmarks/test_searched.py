@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from benchmark_modules import load_benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_gan.networks.genotype import MMD_NAS, Genotype
 from nas_gan.networks.searched import Generator, GeneratorConfig
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "searched.py"
-
 
 @pytest.fixture(scope="module")
 def searched() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("searched_benchmark", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("searched")
 
 
 def test_the_size_is_that_of_the_generator(searched: ModuleType) -> None:
