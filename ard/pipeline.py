@@ -22,7 +22,7 @@ from ard.layers import LayerProfile, Part, Profile, profile_layers
 from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.executors import Executor, SerialExecutor
 from ard.measuring.journal import Journal, MemoryJournal
-from ard.measuring.measurement import Measurement, Stage
+from ard.measuring.measurement import History, Measurement, Stage
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.measuring.sweep import Measure, only_score, single_layer_plans, sweep
@@ -539,26 +539,26 @@ def find_plan(
     ):
         while True:
             while plans := next_plans():
-                rounds = {plan: controller.rounds_of(plan) for plan in plans}
-                for measured in whole.measure(rounds, "recovered", advance):
+                histories = {plan: controller.history_of(plan) for plan in plans}
+                for measured in whole.measure(histories, "recovered", advance):
                     controller.tell(measured)
             # The winner was picked for its score, so check that score on held-out latents. Each
             # plan is checked on its own: latents that decided about one are no judge of another.
             chosen = controller.best() or controller.closest()
             assert chosen is not None, "the controller always asks for at least one plan"
-            [final] = whole.measure({chosen.plan: chosen.rounds}, "final", no_advance)
+            [final] = whole.measure({chosen.plan: chosen.history}, "final", no_advance)
             met = controller.meets(final)
             if met or not controller.meets(chosen):
                 break
             controller.reject(final)
 
     with timings("report"):
-        [before] = whole.measure({chosen.plan: 1}, "factorized", no_advance)
+        [before] = whole.measure({chosen.plan: ()}, "factorized", no_advance)
     return Found(
         budget=budget,
         budget_met=met,
         plan=chosen.plan,
-        generator=whole.recovered(chosen.plan, chosen.rounds),
+        generator=whole.recovered(chosen.plan, chosen.history),
         factorized=before.score,
         recovered=final.score,
         rounds=chosen.rounds,
@@ -611,14 +611,14 @@ def find_reaching(
         )
         trials = whole.in_rounds(chosen, enough)
         best = min(trials, key=lambda trial: trial.score.ci_high)
-        [final] = whole.measure({chosen: best.rounds}, "final", no_advance)
+        [final] = whole.measure({chosen: best.history}, "final", no_advance)
     with timings("report"):
-        [before] = whole.measure({chosen: 1}, "factorized", no_advance)
+        [before] = whole.measure({chosen: ()}, "factorized", no_advance)
     return Found(
         budget=None,
         budget_met=True,
         plan=chosen,
-        generator=whole.recovered(chosen, best.rounds),
+        generator=whole.recovered(chosen, best.history),
         factorized=before.score,
         recovered=final.score,
         rounds=best.rounds,
@@ -682,7 +682,7 @@ class WholePlans:
         found: list[Measurement] = []
         with self.search.run.progress("joint plans, recovered", most) as advance:
             while len(found) < most:
-                found += self.measure({plan: len(found) + 1}, "recovered", advance)
+                found += self.measure({plan: (plan,) * len(found)}, "recovered", advance)
                 upper = found[-1].score.ci_high
                 if enough is not None and upper <= enough:
                     break
@@ -690,16 +690,16 @@ class WholePlans:
                     break
         return tuple(found)
 
-    def recovered(self, plan: RankPlan, rounds: int) -> nn.Module:
-        """The generator of a plan after so many rounds of recovery."""
-        return Recovered(self.prepared.assemble, self.search.recover, {plan: rounds})(plan)
+    def recovered(self, plan: RankPlan, history: History) -> nn.Module:
+        """The generator of a plan after a round of recovery that follows those of `history`."""
+        return Recovered(self.prepared.assemble, self.search.recover, {plan: history})(plan)
 
     def measure(
-        self, rounds: Mapping[RankPlan, int], stage: Stage, advance: Callable[[int], None]
+        self, histories: Mapping[RankPlan, History], stage: Stage, advance: Callable[[int], None]
     ) -> list[Measurement]:
-        """The scores of plans at a stage, in their order, each after so many rounds of recovery."""
+        """The scores of plans at a stage, in their order, each after the rounds of its history."""
         evaluators, run = self.search.evaluators, self.search.run
-        recovered = Recovered(self.prepared.assemble, self.search.recover, rounds)
+        recovered = Recovered(self.prepared.assemble, self.search.recover, histories)
         stages: dict[Stage, tuple[Callable[[RankPlan], nn.Module], Evaluator]] = {
             "recovered": (recovered, evaluators.joint),
             "final": (recovered, evaluators.final),
@@ -716,16 +716,16 @@ class WholePlans:
         take: Callable[[RankPlan, Any], Score] = only_score
         if build is recovered and isinstance(self.search.recover, RecoveredStore):
             # The weights are made where the plan is scored, and kept here.
-            bringing = Bringing(scoring, self.search.recover, rounds)
+            bringing = Bringing(scoring, self.search.recover, histories)
             scoring, take = bringing, bringing.take
         return sweep(
-            list(rounds),
+            list(histories),
             scoring,
             run.executor,
             run.journal,
             stage=stage,
             bank=bank,
-            rounds=rounds,
+            histories=histories,
             on_measured=advance,
             take=take,
         )

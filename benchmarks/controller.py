@@ -35,7 +35,7 @@ from bracketing import BracketingController
 
 from ard.costs.cost import LayerCost, cost_of, params_cost
 from ard.layers import LayerProfile
-from ard.measuring.measurement import Measurement, Stage
+from ard.measuring.measurement import History, Measurement, Stage
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import DENSE, RankPlan
@@ -168,12 +168,13 @@ class World:
         left *= luck * rounds**-self.kind.pace * math.exp(again)
         return self.kind.shift * DENSE_DISTANCE + left
 
-    def measure(self, plan: RankPlan, stage: Stage, rounds: int) -> Measurement:
+    def measure(self, plan: RankPlan, stage: Stage, history: History) -> Measurement:
         """A score on the latents of a stage; on held-out ones every test has its own."""
         deviation = self.kind.scoring * DENSE_DISTANCE
+        rounds = len(history) + 1
         luck = self._normal(plan, stage if stage == "recovered" else f"{stage} {rounds}")
         rise = self.rise(plan, rounds) + deviation * luck
-        return Measurement(stage, plan, score_of(rise, 1.96 * deviation), rounds=rounds)
+        return Measurement(stage, plan, score_of(rise, 1.96 * deviation), history=history)
 
     def _normal(self, plan: RankPlan, what: str) -> float:
         key = f"{self.seed} {what} {plan.to_json()}".encode()
@@ -203,19 +204,19 @@ def asked(controller: BudgetController | BracketingController) -> RankPlan | Non
     return plans[0] if plans else None
 
 
-def rounds_of(controller: BudgetController | BracketingController, plan: RankPlan) -> int:
-    """After how many rounds of recovery a plan is measured next."""
-    return 1 if isinstance(controller, BracketingController) else controller.rounds_of(plan)
+def history_of(controller: BudgetController | BracketingController, plan: RankPlan) -> History:
+    """The rounds of recovery before the one after which a plan is measured."""
+    return () if isinstance(controller, BracketingController) else controller.history_of(plan)
 
 
 def search(controller: BudgetController | BracketingController, world: World) -> Outcome:
     """Search to the end, as `ard.pipeline.find_plan` does."""
     while True:
         while (plan := asked(controller)) is not None:
-            controller.tell(world.measure(plan, "recovered", rounds_of(controller, plan)))
+            controller.tell(world.measure(plan, "recovered", history_of(controller, plan)))
         chosen = controller.best() or controller.closest()
         assert chosen is not None
-        final = world.measure(chosen.plan, "final", chosen.rounds)
+        final = world.measure(chosen.plan, "final", chosen.history)
         if controller.meets(final) or not controller.meets(chosen):
             break
         controller.reject(final)

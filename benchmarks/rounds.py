@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/rounds.py --runs runs/rounds
 
 Plans along the ladder of one search, from near its budget to beyond, are recovered for four rounds
-of 25 + 25 updates (those after the first are all adversarial), and once for 100 + 100. Every
-network is scored on the same latents.
+of 25 + 25 updates (those after the first are all adversarial), and once for 100 + 100. And each is
+begun with the weights of the milder one before it, in rounds of 50 + 50. Every network is scored on
+the same latents.
 
 Held out: the pace of the other plans (`ard.search.outlook`) and the first rounds of a plan predict
 its fourth. The error is relative to what was left above nothing.
@@ -48,25 +49,29 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def measure(folder: Path, steps: int, rounds: int, table: Path | None) -> list[dict[str, Any]]:
-    """The rises of every plan after each round of so many updates; resumes from its folder."""
-    config = CompressConfig(
-        run_dir=folder, recover_steps=steps, max_rounds=rounds, latency_table=table, **SETTINGS
-    )
+Histories = Sequence[tuple[int, tuple[int, ...]]]  # a plan, and those of the rounds before
+
+
+def measure(
+    folder: Path, steps: int, histories: Histories, table: Path | None
+) -> list[dict[str, Any]]:
+    """The rises of plans after rounds of so many updates; resumes from its folder."""
+    config = CompressConfig(run_dir=folder, recover_steps=steps, latency_table=table, **SETTINGS)
     session = open_session(config, say, SerialExecutor())
     prepared = prepare(session.search, session.profile)
     scores = measure_sensitivities(session.search, prepared)
     rungs = Ladder(scores, prepared.parts, session.search.cost).rungs()
+    tried = [min(rungs[1:], key=lambda rung: abs(rung.damage - damage)) for damage in DAMAGES]
     whole = WholePlans(session.search, prepared)
     rows = []
-    for damage, done in itertools.product(DAMAGES, range(1, rounds + 1)):
-        rung = min(rungs[1:], key=lambda rung: abs(rung.damage - damage))
-        [measured] = whole.measure({rung.plan: done}, "recovered", no_advance)
+    for i, before in histories:
+        history = tuple(tried[j].plan for j in before)
+        [measured] = whole.measure({tried[i].plan: history}, "recovered", no_advance)
         rows.append(
             {
-                "damage": rung.damage,
-                "cost": rung.cost / rungs[0].cost,
-                "updates": 2 * steps * done,
+                "damage": tried[i].damage,
+                "cost": tried[i].cost / rungs[0].cost,
+                "updates": 2 * steps * measured.rounds,
                 "rise": measured.score.rise,
                 "ci_low": measured.score.ci_low,
                 "ci_high": measured.score.ci_high,
@@ -116,7 +121,7 @@ def held_out(rows: Sequence[dict[str, Any]], budget: float) -> list[dict[str, An
 def show(result: dict[str, Any]) -> None:
     """The tables on stdout."""
     columns = ["damage", "of the cost", "updates", "ΔFD", "95 %"]
-    for name in ("in_rounds", "at_once"):
+    for name in ("in_rounds", "at_once", "sharpened"):
         sys.stdout.write(name.replace("_", " ") + "\n")
         cells = [
             [
@@ -150,13 +155,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file to write")
     arguments = parser.parse_args()
     table = arguments.latency_table
-    in_rounds = measure(arguments.runs / f"run{STEPS}", STEPS, ROUNDS, table)
-    at_once = measure(arguments.runs / f"run{ROUNDS * STEPS}", ROUNDS * STEPS, 1, table)
+    plans = range(len(DAMAGES))
+    own = [(i, (i,) * done) for i in plans for done in range(ROUNDS)]
+    in_rounds = measure(arguments.runs / f"run{STEPS}", STEPS, own, table)
+    once = [(i, ()) for i in plans]
+    at_once = measure(arguments.runs / f"run{ROUNDS * STEPS}", ROUNDS * STEPS, once, table)
+    milder = [(i, tuple(range(i))) for i in plans]
+    sharpened = measure(arguments.runs / f"run{2 * STEPS}", 2 * STEPS, milder, table)
     settings = {key: str(value) for key, value in SETTINGS.items()}
     result = {
         "settings": settings,
         "in_rounds": in_rounds,
         "at_once": at_once,
+        "sharpened": sharpened,
         "held_out": held_out(in_rounds, 48.0),
     }
     write_json(arguments.out, result)

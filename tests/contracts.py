@@ -77,10 +77,13 @@ class JournalContract:
         self, journal: Journal
     ) -> None:
         plan = RankPlan({"b": Factorization("tucker2", (4, 2)), "a": Factorization("svd", (1,))})
+        other = RankPlan({"a": Factorization("svd", (2,))})
         made = [
             Measurement("single", DENSE, scored(0)),
             Measurement("recovered", plan, scored(0.1 + 0.2)),
-            Measurement("recovered", plan, scored(0.1), rounds=2),
+            Measurement("recovered", plan, scored(0.1), history=(plan,)),
+            Measurement("recovered", plan, scored(0.2), history=(other, plan)),
+            Measurement("recovered", plan, scored(0.3), history=(other, other)),
             Measurement("single", plan, scored(1 / 3)),
         ]
         for measurement in made:

@@ -248,7 +248,7 @@ def _factorize(
     describe_layer("", module).check(choice)
     if not all(parameter.isfinite().all() for parameter in module.parameters()):
         raise NonFiniteError("a weight is NaN or infinite and cannot be factorized")
-    kernels = _kernels(module)
+    kernels = kernels_of(module)
     rank = tuple(r // len(kernels) for r in choice.rank)
     factorize = METHODS[choice.method].factorize
     return [
@@ -257,8 +257,8 @@ def _factorize(
     ]
 
 
-def _kernels(module: Layer) -> Kernels:
-    """The weight of each group as `(c_out, c_in, k_h, k_w)`."""
+def kernels_of(module: Layer) -> Kernels:
+    """The weight of each group of a layer as one kernel `(c_out, c_in, k_h, k_w)`."""
     weight = module.weight.detach()
     if isinstance(module, nn.Linear):
         return [weight[:, :, None, None]]
@@ -267,6 +267,14 @@ def _kernels(module: Layer) -> Kernels:
     kernel = kernel.unsqueeze(3) if kernel.ndim == 3 else kernel
     parts = kernel.chunk(module.groups)
     return [part.transpose(0, 1) for part in parts] if isinstance(module, Transposed) else [*parts]
+
+
+def weight_of(layer: Layer, kernels: Sequence[Tensor]) -> Tensor:
+    """The weight of a layer like `layer` with these kernels, as `kernels_of` returns them."""
+    parts = kernels
+    if isinstance(layer, Transposed):  # torch stores the inputs of each group first
+        parts = [kernel.transpose(0, 1) for kernel in kernels]
+    return torch.cat([*parts]).reshape(layer.weight.shape)
 
 
 def _of_groups(statistics: LayerStatistics | None, groups: int) -> list[Covariances]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, get_args
 
 from ard.errors import JournalError
-from ard.measuring.measurement import Measurement, Stage
+from ard.measuring.measurement import History, Measurement, Stage
 from ard.measuring.score import check_score, from_record, to_record
 from ard.plan import RankPlan, Replacement, parse_replacement
 from nas_gan.errors import MissingDataError, UnreadableError
@@ -31,6 +31,7 @@ OF_WHOLE_PLANS = frozenset(
     | {"stage_ratio", "polish_steps"}
 )
 STAGES: tuple[Stage, ...] = get_args(Stage)
+MAX_ROUNDS = 10_000  # of one measurement, so that a damaged line cannot ask for a list without end
 # Settings that fingerprints of earlier versions lack, because there was only one choice.
 UNSAID = {"metric": "fid", "estimator": "plain"}
 
@@ -131,10 +132,10 @@ class FileJournal:
         self._write(
             {
                 "stage": measurement.stage,
-                "plan": {name: str(choice) for name, choice in measurement.plan.items()},
+                "plan": _plan_record(measurement.plan),
                 "evaluation": to_record(measurement.score),
                 **({"bank": measurement.bank} if measurement.bank else {}),
-                **({"rounds": measurement.rounds} if measurement.rounds > 1 else {}),
+                **_history_record(measurement),
             }
         )
         self._remember(measurement)
@@ -321,27 +322,37 @@ class _Reader:
 
     def measurement(self, record: Mapping[str, Any]) -> Measurement:
         """The measurement in a record, every value of which is checked."""
-        if record.keys() - {"bank", "rounds"} != {"stage", "plan", "evaluation"}:
+        if record.keys() - {"bank", "rounds", "history"} != {"stage", "plan", "evaluation"}:
             raise ValueError("a measurement has a stage, a plan and an evaluation")
         bank = record.get("bank", 0)
         if type(bank) is not int or bank < 0:
             raise ValueError(f"bank {bank!r} is not a count")
         rounds = record.get("rounds", 1)
-        if type(rounds) is not int or rounds < 1:
-            raise ValueError(f"rounds {rounds!r} is not a count from 1")
-        stage, plan = record["stage"], record["plan"]
+        if type(rounds) is not int or not 1 <= rounds <= MAX_ROUNDS:
+            raise ValueError(f"rounds {rounds!r} is not a count from 1 to {MAX_ROUNDS}")
+        stage = record["stage"]
         if stage not in STAGES:
             raise ValueError(f"stage {stage!r} is none of {', '.join(STAGES)}")
+        plan = self._plan(record["plan"])
+        before = record.get("history")
+        if before is None:
+            history: History = (plan,) * (rounds - 1)
+        elif isinstance(before, list) and len(before) == rounds - 1:
+            history = tuple(self._plan(earlier) for earlier in before)
+        else:
+            raise ValueError(f"a history of {rounds} rounds lists the plans of {rounds - 1}")
+        score = from_record(record["evaluation"])
+        check_score(score)
+        return Measurement(stage, plan, score, bank, history)
+
+    def _plan(self, plan: Any) -> RankPlan:
         if not isinstance(plan, dict):
             raise ValueError(f"plan {plan!r} is not a table")
         choices = self._choices
         try:
-            chosen = RankPlan({name: choices[text] for name, text in plan.items()})
-        except KeyError:
-            chosen = RankPlan({name: self._choice(text) for name, text in plan.items()})
-        score = from_record(record["evaluation"])
-        check_score(score)
-        return Measurement(stage, chosen, score, bank, rounds)
+            return RankPlan({name: choices[text] for name, text in plan.items()})
+        except (KeyError, TypeError):
+            return RankPlan({name: self._choice(text) for name, text in plan.items()})
 
     def _choice(self, text: Any) -> Replacement:
         if not isinstance(text, str):
@@ -352,12 +363,27 @@ class _Reader:
         return found
 
 
-_Key = tuple[str, RankPlan, int, int]
+_Key = tuple[str, RankPlan, int, History]
 
 
 def _key(measurement: Measurement) -> _Key:
     """What is measured once: a plan after some rounds of recovery, on a bank of latents."""
-    return measurement.stage, measurement.plan, measurement.bank, measurement.rounds
+    return measurement.stage, measurement.plan, measurement.bank, measurement.history
+
+
+def _plan_record(plan: RankPlan) -> dict[str, str]:
+    return {name: str(choice) for name, choice in plan.items()}
+
+
+def _history_record(measurement: Measurement) -> dict[str, Any]:
+    """The rounds of a measurement, and their plans if they were not all its own."""
+    history = measurement.history
+    if not history:
+        return {}
+    rounds: dict[str, Any] = {"rounds": measurement.rounds}
+    if any(plan != measurement.plan for plan in history):
+        rounds["history"] = [_plan_record(plan) for plan in history]
+    return rounds
 
 
 def _check_same(known: Measurement | None, other: Measurement) -> None:

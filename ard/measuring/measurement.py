@@ -9,6 +9,9 @@ from ard.measuring.score import Score
 from ard.plan import RankPlan
 
 Stage = Literal["proxy", "single", "factorized", "recovered", "final"]
+# The plans of the rounds of recovery before the last one, oldest first. Each round begins with the
+# weights of the one before: it continues the same plan, or sharpens it to a harsher one.
+History = tuple[RankPlan, ...]
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,16 @@ class Measurement:
         score: its score.
         bank: which bank of held-out latents scored it, counted from 0. Every plan that is tested
             for the final time has one of its own.
+        history: the rounds of recovery before the one that made its weights.
     """
 
     stage: Stage
     plan: RankPlan
     score: Score
     bank: int = 0
-    rounds: int = 1
+    history: History = ()
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds of recovery made its weights."""
+        return len(self.history) + 1

@@ -13,11 +13,11 @@ from torch import nn
 from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.executors import Executor
 from ard.measuring.journal import Journal
-from ard.measuring.measurement import Measurement, Stage
+from ard.measuring.measurement import History, Measurement, Stage
 from ard.measuring.score import Score
 from ard.plan import RankPlan, Replacement
 
-EVERY_ONCE: Mapping[RankPlan, int] = MappingProxyType({})
+NO_HISTORY: Mapping[RankPlan, History] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def sweep(
     *,
     stage: Stage = "single",
     bank: int = 0,
-    rounds: Mapping[RankPlan, int] = EVERY_ONCE,
+    histories: Mapping[RankPlan, History] = NO_HISTORY,
     on_measured: Callable[[int], None] = lambda n: None,
     take: Callable[[RankPlan, Any], Score] = only_score,
 ) -> list[Measurement]:
@@ -60,7 +60,7 @@ def sweep(
         journal: holds earlier measurements and records new ones.
         stage: how the plans are scored; only measurements of the same stage are reused.
         bank: recorded with each new measurement; see `Measurement`.
-        rounds: of recovery that `measure` gives the plans which get more than one.
+        histories: of the plans whose recovery by `measure` does not begin with the dense generator.
         on_measured: called with the number of plans that were finished since the last call.
         take: receives each plan with its result, in this process, and returns the score; it can
             keep what else a worker has made.
@@ -71,12 +71,13 @@ def sweep(
     known = {
         m.plan: m
         for m in journal.measurements()
-        if m.stage == stage and m.rounds == rounds.get(m.plan, 1)
+        if m.stage == stage and m.history == histories.get(m.plan, ())
     }
     pending = [plan for plan in dict.fromkeys(plans) if plan not in known]
     on_measured(len(plans) - len(pending))
     for plan, result in executor.run(measure, pending):
-        known[plan] = Measurement(stage, plan, take(plan, result), bank, rounds.get(plan, 1))
+        history = histories.get(plan, ())
+        known[plan] = Measurement(stage, plan, take(plan, result), bank, history)
         journal.append(known[plan])
         on_measured(1)
     return [known[plan] for plan in plans]

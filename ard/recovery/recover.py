@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from ard.measuring.measurement import History
 from ard.plan import RankPlan
 
 
@@ -20,6 +21,25 @@ class Build(Protocol):
 
 
 Recover = Callable[[Build, RankPlan], nn.Module]
+# Builds the factorized generator of a plan, corrected in closed form: of all of it on None, or of a
+# part of it on a generator that has the other parts.
+Assemble = Callable[[RankPlan, nn.Module | None], nn.Module]
+
+
+@dataclass(frozen=True)
+class Building:
+    """The `Build` of one plan.
+
+    Attributes:
+        assemble: builds any plan.
+        plan: the plan.
+    """
+
+    assemble: Assemble
+    plan: RankPlan
+
+    def __call__(self, part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
+        return self.assemble(self.plan if part is None else part, base)
 
 
 @runtime_checkable
@@ -30,8 +50,11 @@ class InRounds(Protocol):
         """The first round."""
         ...
 
-    def after(self, build: Build, plan: RankPlan, rounds: int, /) -> nn.Module:
-        """The generator after so many rounds; those that were made before are not repeated."""
+    def after(self, assemble: Assemble, plan: RankPlan, history: History, /) -> nn.Module:
+        """The generator of a plan after a round that follows those of `history`.
+
+        Rounds that were made before are not repeated.
+        """
         ...
 
 
@@ -44,22 +67,19 @@ class Recovered:
     Attributes:
         assemble: builds the factorized generator of a plan, or of a part of it on a base.
         recover: the recovery.
-        rounds: of recovery for the plans that get more than one.
+        histories: the rounds before the last one, of the plans that have any.
     """
 
-    assemble: Callable[[RankPlan, nn.Module | None], nn.Module]
+    assemble: Assemble
     recover: Recover
-    rounds: Mapping[RankPlan, int] = field(default_factory=dict)
+    histories: Mapping[RankPlan, History] = field(default_factory=dict)
 
     def __call__(self, plan: RankPlan) -> nn.Module:
-        def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
-            return self.assemble(plan if part is None else part, base)
-
-        rounds = self.rounds.get(plan, 1)
-        if rounds > 1:
+        history = self.histories.get(plan, ())
+        if history:
             assert isinstance(self.recover, InRounds), "only such a recovery is asked for more"
-            return self.recover.after(build, plan, rounds)
-        return self.recover(build, plan)
+            return self.recover.after(self.assemble, plan, history)
+        return self.recover(Building(self.assemble, plan), plan)
 
 
 def closed_form_only(build: Build, plan: RankPlan) -> nn.Module:

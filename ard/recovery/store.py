@@ -7,14 +7,16 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
+from ard.assembly.recomposition import recompose
 from ard.assembly.surgery import describe_structure
+from ard.measuring.measurement import History
 from ard.measuring.score import Score
 from ard.plan import RankPlan
-from ard.recovery.recover import Build, Recover
+from ard.recovery.recover import Assemble, Build, Building, Recover
 from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
 
 
@@ -38,14 +40,31 @@ def compressed_checkpoint(dense: Checkpoint, generator: nn.Module, plan: RankPla
     )
 
 
-def _name_of(plan: RankPlan, rounds: int) -> str:
-    """The name of the file of a plan's generator after so many rounds of recovery."""
-    name = hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]
-    return f"{name}.pt" if rounds == 1 else f"{name}-{rounds}.pt"
+def _name_of(plan: RankPlan, history: History) -> str:
+    """The name of the file of a plan's generator after a round that follows those of `history`."""
+    plans = dict.fromkeys([*history, plan])
+    told = history if len(plans) > 1 else ()
+    text = "\n".join(each.to_json() for each in (*told, plan))
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{name}-{len(history) + 1}.pt" if history else f"{name}.pt"
+
+
+class Further(Protocol):
+    """A further round of recovery."""
+
+    def __call__(self, network: nn.Module, number: int, /, *, sharpened: bool) -> nn.Module:
+        """The network after round `number`, counted from 2.
+
+        Args:
+            network: what the rounds before have made; it is not changed.
+            number: of the round.
+            sharpened: whether it was factorized further since, to another plan.
+        """
+        ...
 
 
 class RecoveredStore:
-    """A recovery that trains each round of each plan once and keeps the results in a folder.
+    """A recovery that trains each round once and keeps the results in a folder.
 
     A copy that is sent to a worker has no folder, which may be on another machine. It knows what
     has been recovered so far, and `made` says what it recovers itself, for `keep` to write.
@@ -54,9 +73,8 @@ class RecoveredStore:
         folder: the folder of the recovered checkpoints.
         dense: the checkpoint that the plans are made for.
         generator: its network.
-        recover: the recovery of a plan that is not in the folder.
-        further: `further(network, m)` is round `m`, from 2, of the recovery of a network that
-            `m - 1` rounds have recovered; it is not changed.
+        recover: the first round of the recovery of a plan.
+        further: a further round.
     """
 
     def __init__(
@@ -65,54 +83,67 @@ class RecoveredStore:
         dense: Checkpoint,
         generator: nn.Module,
         recover: Recover,
-        further: Callable[[nn.Module, int], nn.Module],
+        further: Further,
     ) -> None:
         self.folder: Path | None = folder
         self.dense, self.generator = dense, generator
         self.recover, self.further = recover, further
         self._sent: dict[str, Checkpoint] = {}  # from and to another process, by name
         # The same plan is requested twice in a row, to be measured on two banks of latents.
-        self._last: tuple[RankPlan, int, nn.Module] | None = None
+        self._last: tuple[RankPlan, History, nn.Module] | None = None
 
     def __call__(self, build: Build, plan: RankPlan) -> nn.Module:
         """The generator of a plan after one round; `build()` makes the factorized one."""
-        return self.after(build, plan, 1)
+        return self._once(plan, (), lambda: self.recover(build, plan))
 
-    def after(self, build: Build, plan: RankPlan, rounds: int) -> nn.Module:
-        """The generator of a plan after so many rounds of recovery."""
-        if self._last is None or self._last[:2] != (plan, rounds):
-            self._last = (plan, rounds, self._load_or_recover(build, plan, rounds))
+    def after(self, assemble: Assemble, plan: RankPlan, history: History) -> nn.Module:
+        """The generator of a plan after a round that follows those of `history`."""
+        if not history:
+            return self(Building(assemble, plan), plan)
+        return self._once(plan, history, lambda: self._go_on(assemble, plan, history))
+
+    def _go_on(self, assemble: Assemble, plan: RankPlan, history: History) -> nn.Module:
+        *earlier, last = history
+        network = self.after(assemble, last, tuple(earlier))
+        if last != plan:
+            network = assemble(plan, recompose(self.generator, network, last, onto=plan))
+        return self.further(network, len(history) + 1, sharpened=last != plan)
+
+    def _once(
+        self, plan: RankPlan, history: History, recovered: Callable[[], nn.Module]
+    ) -> nn.Module:
+        if self._last is None or self._last[:2] != (plan, history):
+            self._last = (plan, history, self._load_or_recover(plan, history, recovered))
         return self._last[2]
 
-    def _load_or_recover(self, build: Build, plan: RankPlan, rounds: int) -> nn.Module:
-        stored = self._stored(plan, rounds)
+    def _load_or_recover(
+        self, plan: RankPlan, history: History, recovered: Callable[[], nn.Module]
+    ) -> nn.Module:
+        stored = self._stored(plan, history)
         if stored is not None:
             device = next(self.generator.parameters()).device
             # The network here is in that form already.
             architecture = {k: v for k, v in stored.architecture.items() if k != "normal_form"}
             stored = replace(stored, architecture=architecture)
             return build_generator(stored, lambda: copy.deepcopy(self.generator)).to(device)
-        if rounds == 1:
-            recovered = self.recover(build, plan)
-        else:
-            recovered = self.further(self.after(build, plan, rounds - 1), rounds)
-        self.keep(plan, rounds, compressed_checkpoint(self.dense, recovered, plan))
-        return recovered
+        network = recovered()
+        self.keep(plan, history, compressed_checkpoint(self.dense, network, plan))
+        return network
 
-    def _stored(self, plan: RankPlan, rounds: int) -> Checkpoint | None:
-        name = _name_of(plan, rounds)
+    def _stored(self, plan: RankPlan, history: History) -> Checkpoint | None:
+        name = _name_of(plan, history)
         if self.folder is None:
             return self._sent.get(name)
         path = self.folder / name
         return load_checkpoint(path) if path.exists() else None
 
-    def made(self, plan: RankPlan, rounds: int) -> Checkpoint | None:
-        """The generator of a plan after so many rounds, if this is a copy without a folder."""
-        return self._sent.get(_name_of(plan, rounds))
+    def made(self, plan: RankPlan, history: History) -> Checkpoint | None:
+        """The generator of a plan after a round, if this is a copy without a folder."""
+        return self._sent.get(_name_of(plan, history))
 
-    def keep(self, plan: RankPlan, rounds: int, recovered: Checkpoint) -> None:
+    def keep(self, plan: RankPlan, history: History, recovered: Checkpoint) -> None:
         """Keep a recovered generator, in the folder if there is one."""
-        name = _name_of(plan, rounds)
+        name = _name_of(plan, history)
         if self.folder is None:
             self._sent[name] = recovered
         elif not (self.folder / name).exists():
@@ -142,19 +173,19 @@ class Bringing:
     Attributes:
         measure: scores the recovered generator of a plan.
         store: the store that `measure` recovers with.
-        rounds: of recovery for the plans that get more than one.
+        histories: the rounds before the last one, of the plans that have any.
     """
 
     measure: Callable[[RankPlan], Score]
     store: RecoveredStore
-    rounds: Mapping[RankPlan, int]
+    histories: Mapping[RankPlan, History]
 
     def __call__(self, plan: RankPlan) -> tuple[Score, Checkpoint | None]:
-        return self.measure(plan), self.store.made(plan, self.rounds.get(plan, 1))
+        return self.measure(plan), self.store.made(plan, self.histories.get(plan, ()))
 
     def take(self, plan: RankPlan, result: tuple[Score, Checkpoint | None]) -> Score:
         """Keep what a worker has recovered; returns the score."""
         score, recovered = result
         if recovered is not None:
-            self.store.keep(plan, self.rounds.get(plan, 1), recovered)
+            self.store.keep(plan, self.histories.get(plan, ()), recovered)
         return score

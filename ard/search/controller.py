@@ -11,7 +11,7 @@ import numpy as np
 from ard.costs.cost import LayerCost
 from ard.errors import BudgetError
 from ard.layers import Part
-from ard.measuring.measurement import Measurement
+from ard.measuring.measurement import History, Measurement
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
 from ard.search.ladder import Ladder, Rung
@@ -63,10 +63,11 @@ class BudgetController:
     likely each rung is within the budget (`ard.search.outlook`), and the next one to try is that
     with the largest expected saving.
 
-    A trial is one round of recovery. It begins a plan, or continues one that missed the budget from
-    its weights. What a plan may save counts with its chance to hold after all the rounds that are
-    left; so many plans are tried for a short time, and few for a long one (freeze-thaw, as Swersky,
-    Snoek and Adams, 2014, call it).
+    A trial is one round of recovery, and no round is lost: it begins a plan with the weights of the
+    milder one that has had the most, or continues a plan that missed the budget with its own. What
+    a plan may save counts with its chance to hold after all the rounds that are left; so many plans
+    are tried for a short time, and few for a long one (freeze-thaw, as Swersky, Snoek and Adams,
+    2014, call it).
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class BudgetController:
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
         self.max_rounds = max_rounds
         self._finished: list[_Trial] = []
-        self._asked: list[RankPlan] = []
+        self._asked: dict[RankPlan, History] = {}
         # By how much held-out latents rated a plan worse than those that choose.
         self._worse: dict[RankPlan, float] = {}
         self.learn(table)
@@ -113,7 +114,7 @@ class BudgetController:
     def learn(self, table: SensitivityTable) -> None:
         """Replace the table by a better one: plans that were asked for may be others now."""
         self._ladder = Ladder(table, self.layers, self.cost)
-        self._asked = []
+        self._asked = {}
         for i, trial in enumerate(self._finished):
             damage = self._ladder.damage_of(trial.measurement.plan)
             if damage is not None:
@@ -197,9 +198,19 @@ class BudgetController:
         missed = bool(prospect.known.uppers)
         return missed and (not prospect.rounds or chances.of(i) < HOPELESS)
 
-    def rounds_of(self, plan: RankPlan) -> int:
-        """After how many rounds of recovery a plan is measured next."""
-        return 1 + max((t.measurement.rounds for t in self._finished if t.plan == plan), default=0)
+    def history_of(self, plan: RankPlan) -> History:
+        """The rounds before the one after which a plan that was asked for is measured."""
+        return self._asked[plan]
+
+    def _history(self, plan: RankPlan, damage: float) -> History:
+        """The rounds that the next one of a plan begins after: its own, or those of a milder plan.
+
+        What a harsher plan has lost its recovery cannot give back to a milder one.
+        """
+        own = [t for t in self._finished if t.plan == plan]
+        milder = [t for t in self._finished if t.damage < damage] if self.max_rounds > 1 else []
+        before = max(own or milder, key=lambda t: (t.measurement.rounds, t.damage), default=None)
+        return (*before.measurement.history, before.plan) if before is not None else ()
 
     def _known(self) -> dict[RankPlan, Known]:
         """The outcome of every round of every plan.
@@ -208,15 +219,14 @@ class BudgetController:
         step from one bank of latents to another would look like a round that gained nothing.
         """
         uppers: dict[RankPlan, dict[int, float]] = {}
-        damages = {}
+        damages = {trial.plan: trial.damage for trial in self._finished}
         for trial in self._finished:
             measured = trial.measurement
             worse = 0.0 if measured.stage == "final" else self._worse.get(trial.plan, 0.0)
             rounds = uppers.setdefault(trial.plan, {})
             rounds[measured.rounds] = measured.score.ci_high + worse
-            damages[trial.plan] = trial.damage
         return {
-            plan: Known(damages[plan], tuple(rounds[m] for m in sorted(rounds)))
+            plan: Known(damages[plan], tuple(rounds[m] for m in sorted(rounds)), min(rounds) - 1)
             for plan, rounds in uppers.items()
         }
 
@@ -224,20 +234,27 @@ class BudgetController:
         self, rungs: Sequence[Rung], known: Mapping[RankPlan, Known], ahead: int
     ) -> list[_Prospect]:
         """The rungs, and the plans that missed the budget, with the rounds that each could get."""
-        found = [
-            _Prospect(rung.plan, rung.cost, Known(rung.damage), min(ahead, self.max_rounds))
-            for rung in rungs
-            if rung.plan not in known
-        ]
+        found = []
+        for rung in rungs:
+            if rung.plan not in known:
+                behind = len(self._history(rung.plan, rung.damage))
+                rounds = behind + min(ahead, self.max_rounds)
+                found.append(
+                    _Prospect(rung.plan, rung.cost, Known(rung.damage, (), behind), rounds)
+                )
         costs = {trial.plan: trial.cost for trial in self._finished}
-        for plan, of_plan in known.items():
+        for tried, of_plan in known.items():
             done = len(of_plan.uppers)
-            rounds = min(done + ahead, self.max_rounds) if done < self.max_rounds else 0
-            found.append(_Prospect(plan, costs[plan], of_plan, rounds))
+            most = min(done + ahead, self.max_rounds)
+            rounds = of_plan.behind + most if most > done else 0
+            found.append(_Prospect(tried, costs[tried], of_plan, rounds))
         return sorted(found, key=lambda prospect: prospect.known.damage)
 
     def _offer(self, plans: Sequence[RankPlan]) -> tuple[RankPlan, ...]:
-        self._asked += plans
+        for plan in plans:
+            damage = self._ladder.damage_of(plan)
+            assert damage is not None, "plans are made of the choices on offer"
+            self._asked[plan] = self._history(plan, damage)
         return tuple(plans)
 
     def tell(self, measurement: Measurement) -> None:
@@ -246,13 +263,12 @@ class BudgetController:
         Raises:
             ValueError: it was not asked for.
         """
-        asked = [(plan, self.rounds_of(plan)) for plan in self._asked]
-        if (measurement.plan, measurement.rounds) not in asked:
+        if self._asked.get(measurement.plan) != measurement.history:
             raise ValueError(
-                f"asked for {asked}, but was told about {measurement.plan} after "
-                f"{measurement.rounds} rounds"
+                f"was told about {measurement.plan} after {measurement.rounds} rounds, without "
+                "having asked"
             )
-        self._asked.remove(measurement.plan)
+        del self._asked[measurement.plan]
         damage = self._ladder.damage_of(measurement.plan)
         assert damage is not None, "plans are made of the choices on offer"
         price = self._ladder.cost_of(measurement.plan)
@@ -260,16 +276,11 @@ class BudgetController:
 
     def reject(self, measurement: Measurement) -> None:
         """Replace the score of a plan by a later one, measured on held-out latents."""
-        for trial in self._finished:
-            if (trial.plan, trial.measurement.rounds) == (measurement.plan, measurement.rounds):
+        for i, trial in enumerate(self._finished):
+            if (trial.plan, trial.measurement.history) == (measurement.plan, measurement.history):
                 worse = measurement.score.ci_high - trial.measurement.score.ci_high
                 self._worse[trial.plan] = worse
-        self._finished = [
-            replace(t, measurement=measurement)
-            if (t.plan, t.measurement.rounds) == (measurement.plan, measurement.rounds)
-            else t
-            for t in self._finished
-        ]
+                self._finished[i] = replace(trial, measurement=measurement)
         # Allow one more trial for each rejected plan, up to twice the original number.
         self.max_trials = min(self.max_trials + 1, self._most_trials)
 

@@ -52,11 +52,19 @@ class Known:
 
     Attributes:
         damage: the sum of its single-layer damages.
-        uppers: the upper end of its interval after each round of recovery; none before the first.
+        uppers: the upper end of its interval after each of its rounds of recovery; none before the
+            first.
+        behind: the rounds that made the weights with which its first one began.
     """
 
     damage: float
     uppers: tuple[float, ...] = ()
+    behind: int = 0
+
+    @property
+    def rounds(self) -> int:
+        """All rounds that made its weights."""
+        return self.behind + len(self.uppers)
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def outlook(
     log_weights -= 0.5 * ((q - PACE) / PACE_SPREAD) ** 2
     a = np.array([plan.damage for plan in known]).reshape(1, -1) / scale
     v = np.array([plan.uppers[-1] for plan in known]).reshape(1, -1) / scale
-    m = np.array([float(len(plan.uppers)) for plan in known]).reshape(1, -1)
+    m = np.array([float(plan.rounds) for plan in known]).reshape(1, -1)
     curve = k * m**-q * a**p  # (n, plans)
     spread = curve + FLOOR
     n_known = len(known)
@@ -135,7 +143,8 @@ def outlook(
     log_weights -= np.log(spread).sum(1, keepdims=True) + 0.5 * np.log(precision * SHIFT**2)
     log_weights -= 0.5 * freedom * np.log(variance)
     for plan in known:
-        for done, (upper, later) in enumerate(itertools.pairwise(plan.uppers), start=1):
+        pairs = itertools.pairwise(plan.uppers)
+        for done, (upper, later) in enumerate(pairs, start=plan.behind + 1):
             mean, deviation = continued(upper / scale, shift, (done + 1) / done, q)
             log_weights -= 0.5 * ((later / scale - mean) / deviation) ** 2 + np.log(deviation)
     weights = np.exp(log_weights - log_weights.max()).ravel()
@@ -150,7 +159,7 @@ def outlook(
             within[:, i] = 0.0
             continue
         if plan.uppers:
-            last, ratio = plan.uppers[-1] / scale, after / len(plan.uppers)
+            last, ratio = plan.uppers[-1] / scale, after / plan.rounds
             mean, deviation = continued(last, shift, ratio, q)
             chance = ndtr((budget / scale - mean) / deviation)
         else:

@@ -100,10 +100,12 @@ class SearchConfig(SweepConfig):
     """Whole plans to choose, recover and measure at a time; as many as there are workers by
     default. The result depends on it, not on the number of workers."""
     max_trials: Annotated[int, RECOVERY] = 6
-    """Rounds of recovery at most, of all whole plans together. A round begins a plan, or continues
-    one that missed the budget, and is measured at its end."""
+    """Rounds of recovery at most, of all whole plans together. A round continues a plan that missed
+    the budget, or begins a harsher one with the weights of a milder one; it is measured at its
+    end."""
     max_rounds: Annotated[int, RECOVERY] = 8
-    """Rounds of recovery that one plan may get at most."""
+    """Rounds of recovery that one plan may get at most; with 1 every plan begins with the dense
+    generator."""
 
 
 _Config = TypeVar("_Config", bound=SweepConfig)

@@ -17,7 +17,7 @@ from ard.recovery.distillation import Distance, Recovery, feature_distance, reco
 from ard.recovery.memory import RememberedImages, RememberedScores, remembered_batches
 from ard.recovery.recover import Build, Recover
 from ard.recovery.staging import in_stages
-from ard.recovery.store import RecoveredStore
+from ard.recovery.store import Further, RecoveredStore
 from ard.session.config import SEEDS, SearchConfig
 from ard.session.setting import Setting
 from nas_gan.checkpoint import Checkpoint, build_saved_discriminator
@@ -97,12 +97,13 @@ def open_recovery(
 
 def _recovery(
     config: SearchConfig, setting: Setting, judge: _Judge, evaluate: Evaluator
-) -> tuple[Recover, Callable[[nn.Module, int], nn.Module]]:
+) -> tuple[Recover, Further]:
     """The first round of a recovery, and every further one.
 
     The first is distillation, in stages if the plan shrinks the network far, then adversarial
-    fine-tuning. A further one has as many updates, all of them adversarial where they can be: to
-    distil again gains little (see benchmarks/rounds.py). Each has latents of its own.
+    fine-tuning. So is one that begins with a sharpened network. One that continues has as many
+    updates, all of them adversarial where they can be: to distil again gains little (see
+    benchmarks/rounds.py). Each has latents of its own.
     """
     selection = setting.latents(N_SELECTION, config.seed + SEEDS["selection"])
     shown = selection[:2].to(config.device)
@@ -186,18 +187,20 @@ def _recovery(
         )
         return polished(scored, network, fine_tuning, 0)
 
-    def continued(network: nn.Module, number: int) -> nn.Module:
+    def further(network: nn.Module, number: int, /, *, sharpened: bool) -> nn.Module:
         scored = RememberedScores(score)
         apart = ROUND * (number - 1)
-        if not fine_tuning.n_steps:
-            settings = replace(distillation, seed=distillation.seed + apart)
-            return distilled(scored, network, settings)
         n_steps = distillation.n_steps + fine_tuning.n_steps
-        first = fine_tuning.n_steps + (number - 2) * n_steps  # of the batches of real images
-        further = replace(fine_tuning, n_steps=n_steps, seed=fine_tuning.seed + apart)
-        return polished(scored, network, further, first)
+        first = (number - 1) * n_steps  # of the batches of real images
+        tuning = replace(fine_tuning, seed=fine_tuning.seed + apart)
+        if sharpened or not fine_tuning.n_steps:
+            settings = replace(distillation, seed=distillation.seed + apart)
+            network = distilled(scored, network, settings)
+        else:
+            tuning = replace(tuning, n_steps=n_steps)
+        return polished(scored, network, tuning, first)
 
-    return recovered, continued
+    return recovered, further
 
 
 def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None:

@@ -20,7 +20,7 @@ from ard.grid import RankGrid
 from ard.layers import LayerProfile, Profile, profile_layers
 from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.journal import FileJournal, Journal, MemoryJournal
-from ard.measuring.measurement import Measurement
+from ard.measuring.measurement import History, Measurement
 from ard.measuring.score import Score
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import (
@@ -39,7 +39,7 @@ from ard.pipeline import (
 from ard.pipeline import Run as SearchRun
 from ard.plan import DENSE, RankPlan
 from ard.recovery.distillation import Recovery, recover
-from ard.recovery.recover import Build
+from ard.recovery.recover import Assemble, Build
 from nas_gan.networks.latents import latent_bank
 from nas_gan.training.draws import StepLatents
 
@@ -331,15 +331,17 @@ class CountingRounds:
     """A recovery that trains nothing; the images of its networks tell after how many rounds."""
 
     def __init__(self) -> None:
-        self.made: list[tuple[RankPlan, int]] = []
+        self.made: list[tuple[RankPlan, History]] = []
 
-    def __call__(self, build: Callable[[], nn.Module], plan: RankPlan) -> nn.Module:
-        return self.after(build, plan, 1)
+    def __call__(self, build: Build, plan: RankPlan) -> nn.Module:
+        return self.trained(build(), plan, ())
 
-    def after(self, build: Callable[[], nn.Module], plan: RankPlan, rounds: int) -> nn.Module:
-        self.made.append((plan, rounds))
-        network = build()
-        network.register_buffer("rounds", torch.tensor(float(rounds)))
+    def after(self, assemble: Assemble, plan: RankPlan, history: History) -> nn.Module:
+        return self.trained(assemble(plan, None), plan, history)
+
+    def trained(self, network: nn.Module, plan: RankPlan, history: History) -> nn.Module:
+        self.made.append((plan, history))
+        network.register_buffer("rounds", torch.tensor(float(len(history) + 1)))
         return network
 
 

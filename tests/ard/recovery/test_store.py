@@ -11,7 +11,7 @@ from torch import nn
 
 from ard.assembly.surgery import apply_plan
 from ard.plan import Factorization, RankPlan
-from ard.recovery.recover import Build
+from ard.recovery.recover import Assemble, Build
 from ard.recovery.store import RecoveredStore, compressed_checkpoint
 from nas_gan.checkpoint import build_generator
 from nas_gan.networks.latents import latent_bank
@@ -39,11 +39,11 @@ class Recoveries:
             generator.get_parameter("to_rgb.2.bias").mul_(2)
         return generator
 
-    def further(self, network: nn.Module, number: int) -> nn.Module:
+    def further(self, network: nn.Module, number: int, /, *, sharpened: bool) -> nn.Module:
         self.count += 1
         network = copy.deepcopy(network)
         with torch.no_grad():
-            network.get_parameter("to_rgb.2.bias").add_(number)
+            network.get_parameter("to_rgb.2.bias").add_(-number if sharpened else number)
         return network
 
 
@@ -98,39 +98,57 @@ def bias(generator: nn.Module) -> torch.Tensor:
     return generator.get_parameter("to_rgb.2.bias")
 
 
+def assembler(dense: Generator) -> Assemble:
+    return lambda plan, base: apply_plan(dense if base is None else base, plan)
+
+
 def test_a_round_goes_on_from_the_weights_of_the_one_before(
     tmp_path: Path, dense: Generator, recoveries: Recoveries
 ) -> None:
-    def build(*_: object) -> nn.Module:
-        return apply_plan(dense, PLAN)
-
+    assemble, start = assembler(dense), bias(dense)
     store = make_store(tmp_path, dense, recoveries)
-    third = bias(store.after(build, PLAN, 3))
-    assert torch.equal(third, 2 * bias(build()) + 2 + 3)
+    assert torch.equal(bias(store.after(assemble, PLAN, (PLAN, PLAN))), 2 * start + 2 + 3)
     # All three rounds are kept, so a restart trains none of them again.
     again = make_store(tmp_path, dense, recoveries)
-    assert torch.equal(bias(again.after(build, PLAN, 2)), 2 * bias(build()) + 2)
-    assert torch.equal(bias(again(build, PLAN)), 2 * bias(build()))
+    assert torch.equal(bias(again.after(assemble, PLAN, (PLAN,))), 2 * start + 2)
+    assert torch.equal(bias(again.after(assemble, PLAN, ())), 2 * start)
     assert recoveries.count == 3
-    again.after(build, PLAN, 4)
+    again.after(assemble, PLAN, (PLAN,) * 3)
     assert recoveries.count == 4
+
+
+def test_a_harsher_plan_goes_on_from_the_weights_of_a_milder_one(
+    tmp_path: Path, dense: Generator, recoveries: Recoveries
+) -> None:
+    both = RankPlan({**PLAN, **OTHER})
+    assemble, start = assembler(dense), bias(dense)
+    store = make_store(tmp_path, dense, recoveries)
+    sharpened = store.after(assemble, both, (PLAN, PLAN))
+    assert torch.equal(bias(sharpened), 2 * start + 2 - 3)
+    # The same rounds of another plan have made other weights, and neither takes the other's place.
+    assert torch.equal(bias(store.after(assemble, both, (OTHER, PLAN))), 2 * start - 2 - 3)
+    assert torch.equal(bias(store.after(assemble, both, (PLAN, PLAN))), 2 * start + 2 - 3)
+    count = recoveries.count
+    again = make_store(tmp_path, dense, recoveries)
+    found = again.after(assemble, both, (PLAN, PLAN))
+    assert recoveries.count == count
+    assert torch.equal(images(found), images(sharpened))
 
 
 def test_a_copy_that_was_sent_goes_on_with_what_it_was_sent(
     tmp_path: Path, dense: Generator, recoveries: Recoveries
 ) -> None:
-    def build(*_: object) -> nn.Module:
-        return apply_plan(dense, PLAN)
-
+    assemble = assembler(dense)
     store = make_store(tmp_path, dense, recoveries)
-    store.after(build, PLAN, 2)
+    store.after(assemble, PLAN, (PLAN,))
     sent = pickle.loads(pickle.dumps(store))
-    third = bias(sent.after(build, PLAN, 3))
+    third = bias(sent.after(assemble, PLAN, (PLAN, PLAN)))
     assert sent.recover.count == 3
-    made = sent.made(PLAN, 3)
+    made = sent.made(PLAN, (PLAN, PLAN))
     assert made is not None
-    store.keep(PLAN, 3, made)
-    assert torch.equal(bias(make_store(tmp_path, dense, recoveries).after(build, PLAN, 3)), third)
+    store.keep(PLAN, (PLAN, PLAN), made)
+    again = make_store(tmp_path, dense, recoveries)
+    assert torch.equal(bias(again.after(assemble, PLAN, (PLAN, PLAN))), third)
 
 
 def test_clearing_leaves_no_folder_behind(
