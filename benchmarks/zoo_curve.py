@@ -33,6 +33,7 @@ def measure(snapshots: list[Path], samples: int, seed: int) -> dict[str, object]
         "auto",
         extractor,
         dataset=provenance["dataset"],
+        data_sha256=provenance["data_sha256"],
         resolution=provenance["resolution"],
     )
     reference = FrechetReference(statistics)

@@ -111,6 +111,7 @@ def _reference(request: ReferenceRequest) -> Reference:
         request.wanted,
         request.extractor,
         dataset=request.dataset,
+        data_sha256=request.data_sha256,
         resolution=request.resolution,
         data=request.data,
         dense=request.dense,

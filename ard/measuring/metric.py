@@ -31,6 +31,7 @@ class ReferenceRequest:
         wanted: `auto`, `dense`, or the path of a file.
         extractor: the network whose features will be compared.
         dataset: the data set that the checkpoint names, or None.
+        data_sha256: the digest of its images that the checkpoint names, or None.
         resolution: height and width of the generator's images in pixels.
         data: loads that data set; None if there is none.
         dense: draws images of the dense generator, on latents that no candidate is scored on.
@@ -42,6 +43,7 @@ class ReferenceRequest:
     wanted: str
     extractor: FeatureExtractor
     dataset: str | None
+    data_sha256: str | None
     resolution: int
     data: Callable[[], Images] | None
     dense: Callable[[], Images]

@@ -265,8 +265,8 @@ class BudgetController:
         """
         if self._asked.get(measurement.plan) != measurement.history:
             raise ValueError(
-                f"was told about {measurement.plan} after {measurement.rounds} rounds, without "
-                "having asked"
+                f"nobody asked for {measurement.plan} after {measurement.rounds} rounds, with "
+                "that history"
             )
         del self._asked[measurement.plan]
         damage = self._ladder.damage_of(measurement.plan)

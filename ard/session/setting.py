@@ -128,6 +128,7 @@ def load_setting(
             wanted=wanted_reference(config.reference, dataset),
             extractor=extractor,
             dataset=dataset,
+            data_sha256=checkpoint.provenance.get("data_sha256"),
             resolution=resolution,
             data=load_images,
             dense=lambda: dense_images(

@@ -245,7 +245,8 @@ class Evaluator:
                 setting="reference",
             )
         beside = dense.provenance if dense else {}
-        dataset = subject.provenance.get("dataset") or beside.get("dataset")
+        origin = subject.provenance if subject.provenance.get("dataset") else beside
+        dataset = origin.get("dataset")
         resolution = interface_of(subject.generator).resolution
         size = interface_of(subject.generator).image_size
 
@@ -277,6 +278,7 @@ class Evaluator:
                 settings.reference,
                 self.extractor(),
                 dataset=dataset,
+                data_sha256=origin.get("data_sha256"),
                 resolution=resolution,
                 data=data,
                 dense=own_images,

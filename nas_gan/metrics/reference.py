@@ -306,6 +306,7 @@ def find_reference(
     extractor: FeatureExtractor,
     *,
     dataset: str | None,
+    data_sha256: str | None,
     resolution: int,
     data: Callable[[], Images] | None = None,
     dense: Callable[[], Images] | None = None,
@@ -320,6 +321,8 @@ def find_reference(
             (dataset, resolution, extractor) or, if there are none, those of the data set.
         extractor: the network whose features are compared.
         dataset: the name of the data set, if known.
+        data_sha256: the digest of its images as the generator was trained on them, if known.
+            Shipped statistics of others, such as those on another background, are passed over.
         resolution: width of the images in pixels.
         data: loads the data set for `auto`.
         dense: returns the images for `dense`: see `dense_images`.
@@ -351,10 +354,12 @@ def find_reference(
             setting="reference",
         )
     name = statistics_name(dataset, resolution, extractor.name)
-    shipped = resources.files("nas_gan.zoo") / name
+    shipped, none = resources.files("nas_gan.zoo") / name, "none are shipped"
     if shipped.is_file():
         with resources.as_file(shipped) as path:
-            return load_statistics(path, extractor), f"shipped statistics {name}"
+            if data_sha256 in (None, _data_of(path)):
+                return load_statistics(path, extractor), f"shipped statistics {name}"
+        none = "the shipped ones are of other images than it was trained on"
     missing = "no data set was given"
     if data is not None:
         try:
@@ -366,9 +371,15 @@ def find_reference(
             return _statistics_of_data(images, extractor, resolution, name, cache, progress), source
     raise MissingDataError(
         f"auto finds no statistics of {dataset} at {resolution} pixels with {extractor.name}: "
-        f"none are shipped, and {missing}; use an .npz file of statistics, or dense",
+        f"{none}, and {missing}; use an .npz file of statistics, or dense",
         setting="reference",
     )
+
+
+def _data_of(path: Path) -> str:
+    """The digest of the images that shipped statistics are of."""
+    with open_npz(path, "reference statistics") as file:
+        return _text(file["data_sha256"], f"{path}: data_sha256")
 
 
 def _as_stored(statistics: FeatureStatistics) -> FeatureStatistics:

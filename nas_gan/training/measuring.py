@@ -111,6 +111,7 @@ def measure_features(config: Evaluated, images: Images) -> Measure:
             config.reference,
             extractor,
             dataset=config.dataset,
+            data_sha256=images.digest,
             resolution=images[torch.zeros(1, dtype=torch.long)].shape[-1],
             data=lambda: images,
             cache=cache_dir(),

@@ -40,7 +40,13 @@ class MeanColour:
 
 def statistics(images, cache):
     found, _ = find_reference(
-        "auto", MeanColour(), dataset="folder", resolution=4, data=lambda: images, cache=cache
+        "auto",
+        MeanColour(),
+        dataset="folder",
+        data_sha256=None,
+        resolution=4,
+        data=lambda: images,
+        cache=cache,
     )
     return found
 

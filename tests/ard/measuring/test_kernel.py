@@ -99,6 +99,7 @@ def request_of(
         wanted=wanted,
         extractor=PixelFeatures(),
         dataset="shades",
+        data_sha256=None,
         resolution=8,
         data=data,
         dense=lambda: images("the dense generator", 200),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +115,18 @@ def test_the_file_name_says_what_it_is():
 def test_a_named_file_comes_first(tmp_path: Path):
     save(tmp_path / "s.npz")
     file = str(tmp_path / "s.npz")
-    found, source = find_reference(file, MeanColour(), dataset="noise", resolution=4, data=shapes)
+    found, source = find_reference(
+        file, MeanColour(), dataset="noise", data_sha256=None, resolution=4, data=shapes
+    )
     assert (found.n, source) == (50, file)
 
 
 def test_data_on_disk_is_measured_once_and_cached(tmp_path: Path):
     first, second = MeanColour(), MeanColour()
     made, again = (
-        find_reference("auto", e, dataset="noise", resolution=4, data=shapes, cache=tmp_path)
+        find_reference(
+            "auto", e, dataset="noise", data_sha256=None, resolution=4, data=shapes, cache=tmp_path
+        )
         for e in (first, second)
     )
     assert made[1] == again[1] == "300 images of noise"
@@ -135,6 +140,7 @@ def test_a_cache_of_other_data_is_made_again(tmp_path: Path):
             "auto",
             MeanColour(),
             dataset="noise",
+            data_sha256=None,
             resolution=4,
             data=partial(shapes, n),
             cache=tmp_path,
@@ -149,11 +155,13 @@ def test_nothing_to_compare_with_says_what_to_do():
     with pytest.raises(
         MissingDataError, match=r"^reference auto .*noise is not in /data; .* dense$"
     ):
-        find_reference("auto", MeanColour(), dataset="noise", resolution=4, data=absent)
+        find_reference(
+            "auto", MeanColour(), dataset="noise", data_sha256=None, resolution=4, data=absent
+        )
     with pytest.raises(MissingDataError, match=r"^reference auto .*names no data set.* dense$"):
-        find_reference("auto", MeanColour(), dataset=None, resolution=4)
+        find_reference("auto", MeanColour(), dataset=None, data_sha256=None, resolution=4)
     with pytest.raises(InvalidValueError, match="needs the dense generator"):
-        find_reference("dense", MeanColour(), dataset=None, resolution=4)
+        find_reference("dense", MeanColour(), dataset=None, data_sha256=None, resolution=4)
 
 
 def test_the_dense_reference_is_of_other_latents_than_the_measurement():
@@ -161,7 +169,7 @@ def test_the_dense_reference_is_of_other_latents_than_the_measurement():
     toy.latent_dim = 12
     images = dense_images(toy, 500, seed=0)
     found, source = find_reference(
-        "dense", MeanColour(), dataset=None, resolution=2, dense=lambda: images
+        "dense", MeanColour(), dataset=None, data_sha256=None, resolution=2, dense=lambda: images
     )
     own = statistics_of(extract_features(ToyGenerator(), latent_bank(500, 12, 0), MeanColour()))
     assert source == "500 images of the dense generator"
@@ -234,3 +242,24 @@ def test_a_packed_triangle_is_compared_with_the_mean_before_it_is_unpacked(tmp_p
     np.savez(tmp_path / "s.npz", mu=np.zeros(1_000_000), sigma_triu=np.zeros(6))
     with pytest.raises(InvalidValueError, match="do not fit each other"):
         load_statistics(tmp_path / "s.npz")
+
+
+class LiteFeatures(MeanColour):
+    """Names itself after the features that statistics are shipped for."""
+
+    name, dim = "efficientnet-lite0@96", 1280
+
+
+def test_shipped_statistics_are_used_for_the_images_they_are_of_and_for_no_others() -> None:
+    def found(data_sha256: str | None) -> str:
+        _, source = find_reference(
+            "auto", LiteFeatures(), dataset="fashion_mnist", data_sha256=data_sha256, resolution=32
+        )
+        return source
+
+    shipped = "fashion_mnist_32_efficientnet-lite0-96.npz"
+    own = str(np.load(str(resources.files("nas_gan.zoo") / shipped))["data_sha256"])
+    assert found(own) == found(None) == f"shipped statistics {shipped}"
+    # The same pictures padded, cropped or composited otherwise are another data set.
+    with pytest.raises(MissingDataError, match="of other images than it was trained on"):
+        found("0" * 64)
