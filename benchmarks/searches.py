@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/searches.py --runs runs/searches
 
 Under each budget the shipped checkpoint is compressed three times, from the same single-layer
-scores and with as many updates in all: every plan recovered once (as without rounds); rounds of the
-same length; and half as long, twice as many. Cost is the objective's, relative to the dense
+scores and with as many updates in all: every plan recovered once from the dense generator (as
+without rounds); rounds of the same length; and half as many, twice as long. Cost is the objective's, relative to the dense
 network. Seconds are the processor's, of the whole command behind the single-layer scores.
 """
 
@@ -36,7 +36,7 @@ WHOLE = ("--recover-batch", "16", "--no-bundle")
 VARIANTS = {
     "one recovery a plan": ("--recover-steps", "50", "--max-trials", "4", "--max-rounds", "1"),
     "rounds": ("--recover-steps", "50", "--max-trials", "4"),
-    "short rounds": ("--recover-steps", "25", "--max-trials", "8"),
+    "longer rounds": ("--recover-steps", "100", "--max-trials", "2"),
 }
 BUDGET_MISSED = 3
 
