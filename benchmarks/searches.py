@@ -4,8 +4,9 @@
 
 Under each budget the shipped checkpoint is compressed three times, from the same single-layer
 scores and with as many updates in all: every plan recovered once from the dense generator (as
-without rounds); rounds of the same length; and half as many, twice as long. Cost is the objective's, relative to the dense
-network. Seconds are the processor's, of the whole command behind the single-layer scores.
+without rounds); rounds of the same length; and half as many, twice as long. Cost is the
+objective's, relative to the dense network. Seconds are the processor's, of the whole command behind
+the single-layer scores.
 """
 
 from __future__ import annotations

@@ -33,12 +33,24 @@ from nas_gan.networks.genotype import DiscriminatorGenotype, Genotype
 from nas_gan.reading import read_text
 from nas_gan.remote.workplace import Workplace, working_in
 from nas_gan.training.distributed import check_processes, joined_processes
+from nas_gan.training.finish import telling
 from nas_gan.training.loop import TrainingResult
 from nas_gan.training.measuring import measure_features
 from nas_gan.training.preset import preset_from_arguments
 
 
 def main(config: SearchConfig) -> int:
+    """Search, and tell whoever wants to know how it ended."""
+    with telling(config.on_finish, config.run_dir):
+        return search_once(config)
+
+
+def search_once(config: SearchConfig) -> int:
+    """Search what the settings describe; the exit code.
+
+    Raises:
+        DivergedError: a scalar became a NaN or an infinity.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with joined_processes(config.device) as processes, ExitStack() as stack:

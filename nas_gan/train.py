@@ -11,7 +11,6 @@ one. To train on several GPUs or in several processes, start it by torchrun, as 
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,12 +21,11 @@ import torch
 from nas_gan.cli import progress, run
 from nas_gan.devices import check_device
 from nas_gan.errors import CollapsedError, DivergedError
-from nas_gan.interrupts import Terminated
 from nas_gan.remote.workplace import Workplace, working_in
 from nas_gan.training.build import check_settings, load_images, weight_type
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import check_processes, joined_processes
-from nas_gan.training.finish import tell
+from nas_gan.training.finish import telling
 from nas_gan.training.measuring import make_measure
 from nas_gan.training.preset import preset_from_arguments
 from nas_gan.training.run import train
@@ -35,30 +33,8 @@ from nas_gan.training.run import train
 
 def main(config: TrainConfig) -> int:
     """Train, and tell whoever wants to know how it ended."""
-    status, reason = "failed", ""
-    try:
-        code = train_once(config)
-        status = "finished"
-        return code
-    except BaseException as error:
-        reason = str(error) or type(error).__name__
-        status = how_it_ended(error)
-        raise
-    finally:
-        # Of the processes that torchrun starts, the first one speaks for all.
-        if config.on_finish is not None and os.environ.get("RANK", "0") == "0":
-            tell(config.on_finish, status=status, run_dir=config.run_dir, reason=reason)
-
-
-def how_it_ended(error: BaseException) -> str:
-    """The status of a run that ended with an error: collapsed, diverged, interrupted, ..."""
-    kinds = {
-        CollapsedError: "collapsed",
-        DivergedError: "diverged",
-        Terminated: "terminated",
-        KeyboardInterrupt: "interrupted",
-    }
-    return next((status for kind, status in kinds.items() if isinstance(error, kind)), "failed")
+    with telling(config.on_finish, config.run_dir):
+        return train_once(config)
 
 
 def train_once(config: TrainConfig) -> int:

@@ -25,6 +25,7 @@ from nas_gan.panels import (
     Panel,
 )
 from nas_gan.settings import check_above, check_at_least, check_fraction
+from nas_gan.training.finish import check_on_finish
 
 SearchMetric = Literal["fid", "is"]
 SPACE, RELAXATION = Panel("search space"), Panel("relaxation")
@@ -124,6 +125,9 @@ class SearchConfig:
     """Save the state to resume from every so many steps."""
     save_every_minutes: Annotated[float, FILES] = 10.0
     """Save it also whenever so many minutes have passed; 0 saves by steps alone."""
+    on_finish: Annotated[str | None, FILES] = None
+    """Command that is run, or web address that is told, when the search ends, however it ends: its
+    status, directory and reason."""
 
     eval_every: Annotated[int, EVALUATION] = 0
     """Measure the derived generator, with the weights of the supernet, every so many steps, and
@@ -170,6 +174,7 @@ class SearchConfig:
                 "must name a metric if eval_every is set", setting="eval_metrics"
             )
         parse_colour(self.background)
+        check_on_finish(self.on_finish)
         check_batch_size(self.batch_size)
         check_coefficient(self.amending)
         TemperatureSchedule(self.temperature_start, self.temperature_end)

@@ -25,6 +25,7 @@ from nas_gan.training.describe import read_genotype
 from nas_gan.training.draws import StepNoise
 from nas_gan.training.files import GRID, is_gain, save_samples
 from nas_gan.training.log import RunLog
+from nas_gan.training.pace import Pace
 from nas_gan.training.seeds import Stream
 from nas_gan.training.state import Position, save_state
 
@@ -32,6 +33,7 @@ from nas_gan.training.state import Position, save_state
 _FREE = (
     *("config", "run_dir", "data_root", "device", "threads"),
     *("log_every", "sample_every", "derive_every", "save_every", "save_every_minutes"),
+    "on_finish",
     *("eval_every", "eval_metrics", "eval_samples", "best_gain", "reference", "features"),
     "background",  # part of the digest of the data
 )
@@ -99,9 +101,12 @@ class SearchFiles:
         noise = StepNoise(config.seed + Stream.STATISTICS, N_STATISTICS, config.latent_dim)
         self.statistics_latents = noise(0)
         self.best = read_best(config.run_dir) if log.first else None
+        self.pace = Pace(
+            config.steps, config.batch_size, first=log.first, spent=log.spent, device=config.device
+        )
 
     def log_scalars(self, index: int, scalars: Mapping[str, float]) -> None:
-        self.log.scalars(index + 1, scalars)
+        self.log.scalars(index + 1, {**scalars, **self.pace.scalars(index + 1)})
 
     def sample(self, index: int, scalars: Mapping[str, float]) -> None:
         with torch.inference_mode():

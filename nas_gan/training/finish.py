@@ -8,9 +8,12 @@ import shlex
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from nas_gan.errors import InvalidValueError
+from nas_gan.errors import CollapsedError, DivergedError, InvalidValueError
+from nas_gan.interrupts import Terminated
 from nas_gan.remote.addresses import address_of, is_remote
 
 # What either gets before the run ends without it.
@@ -29,6 +32,34 @@ def check_on_finish(target: str | None) -> None:
         raise InvalidValueError(
             "must be a command or an address that begins with https://", setting="on_finish"
         )
+
+
+@contextmanager
+def telling(target: str | None, run_dir: Path) -> Iterator[None]:
+    """Tell `target`, if there is one, how the block has ended. Errors go on."""
+    status, reason = "failed", ""
+    try:
+        yield
+        status = "finished"
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        status = how_it_ended(error)
+        raise
+    finally:
+        # Of the processes that torchrun starts, the first one speaks for all.
+        if target is not None and os.environ.get("RANK", "0") == "0":
+            tell(target, status=status, run_dir=run_dir, reason=reason)
+
+
+def how_it_ended(error: BaseException) -> str:
+    """The status of a run that ended with an error: collapsed, diverged, interrupted, ..."""
+    kinds = {
+        CollapsedError: "collapsed",
+        DivergedError: "diverged",
+        Terminated: "terminated",
+        KeyboardInterrupt: "interrupted",
+    }
+    return next((status for kind, status in kinds.items() if isinstance(error, kind)), "failed")
 
 
 def tell(target: str, *, status: str, run_dir: Path, reason: str, limit: float = LIMIT_S) -> None:

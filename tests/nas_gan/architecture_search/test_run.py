@@ -21,6 +21,7 @@ from nas_gan.networks.searched_discriminator import (
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.describe import describe_networks
 from nas_gan.training.distributed import Processes
+from nas_gan.training.pace import without_pace
 from nas_gan.training.preset import load_preset
 from nas_gan.training.run import train
 
@@ -69,7 +70,16 @@ def equal(a, b):
 
 
 def log_of(config):
-    return [json.loads(line) for line in (config.run_dir / "log.jsonl").read_text().splitlines()]
+    lines = (config.run_dir / "log.jsonl").read_text().splitlines()
+    return [without_pace(json.loads(line)) for line in lines]
+
+
+def test_the_log_of_a_search_tells_how_fast_it_goes_and_what_is_left(finished_run):
+    lines = (finished_run.run_dir / "log.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "pace/wall_s" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["pace/left_s"] == 0 < rows[0]["pace/left_s"]
+    assert all(row["pace/images_per_s"] > 0 for row in rows)
 
 
 def test_a_resumed_search_is_the_uninterrupted_one_to_the_bit(finished_run, tmp_path, images):

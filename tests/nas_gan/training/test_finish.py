@@ -6,12 +6,14 @@ from threading import Thread
 
 import pytest
 
+from nas_gan.architecture_search.config import SearchConfig
 from nas_gan.cli import run
 from nas_gan.errors import CollapsedError, DivergedError
 from nas_gan.interrupts import Terminated
-from nas_gan.train import how_it_ended, main
+from nas_gan.search import main as search_main
+from nas_gan.train import main
 from nas_gan.training.config import TrainConfig
-from nas_gan.training.finish import tell
+from nas_gan.training.finish import how_it_ended, tell
 
 WRITE = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps([os.environ['NAS_GAN_STATUS'], os.environ['NAS_GAN_RUN_DIR'], os.environ['NAS_GAN_REASON'], sys.argv[2]]))"  # noqa: E501
 
@@ -92,3 +94,14 @@ def test_the_command_tells_of_a_run_and_keeps_its_exit_code(tmp_path, capsys):
     assert (code, told[0]) == (1, "failed")
     assert "holds a run with loss = latest" in told[2]
     assert capsys.readouterr().err.startswith("error: ") or Path(told[1]).is_dir()
+
+
+def test_a_search_tells_of_its_end_too(tmp_path, capsys):
+    tiny = SearchConfig(
+        dataset="synthetic", gf_dim=4, df_dim=4, batch_size=4, steps=1, sample_every=0,
+        run_dir=tmp_path / "run", on_finish=writer(tmp_path / "told.json"),
+    )  # fmt: skip
+    code = run(search_main, SearchConfig, prog="x", description=None, args=[], default=lambda: tiny)
+    assert code == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told == ["finished", str(tmp_path / "run"), "", "finished:"]
