@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         topics,
         timed="each layer under each choice",
         runs=30,
-        duration=0.2,
+        duration=0.1,
     )
     topics.what.add_argument(
         "--batch",
