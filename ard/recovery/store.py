@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -144,6 +144,8 @@ class Bringing:
         store: the store that `measure` recovers with.
         rounds: of recovery for the plans that get more than one.
     """
+
+    trains: ClassVar[bool] = True  # so that an executor of several kinds of devices picks one
 
     measure: Callable[[RankPlan], Score]
     store: RecoveredStore
