@@ -34,15 +34,15 @@ ROUNDS = 200
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray that believes in one GPU, with CPUs for three workers."""
-    with small_ray(cpus=3, gpus=1):
+    """A Ray that believes in one GPU, with CPUs for four workers."""
+    with small_ray(cpus=4, gpus=1):
         yield
 
 
 @pytest.fixture(scope="module")
 def workers(cluster: None) -> Iterator[RayExecutor]:
     """Two workers that share the GPU, and one without."""
-    with RayExecutor(gpus=0.5, cpu_workers=1, cuda_available=lambda: True) as executor:
+    with RayExecutor(gpus=0.4, cpu_workers=1, cuda_available=lambda: True) as executor:
         yield executor
 
 
@@ -127,8 +127,13 @@ def test_a_worker_that_dies_is_replaced_by_one_of_its_kind(
 
 def test_every_worker_rounds_alike(workers: RayExecutor) -> None:
     assert torch.backends.cudnn.allow_tf32  # torch's own choice, for workers of one kind
-    allowed = workers.run(lambda item: torch.backends.cudnn.allow_tf32, range(12))
-    assert {value for _, value in allowed} == {False}
+
+    def tf32(item: int) -> bool:
+        from torch.backends import cudnn
+
+        return cudnn.allow_tf32
+
+    assert {allowed for _, allowed in workers.run(tf32, range(12))} == {False}
 
 
 def test_workers_of_two_kinds_measure_what_one_process_does(workers: RayExecutor) -> None:
