@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 from edge_bench.bound_session import BoundSession
 
@@ -13,7 +14,7 @@ def bound(make_model, batch: int, n_classes: int = 0) -> BoundSession:
     """The generator of `make_model` for latents of 1, and labels of 0."""
     path = make_model(final="Identity", n_classes=n_classes)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    feed = {"latents": np.ones((batch, 4), np.float32)}
+    feed: dict[str, NDArray[np.generic]] = {"latents": np.ones((batch, 4), np.float32)}
     if n_classes:
         feed["labels"] = np.zeros(batch, np.int64)
     images = np.empty((batch, 6), np.float32)
