@@ -43,7 +43,7 @@ from nas_gan.generators import GeneratorOptions, open_generator
 from nas_gan.locks import locked
 from nas_gan.networks.latents import latents_of
 from nas_gan.panels import ADDRESS, CANDIDATES, MACHINE
-from nas_gan.workers.options import WorkerOptions, check_workers, opened_executor
+from nas_gan.workers.options import WorkerOptions, check_one_kind, check_workers, opened_executor
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def check(config: LatencyConfig) -> RankGrid:
         )
     if config.threads < 1:
         raise InvalidValueError(f"must be at least 1; got {config.threads}", setting="threads")
+    check_one_kind(config, "times of one kind of device say nothing about another")
     check_workers(config, "cuda" if config.spread and config.gpus_per_worker else "cpu")
     if config.spread and (config.host is not None or not config.measure):
         raise UsageError(

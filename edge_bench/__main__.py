@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     topics.machine.add_argument(
         "--cuda-graph",
         action="store_true",
-        help="Launch the kernels of a TensorRT engine as one CUDA graph; where that fails, the "
+        help="Launch the kernels of a call on a GPU as one CUDA graph; where that fails, the "
         "result says why.",
     )
     topics.machine.add_argument(

@@ -143,14 +143,10 @@ class GraphRunner(LoadedModel):
 
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
         """The images `(batch, ...)` of a feed; their memory belongs to the caller."""
-        named = {spec.name: array for spec, array in zip(self.inputs, feed, strict=True)}
         try:
-            return self._run(named)
+            return self._run(self._named(feed))
         except self._errors as error:
-            raise RunnerError(
-                f"{self._path}: {self.title} failed at {shapes_of(feed)} "
-                f"({self._reason(error)}); try a smaller batch, or export the model again"
-            ) from None
+            raise self._failed(feed, error) from None
 
     def _on_cpu(self, name: str) -> str:
         """A library on the CPU in words, for `runtime`."""
@@ -160,6 +156,15 @@ class GraphRunner(LoadedModel):
 
     def _reason(self, error: Exception) -> str:
         return first_line(error)
+
+    def _named(self, feed: Sequence[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        return {spec.name: array for spec, array in zip(self.inputs, feed, strict=True)}
+
+    def _failed(self, feed: Sequence[NDArray[np.generic]], error: Exception) -> RunnerError:
+        return RunnerError(
+            f"{self._path}: {self.title} failed at {shapes_of(feed)} "
+            f"({self._reason(error)}); try a smaller batch, or export the model again"
+        )
 
     @abstractmethod
     def _run(self, named: Mapping[str, NDArray[np.generic]]) -> NDArray[np.generic]: ...
@@ -218,6 +223,19 @@ class OnnxRuntimeRunner(GraphRunner):
         return InputSpec(tensor.name, np.dtype(ONNX_TYPES[tensor.type]), shape)
 
     def _load(self, onnxruntime: Any) -> Any:
+        try:
+            return onnxruntime.InferenceSession(
+                str(self._path),
+                sess_options=self._options(onnxruntime),
+                providers=self._providers(),
+            )
+        except self._errors as error:
+            raise RunnerError(
+                f"{self._path}: ONNX Runtime does not load it ({first_line(error)}); "
+                "export it again, or install an onnxruntime that knows its opset"
+            ) from None
+
+    def _options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._settings.threads
         options.inter_op_num_threads = 1
@@ -226,15 +244,7 @@ class OnnxRuntimeRunner(GraphRunner):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         self._configure(options)
-        try:
-            return onnxruntime.InferenceSession(
-                str(self._path), sess_options=options, providers=self._providers()
-            )
-        except self._errors as error:
-            raise RunnerError(
-                f"{self._path}: ONNX Runtime does not load it ({first_line(error)}); "
-                "export it again, or install an onnxruntime that knows its opset"
-            ) from None
+        return options
 
     def _providers(self) -> list[str]:
         return ["CPUExecutionProvider"]

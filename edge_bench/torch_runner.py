@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edge_bench.asked import BOTH, IN, OUT, Covers, RunSettings
 from edge_bench.bundle import Bundle
 from edge_bench.errors import RunnerError
+from edge_bench.fixed_program import FixedProgram
 from edge_bench.inputs import InputSpec
 from edge_bench.listed import listed_engines, listed_inputs
 from edge_bench.reading import sha256_of_file
@@ -117,9 +118,10 @@ class TorchCudaRunner(TorchRunner):
         return self._timed
 
     def covers(self, batch: int) -> Covers:
-        """What was timed."""
-        refused = "programs of torch are not captured" if self._settings.cuda_graph else None
-        return Covers(self._settings.transfers, no_cuda_graph=refused)
+        """What was timed at a batch size."""
+        refused = self._timed.refused.get(batch) if self._timed is not None else None
+        asked = self._settings.cuda_graph
+        return Covers(self._settings.transfers, asked and refused is None, refused)
 
     def _load(self, torch: Any) -> Any:
         if not torch.cuda.is_available():
@@ -134,35 +136,51 @@ class TorchCudaRunner(TorchRunner):
 
 
 class _TimedProgram:
-    """A program with the transfers that were asked for, between two events on torch's stream."""
+    """A program with the transfers that were asked for, between two events on torch's stream.
+
+    The first call with some shapes is a whole one, and sends everything. A graph belongs to these
+    shapes, and is captured anew when they change. If the program cannot be captured, its kernels
+    are launched one by one, and `refused` says why, by batch size.
+    """
 
     def __init__(self, runner: TorchCudaRunner, torch: Any, settings: RunSettings) -> None:
         self._runner, self._torch, self._settings = runner, torch, settings
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._sent: tuple[tuple[tuple[int, ...], ...], list[Any]] = ((), [])
+        self._ready: tuple[tuple[int, ...], ...] | None = None
+        self._fixed: FixedProgram | None = None
         self._images: NDArray[np.generic] = np.empty(0)
+        self.refused: dict[int, str] = {}
 
     def infer(self, *feed: NDArray[np.generic]) -> NDArray[np.generic]:
         """Run it; without the transfer of the images, they are those of an earlier call."""
-        runner, torch = self._runner, self._torch
-        named = {spec.name: x for spec, x in zip(runner.inputs, feed, strict=True)}
         shapes = tuple(x.shape for x in feed)
-        if self._sent[0] != shapes:
-            self._images = runner.infer(*feed)
-            self._sent = shapes, runner._to_device(named)
-        with torch.inference_mode():
-            self._start.record()
-            copies = self._settings.transfers in (IN, BOTH)
-            found = runner._network(*(runner._to_device(named) if copies else self._sent[1]))
-            if self._settings.transfers in (OUT, BOTH):
-                self._images = found.cpu().numpy()
-            self._end.record()
-            self._end.synchronize()
+        if self._fixed is None or self._ready != shapes:
+            self._fixed = self._prepare(feed)
+            self._ready = shapes
+        fixed = self._fixed
+        self._start.record()
+        if self._settings.transfers in (IN, BOTH):
+            fixed.send(feed)
+        fixed.run()
+        if self._settings.transfers in (OUT, BOTH):
+            self._images = fixed.images()
+        self._end.record()
+        self._end.synchronize()
         return self._images
 
     def device_ns(self) -> int:
         """Nanoseconds between the two events of the last call."""
         return max(1, round(self._start.elapsed_time(self._end) * 1e6))
+
+    def _prepare(self, feed: Sequence[NDArray[np.generic]]) -> FixedProgram:
+        self._fixed = None  # the graph of other shapes goes first, with its memory
+        self._images = self._runner.infer(*feed)
+        fixed = FixedProgram(self._torch, self._runner._network, feed, self._runner.device)
+        if self._settings.cuda_graph:
+            refused = fixed.capture()
+            if refused is not None:
+                self.refused[len(feed[0])] = f"it cannot be captured ({refused})"
+        return fixed
 
 
 def program_of(bundle: Bundle) -> tuple[Path, tuple[InputSpec, ...]]:

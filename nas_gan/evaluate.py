@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 
 from nas_gan.cli import progress, run, say
-from nas_gan.devices import check_device
+from nas_gan.devices import Device, check_device
 from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_json
 from nas_gan.generators import GeneratorOptions
@@ -27,9 +27,10 @@ from nas_gan.metrics.protocol import ProtocolName, find_protocol
 from nas_gan.metrics.report import EvaluationReport, render
 from nas_gan.metrics.scoring import MetricName
 from nas_gan.metrics.subjects import open_subject
+from nas_gan.networks.interface import interface_of
 from nas_gan.panels import ADDRESS, DATA, EVALUATION, FILES, MACHINE
 from nas_gan.workers.executors import Executor
-from nas_gan.workers.options import WorkerOptions, opened_executor
+from nas_gan.workers.options import WorkerOptions, check_alike, opened_executor
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class EvaluateConfig(WorkerOptions, GeneratorOptions):
     """An .npz file to write the mean and covariance of the features to, as a reference for later
     evaluations."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", Device(self.device))
+
 
 def main(config: EvaluateConfig) -> int:
     report = evaluate(config)
@@ -100,6 +104,9 @@ def _evaluate(
     dense = None if config.against is None else open_subject(config.against, settings.drawing)
     for line in subject.remarks:
         say(line)
+    for one in (subject, dense):
+        if one is not None and one.generator is not None:
+            check_alike(config, interface_of(one.generator))
 
     @functools.cache
     def extractor() -> ClassExtractor:

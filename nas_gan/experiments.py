@@ -52,7 +52,7 @@ from nas_gan.runs.spreading import run_all
 from nas_gan.runs.summary import summarise, summary_csv, summary_table
 from nas_gan.settings import check_at_least
 from nas_gan.workers.executors import Executor
-from nas_gan.workers.options import WorkerOptions, opened_executor
+from nas_gan.workers.options import WorkerOptions, check_one_kind, opened_executor
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def main(config: ExperimentsConfig) -> int:
     check_at_least("cpus_per_worker", config.cpus_per_worker, 1)
     if config.cpus_per_worker and not config.spread:
         raise UsageError("needs the executor ray; the runs are here", setting="cpus_per_worker")
+    check_one_kind(config, "the settings of a run say which device it trains on")
     # The settings of a run say which device it trains on; a worker only keeps a GPU free for it.
     device = "cuda" if config.spread and config.gpus_per_worker else "cpu"
     with locked(run_dir), opened_executor(config, device, config.cpus_per_worker) as executor:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -175,6 +175,8 @@ class Bringing:
         store: the store that `measure` recovers with.
         histories: the rounds before the last one, of the plans that have any.
     """
+
+    trains: ClassVar[bool] = True  # so that an executor of several kinds of devices picks one
 
     measure: Callable[[RankPlan], Score]
     store: RecoveredStore

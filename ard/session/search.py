@@ -42,6 +42,7 @@ from nas_gan.metrics.frechet import FrechetReference
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.networks.latents import latents_of
 from nas_gan.workers.executors import Executor
+from nas_gan.workers.options import check_alike
 
 N_STATISTICS = 128  # latents for activation covariances and all closed-form fits
 N_PROXY = 32  # latents for the proxy
@@ -124,7 +125,7 @@ def open_session(config: SearchConfig, tell: Callable[[str], None], executor: Ex
             journal,
             executor,
             progress,
-            trials_at_once=config.trials_at_once or executor.n_workers,
+            trials_at_once=config.trials_at_once or executor.n_trainers,
         ),
     )
     return Session(
@@ -185,6 +186,7 @@ def open_setting(config: SweepConfig, tell: Callable[[str], None]) -> tuple[Sett
         torch.set_num_threads(config.threads)
     check_device(config.device)
     opened = open_generator(config.checkpoint, config, device=config.device)
+    check_alike(config, opened.interface)
     profile = profile_of(config, opened.generator, opened.interface)
     for line in (*opened.remarks(), coverage_line(profile)):
         tell(line)

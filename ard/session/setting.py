@@ -15,6 +15,7 @@ from ard.measuring.metrics import MetricName, metric_named
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.data.images import Images, Size, recorded_background, recorded_fit
 from nas_gan.data.loading import load_dataset
+from nas_gan.devices import Device
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.generators import GeneratorOptions, OpenedGenerator
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
@@ -56,6 +57,9 @@ class MeasuringConfig(GeneratorOptions):
     """Device to run on: cpu, cuda, cuda:1 and so on."""
     threads: Annotated[int | None, MACHINE] = None
     """Threads of torch on the CPU; torch's own choice if not given."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", Device(self.device))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ class Executor(Protocol):
         """How many items run at a time."""
         ...
 
+    @property
+    def n_trainers(self) -> int:
+        """How many of them, if the function trains: see `RayExecutor`."""
+        ...
+
     def run(
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[tuple[Item, Result]]:
@@ -27,7 +32,7 @@ class Executor(Protocol):
 class SerialExecutor:
     """Runs one item after another, in this process."""
 
-    n_workers = 1
+    n_workers = n_trainers = 1
 
     def run(
         self, function: Callable[[Item], Result], items: Sequence[Item]

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from nas_gan.devices import full_float32
 from nas_gan.errors import InvalidValueError, UsageError
+from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.panels import WORKERS
 from nas_gan.settings import check_at_least
 from nas_gan.workers.executors import Executor, SerialExecutor
@@ -27,6 +29,8 @@ class WorkerOptions:
     """Workers to start; as many as the cluster has room for if not given."""
     gpus_per_worker: Annotated[float, WORKERS] = 0.0
     """GPUs of a worker; below 1, several workers share a GPU."""
+    cpu_workers: Annotated[int, WORKERS] = 0
+    """Workers without a GPU to start beside those with one; they measure, and train nothing."""
 
     @property
     def spread(self) -> bool:
@@ -43,11 +47,13 @@ def check_workers(options: WorkerOptions, device: str) -> None:
     """
     check_at_least("workers", options.workers, 1)
     check_at_least("gpus_per_worker", options.gpus_per_worker, 0)
+    check_at_least("cpu_workers", options.cpu_workers, 0)
     if not options.spread:
         given = (
             ("ray_address", options.ray_address != "auto"),
             ("workers", options.workers is not None),
             ("gpus_per_worker", options.gpus_per_worker > 0),
+            ("cpu_workers", options.cpu_workers > 0),
         )
         for name, is_given in given:
             if is_given:
@@ -62,6 +68,43 @@ def check_workers(options: WorkerOptions, device: str) -> None:
             f"is {options.gpus_per_worker:g}, but the device is {device}; use a share of a GPU, "
             "such as 1 or 0.5, for cuda, and 0 for any other device",
             setting="gpus_per_worker",
+        )
+    if options.cpu_workers and device != "cuda":
+        raise InvalidValueError(
+            f"is {options.cpu_workers}, but the device is {device}, and no worker has a GPU; "
+            "use workers alone, or the device cuda",
+            setting="cpu_workers",
+        )
+
+
+def check_one_kind(options: WorkerOptions, reason: str) -> None:
+    """Refuse workers without a GPU beside those with one, for work that depends on the device.
+
+    Args:
+        options: where the work runs.
+        reason: why it depends on the device, as a sentence goes on after "but".
+
+    Raises:
+        InvalidValueError: there are some.
+    """
+    if options.cpu_workers:
+        raise InvalidValueError(
+            f"is {options.cpu_workers}, but {reason}; use workers of one kind, and 0 here",
+            setting="cpu_workers",
+        )
+
+
+def check_alike(options: WorkerOptions, interface: GeneratorInterface) -> None:
+    """Refuse workers of two kinds of devices for a generator that they would run differently.
+
+    Raises:
+        InvalidValueError: there are such workers, and the generator draws random numbers itself.
+    """
+    if interface.calling is not None and interface.calling.random:
+        check_one_kind(
+            options,
+            "this generator draws random numbers of its own, which are others on a GPU than on "
+            "a CPU",
         )
 
 
@@ -81,10 +124,14 @@ def opened_executor(options: WorkerOptions, device: str, threads: int | None) ->
     if not options.spread:
         yield SerialExecutor()
         return
-    with RayExecutor(
-        options.workers,
-        threads=threads or 1,
-        gpus=options.gpus_per_worker,
-        address=options.ray_address,
-    ) as executor:
+    with (
+        full_float32(options.cpu_workers > 0),  # here as on the workers
+        RayExecutor(
+            options.workers,
+            threads=threads or 1,
+            gpus=options.gpus_per_worker,
+            cpu_workers=options.cpu_workers,
+            address=options.ray_address,
+        ) as executor,
+    ):
         yield executor

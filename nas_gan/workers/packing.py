@@ -3,6 +3,9 @@
 A search sends many functions that share most of what they hold: the generator, statistics of its
 layers, a reference, the features of a bank of latents. So weights and arrays are taken out of the
 function and named by their content. Who has sent a part once need not send it again.
+
+What was on a GPU arrives on the worker's own device: weights, and every `Device` and `torch.device`
+that says where something runs. That happens here and nowhere else.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from nas_gan.devices import Device
+from nas_gan.workers.placement import device_there
 
 # Smaller parts travel in the message: for them, one more look-up costs more than sending them.
 LEAST = 4096
@@ -56,6 +62,8 @@ def pack(function: Callable[..., Any]) -> Packed:
 
     class Packer(cloudpickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
+            if isinstance(value, Device | torch.device):
+                return _device_id(value)
             if isinstance(value, torch.storage.TypedStorage):
                 storage = value._untyped_storage
                 if storage.nbytes() < LEAST and storage.device.type == "cpu":
@@ -70,7 +78,7 @@ def pack(function: Callable[..., Any]) -> Packed:
                 return ("array", id(value), name)
             if getattr(type(value), "kept_by_workers", False):
                 alive.append(value)
-                name = name_of(("kept", id(value)), lambda: _array(pickle.dumps(value)))
+                name = name_of(("kept", id(value)), lambda: _array(_dumps(value)))
                 return ("kept", id(value), name)
             return None
 
@@ -79,30 +87,35 @@ def pack(function: Callable[..., Any]) -> Packed:
     return Packed(stream.getvalue(), parts)
 
 
-def unpack(message: bytes, parts: Mapping[str, Part], kept: MutableMapping[str, Any]) -> Any:
+def unpack(
+    message: bytes, parts: Mapping[str, Part], kept: MutableMapping[str, Any], device: str
+) -> Any:
     """The function again, on this machine; what it holds is its own and may be changed.
 
-    Weights that lived on a GPU live on this process's GPU.
+    Weights that lived on a GPU live on this worker's device.
 
     Args:
         message: that of the packed function.
         parts: its parts.
         kept: objects that functions share, by name: those whose class says `kept_by_workers`, as
             networks do that take long to open and are never changed. New ones are added.
+        device: that of this worker, which takes the place of a GPU that was elsewhere.
     """
     made: dict[Any, Any] = {}
 
     class Unpacker(pickle.Unpickler):  # of what our own driver sent
         def persistent_load(self, found: Any) -> Any:
+            if found[0] == "device":
+                return _device_here(found, device)
             kind, key, name, *more = found
             if kind == "kept":
                 if name not in kept:
-                    kept[name] = pickle.loads(parts[name].tobytes())  # noqa: S301
+                    kept[name] = _loads(parts[name].tobytes(), device)
                 return kept[name]
             if (kind, key) not in made:
                 part = parts[name]
                 made[kind, key] = (
-                    part.copy(order="K") if kind == "array" else _storage(part, more[1])
+                    part.copy(order="K") if kind == "array" else _storage(part, more[1], device)
                 )
             if kind == "array":
                 return made[kind, key]
@@ -111,6 +124,51 @@ def unpack(message: bytes, parts: Mapping[str, Part], kept: MutableMapping[str, 
             )
 
     return Unpacker(io.BytesIO(message)).load()
+
+
+class _KeptPickler(pickle.Pickler):
+    """What is kept by workers travels whole, but for where it runs."""
+
+    def persistent_id(self, value: Any) -> Any:
+        if isinstance(value, Device | torch.device):
+            return _device_id(value)
+        if isinstance(value, torch.storage.TypedStorage) and value.device.type != "cpu":
+            storage = value._untyped_storage
+            return ("storage", _bytes_of(storage), value.dtype, storage.device.type)
+        return None
+
+
+class _KeptUnpickler(pickle.Unpickler):  # of what our own driver sent
+    def __init__(self, file: io.BytesIO, device: str) -> None:
+        super().__init__(file)
+        self._device = device
+
+    def persistent_load(self, found: Any) -> Any:
+        if found[0] == "device":
+            return _device_here(found, self._device)
+        _, part, dtype, kind = found
+        storage = _storage(part, kind, self._device)
+        return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def _dumps(value: object) -> bytes:
+    stream = io.BytesIO()
+    _KeptPickler(stream).dump(value)
+    return stream.getvalue()
+
+
+def _loads(content: bytes, device: str) -> Any:
+    return _KeptUnpickler(io.BytesIO(content), device).load()
+
+
+def _device_id(value: Device | torch.device) -> tuple[str, bool, str]:
+    return "device", isinstance(value, torch.device), str(value)
+
+
+def _device_here(found: tuple[str, bool, str], own: str) -> Device | torch.device:
+    _, is_torch, name = found
+    here = device_there(name, own)
+    return torch.device(here) if is_torch else Device(here)
 
 
 def _array(text: bytes) -> Part:
@@ -122,13 +180,12 @@ def _bytes_of(storage: torch.UntypedStorage) -> Part:
     return bytes_.cpu().numpy()
 
 
-def _storage(part: Part, device: str) -> torch.UntypedStorage:
+def _storage(part: Part, kind: str, own: str) -> torch.UntypedStorage:
+    """What was on a device of that kind, on the worker's own device if that was a GPU."""
     # In memory of torch, which is aligned: the order in which a kernel adds depends on that.
     bytes_ = torch.empty(part.nbytes, dtype=torch.uint8)
     bytes_.numpy()[:] = part
-    if device == "cuda" and torch.cuda.is_available():
-        bytes_ = bytes_.to(device)
-    return bytes_.untyped_storage()
+    return bytes_.to(device_there(kind, own)).untyped_storage()
 
 
 def _digest(part: Part) -> str:

@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
+from nas_gan.devices import full_float32
 from nas_gan.errors import WorkerError
 from nas_gan.workers.executors import Item, Result
 from nas_gan.workers.packing import Part, pack, unpack
+from nas_gan.workers.placement import Wanted, n_workers_of, worker_device
 
 # How many workers one item may cost before it is the item's fault.
 MAX_DEATHS = 3
@@ -32,16 +34,32 @@ HELD_FUNCTIONS = 2
 
 
 class Worker:
-    """The process of one worker: what it was sent once, ready for many items."""
+    """The process of one worker: what it was sent once, ready for many items.
 
-    def __init__(self, threads: int) -> None:
+    Args:
+        threads: CPU threads of torch.
+        mixed: whether other workers have another kind of device.
+        cuda_available: whether torch can use a GPU here.
+    """
+
+    def __init__(self, threads: int, mixed: bool, cuda_available: Callable[[], bool]) -> None:
         torch.set_num_threads(threads)
+        self._cuda_available = cuda_available
+        self._device = ""
         self._functions: dict[str, Callable[[Any], Any]] = {}
         self._kept: dict[str, Any] = {}
+        self._rounding = full_float32(mixed)
+        self._rounding.__enter__()
 
-    def versions(self) -> dict[str, str]:
-        """The versions here, on which results depend."""
-        return _versions()
+    def start(self) -> tuple[dict[str, str], str | None]:
+        """Find the device; the versions on which results depend, and why this cannot work."""
+        import ray
+
+        try:
+            self._device = worker_device(ray.get_gpu_ids(), self._cuda_available())
+        except WorkerError as error:
+            return _versions(), str(error)
+        return _versions(), None
 
     def call(self, name: str, message: list[Any], parts: Mapping[str, Any], item: Any) -> Any:
         """`(True, result)` of the function for one item, or `(False, error)`.
@@ -67,7 +85,7 @@ class Worker:
             while len(self._functions) >= HELD_FUNCTIONS:
                 self._functions.pop(next(iter(self._functions)))
             arrays: dict[str, Part] = dict(zip(parts, ray.get(list(parts.values())), strict=True))
-            function = unpack(ray.get(message[0]), arrays, self._kept)
+            function = unpack(ray.get(message[0]), arrays, self._kept, self._device)
         self._functions[name] = function  # the last one used is the last one to go
         return function
 
@@ -78,11 +96,13 @@ class _Place:
 
     Attributes:
         actor: the process.
+        gpus: the GPUs that are reserved for it.
         pending: what it was asked last and has not answered; None if it is idle.
         job: the index of the item that it works on; None while it starts.
     """
 
     actor: Any
+    gpus: float
     pending: Any
     job: int | None = None
 
@@ -92,18 +112,22 @@ class RayExecutor:
 
     A function is sent once, and what it shares with earlier ones is not sent again. A worker that
     dies, alone or with its node, is replaced, and its item goes to another one. Results do not
-    depend on the workers, as long as all of them are of one kind.
+    depend on the workers, if all of them are of one kind. Between a GPU and a CPU they differ by
+    rounding; a function whose class says `trains`, since training makes rounding grow, runs on the
+    workers with a GPU only.
 
     Args:
         n_workers: workers to start; as many as the cluster has room for if None.
         threads: CPU threads of a worker, for which as many CPUs are reserved.
         gpus: GPUs reserved for a worker; several share one if it is a fraction.
+        cpu_workers: workers to start without a GPU, beside those with one.
+        cuda_available: whether torch can use a GPU, asked on each worker that has one.
         address: `auto` for the running cluster, or a new one on this machine if there is none;
             `local` for a new one in any case; or HOST:PORT of the cluster's head.
 
     Raises:
-        WorkerError: Ray is not installed, there is no such cluster, or no node of it has room for
-            a worker.
+        WorkerError: Ray is not installed, there is no such cluster, or it has no room for the
+            workers.
     """
 
     def __init__(
@@ -112,22 +136,27 @@ class RayExecutor:
         *,
         threads: int = 1,
         gpus: float = 0.0,
+        cpu_workers: int = 0,
+        cuda_available: Callable[[], bool] = torch.cuda.is_available,
         address: str = "auto",
     ) -> None:
         self._ray = _import_ray()
         self._connected = _connect(self._ray, address)
-        self._threads = threads
         self._places: list[_Place] = []
         self._shared: deque[dict[str, Any]] = deque(maxlen=SHARED_FUNCTIONS)
-        self._actor = self._ray.remote(num_cpus=threads, num_gpus=gpus)(Worker)
+        self._actor = self._ray.remote(num_cpus=threads)(Worker)
+        self._arguments = (threads, cpu_workers > 0, cuda_available)
+        self._gpus = gpus
         try:
-            self.n_workers = n_workers or _room(self._ray.nodes(), threads, gpus)
-            _check_room(self._ray.nodes(), threads, gpus)
+            wanted = Wanted(n_workers, threads, gpus, cpu_workers)
+            self.n_trainers = n_workers_of(wanted, self._ray.nodes())
         except BaseException:
             self.close()
             raise
+        self.n_workers = self.n_trainers + cpu_workers
         # They start now, while the caller is still preparing what they will be sent.
-        self._places = [self._start() for _ in range(self.n_workers)]
+        each = [gpus] * self.n_trainers + [0.0] * cpu_workers
+        self._places = [self._start(gpus) for gpus in each]
 
     def __enter__(self) -> RayExecutor:
         return self
@@ -163,9 +192,11 @@ class RayExecutor:
         name, message, parts = self._share(function)
         waiting, deaths = deque(range(len(items))), [0] * len(items)
         unfinished = len(items)
+        trains = getattr(type(function), "trains", False)
+        able = [place for place in self._places if place.gpus == self._gpus or not trains]
         try:
             while unfinished:
-                for place in self._places:
+                for place in able:
                     if place.pending is None and waiting:
                         place.job = waiting.popleft()
                         place.pending = place.actor.call.remote(
@@ -186,7 +217,7 @@ class RayExecutor:
                     continue
                 place.pending, place.job = None, None
                 if job is None:
-                    _check_versions(answer)
+                    _check_start(*answer)
                     self._n_failed_starts = 0
                     continue
                 succeeded, result = answer
@@ -216,9 +247,9 @@ class RayExecutor:
         # In a list, or Ray would send the text itself with every call.
         return name, [self._ray.put(packed.message)], parts
 
-    def _start(self) -> _Place:
-        actor = self._actor.remote(self._threads)
-        return _Place(actor, actor.versions.remote())
+    def _start(self, gpus: float) -> _Place:
+        actor = self._actor.options(num_gpus=gpus).remote(*self._arguments)
+        return _Place(actor, gpus, actor.start.remote())
 
     def _replace(self, place: _Place) -> None:
         """Start another worker in place of one that is dead.
@@ -232,7 +263,7 @@ class RayExecutor:
                     f"{self._n_failed_starts} workers in a row died while they started; see the "
                     "logs of Ray, by default in /tmp/ray/session_latest/logs"
                 )
-        fresh = self._start()
+        fresh = self._start(place.gpus)
         place.actor, place.pending, place.job = fresh.actor, fresh.pending, None
 
     def _end(self, place: _Place) -> None:
@@ -299,32 +330,6 @@ def own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _resources(nodes: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """CPUs and GPUs of each living node."""
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    return [(found.get("CPU", 0.0), found.get("GPU", 0.0)) for found in alive]
-
-
-def _room(nodes: Sequence[Mapping[str, Any]], threads: int, gpus: float) -> int:
-    """How many workers fit on the living nodes of a cluster."""
-    # Half a worker's rounding error must not cost one: 1 GPU has room for ten tenths of a GPU.
-    return sum(
-        int(min(cpu / threads, gpu / gpus + 1e-6 if gpus else cpu))
-        for cpu, gpu in _resources(nodes)
-    )
-
-
-def _check_room(nodes: Sequence[Mapping[str, Any]], threads: int, gpus: float) -> None:
-    if _room(nodes, threads, gpus):
-        return
-    found = ", ".join(f"{cpu:g} and {gpu:g}" for cpu, gpu in _resources(nodes)) or "none"
-    raise WorkerError(
-        f"has room for no worker of {threads} CPUs and {gpus:g} GPUs; its nodes have CPUs and "
-        f"GPUs: {found}; use fewer threads or GPUs per worker, or add a node",
-        setting="ray_address",
-    )
-
-
 def _check_deaths(n_deaths: int, item: object, error: Exception) -> None:
     if n_deaths < MAX_DEATHS:
         return
@@ -352,7 +357,9 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _check_versions(found: Mapping[str, str]) -> None:
+def _check_start(found: Mapping[str, str], refused: str | None) -> None:
+    if refused is not None:
+        raise WorkerError(refused)
     here = _versions()
     for name, version in here.items():
         if found.get(name) != version:

@@ -166,3 +166,12 @@ def test_layers_are_timed_on_a_device_which_knows_what_the_table_holds(
         assert list(device.home.iterdir()) == []
     assert len(LatencyTable.read(out / "latency.csv").rows) > 0
     assert (out / "latency.csv").read_text() == first  # what is known is not measured again
+
+
+def test_layers_are_not_timed_on_two_kinds_of_devices(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = ("--executor", "ray", "--gpus-per-worker", 1, "--cpu-workers", 2)
+    assert latency(checkpoint, "--out", tmp_path / "layers", *mixed) == 1
+    assert "--cpu-workers" in capsys.readouterr().err
+    assert not (tmp_path / "layers").exists()

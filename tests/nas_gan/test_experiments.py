@@ -29,3 +29,13 @@ def test_the_command_trains_and_tells_of_what_failed(tmp_path, capsys, monkeypat
     assert [(row["finished"], row["failed"]) for row in table["rows"]] == [(1, 0), (0, 1)]
     assert table["rows"][0]["mean"].keys() == {"loss/g", "loss/d"}
     assert (tmp_path / "runs" / "smoke" / "default" / "seed-1" / "ckpt.pt").is_file()
+
+
+def test_runs_that_name_their_device_take_workers_of_one_kind(tmp_path, capsys):
+    path = tmp_path / "grid.toml"
+    path.write_text('presets = ["smoke"]\nseeds = [1]\n')
+    mixed = ["--executor", "ray", "--gpus-per-worker", "1", "--cpu-workers", "2"]
+    args = [str(path), "--run-dir", str(tmp_path / "runs"), *mixed]
+    assert run(main, ExperimentsConfig, prog="experiments", description=None, args=args) == 1
+    assert "--cpu-workers" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -40,7 +40,7 @@ class Counting:
 class Backwards:
     """Results come back in another order than the items went in."""
 
-    n_workers = 1
+    n_workers = n_trainers = 1
 
     def run(
         self, function: Callable[[Item], Result], items: Sequence[Item]

@@ -177,6 +177,7 @@ MATTERS: dict[str, Any] = {
 # What changes which plans are looked at, how fast, or where from, but no score of any of them.
 DOES_NOT: dict[str, Any] = {
     **{"executor": "ray", "ray_address": "local", "workers": 2, "gpus_per_worker": 1.0},
+    "cpu_workers": 7,
     "dry_run": True,
     "activations": False,
     "effort": "quick",

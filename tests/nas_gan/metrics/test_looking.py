@@ -22,7 +22,7 @@ N, BATCH = 2 * BATCHES * 4 + 3, 4  # two whole parts, and one that ends within a
 class LastFirst:
     """Finishes its items in the reverse order."""
 
-    n_workers = 2
+    n_workers = n_trainers = 2
 
     def __init__(self) -> None:
         self.n_items = 0
@@ -71,7 +71,7 @@ def test_what_is_sent_to_a_worker_draws_the_same_images_and_features(
     pytest.importorskip("ray", reason="Ray is not installed")
     look = Look(source, make_extractor("efficientnet-lite0", threads=1), BATCH)
     packed = pack(look)
-    there = unpack(packed.message, packed.parts, {})
+    there = unpack(packed.message, packed.parts, {}, "cpu")
     for (batch, features), (other, found) in zip(
         look(range(4, 12)), there(range(4, 12)), strict=True
     ):

@@ -52,7 +52,7 @@ def test_a_run_on_the_same_file_system_happens_in_its_place(tmp_path: Path) -> N
 class Elsewhere:
     """Runs its items as a machine does that cannot see the driver's files."""
 
-    n_workers = 1
+    n_workers = n_trainers = 1
 
     def run(
         self, function: Callable[[Item], Result], items: Sequence[Item]

@@ -13,14 +13,16 @@ import pytest
 import torch
 from contracts import ExecutorContract, scored
 from small_ray import small_ray
+from torch import nn
 
 from ard.measuring.journal import FileJournal, MemoryJournal
 from ard.measuring.score import Score
 from ard.measuring.sweep import sweep
 from ard.plan import Factorization, RankPlan
 from nas_gan.errors import InvalidValueError, UsageError, WorkerError
+from nas_gan.networks.finding import find_interface
 from nas_gan.workers.executors import SerialExecutor
-from nas_gan.workers.options import WorkerOptions, check_workers, opened_executor
+from nas_gan.workers.options import WorkerOptions, check_alike, check_workers, opened_executor
 from nas_gan.workers.ray_executor import MAX_DEATHS, RayExecutor
 
 ROOT = Path(__file__).parents[3]
@@ -124,7 +126,12 @@ class TestRayExecutor(ExecutorContract):
         self, executor: RayExecutor
     ) -> None:
         assert executor.n_workers == 2
-        assert len(set(dict(executor.run(lambda item: os.getpid(), range(40))).values())) == 2
+        processes: set[int] = set()
+        for _ in range(200):  # until both have started
+            processes |= set(dict(executor.run(lambda item: os.getpid(), range(40))).values())
+            if len(processes) == 2:
+                break
+        assert len(processes) == 2
 
     def test_a_worker_has_the_threads_that_are_reserved_for_it(self, executor: RayExecutor) -> None:
         [(_, threads)] = executor.run(lambda item: torch.get_num_threads(), [0])
@@ -219,6 +226,10 @@ def test_work_stays_here_unless_somebody_asks_for_more() -> None:
         (WorkerOptions(executor="ray", gpus_per_worker=1), "cpu", InvalidValueError,
          "gpus_per_worker"),
         (WorkerOptions(executor="ray", gpus_per_worker=1), "cuda:1", InvalidValueError, "device"),
+        (WorkerOptions(cpu_workers=2), "cpu", UsageError, "cpu_workers"),
+        (WorkerOptions(executor="ray", cpu_workers=2), "cpu", InvalidValueError, "cpu_workers"),
+        (WorkerOptions(executor="ray", gpus_per_worker=1, cpu_workers=-1), "cuda",
+         InvalidValueError, "cpu_workers"),
     ],
 )  # fmt: skip
 def test_options_that_contradict_each_other_are_refused_before_ray_starts(
@@ -227,3 +238,25 @@ def test_options_that_contradict_each_other_are_refused_before_ray_starts(
     with pytest.raises(error) as caught:
         check_workers(options, device)
     assert getattr(caught.value, "setting", None) == setting
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_generator_that_draws_numbers_itself_needs_workers_of_one_kind(draws: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3 * 8 * 8)
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            images = self.layer(z).view(-1, 3, 8, 8)
+            return torch.tanh(images + torch.randn_like(images) if draws else images)
+
+    interface = find_interface(Net())
+    mixed = WorkerOptions(executor="ray", gpus_per_worker=1, cpu_workers=1)
+    check_alike(replace(mixed, cpu_workers=0), interface)
+    if not draws:
+        check_alike(mixed, interface)
+        return
+    with pytest.raises(InvalidValueError, match="is 1, but this generator draws random") as caught:
+        check_alike(mixed, interface)
+    assert caught.value.setting == "cpu_workers"

@@ -9,6 +9,7 @@ from torch import nn
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
+from nas_gan.devices import Device
 from nas_gan.workers.packing import LEAST, Packed, pack, unpack
 
 pytestmark = pytest.mark.ray
@@ -19,12 +20,12 @@ class Opened:
 
     kept_by_workers = True
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, device: str = "cpu") -> None:
+        self.size, self.device = size, torch.device(device)
 
 
 def sent(packed: Packed) -> object:
-    return unpack(packed.message, packed.parts, {})()
+    return unpack(packed.message, packed.parts, {}, "cpu")()
 
 
 def test_functions_that_share_weights_refer_to_the_same_parts() -> None:
@@ -85,7 +86,40 @@ def test_arrays_keep_their_order_and_can_be_written() -> None:
 def test_what_takes_long_to_open_is_opened_once_for_all_functions() -> None:
     opened, kept = Opened(3), dict[str, object]()
     one, other = pack(lambda: opened), pack(lambda: (opened, 1))
-    first = unpack(one.message, one.parts, kept)()
-    second, _ = unpack(other.message, other.parts, kept)()
+    first = unpack(one.message, one.parts, kept, "cpu")()
+    second, _ = unpack(other.message, other.parts, kept, "cpu")()
     assert first is second
     assert first.size == 3
+
+
+@pytest.mark.parametrize("own", ["cpu", "cuda"])
+def test_what_says_where_something_runs_says_the_device_of_the_worker(own: str) -> None:
+    opened, place, inside = Opened(3, "cuda:1"), Device("cuda:1"), {"on": [torch.device("cuda:1")]}
+    packed = pack(lambda: (place, inside, opened))
+    name, held, kept = unpack(packed.message, packed.parts, {}, own)()
+    assert (name, type(name)) == (own, Device)  # so that it can be sent on
+    assert held == {"on": [torch.device(own)]}
+    assert kept.device == torch.device(own)
+
+
+@pytest.mark.parametrize("own", ["cpu", "cuda"])
+def test_what_is_on_the_cpu_stays_there_and_words_stay_words(own: str) -> None:
+    place, word, on, weight = Device("cpu"), "cuda", torch.device("cpu"), torch.rand(64, 64)
+    packed = pack(lambda: (place, word, on, weight))
+    *told, arrived = unpack(packed.message, packed.parts, {}, own)()
+    assert told == ["cpu", "cuda", torch.device("cpu")]
+    assert torch.equal(arrived, weight)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("own", ["cpu", "cuda"])
+def test_weights_of_a_gpu_arrive_on_the_device_of_the_worker(own: str) -> None:
+    small, large = torch.rand(3).cuda(), torch.rand(64, 64).cuda()
+    opened: Any = Opened(3)
+    opened.weight = large * 2
+    packed = pack(lambda: (small, large, opened))
+    one, other, kept = unpack(packed.message, packed.parts, {}, own)()
+    assert {one.device.type, other.device.type, kept.weight.device.type} == {own}
+    assert torch.equal(one.cpu(), small.cpu())
+    assert torch.equal(other.cpu(), large.cpu())
+    assert torch.equal(kept.weight.cpu(), 2 * large.cpu())
