@@ -70,6 +70,7 @@ _FACES = util.find_spec("gan_face_generate")
 NETS = {
     "mmd-nas": Net(ZOO / "fashion_mnist.pt"),
     "adversarial-nas": Net(ZOO / "adversarial_nas.pt"),
+    "crossfire": Net(ZOO / "crossfire.pt"),
     "faces": Net(
         Path(str(_FACES and _FACES.origin)).with_name("weights.tar"),
         {

@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +22,26 @@ from nas_gan.networks.latents import latent_bank
 
 FOLDER = Path(zoo.__file__).parent
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-CURVES = {"fashion_mnist": "zoo_curve", "adversarial_nas": "zoo_curve_adversarial_nas"}
 
 
-@pytest.fixture(scope="module", params=CURVES)
+@dataclass(frozen=True)
+class Shipped:
+    """What a shipped checkpoint should be: its curve, its discriminator and its data."""
+
+    curve: str
+    n_scores: int
+    data: str
+    n_images: int
+
+
+SHIPPED = {
+    "fashion_mnist": Shipped("zoo_curve", 16, "fashion_mnist", 60_000),
+    "adversarial_nas": Shipped("zoo_curve_adversarial_nas", 16, "fashion_mnist", 60_000),
+    "crossfire": Shipped("zoo_curve_crossfire", 1, "crossfire", 5_235),
+}
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
 def name(request):
     return request.param
 
@@ -39,23 +56,35 @@ def test_the_checkpoint_is_small_and_holds_both_networks(checkpoint, name):
     discriminator = build_saved_discriminator(checkpoint)
     assert discriminator is not None
     with torch.inference_mode():
-        assert discriminator(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
+        assert discriminator(torch.zeros(2, 3, 32, 32)).shape == (2, SHIPPED[name].n_scores)
 
 
-def test_its_images_are_grey_clothes_on_black(checkpoint):
+def images_of(checkpoint):
     generator = build_generator(checkpoint)
     with torch.inference_mode():
         images = generator(latent_bank(64, cast(int, generator.latent_dim), seed=0))
     assert images.shape == (64, 3, 32, 32)
+    return images
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "adversarial_nas"])
+def test_its_images_are_grey_clothes_on_black(name):
+    images = images_of(load_checkpoint(FOLDER / f"{name}.pt"))
     # Every training image repeats one grey channel and pads it by two black pixels.
     assert (images - images.mean(dim=1, keepdim=True)).abs().mean() < 0.1
     assert images[:, :, :2].mean() < -0.8
 
 
-def test_the_reference_statistics_are_of_the_data_it_was_trained_on(checkpoint):
-    path = FOLDER / "fashion_mnist_32_efficientnet-lite0-96.npz"
+def test_the_images_of_crossfire_are_coloured_things_on_white():
+    images = images_of(load_checkpoint(FOLDER / "crossfire.pt"))
+    assert (images - images.mean(dim=1, keepdim=True)).abs().mean() > 0.1
+    assert images[:, :, :2].mean() > 0.4
+
+
+def test_the_reference_statistics_are_of_the_data_it_was_trained_on(checkpoint, name):
+    path = FOLDER / f"{SHIPPED[name].data}_32_efficientnet-lite0-96.npz"
     statistics = load_statistics(path)
-    assert statistics.n == 60_000
+    assert statistics.n == SHIPPED[name].n_images
     assert np.linalg.eigvalsh(statistics.covariance).min() > -1e-3
     with np.load(path) as file:
         assert str(file["data_sha256"]) == checkpoint.provenance["data_sha256"]
@@ -63,7 +92,7 @@ def test_the_reference_statistics_are_of_the_data_it_was_trained_on(checkpoint):
 
 def test_the_card_says_what_the_file_and_the_measured_curve_say(checkpoint, name):
     card = (FOLDER / f"{name}.md").read_text()
-    last = json.loads((RESULTS / f"{CURVES[name]}.json").read_text())["curve"][-1]
+    last = json.loads((RESULTS / f"{SHIPPED[name].curve}.json").read_text())["curve"][-1]
     assert last["step"] == checkpoint.provenance["steps"]
     assert f"{last['step']:,} steps" in card
     assert f"{last['fid']:.1f}" in card
@@ -91,7 +120,7 @@ def test_any_other_path_stands_for_itself(path):
 def test_an_unknown_zoo_name_says_which_exist(path):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(Path(path))
-    for known in CURVES:
+    for known in SHIPPED:
         assert f"zoo:{known}" in str(caught.value)
 
 
@@ -120,7 +149,10 @@ def test_every_command_that_takes_a_checkpoint_looks_names_up_in_the_zoo(
             runpy.run_module(line.split()[0], run_name="__main__", alter_sys=True)
     logging.captureWarnings(False)
     assert left.value.code == 1
-    assert "choose one of zoo:adversarial_nas, zoo:fashion_mnist" in capsys.readouterr().err
+    assert (
+        "choose one of zoo:adversarial_nas, zoo:crossfire, zoo:fashion_mnist"
+        in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == []
 
 
