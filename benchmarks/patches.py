@@ -15,7 +15,8 @@ blown out if such a pixel is lighter than half of white, or more than 1 % of its
     OMP_NUM_THREADS=1 nice -n 15 python benchmarks/patches.py           # ten minutes on one core
     OMP_NUM_THREADS=1 nice -n 15 python benchmarks/patches.py --quick   # does it run?
 
-The FD is a Fréchet distance in EfficientNet-Lite0 features and compares with nothing published.
+An interrupted run goes on where it stopped. The FD is a Fréchet distance in EfficientNet-Lite0
+features and compares with nothing published.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -45,13 +46,13 @@ from nas_gan.files import write_json
 from nas_gan.losses import AdversarialLoss, make_loss
 from nas_gan.losses.kernels import gaussian, squared_distances
 from nas_gan.metrics.features import make_extractor
-from nas_gan.metrics.frechet import FrechetReference, PairedFid, statistics_of
+from nas_gan.metrics.frechet import FrechetReference, PairedFid
+from nas_gan.metrics.onnx_generator import onnx_images
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.metrics.reference import find_reference
 from nas_gan.networks.activations import PMish
 from nas_gan.networks.latents import latent_bank
-from nas_gan.pictures.grid import save_grid
-from nas_gan.pictures.samples import draw_images
+from nas_gan.reading import read_json
 from nas_gan.zoo import local_path
 
 RESULT = Path(__file__).parent / "results" / "patches.json"
@@ -71,10 +72,10 @@ Row = dict[str, Any]
 class Settings:
     """How much is drawn and trained."""
 
-    samples: int = 2560
-    judged: int = 768
-    calibrated: int = 2048
-    updates: int = 50
+    samples: int = 2048
+    judged: int = 512
+    calibrated: int = 1024
+    updates: int = 40
     seed: int = 777
 
 
@@ -89,6 +90,13 @@ def blown_out(images: Tensor) -> Tensor:
     light = unit.mean(dim=1)[:, ~inside].amax(dim=1) > LIGHT  # (n,)
     apart = unit.amax(dim=1) - unit.amin(dim=1) > APART  # (n, h, w)
     return light | (apart.float().mean(dim=(1, 2)) > COLOURED)
+
+
+@torch.inference_mode()
+def draw(generator: nn.Module, latents: Tensor) -> Tensor:
+    """Images `(n, 3, h, w)`, from ONNX Runtime where it makes the same ones faster."""
+    made = onnx_images(generator, latents) or generator
+    return torch.cat([made(batch) for batch in latents.split(BATCH)])
 
 
 def probability_above(a: Tensor, b: Tensor) -> float:
@@ -188,7 +196,8 @@ def before_tanh(generator: nn.Module, latents: Tensor, blown: Tensor) -> Row:
     entered: list[Tensor] = []
     tanh = next(m for m in reversed(list(generator.modules())) if isinstance(m, nn.Tanh))
     hook = tanh.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-    draw_images(generator, latents, "cpu")
+    for batch in latents.split(BATCH):
+        generator(batch)
     hook.remove()
     x = torch.cat(entered).numpy()
     kinds = {"blown_out": blown.numpy(), "other": ~blown.numpy()}
@@ -254,10 +263,10 @@ def train_discriminator_(
 Variant = tuple[nn.Module, Tensor]
 
 
-def variants_of(settings: Settings, generator: nn.Module) -> dict[str, Variant]:
-    """Networks and latents by name, the generator itself first."""
+def variants_of(settings: Settings, generator: nn.Module, n: int) -> dict[str, Variant]:
+    """Networks and `n` latents by name, the generator itself first."""
     width = cast(int, generator.latent_dim)
-    latents = latent_bank(settings.samples, width, settings.seed)
+    latents = latent_bank(n, width, settings.seed)
     calibration = latent_bank(settings.calibrated, width, CALIBRATION_SEED)
     of_one = with_betas_of_one(generator)
     return {
@@ -268,42 +277,40 @@ def variants_of(settings: Settings, generator: nn.Module) -> dict[str, Variant]:
     }
 
 
-def compare(variants: dict[str, Variant], sheet: Path) -> Row:
-    """Share of blown-out samples and rise of the FD of all variants over the first of them.
+def shares(settings: Settings, generator: nn.Module, data: Images) -> Row:
+    """Share of blown-out samples of all variants, of the data and of the other shipped net."""
+    drawn = {
+        name: blown_out(draw(net, latents))
+        for name, (net, latents) in variants_of(settings, generator, settings.judged).items()
+    }
+    first = next(iter(drawn.values()))
+    rows: Row = {
+        name: {**share(flags), "rise": share_rise(flags, first)} for name, flags in drawn.items()
+    }
+    other = build_generator(load_checkpoint(local_path(Path(OTHER)))).eval()
+    latents = latent_bank(settings.judged, cast(int, other.latent_dim), JUDGE_SEED)
+    rows[OTHER] = share(blown_out(draw(other, latents)))
+    rows["data"] = share(blown_out(to_float(data[torch.arange(settings.samples)])))
+    return rows
 
-    The first has its FD also without its blown-out samples, beside that of as many of all.
-    """
+
+def distances(settings: Settings, generator: nn.Module) -> Row:
+    """Rise of the FD of all variants over the generator itself."""
     extractor = make_extractor("efficientnet-lite0", threads=torch.get_num_threads())
     statistics, source = find_reference("auto", extractor, dataset="fashion_mnist", resolution=32)
-    reference = FrechetReference(statistics)
-    drawn = {}
+    variants = variants_of(settings, generator, settings.samples)
+    features = {}
     with progress("variants", len(variants)) as advance:
         for name, (net, latents) in variants.items():
-            images = draw_images(net, latents, "cpu")
-            features = np.concatenate([extractor(to_uint8(b)) for b in images.split(BATCH)])
-            drawn[name] = (blown_out(images), features)
-            if len(drawn) == 1:
-                save_grid(images[drawn[name][0]][:96], sheet, 12)
+            pixels = to_uint8(draw(net, latents))
+            features[name] = np.concatenate([extractor(batch) for batch in pixels.split(BATCH)])
             advance(1)
-    first, *others = drawn
-    flags, features = drawn[first]
-    paired = PairedFid(reference, features)
-    kept = features[~flags.numpy()]
-    rows: Row = {
-        first: {
-            **share(flags),
-            "fid_in_limit": paired.fid_dense,
-            "fid_without_blown_out": reference.distance(statistics_of(kept)),
-            "fid_of_as_many": reference.distance(statistics_of(features[: len(kept)])),
-        }
-    }
+    first, *others = features
+    paired = PairedFid(FrechetReference(statistics), features[first])
+    rows: Row = {first: {"fid_in_limit": paired.fid_dense}}
     for name in others:
-        rise = paired.compare(drawn[name][1])
-        rows[name] = {
-            **share(drawn[name][0]),
-            "share_rise": share_rise(drawn[name][0], flags),
-            "fid_rise": {"value": rise.delta, "low": rise.ci_low, "high": rise.ci_high},
-        }
+        rise = paired.compare(features[name])
+        rows[name] = {"rise": rise.delta, "low": rise.ci_low, "high": rise.ci_high}
     return {"reference": source, "extractor": extractor.name, "rows": rows}
 
 
@@ -311,8 +318,7 @@ def judgements(settings: Settings, generator: nn.Module, shipped: nn.Module, dat
     """What the discriminator makes of samples: as shipped, and trained on with each loss."""
     width = cast(int, generator.latent_dim)
     fake, seen = (
-        draw_images(generator, latent_bank(settings.judged, width, seed), "cpu")
-        for seed in (JUDGE_SEED, D_SEED)
+        draw(generator, latent_bank(settings.judged, width, seed)) for seed in (JUDGE_SEED, D_SEED)
     )
     blown = blown_out(fake)
     real = to_float(data[torch.arange(settings.judged)])
@@ -327,56 +333,63 @@ def judgements(settings: Settings, generator: nn.Module, shipped: nn.Module, dat
     return {"blown_out": share(blown), "updates": settings.updates, "rows": rows}
 
 
-def measure(settings: Settings, sheet: Path) -> Iterator[tuple[str, Row]]:
-    """The parts of the result, one after the other."""
+def questions(settings: Settings) -> dict[str, Callable[[], Row]]:
+    """The parts of the result, cheap ones first."""
     checkpoint = load_checkpoint(local_path(Path(NET)))
     generator = build_generator(checkpoint).eval()
     discriminator = build_saved_discriminator(checkpoint)
     assert discriminator is not None
     data = load_dataset("fashion_mnist", size=32)
     latents = latent_bank(settings.judged, cast(int, generator.latent_dim), JUDGE_SEED)
-    blown = blown_out(draw_images(generator, latents, "cpu"))
-    yield "sites", activation_sites(generator, latents, blown)
-    yield "judgements", judgements(settings, generator, discriminator, data)
-    yield "variants", compare(variants_of(settings, generator), sheet)
-    other = build_generator(load_checkpoint(local_path(Path(OTHER)))).eval()
-    latents = latent_bank(settings.judged, cast(int, other.latent_dim), JUDGE_SEED)
-    yield (
-        "others",
-        {
-            "data": share(blown_out(to_float(data[torch.arange(settings.samples)]))),
-            OTHER: share(blown_out(draw_images(other, latents, "cpu"))),
-        },
-    )
+    return {
+        "sites": lambda: activation_sites(generator, latents, blown_out(draw(generator, latents))),
+        "shares": lambda: shares(settings, generator, data),
+        "judgements": lambda: judgements(settings, generator, discriminator, data),
+        "distances": lambda: distances(settings, generator),
+    }
+
+
+def answer(questions: dict[str, Callable[[], Row]], head: Row, path: Path) -> Row:
+    """Measure what the file does not hold yet, and write it after each part.
+
+    Raises:
+        SystemExit: The file holds parts with other settings.
+    """
+    result: Row = {**head, "seconds": {}}
+    if path.exists():
+        found = dict(read_json(path))
+        if found["settings"] != head["settings"]:
+            raise SystemExit(f"{path}: measured with other settings; remove it, or choose --out")
+        result = found
+    for part, measure in questions.items():
+        if part in result:
+            continue
+        wall, processor = time.perf_counter(), time.process_time()
+        result[part] = measure()
+        result["seconds"][part] = {
+            "wall": time.perf_counter() - wall,
+            "processor": time.process_time() - processor,
+        }
+        write_json(path, result)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few samples and updates")
-    parser.add_argument("--sheet", type=Path, default=Path("runs/patches.png"))
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = QUICK if options.quick else Settings()
-    out = options.out or (Path("runs/patches.json") if options.quick else RESULT)
-    for path in (options.sheet, out):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    result: Row = {
+    out = options.out or (Path("runs/patches_quick.json") if options.quick else RESULT)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    head = {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "torch": str(torch.__version__),
         "settings": asdict(settings),
-        "seconds": {},
     }
-    wall, processor = time.perf_counter(), time.process_time()
-    for part, found in measure(settings, options.sheet):
-        result[part] = found
-        result["seconds"][part] = {
-            "wall": time.perf_counter() - wall,
-            "processor": time.process_time() - processor,
-        }
-        wall, processor = time.perf_counter(), time.process_time()
-        write_json(out, result)
-        sys.stdout.write(f"{part}: {json.dumps(found, indent=1)}\n")
+    result = answer(questions(settings), head, out)
+    sys.stdout.write(f"{json.dumps(result, indent=1)}\n")
 
 
 if __name__ == "__main__":

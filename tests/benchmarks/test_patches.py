@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -114,3 +115,18 @@ def test_a_saturated_sample_gets_less_gradient_before_the_tanh(patches: ModuleTy
     found = patches.judged("latest", discriminator, -fake, fake, blown)["gradient_ratio"]
     # 1 - 0.999² is 0.002, and at least 0.75 in the others.
     assert found["before_tanh"] < 0.01 * found["image"]
+
+
+def test_parts_that_are_there_are_not_measured_again(patches: ModuleType, tmp_path: Path) -> None:
+    head, path = {"settings": {"samples": 2}}, tmp_path / "patches.json"
+
+    def fails() -> dict[str, int]:
+        raise AssertionError
+
+    with pytest.raises(AssertionError):
+        patches.answer({"a": lambda: {"x": 1}, "b": fails}, head, path)
+    result = patches.answer({"a": fails, "b": lambda: {"x": 2}}, head, path)
+    assert (result["a"], result["b"]) == ({"x": 1}, {"x": 2})
+    assert set(result["seconds"]) == {"a", "b"}
+    with pytest.raises(SystemExit, match="other settings"):
+        patches.answer({}, {"settings": {"samples": 3}}, path)
