@@ -69,16 +69,16 @@ def test_new_statistics_are_those_of_the_latents_and_the_network_stays(
     changed = patches.with_new_statistics(net, latents)
     # The mean over batches of one size is that of all.
     assert changed[1].running_mean.item() == pytest.approx(4.0, abs=1e-5)
-    assert net[1].running_mean.item() == 0.0
+    assert net.get_buffer("1.running_mean").item() == 0.0
     assert not changed.training
 
 
 def test_betas_of_one_are_in_a_copy(patches: ModuleType) -> None:
     net = nn.Sequential(PMish())
     with torch.no_grad():
-        net[0].beta.fill_(0.5)
+        net.get_parameter("0.beta").fill_(0.5)
     assert patches.with_betas_of_one(net)[0].beta.item() == 1.0
-    assert net[0].beta.item() == 0.5
+    assert net.get_parameter("0.beta").item() == 0.5
 
 
 def test_a_site_is_found_by_the_size_of_its_output(patches: ModuleType) -> None:
