@@ -100,6 +100,25 @@ def test_the_card_says_what_the_file_and_the_measured_curve_say(checkpoint, name
     assert f"({n_params:,} parameters)" in card
 
 
+def test_what_the_card_says_of_overexposed_samples_was_measured():
+    found = json.loads((RESULTS / "patches.json").read_text())
+    card = " ".join((FOLDER / "fashion_mnist.md").read_text().split())  # without its line breaks
+    tanh, rows = found["sites"]["before_tanh"], found["judgements"]["rows"]
+    blown = 100 * found["judgements"]["blown_out"]["share"]
+    assert f"({blown:.1f} % of {found['settings']['judged']})" in card
+    assert f"{100 * rows['shipped']['generated_above_real']:.0f} % of the time" in card
+    assert f"up to {tanh['blown_out']:.1f} instead of {tanh['other']:.1f}" in card
+    assert f"({rows['shipped']['gradient_ratio']['before_tanh']:.2f})" in card
+    above = {name: f"{100 * row['blown_out_above_other']:.0f} %" for name, row in rows.items()}
+    assert f"in {above['shipped']} of pairs" in card
+    for said in (
+        f"its own loss do not change that ({above['latest']})",
+        f"`mmd` ({above['mmd']})",
+        f"samples out ({above['hinge']})",
+    ):
+        assert said in card
+
+
 def test_a_zoo_name_stands_for_the_shipped_file(name):
     assert zoo.local_path(Path(f"zoo:{name}")) == FOLDER / f"{name}.pt"
     by_name, by_path = (load_checkpoint(p) for p in (Path(f"zoo:{name}"), FOLDER / f"{name}.pt"))
