@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ard.assembly.assembler import MAX_OUTPUTS, N_MOMENTS, N_PROBED, N_PROBES
+from ard.assembly.assembler import MAX_OUTPUTS, N_MOMENTS, passes_of
 from ard.assembly.prefix import MAX_BYTES
 from ard.assembly.statistics import MAX_CAPTURED, PROBED_AT_ONCE
 from ard.costs.cost import LayerCost, params_cost
@@ -155,8 +155,7 @@ def stages_of(demand: Demand, speed: Speed) -> tuple[Stage, ...]:
     dense_evaluations = 3 if demand.trials else 1
     stages = [Stage("dense scores", dense_evaluations, dense_images, dense_images * per_image,
                     spread=False)]  # fmt: skip
-    # A backward pass takes about as long as two forward ones.
-    passes = N_STATISTICS + N_PROBED * (1 + 2 * N_PROBES) + N_RANKED + demand.moments
+    passes = passes_of(N_STATISTICS) + N_RANKED + demand.moments
     ranking = N_RANKED * demand.ranked * speed.image + demand.decomposed * speed.decomposition
     stages += [
         Stage("statistics", 0, passes, passes * speed.image, spread=False),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from ard.assembly.assembler import Assembler
+from ard.assembly.assembler import Assembler, passes_of
 from ard.assembly.closed_form import Fit
 from ard.costs.cost import LayerCost, cost_of, params_cost
 from ard.errors import NothingToFactorizeError
@@ -408,13 +408,15 @@ def prepare(search: Search, profile: Profile | None = None) -> Prepared:
     if profile is None:
         profile = profile_layers(search.generator, search.latents[:2])
     layers, left = worthwhile_layers(profile, search.cost)
-    assemble = Assembler.measure(
-        search.generator,
-        search.latents,
-        layers,
-        fit=search.fit,
-        activations=profile.activations,
-    )
+    with search.run.progress("statistics of layers", passes_of(len(search.latents))) as advance:
+        assemble = Assembler.measure(
+            search.generator,
+            search.latents,
+            layers,
+            fit=search.fit,
+            activations=profile.activations,
+            on_passes=advance,
+        )
     methods = search.grid.methods
     with search.run.progress("ranking methods", len(layers)) as advance:
         choices = competing_choices(

@@ -297,7 +297,13 @@ def shares(settings: Settings, generator: nn.Module, data: Images) -> Row:
 def distances(settings: Settings, generator: nn.Module) -> Row:
     """Rise of the FD of all variants over the generator itself."""
     extractor = make_extractor("efficientnet-lite0", threads=torch.get_num_threads())
-    statistics, source = find_reference("auto", extractor, dataset="fashion_mnist", resolution=32)
+    statistics, source = find_reference(
+        "auto",
+        extractor,
+        dataset="fashion_mnist",
+        data_sha256=load_checkpoint(local_path(Path(NET))).provenance["data_sha256"],
+        resolution=32,
+    )
     variants = variants_of(settings, generator, settings.samples)
     features = {}
     with progress("variants", len(variants)) as advance:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -35,6 +36,34 @@ N_MOMENTS = 32
 MAX_OUTPUTS = 1024
 # Latents per pass, if there is memory for so many.
 BATCH_SIZE = 64
+# What probing one image takes, in forward passes; a backward pass takes about as long as two.
+PASSES_PROBED = 1 + 2 * N_PROBES
+
+
+def passes_of(n_latents: int) -> int:
+    """The forward passes that the covariances of an assembler take about as long as."""
+    return n_latents + min(n_latents, N_PROBED) * PASSES_PROBED
+
+
+@contextmanager
+def _counting_rows(network: nn.Module, n: int, on_rows: Callable[[int], None]) -> Iterator[None]:
+    """In the block, tell of the rows of each pass of a network, up to `n` in all.
+
+    There are a few more, which show how many fit into memory.
+    """
+    left = n
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal left
+        done = min(len(inputs[0]), left)
+        left -= done
+        on_rows(done)
+
+    hook = network.register_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @dataclass(frozen=True)
@@ -73,18 +102,26 @@ class Assembler:
         *,
         fit: Fit = "none",
         activations: Sequence[ActivationProfile] = (),
+        on_passes: Callable[[int], None] = lambda n: None,
     ) -> Assembler:
-        """An assembler for the layers and activations, from a few passes of the dense generator."""
+        """An assembler for the layers and activations, from a few passes of the dense generator.
+
+        `on_passes` is called with how many of `passes_of` are done since its last call.
+        """
         names = [layer.name for layer in layers]
         rows = fitting_rows(generator, latents, BATCH_SIZE)
         weighed = [layer.name for layer in layers if layer.shape[0] <= MAX_OUTPUTS]
-        worth = output_covariances(generator, latents[:N_PROBED], weighed, n_probes=N_PROBES)
+        few = latents[:N_PROBED]
+        with _counting_rows(generator, len(few), lambda n: on_passes(n * PASSES_PROBED)):
+            worth = output_covariances(generator, few, weighed, n_probes=N_PROBES)
+        with _counting_rows(generator, len(latents), on_passes):
+            inputs = input_covariances(generator, latents, names, shrink=True)
         # Factors shared by several layers could be fitted to only one of them.
         alone = [layer.name for layer in layers if not layer.aliases] if fit != "none" else []
         return Assembler(
             generator,
             latents,
-            with_outputs(input_covariances(generator, latents, names, shrink=True), worth),
+            with_outputs(inputs, worth),
             batch_moments(generator, latents[:N_MOMENTS], rows),
             layer_outputs(generator, latents, alone, rows),
             fit,

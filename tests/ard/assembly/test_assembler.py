@@ -5,7 +5,7 @@ import torch
 from tiny import SmallNet
 from torch import Tensor, nn
 
-from ard.assembly.assembler import Assembler
+from ard.assembly.assembler import Assembler, passes_of
 from ard.assembly.closed_form import Fit
 from ard.assembly.surgery import apply_plan, describe_structure
 from ard.layers import profile_layers
@@ -36,6 +36,15 @@ def measured(dense: nn.Module, fit: Fit) -> Assembler:
 def error(net: nn.Module, dense: nn.Module) -> float:
     fresh = latent_bank(64, 8, seed=4)
     return (net(fresh) - dense(fresh)).square().mean().item()
+
+
+def test_the_passes_of_the_statistics_are_told_as_they_are_made(dense: SmallNet) -> None:
+    for n in (5, 32):
+        told: list[int] = []
+        layers = profile_layers(dense, LATENTS[:2]).layers
+        Assembler.measure(dense, LATENTS[:n], layers, on_passes=told.append)
+        assert sum(told) == passes_of(n) == 6 * n  # one pass, and one with two backward ones of two
+        assert len(told) > 1
 
 
 def test_the_empty_plan_is_the_dense_generator_itself(assemble: Assembler, dense: SmallNet) -> None:
