@@ -30,7 +30,15 @@ from ard.errors import DeliveryError
 from ard.forecast import forecast
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import CompressionResult, Goal, Prepared, Reach, compress_for
-from ard.report.delivery import BATCHES, FLOAT32, TIMING, Delivery, Demand, deliver, network_timer
+from ard.report.delivery import (
+    FLOAT32,
+    TIMING,
+    Delivery,
+    Demand,
+    batches_to_time,
+    deliver,
+    network_timer,
+)
 from ard.report.summary import make_report
 from ard.report.values import CompressionReport, Reached, to_text
 from ard.report.writing import write_report
@@ -43,7 +51,7 @@ from ard.session.effort import effort_defaults
 from ard.session.goals import TIMED, reach_of, with_target
 from ard.session.record import environment, run_directory
 from ard.session.saving import save_found
-from ard.session.search import open_session, opening_lines
+from ard.session.search import Session, open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run, say
 from nas_gan.errors import UsageError
 from nas_gan.panels import FILES
@@ -128,8 +136,8 @@ def compress_with(
             demand = Demand(threads=threads)
             if allowed is not None:
                 demand = Demand.after(config.precision, allowed, result.recovered, threads)
-            batches = sorted({*BATCHES, config.latency_batch}) if target else BATCHES
-            delivery = deliver(run_dir, config, demand, progress, batches)
+            batches = {*timed_batches(session), *((config.latency_batch,) if target else ())}
+            delivery = deliver(run_dir, config, demand, progress, sorted(batches))
         except DeliveryError as error:  # the result is saved, and its report must not be lost
             undelivered = error.message
         seconds["export and timing"] = time.monotonic() - started
@@ -152,6 +160,13 @@ def compress_with(
         shutil.rmtree(run_dir / TIMING, ignore_errors=True)
     session.store.clear()  # only now: a run that stops during export need not recover again
     return report, run_dir
+
+
+def timed_batches(session: Session) -> tuple[int, ...]:
+    """The batch sizes at which the bundle is timed."""
+    one = session.pictured[:1]
+    with torch.inference_mode():
+        return batches_to_time(lambda: session.setting.generator(one).cpu())
 
 
 def asked_budget(config: CompressConfig, target: Target | None) -> tuple[Budget | None, str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from nas_gan.options import option_name
 from nas_gan.progress import Progress
 from nas_gan.reading import Fields, read_json
 
-BATCHES = (1, 64)
+LARGE = 64
+# A call of the dense generator should not take longer: it is repeated a hundred times or so.
+LONGEST_S = 3.0
 FLOAT32 = "fp32"
 # In the run directory, times of whole networks.
 TIMING = "timing"
@@ -82,12 +85,32 @@ class Delivery:
     precision: DeliveredPrecision | None = None
 
 
+def batches_to_time(
+    draw: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> tuple[int, ...]:
+    """The batch sizes at which a generator is timed: 1, and a large one that is not too slow.
+
+    Args:
+        draw: draws one image of the dense generator.
+        clock: seconds since a fixed moment.
+
+    Returns:
+        1 and `LARGE`, or in its place the largest power of two that takes at most `LONGEST_S`.
+    """
+    draw()  # the first call prepares what others find ready
+    started = clock()
+    draw()
+    fitting = int(LONGEST_S / max(clock() - started, 1e-9))
+    large = min(LARGE, 1 << max(fitting, 1).bit_length() - 1)
+    return tuple(sorted({1, large}))
+
+
 def deliver(
     run_dir: Path,
     options: GeneratorOptions,
     demand: Demand,
     progress: Progress,
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int],
 ) -> Delivery:
     """Export the bundle of a run and time it against the dense generator.
 

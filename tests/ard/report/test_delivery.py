@@ -11,6 +11,7 @@ from ard.plan import DENSE
 from ard.report.delivery import (
     Demand,
     NetworkTimer,
+    batches_to_time,
     compare_latency,
     export_bundle,
     read_precision,
@@ -99,3 +100,28 @@ def test_a_network_is_timed_once_and_a_resumed_run_finds_its_time(
     timed = (tmp_path / "timing" / "bench.json").stat().st_mtime_ns
     assert timer()(build_generator(dense), DENSE) == milliseconds
     assert (tmp_path / "timing" / "bench.json").stat().st_mtime_ns == timed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batches"),
+    [
+        (0.004, (1, 64)),  # a small network
+        (3 / 64, (1, 64)),
+        (3 / 63, (1, 32)),
+        (0.6, (1, 4)),  # 2.4 s
+        (1.5, (1, 2)),
+        (1.6, (1,)),
+        (20.0, (1,)),
+        (0.0, (1, 64)),  # faster than the clock ticks
+    ],
+)
+def test_a_slow_generator_is_timed_at_a_batch_that_takes_a_few_seconds_at_most(
+    seconds: float, batches: tuple[int, ...]
+) -> None:
+    now = 0.0
+
+    def draw() -> None:
+        nonlocal now
+        now += seconds
+
+    assert batches_to_time(draw, clock=lambda: now) == batches
