@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from nas_gan.architecture_search.supernet import MixedEdge, SuperCell, SuperGenerator
 from nas_gan.networks.genotype import EDGES, Genotype
-from nas_gan.networks.hooks import run_batches
 from nas_gan.networks.searched import Generator
-
-BATCH = 64
+from nas_gan.networks.standing import measure_standing_statistics_
 
 
 @torch.no_grad()
@@ -44,28 +42,9 @@ def derived_generator(supernet: SuperGenerator, genotype: Genotype, latents: Ten
                 _copy(mixed.ops[operation], target.get_submodule(name))
         _copy(cell.skip_in_ops, target.get_submodule("skip_in_ops"))
     _copy(supernet.to_rgb, generator.to_rgb)
-    measure_batch_statistics_(generator, latents.to(device))
+    measure_standing_statistics_(generator, latents.to(device))
     return generator.eval().requires_grad_(False)
 
 
 def _copy(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(source.state_dict())
-
-
-@torch.no_grad()
-def measure_batch_statistics_(network: nn.Module, latents: Tensor) -> None:
-    """Replace the running statistics of every batch norm by the mean over these latents, in place.
-
-    The network is left in evaluation mode.
-    """
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # every batch counts alike
-        norm.train()
-    run_batches(network, latents, BATCH)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()

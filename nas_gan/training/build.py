@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from nas_gan.data.batches import LabelledBatches, ShuffledBatches
@@ -21,7 +21,9 @@ from nas_gan.losses import AdversarialLoss, ImageNoise, make_loss
 from nas_gan.losses.scores import ScoreLoss
 from nas_gan.losses.settings import customised_loss
 from nas_gan.networks.interface import GeneratorInterface, interface_of
+from nas_gan.networks.latents import latents_of
 from nas_gan.networks.models import build_model
+from nas_gan.networks.standing import measure_standing_statistics_
 from nas_gan.progress import Progress, no_progress
 from nas_gan.seeds import folded
 from nas_gan.training.augmentation import Augmentation
@@ -60,18 +62,30 @@ from nas_gan.training.upper_bound import UpperBoundSchedule
 
 @dataclass(frozen=True)
 class Networks:
-    """The two networks of a run, the average, and the descriptions they were built from."""
+    """The two networks of a run, the average, and the descriptions they were built from.
+
+    `standing` are latents `(n, input_width)` for the batch statistics of the averaged generator.
+    """
 
     generator: nn.Module
     discriminator: nn.Module
     average: ExponentialMovingAverage
     g_architecture: Architecture
     d_architecture: Architecture
+    standing: Tensor | None
 
     @property
     def averaged(self) -> nn.Module:
         """The averaged generator as it is saved, sampled and measured: in float32."""
         average = self.average.average
+        if self.standing is not None:
+            # A fresh one, without the batch norms that ask other processes for their moments.
+            with torch.random.fork_rng(devices=[]):
+                fresh = build_model(self.g_architecture)
+            fresh.load_state_dict(average.state_dict())
+            device = next(average.parameters()).device
+            measure_standing_statistics_(fresh.to(device), self.standing.to(device))
+            return fresh.requires_grad_(False)
         if all(tensor.dtype != torch.float64 for tensor in average.state_dict().values()):
             return average
         return copy.deepcopy(average).float()
@@ -122,7 +136,11 @@ def build_networks(config: TrainConfig) -> Networks:
         network.to(config.device, weight_type(config)).to(memory_format=torch.channels_last)
         global_batch_norm_(network)
     average = ExponentialMovingAverage(generator, config.ema_decay, warm_up=config.ema_warm_up)
-    return Networks(generator, discriminator, average, g_architecture, d_architecture)
+    standing = None
+    if n := config.standing_statistics:
+        seed = config.seed + Stream.STATISTICS
+        standing = latents_of(interface_of(generator), n, seed)
+    return Networks(generator, discriminator, average, g_architecture, d_architecture, standing)
 
 
 def weight_type(config: TrainConfig) -> torch.dtype:

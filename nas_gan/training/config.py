@@ -216,6 +216,9 @@ class TrainConfig:
     """Decay of the exponential moving average of the generator, which is what is saved."""
     ema_warm_up: Annotated[bool, UPDATES] = False
     """Start the average with a smaller decay, so that it soon forgets the initial weights."""
+    standing_statistics: Annotated[int, UPDATES] = 0
+    """Latents on which the batch statistics of the averaged generator are measured anew whenever it
+    is drawn, measured or saved, such as 512; 0 saves their average."""
     upper_bound: Annotated[Procedure, LOSS] = "geometric"
     """How the upper bound of the repulsive loss rises: fixed, geometric in the steps, or saturate
     and saturate_linear, which raise it when the measured FID stops falling."""
@@ -284,8 +287,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in _COUNTS:
             check_at_least(name, getattr(self, name), 1)
-        for name in ("seed", "d_skip_from", "weight_decay", "image_noise", "save_every_minutes"):
+        for name in (
+            "seed",
+            "standing_statistics",
+            "d_skip_from",
+            "weight_decay",
+            "image_noise",
+            "save_every_minutes",
+        ):
             check_at_least(name, getattr(self, name), 0)
+        check_at_least("standing_statistics", self.standing_statistics, 0)
         for table in tables_of(TrainConfig):
             check_finite(table, asdict(getattr(self, settings_field(table))))
         check_at_least("loss.extra_epochs", self.loss_settings.extra_epochs, 0)

@@ -38,6 +38,7 @@ _FREE = (
     "background",  # part of the digest of the data
     *("best_gain", "alarm_fid_factor", "alarm_kernel_margin", "alarm_patience", "on_finish"),
     *("log_gradients", "log_health", "log_activations", "compile", "compile_backend"),
+    "standing_statistics",
 )
 # Settings that came later: at their defaults they leave no trace, so that older runs resume.
 _ADDED = (

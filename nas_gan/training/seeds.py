@@ -19,4 +19,4 @@ class Stream(IntEnum):
     EVALUATION = 4  # latents of what is measured along the way
     GENERATOR_UPDATES = 5  # latents of the generator's updates, if its batch is larger
     SKIPPING = 6  # which updates of the discriminator are left out
-    STATISTICS = 7  # latents of a derived generator's batch statistics
+    STATISTICS = 7  # latents for the batch statistics of a generator

@@ -417,6 +417,32 @@ def test_a_conditional_run_logs_the_accuracy_of_its_images(tmp_path, monkeypatch
     assert not (tmp_path / "run" / "best.pt").exists()  # the best is that of the FID
 
 
+def test_standing_statistics_change_what_is_saved_and_not_what_is_trained(config, images, tmp_path):
+    standing = replace(config, run_dir=tmp_path / "standing", standing_statistics=16)
+    for each in (config, standing):
+        train(each, images)
+    a, b = (torch.load(c.run_dir / "state.pt", weights_only=True) for c in (config, standing))
+    assert equal(a, b)
+    plain, anew = (load_checkpoint(c.run_dir / "ckpt.pt") for c in (config, standing))
+    changed = {n for n, t in plain.generator.items() if not torch.equal(t, anew.generator[n])}
+    norms = {n.rpartition(".")[0] for n in plain.generator if n.endswith("running_mean")}
+    assert {n for n in changed if n.endswith("running_mean")} == {
+        f"{n}.running_mean" for n in norms
+    }
+    assert {n.rpartition(".")[0] for n in changed} == norms
+    # What is measured along the way is what is saved.
+    measured = {}
+
+    def measure(generator):
+        measured.update(generator.state_dict())
+        return {"fid": 1.0}
+
+    again = replace(standing, run_dir=tmp_path / "again", eval_every=1)
+    train(again, images, measure=measure)
+    saved = load_checkpoint(again.run_dir / "ckpt.pt").generator
+    assert all(torch.equal(t, measured[n].to(t.dtype)) for n, t in saved.items())
+
+
 def test_a_class_score_is_that_of_an_evaluation(config, images):
     config = replace(
         config, eval_every=1, eval_metrics=("is",), eval_samples=24, upper_bound="fixed",
