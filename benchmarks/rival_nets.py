@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import tensorly
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ard.assembly.statistics import capture_inputs
+from ard.factorization.backend import torch_backend
 from nas_gan.errors import InvalidValueError
 from nas_gan.networks.searched import Generator, initialize_
 from nas_gan.networks.structure import replace_modules
@@ -308,28 +310,49 @@ def uniform_cp(dense: nn.Module, target: int) -> nn.Module:
     return replace_modules(dense, {name: _cp(layers[name], ranks[name]) for name in layers}).eval()
 
 
+class WithTorch(nn.Module):
+    """A layer of tltorch, which needs tensorly's torch backend whenever it runs."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch_backend():
+            y: Tensor = self.layer(x)
+        return y
+
+
 def _cp(layer: nn.Module, rank: int) -> nn.Module:
-    import tensorly
+    tltorch = _tltorch()
+    with torch_backend():
+        if isinstance(layer, nn.Conv2d):
+            return WithTorch(
+                tltorch.FactorizedConv.from_conv(
+                    layer, rank=rank, implementation="factorized", factorization="CP"
+                )
+            )
+        assert isinstance(layer, nn.Linear)
+        return WithTorch(
+            tltorch.FactorizedLinear.from_linear(
+                layer,
+                rank=rank,
+                implementation="factorized",
+                factorization="CP",
+                auto_tensorize=False,
+                in_tensorized_features=(layer.in_features,),
+                out_tensorized_features=(layer.out_features,),
+            )
+        )
+
+
+def _tltorch() -> Any:
+    """The package; on import it sets tensorly's backend for the whole process, which is undone."""
+    before = tensorly.get_backend()
     import tltorch
 
-    # It is what tltorch sets, and what it leaves for this thread alone once other code changes it.
-    tensorly.set_backend("pytorch")
-    if isinstance(layer, nn.Conv2d):
-        return cast(
-            nn.Module,
-            tltorch.FactorizedConv.from_conv(
-                layer, rank=rank, implementation="factorized", factorization="CP"
-            ),
-        )
-    assert isinstance(layer, nn.Linear)
-    return cast(
-        nn.Module,
-        tltorch.FactorizedLinear.from_linear(
-            layer, rank=rank, implementation="factorized", factorization="CP",
-            auto_tensorize=False, in_tensorized_features=(layer.in_features,),
-            out_tensorized_features=(layer.out_features,),
-        ),
-    )  # fmt: skip
+    tensorly.set_backend(before)
+    return tltorch
 
 
 # -- AIMET

@@ -41,7 +41,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -62,6 +62,7 @@ from torch import Tensor, nn
 from ard.compress import CompressConfig
 from ard.measuring.evaluate import Candidate
 from ard.measuring.executors import SerialExecutor
+from ard.measuring.metric import MetricEvaluator
 from ard.pipeline import Prepared, measure_sensitivities, prepare
 from ard.plan import DENSE, RankPlan
 from ard.recovery.recover import Build, Recover
@@ -127,13 +128,13 @@ class Settings:
     sweep_samples: int = 400
     fractions: tuple[float, ...] = (0.5, 0.3, 0.18, 0.1, 0.06)
     batch: int = 16
-    candidates: int = 5
+    candidates: int = 10  # the harshest leaves a tenth of a layer
     timed_seconds: float = 2.0
 
 
 FULL = Settings(
     updates=(200, 600, 1500), rates=(5e-4, 2e-4, 2e-3), seeds=(0, 1), rates_everywhere=True,
-    samples=5120, candidates=10, timed_seconds=10.0,
+    samples=5120, candidates=20, timed_seconds=10.0,
 )  # fmt: skip
 TINY = Settings(
     fewer=(5.0,), updates=(4,), rates=(5e-4,), samples=64, sweep_samples=32, batch=4, candidates=2,
@@ -207,6 +208,12 @@ class Arena:
         loss = make_loss(loss_of(self.session.setting.checkpoint))
         return loss.generator(real, discriminator(images))
 
+    @cached_property
+    def check(self) -> MetricEvaluator:
+        """What chooses the best state within a recovery."""
+        single = cast(MetricEvaluator, self.session.search.evaluators.single)
+        return check_evaluator(self.config, self.session.setting, single)
+
     @cache  # noqa: B019 - one arena a process; its teacher's images are remembered
     def recovery(self, distilled: int, polished: int, rate: float, seed: int) -> Recover:
         """The recovery of `ard.compress` with so many updates."""
@@ -214,11 +221,8 @@ class Arena:
             self.config, recover_steps=distilled, polish_steps=polished, recover_lr=rate,
             seed=self.config.seed + 1000 * seed,
         )  # fmt: skip
-        check = check_evaluator(
-            self.config, self.session.setting, self.session.search.evaluators.single
-        )
         prepared = open_recovery(config, self.session.setting)
-        return prepared(self.folder, check).store.recover
+        return prepared(self.folder, self.check).store.recover
 
     # -- what each makes, recovered
 
