@@ -29,7 +29,7 @@ from nas_gan.networks.structure import replace_modules
 IMPORTANCES = ("magnitude", "LAMP", "FPGM", "Taylor", "Hessian")
 N_PROBES = 8  # random projections of the images behind the Hessian
 # Channels go in many small steps, until enough are gone.
-PRUNING_STEPS, MOST_PRUNED = 60, 0.95
+PRUNING_STEPS, MOST_PRUNED = 30, 0.95
 Loss = Callable[[Tensor], Tensor]  # of images
 
 
@@ -224,7 +224,7 @@ def gradients(
 
 
 def pruned(network: nn.Module, target: int, how: Pruning, latents: Tensor, loss: Loss) -> nn.Module:
-    """A copy with fewer channels, of about `target` parameters; nothing is trained.
+    """A copy with fewer channels, of at most `target` parameters; nothing is trained.
 
     Args:
         network: has no views between its layers; see `without_views`.
@@ -262,17 +262,12 @@ def pruned(network: nn.Module, target: int, how: Pruning, latents: Tensor, loss:
             iterative_steps=PRUNING_STEPS,
             ignored_layers=[network.get_submodule(last)],
         )
-    count = above = n_params(network)
-    before = network
     for _ in range(PRUNING_STEPS):
-        if count <= target:
+        if n_params(network) <= target:
             break
-        before, above = copy.deepcopy(network), count
         pruner.step()
-        count = n_params(network)
-    closest = before if count < target and above - target < target - count else network
-    closest.zero_grad()
-    return closest.requires_grad_(False)
+    network.zero_grad()
+    return network.requires_grad_(False)
 
 
 # -- uniform CP by tltorch
@@ -281,7 +276,7 @@ def pruned(network: nn.Module, target: int, how: Pruning, latents: Tensor, loss:
 def uniform_cp(dense: nn.Module, target: int) -> nn.Module:
     """A copy in which tltorch's CP of every kernel and matrix keeps the same share of its weights.
 
-    Layers whose CP would have rank 0, and convolutions in groups, stay dense.
+    Convolutions in groups stay dense.
     """
     kinds = (nn.Conv2d, nn.Linear)
     layers = {

@@ -166,10 +166,12 @@ def test_a_student_is_the_nearest_width(nets: ModuleType, dense: Generator) -> N
     wanted = nets.n_params(Generator(GeneratorConfig(gf_dim=5, latent_dim=12, n_classes=0)))
     student = nets.narrower(dense, wanted + 3, 0)
     assert student.config.gf_dim == 5
-    again, other = nets.narrower(dense, wanted, 0), nets.narrower(dense, wanted, 1)
-    first = student.cell1.c0.ops[0].op[1].weight
-    assert torch.equal(first, again.cell1.c0.ops[0].op[1].weight)
-    assert not torch.equal(first, other.cell1.c0.ops[0].op[1].weight)
+    first, again, other = (
+        net.get_parameter("to_rgb.2.weight")
+        for net in (student, nets.narrower(dense, wanted, 0), nets.narrower(dense, wanted, 1))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_norms_measure_what_enters_them(nets: ModuleType) -> None:
@@ -198,7 +200,7 @@ def test_the_hessian_is_that_of_the_squared_error_of_the_images(nets: ModuleType
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("importance", ["magnitude", "Hessian"])
-def test_a_pruned_net_has_about_the_wanted_size_and_the_same_images_shape(
+def test_a_pruned_net_is_not_larger_than_wanted_and_hardly_smaller(
     nets: ModuleType, dense: Generator, latents: Tensor, importance: str
 ) -> None:
     pytest.importorskip("torch_pruning")
@@ -206,7 +208,7 @@ def test_a_pruned_net_has_about_the_wanted_size_and_the_same_images_shape(
     target = nets.n_params(dense) // 2
     how = nets.Pruning(importance, among_all=False)
     found = nets.with_linear(nets.pruned(followed, target, how, latents, Tensor.mean))
-    assert nets.n_params(found) == pytest.approx(target, rel=0.25)  # of 8 channels one goes
+    assert 0.7 * target < nets.n_params(found) <= target  # channels go by the eighth
     with torch.no_grad():
         assert found(latents).shape == (16, *dense.image_shape)
 
