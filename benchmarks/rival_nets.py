@@ -320,7 +320,9 @@ class WithTorch(nn.Module):
 
 def _cp(layer: nn.Module, rank: int) -> nn.Module:
     tltorch = _tltorch()
-    with torch_backend():
+    with torch_backend(), warnings.catch_warnings():
+        # Of ranks above the sides of an unfolding, from which tensorly starts.
+        warnings.simplefilter("ignore", UserWarning)
         if isinstance(layer, nn.Conv2d):
             return WithTorch(
                 tltorch.FactorizedConv.from_conv(
