@@ -452,18 +452,18 @@ def pareto(folder: Path) -> dict[str, Any]:
 
 
 def trained(folder: Path) -> dict[str, Any]:
+    return {**logged(folder), **tensors(folder, "ckpt.pt", "state.pt"), "files": names(folder)}
+
+
+def logged(folder: Path) -> dict[str, Any]:
     from nas_gan.training.log import read_log
     from nas_gan.training.pace import without_pace
 
-    return {
-        "log.jsonl": [without_pace(row) for row in read_log(folder / "log.jsonl").rows],
-        **tensors(folder, "ckpt.pt", "state.pt"),
-        "files": names(folder),
-    }
+    return {"log.jsonl": [without_pace(row) for row in read_log(folder / "log.jsonl").rows]}
 
 
 def searched(folder: Path) -> dict[str, Any]:
-    kept = texts(folder, "log.jsonl", "genotype.json", "discriminator.json")
+    kept = {**logged(folder), **texts(folder, "genotype.json", "discriminator.json")}
     return {**kept, **tensors(folder, "state.pt"), "files": names(folder)}
 
 

@@ -205,10 +205,14 @@ class BudgetController:
     def _history(self, plan: RankPlan, damage: float) -> History:
         """The rounds that the next one of a plan begins after: its own, or those of a milder plan.
 
-        What a harsher plan has lost its recovery cannot give back to a milder one.
+        What a harsher plan has lost its recovery cannot give back to a milder one. A plan that was
+        tried under another budget gives its weights to nobody, so that a search for fewer budgets
+        finds what the search for more of them has measured.
         """
         own = [t for t in self._finished if t.plan == plan]
-        milder = [t for t in self._finished if t.damage < damage] if self.max_rounds > 1 else []
+        milder = [t for t in self._finished if t.damage < damage and not t.inherited]
+        if self.max_rounds == 1:
+            milder = []
         before = max(own or milder, key=lambda t: (t.measurement.rounds, t.damage), default=None)
         return (*before.measurement.history, before.plan) if before is not None else ()
 

@@ -72,8 +72,8 @@ def worker_device(gpus: Sequence[object], cuda_available: bool) -> str:
     if not cuda_available:
         raise WorkerError(
             f"Ray gave a worker GPU {', '.join(map(str, gpus))}, but torch sees no CUDA there; "
-            "install a driver and a torch for CUDA on every node with GPUs, or start Ray on that "
-            "node with --num-gpus 0"
+            "install a driver and a torch for CUDA on every node with GPUs, or let Ray count no "
+            "GPU on that node"
         )
     return CUDA
 

@@ -632,3 +632,14 @@ def test_a_choice_that_seems_to_improve_the_score_still_counts_as_some_damage() 
 
 def test_a_choice_that_is_larger_than_the_dense_layer_is_left_out() -> None:
     assert damages(row(64 * 3, 0.0)) == [0.0]
+
+
+def test_a_plan_of_another_budget_gives_its_weights_to_nobody_but_itself() -> None:
+    world = World(HURTS, pace=0.4)
+    mild = Ladder(world.table(), world.layers, params_cost).rung(0.4).plan
+    search = BudgetController(
+        world.table(), world.layers, params_cost, 1.0, max_rounds=8, known=[world.measure(mild)]
+    )
+    [plan] = search.ask(1)
+    assert plan != mild
+    assert search.history_of(plan) == ()
