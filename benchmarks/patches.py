@@ -51,7 +51,9 @@ from nas_gan.metrics.onnx_generator import onnx_images
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.metrics.reference import find_reference
 from nas_gan.networks.activations import PMish
+from nas_gan.networks.hooks import hooked, run_batches
 from nas_gan.networks.latents import latent_bank
+from nas_gan.networks.standing import with_standing_statistics
 from nas_gan.reading import read_json
 from nas_gan.zoo import local_path
 
@@ -120,20 +122,6 @@ def share_rise(flags: Tensor, base: Tensor) -> Row:
     }
 
 
-def with_new_statistics(generator: nn.Module, latents: Tensor) -> nn.Module:
-    """A copy whose batch-norm statistics are those of the latents' activations."""
-    copied = copy.deepcopy(generator)
-    for module in copied.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # a plain mean over batches
-    copied.train()
-    with torch.no_grad():
-        for batch in latents.split(2 * BATCH):
-            copied(batch)
-    return copied.eval()
-
-
 def with_betas_of_one(generator: nn.Module) -> nn.Module:
     """A copy whose PMish is Mish."""
     copied = copy.deepcopy(generator)
@@ -154,21 +142,19 @@ def activation_sites(generator: nn.Module, latents: Tensor, blown: Tensor) -> Ro
     """
     sizes: dict[str, list[Tensor]] = {}
 
-    def keeper(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def keep(_: nn.Module, __: Any, output: Tensor) -> None:
+    def keeper(name: str) -> Callable[[tuple[Any, ...], Tensor], None]:
+        def keep(_: tuple[Any, ...], output: Tensor) -> None:
             sizes.setdefault(name, []).append(output.flatten(1).square().mean(dim=1).sqrt())
 
         return keep
 
-    hooks = [
-        module.register_forward_hook(keeper(name))
+    sites = [
+        (module, keeper(name))
         for name, module in generator.named_modules()
         if name and not list(module.children())
     ]
-    for batch in latents.split(BATCH):
-        generator(batch)
-    for hook in hooks:
-        hook.remove()
+    with hooked(leaving=sites):
+        run_batches(generator, latents, BATCH)
     rows = []
     for name, batches in sizes.items():
         size = torch.cat(batches)
@@ -195,10 +181,8 @@ def before_tanh(generator: nn.Module, latents: Tensor, blown: Tensor) -> Row:
     """The 99.9 % quantile over pixels of what the last tanh gets, for both kinds of samples."""
     entered: list[Tensor] = []
     tanh = next(m for m in reversed(list(generator.modules())) if isinstance(m, nn.Tanh))
-    hook = tanh.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-    for batch in latents.split(BATCH):
-        generator(batch)
-    hook.remove()
+    with hooked(entering=[(tanh, entered.append)]):
+        run_batches(generator, latents, BATCH)
     x = torch.cat(entered).numpy()
     kinds = {"blown_out": blown.numpy(), "other": ~blown.numpy()}
     return {kind: float(np.quantile(x[rows], 0.999)) for kind, rows in kinds.items()}
@@ -271,9 +255,9 @@ def variants_of(settings: Settings, generator: nn.Module, n: int) -> dict[str, V
     of_one = with_betas_of_one(generator)
     return {
         "shipped": (generator, latents),
-        "new_statistics": (with_new_statistics(generator, calibration), latents),
+        "new_statistics": (with_standing_statistics(generator, calibration), latents),
         "betas_of_one": (of_one, latents),
-        "betas_of_one_new_statistics": (with_new_statistics(of_one, calibration), latents),
+        "betas_of_one_new_statistics": (with_standing_statistics(of_one, calibration), latents),
     }
 
 

@@ -38,26 +38,6 @@ def n_params(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def with_measured_norms(network: nn.Module, latents: Tensor) -> nn.Module:
-    """A copy whose batch norms have the mean and variance of what enters them.
-
-    The recovery keeps them as they are, and those of the dense net are wrong for any other.
-    """
-    network = copy.deepcopy(network).eval()
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    with torch.no_grad():
-        for z in latents.split(64):
-            network(z)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return network.eval()
-
-
 # -- a narrower student
 
 

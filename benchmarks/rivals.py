@@ -38,7 +38,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -54,7 +54,6 @@ from rival_nets import (
     prunings,
     uniform_cp,
     with_linear,
-    with_measured_norms,
     without_views,
 )
 from torch import Tensor, nn
@@ -65,7 +64,7 @@ from ard.measuring.executors import SerialExecutor
 from ard.measuring.metric import MetricEvaluator
 from ard.pipeline import Prepared, measure_sensitivities, prepare
 from ard.plan import DENSE, RankPlan
-from ard.recovery.recover import Build, Recover
+from ard.recovery.recover import Building, Recover
 from ard.report.summary import plan_params
 from ard.search.ladder import Ladder, Rung
 from ard.session.recovering import discriminator_of, loss_of, open_recovery
@@ -82,6 +81,7 @@ from nas_gan.errors import NasGanError
 from nas_gan.files import atomic_path, write_json
 from nas_gan.losses import make_loss
 from nas_gan.networks.latents import latents_of
+from nas_gan.networks.standing import with_standing_statistics
 from nas_gan.reading import read_json
 from nas_gan.tables import text_table
 
@@ -233,7 +233,7 @@ class Arena:
         if job.rival == OURS:
             plan = self.plan_of(target)
             return self.recovery(half, job.updates - half, job.rate, job.seed)(
-                partial(self._assembled, plan), plan
+                Building(self.prepared.assemble, plan), plan
             )
         if job.rival == "Torch-Pruning":
             return self._pruned_in_stages(job, target)
@@ -248,7 +248,7 @@ class Arena:
                 self.settings.candidates,
             ),
         }[job.rival]()
-        start = with_measured_norms(start, self.latents)
+        start = self._measured(start)
         return self._recovered(start, half, job.updates - half, job)
 
     def plan_of(self, target: int) -> RankPlan:
@@ -259,16 +259,12 @@ class Arena:
             key=lambda plan: abs(np.log(plan_params(profile, plan) / target)),
         )
 
-    def _assembled(
-        self, whole: RankPlan, part: RankPlan | None = None, base: nn.Module | None = None
-    ) -> nn.Module:
-        return self.prepared.assemble(whole if part is None else part, base)
+    def _measured(self, network: nn.Module) -> nn.Module:
+        """With its own batch statistics: a recovery keeps them, and the dense net's are wrong."""
+        return with_standing_statistics(network, self.latents)
 
     def _recovered(self, start: nn.Module, distilled: int, polished: int, job: Job) -> nn.Module:
-        def build(part: RankPlan | None = None, base: nn.Module | None = None) -> nn.Module:
-            return start
-
-        made: Build = build
+        made = Building(lambda plan, base: start, DENSE)
         return self.recovery(distilled, polished, job.rate, job.seed)(made, DENSE)
 
     @cached_property
@@ -278,9 +274,7 @@ class Arena:
         path = self.folder / "pruning.json"
         if not path.exists():
             errors = {
-                how: self.error(
-                    with_measured_norms(self._pruned(self._followed, target, how), self.latents)
-                )
+                how: self.error(self._measured(self._pruned(self._followed, target, how)))
                 for how in prunings()
             }
             best = min(errors, key=errors.__getitem__)
@@ -303,7 +297,7 @@ class Arena:
         for stage in range(1, PRUNING_STAGES + 1):
             size *= ratio
             network = self._pruned(network, round(size), self.pruning)
-            network = with_measured_norms(network, self.latents)
+            network = self._measured(network)
             if stage < PRUNING_STAGES:
                 network = self._recovered(network, half // PRUNING_STAGES, 0, job)
         left = half - (PRUNING_STAGES - 1) * (half // PRUNING_STAGES)

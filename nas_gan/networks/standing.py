@@ -7,6 +7,9 @@ them anew for sampling, and call them standing statistics.
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nas_gan.networks.hooks import run_batches
 
 BATCH = 64
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -37,3 +41,10 @@ def measure_standing_statistics_(network: nn.Module, latents: Tensor) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def with_standing_statistics(network: Network, latents: Tensor) -> Network:
+    """A copy with the batch statistics of these latents; see `measure_standing_statistics_`."""
+    copied = copy.deepcopy(network)
+    measure_standing_statistics_(copied, latents)
+    return copied

@@ -61,18 +61,6 @@ def test_a_share_has_a_binomial_error_and_a_rise_that_of_pairs(patches: ModuleTy
     assert rise == pytest.approx({"value": 0.25, "se": 0.5 / 2})
 
 
-def test_new_statistics_are_those_of_the_latents_and_the_network_stays(
-    patches: ModuleType,
-) -> None:
-    net = nn.Sequential(nn.Unflatten(1, (1, 1, 1)), nn.BatchNorm2d(1)).eval()
-    latents = torch.linspace(3, 5, 256)[:, None]
-    changed = patches.with_new_statistics(net, latents)
-    # The mean over batches of one size is that of all.
-    assert changed[1].running_mean.item() == pytest.approx(4.0, abs=1e-5)
-    assert net.get_buffer("1.running_mean").item() == 0.0
-    assert not changed.training
-
-
 def test_betas_of_one_are_in_a_copy(patches: ModuleType) -> None:
     net = nn.Sequential(PMish())
     with torch.no_grad():

@@ -174,19 +174,6 @@ def test_a_student_is_the_nearest_width(nets: ModuleType, dense: Generator) -> N
     assert not torch.equal(first, other)
 
 
-def test_norms_measure_what_enters_them(nets: ModuleType) -> None:
-    network = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)).eval()
-    x = torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(0)) + 3
-    found = nets.with_measured_norms(network, x)
-    with torch.no_grad():
-        entering = network[0](x)
-    torch.testing.assert_close(found[1].running_mean, entering.mean(dim=(0, 2, 3)))
-    torch.testing.assert_close(found[1].running_var, entering.var(dim=(0, 2, 3)))
-    assert torch.equal(network[1].get_buffer("running_mean"), torch.zeros(3))
-    assert found[1].momentum == network[1].momentum
-    assert not any(module.training for module in found.modules())
-
-
 def test_the_hessian_is_that_of_the_squared_error_of_the_images(nets: ModuleType) -> None:
     network = nn.Linear(2, 1, bias=False)
     z = torch.tensor([[3.0, 5.0]])

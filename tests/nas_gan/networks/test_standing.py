@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_gan.networks.standing import BATCH, measure_standing_statistics_
+from nas_gan.networks.standing import BATCH, measure_standing_statistics_, with_standing_statistics
 
 
 class Normalised(nn.Module):
@@ -42,3 +43,26 @@ def test_every_batch_counts_alike() -> None:
     measure_standing_statistics_(network, x)
     means = [part.mean() for part in x.split(BATCH)]
     torch.testing.assert_close(network[0].running_mean, torch.stack(means).mean().view(1))
+
+
+def test_norms_measure_what_enters_them() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)).eval()
+    x = torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(0)) + 3
+    found = with_standing_statistics(network, x)
+    with torch.no_grad():
+        entering = network[0](x)
+    torch.testing.assert_close(found[1].running_mean, entering.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(found[1].running_var, entering.var(dim=(0, 2, 3)))
+    assert torch.equal(network[1].get_buffer("running_mean"), torch.zeros(3))
+    assert found[1].momentum == network[1].momentum
+    assert not any(module.training for module in found.modules())
+
+
+def test_new_statistics_are_those_of_the_latents_and_the_network_stays() -> None:
+    net = nn.Sequential(nn.Unflatten(1, (1, 1, 1)), nn.BatchNorm2d(1)).eval()
+    latents = torch.linspace(3, 5, 256)[:, None]
+    changed = with_standing_statistics(net, latents)
+    # The mean over batches of one size is that of all.
+    assert changed.get_buffer("1.running_mean").item() == pytest.approx(4.0, abs=1e-5)
+    assert net.get_buffer("1.running_mean").item() == 0.0
+    assert not changed.training
