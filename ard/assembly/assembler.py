@@ -53,13 +53,15 @@ def _counting_rows(network: nn.Module, n: int, on_rows: Callable[[int], None]) -
     """
     left = n
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    # By its images: what a network of other people is called with may be a list. It is called as a
+    # whole, and `hooked` would see what it returns before it is made one tensor of images.
+    def count(module: nn.Module, inputs: object, images: object) -> None:
         nonlocal left
-        done = min(len(inputs[0]), left)
+        done = min(len(images), left) if isinstance(images, Tensor) else 0
         left -= done
         on_rows(done)
 
-    hook = network.register_forward_pre_hook(count)
+    hook = network.register_forward_hook(count)
     try:
         yield
     finally:

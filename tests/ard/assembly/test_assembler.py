@@ -10,6 +10,8 @@ from ard.assembly.closed_form import Fit
 from ard.assembly.surgery import apply_plan, describe_structure
 from ard.layers import profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
+from nas_gan.networks.adapting import adapt_
+from nas_gan.networks.interface import Calling, GeneratorInterface
 from nas_gan.networks.latents import latent_bank
 
 LATENTS = latent_bank(32, 8, seed=3)
@@ -45,6 +47,22 @@ def test_the_passes_of_the_statistics_are_told_as_they_are_made(dense: SmallNet)
         Assembler.measure(dense, LATENTS[:n], layers, on_passes=told.append)
         assert sum(told) == passes_of(n) == 6 * n  # one pass, and one with two backward ones of two
         assert len(told) > 1
+
+
+class Styled(SmallNet):
+    """A network that takes its latents inside a list, as some StyleGAN2 code does."""
+
+    def forward(self, styles: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return super().forward(styles[0])
+
+
+def test_the_passes_of_a_network_that_takes_a_list_are_those_of_its_images() -> None:
+    calling = Calling(("styles",), (8,), listed=True)
+    styled = adapt_(Styled(), GeneratorInterface(8, 0, (3, 16, 16), calling=calling))
+    told: list[int] = []
+    layers = profile_layers(styled, LATENTS[:2]).layers
+    Assembler.measure(styled, LATENTS[:5], layers, on_passes=told.append)
+    assert sum(told) == passes_of(5)
 
 
 def test_the_empty_plan_is_the_dense_generator_itself(assemble: Assembler, dense: SmallNet) -> None:
