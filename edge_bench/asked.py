@@ -35,6 +35,24 @@ class RunSettings:
                 f"is one of {', '.join(TRANSFERS)}; got {self.transfers!r}", setting="transfers"
             )
 
+    @property
+    def sends_inputs(self) -> bool:
+        """Whether a timed call copies the inputs to the GPU."""
+        return self.transfers in (IN, BOTH)
+
+    @property
+    def fetches_images(self) -> bool:
+        """Whether a timed call copies the images to the host."""
+        return self.transfers in (OUT, BOTH)
+
+    def covers(self, refused: str | None) -> Covers:
+        """What the times of calls on a GPU cover.
+
+        Args:
+            refused: Why the kernels were not launched as a graph; None if nothing kept them.
+        """
+        return Covers(self.transfers, self.cuda_graph and refused is None, refused)
+
 
 @dataclass(frozen=True)
 class Covers:

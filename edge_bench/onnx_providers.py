@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_bench.asked import BOTH, IN, OUT, Covers, RunSettings
+from edge_bench.asked import BOTH, Covers, RunSettings
 from edge_bench.bound_session import BoundSession
 from edge_bench.errors import RunnerError
 from edge_bench.runners import Infer, OnnxRuntimeRunner, first_line
@@ -61,9 +61,7 @@ class OnnxRuntimeGpuRunner(OnnxRuntimeRunner):
 
     def covers(self, batch: int) -> Covers:
         """What was timed at a batch size."""
-        refused = self._timed.refused.get(batch) if self._timed is not None else None
-        asked = self._settings.cuda_graph
-        return Covers(self._settings.transfers, asked and refused is None, refused)
+        return self._settings.covers(self._timed.refused.get(batch) if self._timed else None)
 
     def open_with_graph(self) -> Any:
         """A second session, which captures the kernels of its first run and launches them after it.
@@ -183,10 +181,10 @@ class _TimedSession:
             if self._bound is None or self._ready != shapes:
                 self._bound = self._prepare(feed)
                 self._ready = shapes
-            if self._settings.transfers in (IN, BOTH):
+            if self._settings.sends_inputs:
                 self._bound.send(named)
             self._bound.run()
-            if self._settings.transfers in (OUT, BOTH):
+            if self._settings.fetches_images:
                 self._images = self._bound.images()
         except self._runner._errors as error:
             raise self._runner._failed(feed, error) from None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_bench.asked import BOTH, IN, OUT, Covers, RunSettings
+from edge_bench.asked import Covers, RunSettings
 from edge_bench.cuda import Cuda, open_cuda
 from edge_bench.errors import RunnerError
 from edge_bench.inputs import InputSpec, batch_range_of, check_inputs, shapes_of
@@ -245,13 +245,13 @@ class TimedEngine:
         buffers = runner._bind(cuda, feed)
         sent: list[NDArray[np.generic]] = []
         cuda.record(self._start, stream)
-        if self._settings.transfers in (IN, BOTH):
+        if self._settings.sends_inputs:
             sent = runner._send(cuda, buffers, feed)
         if self._graph is None:
             runner._execute(feed)
         else:
             cuda.launch(self._graph, stream)
-        if self._settings.transfers in (OUT, BOTH):
+        if self._settings.fetches_images:
             cuda.copy_to_host(buffers.host, buffers.images, stream)
         cuda.record(self._end, stream)
         cuda.synchronize(stream)
@@ -264,9 +264,7 @@ class TimedEngine:
 
     def covers(self, batch: int) -> Covers:
         """What was timed at a batch size."""
-        refused = self._refused.get(batch)
-        asked = self._settings.cuda_graph
-        return Covers(self._settings.transfers, asked and refused is None, refused)
+        return self._settings.covers(self._refused.get(batch))
 
     def close(self) -> None:
         """Free the events and the graph."""

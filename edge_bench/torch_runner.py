@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_bench.asked import BOTH, IN, OUT, Covers, RunSettings
+from edge_bench.asked import Covers, RunSettings
 from edge_bench.bundle import Bundle
 from edge_bench.errors import RunnerError
 from edge_bench.fixed_program import FixedProgram
@@ -119,9 +119,7 @@ class TorchCudaRunner(TorchRunner):
 
     def covers(self, batch: int) -> Covers:
         """What was timed at a batch size."""
-        refused = self._timed.refused.get(batch) if self._timed is not None else None
-        asked = self._settings.cuda_graph
-        return Covers(self._settings.transfers, asked and refused is None, refused)
+        return self._settings.covers(self._timed.refused.get(batch) if self._timed else None)
 
     def _load(self, torch: Any) -> Any:
         if not torch.cuda.is_available():
@@ -159,10 +157,10 @@ class _TimedProgram:
             self._ready = shapes
         fixed = self._fixed
         self._start.record()
-        if self._settings.transfers in (IN, BOTH):
+        if self._settings.sends_inputs:
             fixed.send(feed)
         fixed.run()
-        if self._settings.transfers in (OUT, BOTH):
+        if self._settings.fetches_images:
             self._images = fixed.images()
         self._end.record()
         self._end.synchronize()
