@@ -304,15 +304,16 @@ def _of_groups(statistics: LayerStatistics | None, groups: int) -> list[Covarian
 
 def _layer(source: Layer, factor: Factor, kernels: Kernels, *, last: bool) -> nn.Module:
     """One factor of `source` as a layer, from its kernels `(out, in, k_h, k_w)` per group."""
-    kernel = torch.cat(kernels)  # (groups out, in, k_h, k_w)
     options: dict[str, Any] = {
         "bias": last and source.bias is not None,
         "device": source.weight.device,
         "dtype": source.weight.dtype,
     }
     if isinstance(source, nn.Linear):
-        linear = skip_init(nn.Linear, kernel.shape[1], kernel.shape[0], **options)
-        return _fill(linear, kernel[:, :, 0, 0], source)
+        c_out, c_in = kernels[0].shape[:2]
+        linear = skip_init(nn.Linear, c_in, c_out, **options)
+        return _fill(linear, weight_of(linear, kernels), source)
+    kernel = torch.cat(kernels)  # (groups out, in, k_h, k_w)
     c_out, c_in = kernel.shape[:2]
     groups = c_out if factor.depthwise else len(kernels)
     moves = _moves(source, factor)
@@ -320,11 +321,10 @@ def _layer(source: Layer, factor: Factor, kernels: Kernels, *, last: bool) -> nn
     transposed = isinstance(source, Transposed) and factor.along != "none"
     if factor.along != "none":
         options |= _geometry(source, moves)
-    if transposed and not factor.depthwise:  # torch stores the inputs of each group first
-        kernel = torch.cat([part.transpose(0, 1) for part in kernels])
     layer_type = convolution_type(len(size), transposed=transposed)
     layer = skip_init(layer_type, c_in * groups, c_out, size, groups=groups, **options)
-    return _fill(layer, kernel.reshape(*kernel.shape[:2], *size), source)
+    # A depthwise factor has one kernel a channel, which are its groups.
+    return _fill(layer, weight_of(layer, kernel.split(1) if factor.depthwise else kernels), source)
 
 
 def _moves(source: Conv | Transposed, factor: Factor) -> list[bool]:

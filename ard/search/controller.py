@@ -210,9 +210,9 @@ class BudgetController:
         finds what the search for more of them has measured.
         """
         own = [t for t in self._finished if t.plan == plan]
-        milder = [t for t in self._finished if t.damage < damage and not t.inherited]
-        if self.max_rounds == 1:
-            milder = []
+        milder: list[_Trial] = []
+        if self.max_rounds > 1:
+            milder = [t for t in self._finished if t.damage < damage and not t.inherited]
         before = max(own or milder, key=lambda t: (t.measurement.rounds, t.damage), default=None)
         return (*before.measurement.history, before.plan) if before is not None else ()
 

@@ -296,7 +296,6 @@ class TrainConfig:
             "save_every_minutes",
         ):
             check_at_least(name, getattr(self, name), 0)
-        check_at_least("standing_statistics", self.standing_statistics, 0)
         for table in tables_of(TrainConfig):
             check_finite(table, asdict(getattr(self, settings_field(table))))
         check_at_least("loss.extra_epochs", self.loss_settings.extra_epochs, 0)
