@@ -205,9 +205,9 @@ class BudgetController:
     def _history(self, plan: RankPlan, damage: float) -> History:
         """The rounds that the next one of a plan begins after: its own, or those of a milder plan.
 
-        What a harsher plan has lost its recovery cannot give back to a milder one. A plan that was
-        tried under another budget gives its weights to nobody, so that a search for fewer budgets
-        finds what the search for more of them has measured.
+        A milder plan cannot begin with the weights of a harsher one: what low ranks have lost, a
+        recovery does not bring back. Nor does a plan begin with those of a trial under another
+        budget, so that a search for fewer budgets finds what the search for more has measured.
         """
         own = [t for t in self._finished if t.plan == plan]
         milder: list[_Trial] = []

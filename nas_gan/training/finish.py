@@ -36,7 +36,7 @@ def check_on_finish(target: str | None) -> None:
 
 @contextmanager
 def telling(target: str | None, run_dir: Path) -> Iterator[None]:
-    """Tell `target`, if there is one, how the block has ended. Errors go on."""
+    """Tell `target`, if there is one, how the block has ended; its error is raised again."""
     status, reason = "failed", ""
     try:
         yield
