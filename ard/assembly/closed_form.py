@@ -84,6 +84,8 @@ def layer_outputs(
 
     A layer that runs several times per pass is left out, since one fit cannot serve all calls.
     """
+    if not names:
+        return {}
     return halving_batches(partial(_outputs_of, generator, latents, names), batch_size)
 
 

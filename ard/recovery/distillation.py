@@ -28,6 +28,8 @@ WARM_UP = 0.3
 # The network that is scored and kept is an average over about ten updates: single updates scatter
 # by more than the last ones improve.
 DECAY = 0.9
+# Images that show whether a student is a network at all.
+N_FINITE = 8
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def recover(
         settings: steps, learning rate and so on.
         latents: `latents(index)` returns the batch of an update, as `StepLatents` does. For a
             network with other inputs, such as images `(n, c, h, w)`, see `rows_of`.
-        selection: `(n, ...)` latents on which the image error is monitored.
+        selection: `(n, ...)` latents on which the image error is monitored; the first ones show
+            beforehand that the student's images are finite.
         score: the score of a network, lower being better. The best state is returned, which may be
             the initial one, since training can also hurt. The default is the image error on
             `selection`; unlike an FID, it favours smoother images than the teacher's.
@@ -98,19 +101,13 @@ def recover(
     if settings.n_steps == 0:
         return student
     teacher = copy.deepcopy(teacher).to(device).eval()
-    with torch.no_grad():
-        target = torch.cat([teacher(z) for z in selection.split(64)])
-
-    def error_of(network: nn.Module) -> float:
-        return score(network) if score else _image_error(network, selection, target)
-
-    if not math.isfinite(_image_error(student, selection, target)):
+    if not _draw(student, selection[:N_FINITE]).isfinite().all():
         raise NonFiniteError(
             "recovery: the factorized generator's images are NaN or infinite before the first "
             "update; check the checkpoint's weights"
         )
     average = ExponentialMovingAverage(student, DECAY)
-    best = KeepBest(average.average, error_of)
+    best = KeepBest(average.average, score or _image_error(selection, _draw(teacher, selection)))
     student.requires_grad_(True)
     optimizer = torch.optim.Adam(parameter_groups(student, teacher, settings), settings.lr)
     run_training(  # divergence ends it early; the best state is from before
@@ -228,10 +225,13 @@ def parameter_groups(
     return [{"params": groups[True]}, {"params": groups[False], "lr": settings.factor_lr}]
 
 
-def _image_error(student: nn.Module, latents: Tensor, target: Tensor) -> float:
+def _draw(network: nn.Module, latents: Tensor) -> Tensor:
     with torch.no_grad():
-        images = torch.cat([student(z) for z in latents.split(64)])
-    return (images - target).abs().mean().item()
+        return torch.cat([network(z) for z in latents.split(64)])
+
+
+def _image_error(latents: Tensor, target: Tensor) -> Callable[[nn.Module], float]:
+    return lambda student: (_draw(student, latents) - target).abs().mean().item()
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
