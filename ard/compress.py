@@ -27,7 +27,7 @@ from typing import Annotated
 import torch
 
 from ard.errors import DeliveryError
-from ard.forecast import forecast
+from ard.forecast.dry_run import forecast
 from ard.measuring.sensitivity import SensitivityTable
 from ard.pipeline import CompressionResult, Goal, Prepared, Reach, compress_for
 from ard.report.delivery import (

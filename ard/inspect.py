@@ -18,22 +18,22 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from ard.forecast.demand import demand_of
+from ard.forecast.speed import Speed, measure_speed
+from ard.forecast.stages import stages_of
 from ard.grid import RankGrid
 from ard.inspection import (
     duration_text,
-    effort_of,
     fate_of_layers,
     feature_spread,
-    measure_speed,
     outlook_of,
     state_summary,
 )
-from ard.layers import profile_layers
-from ard.measuring.metrics import metric_named
+from ard.layers import Profile, profile_layers
 from ard.report.values import engineering
 from ard.search.budget import SPREAD_SHARE, budget_of_spread
-from ard.session.config import SearchConfig
-from ard.session.setting import samples_of, wanted_reference
+from ard.session.config import SearchConfig, settled
+from ard.session.setting import wanted_reference
 from nas_gan.checkpoint import EXTERNAL_KIND, Checkpoint, load_checkpoint
 from nas_gan.cli import DONE, run
 from nas_gan.devices import check_device
@@ -47,6 +47,8 @@ from nas_gan.tables import text_table
 # A budget to begin with, in the command that is suggested: a share of the dense generator's
 # distance or, where that is one to its own images, of the spread of its features.
 FIRST_BUDGET = "5%"
+# Images in a batch that is timed.
+TIMED = 8
 # Settings of a run that only shows what to expect.
 FIRST_LOOK: dict[str, Any] = {
     "samples": 2560,
@@ -134,7 +136,7 @@ def _of_generator(config: InspectConfig, checkpoint: Checkpoint) -> Iterator[str
             f"{SPREAD_SHARE:.0%} of that."
         )
     given = {**config.given(), "fid_budget": budget}
-    with_defaults, in_a_hurry = _efforts(config, opened, extractor, dense=dense)
+    with_defaults, in_a_hurry = _efforts(config, opened, profile, extractor, dense=dense)
     yield f"next: {_command('ard.compress', config.checkpoint, given)}"
     yield f"    {with_defaults}"
     yield f"or, for a first look: the same with {_options(FIRST_LOOK)}"
@@ -142,24 +144,31 @@ def _of_generator(config: InspectConfig, checkpoint: Checkpoint) -> Iterator[str
 
 
 def _efforts(
-    config: InspectConfig, opened: OpenedGenerator, extractor: FeatureExtractor, *, dense: bool
+    config: InspectConfig,
+    opened: OpenedGenerator,
+    profile: Profile,
+    extractor: FeatureExtractor,
+    *,
+    dense: bool,
 ) -> Iterator[str]:
     """What a run takes with the default settings, and with those of a first look.
 
     `dense` is whether the reference is made of images of the dense generator.
     """
-    speed = measure_speed(opened.generator, opened.interface, extractor, device=config.device)
     against = "images of the dense generator" if dense else "the data set"
-    metric = metric_named("fid")
+    speed: Speed | None = None
     for settings in ({}, FIRST_LOOK):
-        search = SearchConfig(checkpoint=config.checkpoint, **settings)
-        samples = samples_of(search, metric, extractor)
-        n_reference = max(samples, 2 * extractor.dim) if dense else 0
-        polished = opened.checkpoint.holds_discriminator
-        effort = effort_of(replace(search, samples=samples), speed, n_reference, polished=polished)
+        given = SearchConfig(checkpoint=config.checkpoint, device=config.device, **settings)
+        search = replace(settled(given), batch_size=TIMED)
+        speed = speed or measure_speed(search, opened, profile, extractor)
+        demand = demand_of(search, opened, profile, extractor, 1)
+        stages, recoveries = stages_of(demand, speed), demand.recoveries
+        images = sum(stage.images for stage in stages)
+        updates = recoveries.trials * (recoveries.steps + recoveries.tuning)
         yield (
-            f"about {duration_text(effort.seconds)} on this machine: {effort.images:,} images in "
-            f"{extractor.name} features, against {against}, and {effort.updates:,} updates"
+            f"at most about {duration_text(sum(stage.seconds for stage in stages))} on this "
+            f"machine: {images:,} images in {extractor.name} features, against {against}, and "
+            f"{updates:,} updates"
         )
 
 

@@ -1,8 +1,7 @@
-"""What can be said of a generator in seconds: what is within reach, and how long a run takes."""
+"""What can be said of a generator in seconds: what is within reach, and which layers."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,29 +12,13 @@ from ard.costs.cost import params_cost
 from ard.grid import RankGrid
 from ard.layers import LayerProfile, Profile
 from ard.pipeline import worthwhile_layers
-from ard.session.config import SearchConfig
 from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.networks.latents import latents_of
 from nas_gan.tables import text_table
 
-# Batches that are timed, and images in each. The fastest counts: others were disturbed.
-N_BATCHES, BATCH = 3, 8
-N_SPREAD = 32  # images behind the spread of features
-# Passes of a network that one update takes: one of the teacher, and of the student one forward and
-# two backward.
-PASSES_PER_UPDATE = 4
-# Measured again by a search because a plan relies on an estimate; see `ard.pipeline.find_plan`.
-CONFIRMED = 8
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds per image on this machine: of the generator, and of the features of an image."""
-
-    generator: float
-    features: float
+N_SPREAD, BATCH = 32, 8  # images behind the spread of features, and how many are drawn at a time
 
 
 @dataclass(frozen=True)
@@ -49,50 +32,6 @@ class Outlook:
 
     params: int
     macs: int
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What a run takes: how many images are scored, how many updates are made, and seconds."""
-
-    images: int
-    updates: int
-    seconds: float
-
-
-def measure_speed(
-    generator: nn.Module,
-    interface: GeneratorInterface,
-    extractor: FeatureExtractor,
-    *,
-    device: str = "cpu",
-    clock: Callable[[], float] = time.perf_counter,
-) -> Speed:
-    """Time the generator and the extractor on a few images, after one batch to warm up.
-
-    On a busy machine several threads wait for one another, and one is faster: both are timed.
-    """
-    rows = latents_of(interface, BATCH, seed=0).to(device)
-
-    def fastest(call: Callable[[], object]) -> float:
-        call()
-        seconds = []
-        for _ in range(N_BATCHES):
-            started = clock()
-            call()
-            seconds.append(clock() - started)
-        return min(seconds) / len(rows)
-
-    with torch.inference_mode():
-        pixels = to_uint8(generator(rows).cpu()).expand(-1, 3, -1, -1)
-        generated = fastest(lambda: generator(rows).cpu())
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            generated = min(generated, fastest(lambda: generator(rows).cpu()))
-        finally:
-            torch.set_num_threads(threads)
-    return Speed(generated, fastest(lambda: extractor(pixels)))
 
 
 def feature_spread(
@@ -124,30 +63,6 @@ def outlook_of(profile: Profile, grid: RankGrid) -> Outlook:
     saved_params = sum(layer.params() - least(layer, layer.params) for layer in layers)
     saved_macs = sum(layer.macs() - least(layer, layer.macs) for layer in layers)
     return Outlook(profile.total_params - saved_params, profile.total_macs - saved_macs)
-
-
-def effort_of(config: SearchConfig, speed: Speed, n_reference: int, *, polished: bool) -> Effort:
-    """What `ard.compress` takes with these settings, on this machine.
-
-    Args:
-        config: the settings, with a number of samples.
-        speed: how long an image takes.
-        n_reference: images of the dense generator that serve as reference; 0 if there is another.
-        polished: whether the recovery ends in adversarial fine-tuning.
-
-    Returns:
-        An estimate. Recoveries in several stages and choosing the candidates are not counted.
-    """
-    samples = config.samples or 0
-    dense = config.sweep_samples + 2 * samples
-    single = ((config.anchors or 1) + CONFIRMED) * config.sweep_samples
-    checks = 5 * config.sweep_samples if config.recover_steps else 0
-    whole = config.max_trials * (samples + checks * (2 if polished else 1)) + samples
-    images = n_reference + dense + single + whole
-    steps = config.recover_steps if config.polish_steps is None else config.polish_steps
-    updates = config.max_trials * (config.recover_steps + (steps if polished else 0))
-    training = updates * config.recover_batch * PASSES_PER_UPDATE * speed.generator
-    return Effort(images, updates, images * (speed.generator + speed.features) + training)
 
 
 def duration_text(seconds: float) -> str:

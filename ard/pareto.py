@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ard.forecast import forecast
+from ard.forecast.dry_run import forecast
 from ard.pipeline import Goal, Reach, compress_for, compress_within
 from ard.report.delivery import network_timer
 from ard.report.points import Point, budget_folder, point_of, points_figure, to_csv, to_text

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from ard.forecast import forecast
+from ard.forecast.dry_run import forecast
 from ard.pipeline import measure_sensitivities, prepare
 from ard.report.summary import layer_rows
 from ard.search.reachable import reachable_plans, to_text

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from nas_gan.cli import progress
 from nas_gan.data.batches import ShuffledBatches
 from nas_gan.errors import MissingDataError
 from nas_gan.losses.registry import ALIASES, LOSSES
+from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.networks.structure import evaluating
 from nas_gan.training.distillation import image_distance
 from nas_gan.training.draws import Batch, StepLatents
@@ -203,7 +205,21 @@ def _recovery(
     return recovered, further
 
 
-def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None:
+class Judged(Protocol):
+    """A generator with what its checkpoint holds of its training."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint, maybe with a discriminator."""
+        ...
+
+    @property
+    def interface(self) -> GeneratorInterface:
+        """What the generator takes and returns."""
+        ...
+
+
+def discriminator_of(config: SearchConfig, setting: Judged) -> nn.Module | None:
     """The discriminator that the recovery uses, if any, on its device.
 
     Raises:
@@ -233,7 +249,7 @@ def discriminator_of(config: SearchConfig, setting: Setting) -> nn.Module | None
     return discriminator.to(config.device)
 
 
-def feature_weight(config: SearchConfig, setting: Setting) -> float:
+def feature_weight(config: SearchConfig, setting: Judged) -> float:
     """The weight of the discriminator's features in the recovery of this checkpoint."""
     if config.feature_weight is not None:
         return config.feature_weight
@@ -241,7 +257,7 @@ def feature_weight(config: SearchConfig, setting: Setting) -> float:
     return FEATURE_WEIGHT if saved and not setting.interface.conditional else 0.0
 
 
-def fine_tuning_steps(config: SearchConfig, setting: Setting) -> int:
+def fine_tuning_steps(config: SearchConfig, setting: Judged) -> int:
     """How many updates of adversarial fine-tuning end the recovery of this checkpoint."""
     if config.polish_steps is not None:
         return config.polish_steps

@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import PixelFeatures
 from torch import Tensor, nn
 
 from ard.costs.cost import params_cost
-from ard.forecast import Demand, Speed, Stage, choices_of, share_of, size_of, stages_of
+from ard.forecast.demand import Demand, Recoveries, choices_of, size_of
+from ard.forecast.speed import Speed, measure_speed
+from ard.forecast.stages import Stage, recovery_of, share_of, stages_of
 from ard.grid import RankGrid
 from ard.layers import profile_layers
 from ard.search.candidates import competing_choices
-from ard.session.config import SweepConfig
+from ard.session.config import SearchConfig, SweepConfig
 from ard.sweep import main
+from nas_gan.checkpoint import Checkpoint
+from nas_gan.generators import OpenedGenerator, open_generator
+from nas_gan.networks.interface import interface_of
+from nas_gan.networks.latents import latents_of
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = (
@@ -25,17 +32,13 @@ QUICK = (
     *("--methods", "svd", "--fractions", "0.5", "0.2"),
 )
 # A second an image, and half a second for its features; a score takes ten.
-SPEED = Speed(1.0, 0.5, lambda n: 10.0)
+SPEED = Speed(1.0, 0.5, lambda n: 10.0, {"conv": 0.25})
 DEMAND = Demand(
-    choices=20,
+    choices={"conv": 20},
     anchors=5,
     sweep_images=100,
-    trials=0,
     images=1000,
     reference_images=0,
-    updates=0,
-    update_images=8,
-    share=0.25,
     moments=32,
     ranked=3.0,
     decomposed=0.0,
@@ -51,20 +54,44 @@ def test_workers_share_a_stage_in_whole_evaluations() -> None:
 
 def test_a_sweep_is_every_movement_the_anchors_and_the_dense_generator() -> None:
     stages = {stage.name: stage for stage in stages_of(DEMAND, SPEED)}
-    assert stages["dense scores"].images == 100
+    # Of the dense generator the proxy draws 32 images as well.
+    assert stages["dense scores"].images == 132
     assert stages["movement of images"].evaluations == 20
     assert stages["one layer at a time"].evaluations == 6
     assert stages["one layer at a time"].images == 600
     # 32 images for batch statistics, of which a quarter runs; 100 with features, and the score
     assert stages["one layer at a time"].seconds == 6 * (32 / 4 + 150 + 10)
-    assert stages["movement of images"].seconds == 20 * ((32 + 32) / 4 + 32 / 2)
+    # So for a movement. What comes before the layer is remembered of 32 latents and of another 32,
+    # and tested with a quarter of the network on two rows of each.
+    remembered = 32 + 32 + 2 * 2 / 4
+    assert stages["movement of images"].seconds == 20 * ((32 + 32) / 4 + 32 / 2) + remembered
 
 
 def test_more_updates_and_more_trials_take_longer() -> None:
-    def seconds(**changes: int) -> float:
-        return sum(s.seconds for s in stages_of(Demand(**{**vars(DEMAND), **changes}), SPEED))
+    speed = replace(SPEED, distilled=3.0, tuned=5.0)
 
-    assert seconds(trials=2) < seconds(trials=3) < seconds(trials=3, updates=10)
+    def seconds(**changes: int) -> float:
+        demand = replace(DEMAND, recoveries=Recoveries(**changes))
+        return sum(stage.seconds for stage in stages_of(demand, speed))
+
+    assert seconds(trials=2) < seconds(trials=3) < seconds(trials=3, steps=10)
+    assert seconds(trials=3, steps=10) < seconds(trials=3, steps=10, tuning=10)
+
+
+def test_a_recovery_is_its_updates_its_checks_and_a_look_at_each_stage() -> None:
+    speed = replace(SPEED, distilled=3.0, tuned=5.0)
+    assert recovery_of(Recoveries(trials=1), speed) == (0, 0)
+    images, seconds = recovery_of(Recoveries(1, 7, 4, batch=2, stages=2, check_images=20), speed)
+    # Three checks in each of two stages, and two while it is tuned, of 20 images and a score; eight
+    # images show at the start of each stage that the network works.
+    assert images == 8 * 20
+    assert seconds == 8 * (20 * 1.5 + 10) + 7 * 3 + 4 * 5 + 2 * 8
+
+
+def test_layers_are_timed_where_the_objective_wants_their_times() -> None:
+    names = [stage.name for stage in stages_of(replace(DEMAND, timed=30), SPEED)]
+    assert names[0] == "timing layers"
+    assert "timing layers" not in [stage.name for stage in stages_of(DEMAND, SPEED)]
 
 
 def test_a_dry_run_writes_nothing_and_counts_at_least_what_the_run_does(
@@ -100,6 +127,8 @@ def test_statistics_and_the_choice_of_methods_are_counted():
 def test_without_batch_normalisation_no_image_is_drawn_for_its_statistics():
     stages = {stage.name: stage for stage in stages_of(replace(DEMAND, moments=0), SPEED)}
     assert stages["one layer at a time"].seconds == 6 * (150 + 10)
+    remembered = 32 + 2 / 4
+    assert stages["movement of images"].seconds == 20 * (32 / 4 + 32 / 2) + remembered
 
 
 class Two(nn.Module):
@@ -114,11 +143,48 @@ class Two(nn.Module):
         return self.maps(self.first(z).unsqueeze(-1).expand(-1, -1, 3))
 
 
-@pytest.mark.parametrize(("choices", "share"), [((1, 0), 1.0), ((0, 1), 0.75), ((1, 1), 0.875)])
+@pytest.mark.parametrize(
+    ("choices", "share"),
+    [({"first": 1}, 1.0), ({"maps": 1}, 0.75), ({"first": 1, "maps": 3}, 0.8125)],
+)
 def test_a_plan_of_one_layer_runs_what_comes_from_that_layer_on(choices, share):
-    profile = profile_layers(Two(), torch.zeros(2, 64))
-    assert [layer.name for layer in profile.layers] == ["first", "maps"]
-    assert share_of(profile.layers, choices, profile) == share
+    speed = replace(SPEED, shares={"first": 1.0, "maps": 0.75})
+    assert share_of(replace(DEMAND, choices=choices), speed) == share
+
+
+def test_the_share_of_a_layer_is_of_time_and_not_of_multiply_adds(tmp_path):
+    ticks = 0
+
+    class Wait(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal ticks
+            ticks += 3
+            return x
+
+    class Net(nn.Sequential):
+        latent_dim = 8
+
+    linear, image = nn.Linear(8, 3 * 16 * 16), nn.Unflatten(1, (3, 16, 16))
+    net = Net(nn.Linear(8, 8), Wait(), nn.Linear(8, 8), Wait(), linear, image)
+    opened = OpenedGenerator(Checkpoint({}, {}), net, interface_of(net))
+    config = SweepConfig(checkpoint=tmp_path, batch_size=4, sweep_samples=8)
+    profile = profile_layers(net, torch.zeros(2, 8))
+    speed = measure_speed(config, opened, profile, PixelFeatures(), clock=lambda: ticks)
+    assert speed.shares == {"0": 1.0, "2": 0.5, "4": 0.0}
+    assert speed.image == 6 / 4
+
+
+def test_updates_are_those_of_the_checkpoint_and_its_settings(checkpoint):
+    def speed(**settings):
+        given = {"samples": 16, "sweep_samples": 8, "batch_size": 4, "recover_batch": 4, **settings}
+        config = SearchConfig(checkpoint=checkpoint, **given)
+        opened = open_generator(checkpoint, config)
+        profile = profile_layers(opened.generator, latents_of(opened.interface, 2, 0))
+        return measure_speed(config, opened, profile, PixelFeatures())
+
+    assert speed(recover_steps=0, polish_steps=0).distilled == 0
+    distilled = speed(recover_steps=5, polish_steps=0)
+    assert distilled.distilled > 0 == distilled.tuned
 
 
 def test_no_more_choices_of_a_layer_are_forecast_than_are_kept():

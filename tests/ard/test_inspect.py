@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import foreign_nets
 import pytest
@@ -14,16 +13,8 @@ from tiny import PixelFeatures, SmallNet
 from ard.grid import RankGrid
 from ard.inspect import InspectConfig
 from ard.inspect import main as inspect
-from ard.inspection import (
-    N_SPREAD,
-    Speed,
-    effort_of,
-    feature_spread,
-    measure_speed,
-    outlook_of,
-)
+from ard.inspection import N_SPREAD, feature_spread, outlook_of
 from ard.layers import profile_layers
-from ard.session.config import SearchConfig
 from nas_gan import cli
 from nas_gan.metrics.protocol import to_uint8
 from nas_gan.networks.interface import interface_of
@@ -99,27 +90,6 @@ def test_what_is_within_reach_is_the_smallest_candidate_of_every_layer() -> None
     smallest = sum(min(layer.params(c) for c in grid.choices(layer)) for layer in profile.layers)
     assert outlook.params == profile.fixed_params + smallest
     assert outlook_of(profile, RankGrid(("svd",), ())).params == profile.total_params
-
-
-def test_speed_is_the_fastest_batch_by_the_clock() -> None:
-    net, ticks = SmallNet(), iter(range(1000))
-    speed = measure_speed(net, interface_of(net), PixelFeatures(), clock=lambda: next(ticks))
-    assert speed == Speed(1 / 8, 1 / 8)  # every batch of 8 takes one tick
-
-
-def estimate(**settings: Any) -> float:
-    config = SearchConfig(checkpoint=Path("x"), **settings)
-    return effort_of(config, Speed(0.01, 0.02), 100, polished=False).seconds
-
-
-def test_an_estimate_grows_with_what_is_asked_for() -> None:
-    usual = estimate()
-    for name, value in (("samples", 10_000), ("max_trials", 20), ("recover_steps", 1000)):
-        assert estimate(**{name: value}) > usual
-    # Without a search of whole plans, what is left is 100 + 2 x 10 + 10 + 9 x 10 images, a plan's
-    # 10 and the final 10, each of 0.03 seconds.
-    small = estimate(samples=10, sweep_samples=10, anchors=1, max_trials=1, recover_steps=0)
-    assert small == pytest.approx(0.03 * (100 + 20 + 10 + 90 + 10 + 10))
 
 
 def test_the_spread_is_the_distance_to_the_average() -> None:
