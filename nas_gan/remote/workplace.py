@@ -76,8 +76,19 @@ def working_in(run_dir: Path, cache: Path | None = None) -> Iterator[Workplace]:
     with locked(folder):
         mirror = Mirror(place, folder)
         mirror.receive()
-        with _following(mirror):
+        with _following(mirror), _naming(folder, place.address):
             yield Workplace(folder, place.address)
+
+
+@contextmanager
+def _naming(folder: Path, address: str) -> Iterator[None]:
+    """Let errors name files of the run as the user does, and not their copies here."""
+    try:
+        yield
+    except NasGanError as error:
+        error.message = error.message.replace(str(folder), address)
+        error.args = (error.message,)
+        raise
 
 
 @contextmanager
