@@ -252,3 +252,11 @@ def test_outputs_are_read_row_by_row_at_a_grid_of_positions() -> None:
     net = Chain(nn.Conv2d(4, 5, 1), side=3)
     [rows] = layer_outputs(net, LATENTS[:2], ["layers.0"]).values()
     torch.testing.assert_close(rows, net(LATENTS[:2]).movedim(1, -1).reshape(18, 5))
+
+
+def test_without_a_layer_to_fit_the_generator_does_not_run() -> None:
+    class Untouchable(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            raise AssertionError("it runs")
+
+    assert layer_outputs(Untouchable(), LATENTS, []) == {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from ard.assembly.surgery import apply_plan
 from ard.errors import NonFiniteError
 from ard.plan import Factorization, RankPlan
 from ard.recovery.distillation import (
+    N_FINITE,
     KeepBest,
     Recovery,
     feature_distance,
@@ -344,3 +346,26 @@ def test_rows_of_a_bank_depend_on_the_seed_and_the_index_alone() -> None:
     assert not torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], rows_of(bank, 50, seed=2)(0))
     assert len(batches[0].unique()) > 25  # of 100 rows, 50 draws hit 39 on average
+
+
+def test_with_a_score_only_updates_and_a_first_look_draw_images(
+    dense: Generator, factorized: nn.Module
+) -> None:
+    rows = {"teacher": 0, "student": 0}
+
+    def counting(name: str, network: nn.Module) -> nn.Module:
+        def count(module: nn.Module, inputs: tuple[Tensor, ...], images: Tensor) -> None:
+            rows[name] += len(images)
+
+        network = copy.deepcopy(network)
+        network.register_forward_hook(count)
+        return network
+
+    recover(
+        *(counting("student", factorized), counting("teacher", dense)),
+        Recovery(n_steps=3, batch_size=4),
+        latents=draws(replace(QUICK, batch_size=4), dense),
+        selection=latent_bank(100, dense.latent_dim, 1),
+        score=lambda network: 0.0,
+    )
+    assert rows == {"teacher": 3 * 4, "student": N_FINITE + 3 * 4}
