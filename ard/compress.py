@@ -158,7 +158,9 @@ def compress_with(
     write_report(report, setting.generator, result.generator, session.pictured, run_dir)
     if target is not None:
         shutil.rmtree(run_dir / TIMING, ignore_errors=True)
-    session.store.clear()  # only now: a run that stops during export need not recover again
+    # Only now: a run that stops during export need not recover again.
+    chosen = [found for found in (result, result.beyond) if found is not None]
+    session.store.clear(kept=[(found.plan, found.history) for found in chosen])
     return report, run_dir
 
 

@@ -209,7 +209,7 @@ class Found:
         generator: the recovered generator with that plan.
         factorized: its score before recovery.
         recovered: its score on held-out latents that tested no other plan.
-        rounds: of recovery that it has had.
+        history: the rounds of its recovery before the last one; see `Measurement`.
         trials: the whole plans that this search recovered and scored, in order.
         table: the single-layer scores at the end of the search.
         cost: the cost of the whole network, measured if it can be; None if none was to be reached.
@@ -223,11 +223,16 @@ class Found:
     generator: nn.Module
     factorized: Score
     recovered: Score
-    rounds: int
+    history: History
     trials: tuple[Measurement, ...]
     table: SensitivityTable
     cost: float | None = None
     beyond: Found | None = None
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds of recovery made its weights."""
+        return len(self.history) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -563,7 +568,7 @@ def find_plan(
         generator=whole.recovered(chosen.plan, chosen.history),
         factorized=before.score,
         recovered=final.score,
-        rounds=chosen.rounds,
+        history=chosen.history,
         trials=controller.trials,
         table=table,
     )
@@ -623,7 +628,7 @@ def find_reaching(
         generator=whole.recovered(chosen, best.history),
         factorized=before.score,
         recovered=final.score,
-        rounds=best.rounds,
+        history=best.history,
         trials=trials,
         table=table,
         cost=costs[chosen],

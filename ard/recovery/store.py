@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -156,13 +156,19 @@ class RecoveredStore:
             sent = {path.name: load_checkpoint(path) for path in sorted(self.folder.glob("*.pt"))}
         return {**self.__dict__, "folder": None, "_sent": sent, "_last": None}
 
-    def clear(self) -> None:
-        """Remove the folder; call this once the chosen generator is saved elsewhere."""
+    def clear(self, kept: Collection[tuple[RankPlan, History]] = ()) -> None:
+        """Remove the generators; call this once the chosen ones are saved elsewhere.
+
+        Args:
+            kept: plans, each with the rounds before its last one, that a repeated command needs.
+        """
         if self.folder is None:
             return
+        names = {_name_of(plan, history) for plan, history in kept}
         for path in self.folder.glob("*.pt"):
-            path.unlink()
-        if self.folder.exists():
+            if path.name not in names:
+                path.unlink()
+        if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
 

@@ -162,7 +162,7 @@ def test_a_budget_that_comes_twice_counts_once() -> None:
 def found(rank: int, budget: float, *, met: bool) -> Found:
     plan = RankPlan({"l": Factorization("svd", (rank,))}) if rank else DENSE
     table = SensitivityTable(scored(0), ())
-    return Found(budget, met, plan, nn.Identity(), scored(1), scored(1), 1, (), table)
+    return Found(budget, met, plan, nn.Identity(), scored(1), scored(1), (), (), table)
 
 
 def test_what_a_smaller_budget_found_is_taken_where_it_is_cheaper() -> None:

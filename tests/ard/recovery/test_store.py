@@ -161,6 +161,22 @@ def test_clearing_leaves_no_folder_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_kept_is_not_recovered_again_whatever_came_before_it(
+    tmp_path: Path, dense: Generator, recoveries: Recoveries
+) -> None:
+    assemble = assembler(dense)
+    store = make_store(tmp_path, dense, recoveries)
+    weights = bias(store.after(assemble, PLAN, (PLAN, PLAN)))
+    made = recoveries.count
+    store.clear(kept=[(PLAN, (PLAN, PLAN))])
+    assert len(list(tmp_path.iterdir())) == 1
+    again = make_store(tmp_path, dense, recoveries)
+    assert torch.equal(bias(again.after(assemble, PLAN, (PLAN, PLAN))), weights)
+    assert recoveries.count == made
+    again.after(assemble, PLAN, (PLAN,))  # which was not kept: both of its rounds
+    assert recoveries.count == made + 2
+
+
 def test_a_compressed_checkpoint_rebuilds_the_generator_and_says_where_it_came_from(
     dense: Generator,
 ) -> None:
