@@ -226,7 +226,7 @@ def main(config: CompressConfig) -> int:
     if config.dry_run:
         if config.target is not None:
             config = with_target(config, Target.parse(config.target, "target"))
-        sys.stdout.write("\n".join(forecast(config)) + "\n")
+        sys.stdout.write("\n".join(forecast(config, delivers=config.bundle)) + "\n")
         return DONE
     with working_in(run_directory(config)) as place:
         report, run_dir = compress(replace(config, run_dir=place.folder))

@@ -161,7 +161,7 @@ def _efforts(
         given = SearchConfig(checkpoint=config.checkpoint, device=config.device, **settings)
         search = replace(settled(given), batch_size=TIMED)
         speed = speed or measure_speed(search, opened, profile, extractor)
-        demand = demand_of(search, opened, profile, extractor, 1)
+        demand = replace(demand_of(search, opened, profile, extractor, 1), delivers=True)
         stages, recoveries = stages_of(demand, speed), demand.recoveries
         images = sum(stage.images for stage in stages)
         updates = recoveries.trials * (recoveries.steps + recoveries.tuning)

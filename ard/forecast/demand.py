@@ -66,6 +66,7 @@ class Demand:
         images: images of the score of a whole plan.
         reference_images: images of the dense generator that are the reference; 0 if there is one.
         recoveries: what is recovered; nothing in a sweep.
+        delivers: whether the result is exported and timed.
     """
 
     choices: Mapping[str, int]
@@ -79,6 +80,7 @@ class Demand:
     images: int
     reference_images: int
     recoveries: Recoveries = field(default_factory=Recoveries)
+    delivers: bool = False
 
     @property
     def n_choices(self) -> int:

@@ -23,12 +23,13 @@ from nas_gan.tables import text_table
 SHOWN_WORKERS = (4, 16)
 
 
-def forecast(config: SweepConfig, n_budgets: int = 1) -> Iterator[str]:
+def forecast(config: SweepConfig, n_budgets: int = 1, *, delivers: bool = False) -> Iterator[str]:
     """What the command would take with these settings, in lines; nothing is written.
 
     Args:
         config: the settings.
         n_budgets: under how many budgets whole plans are searched for.
+        delivers: whether the result is exported and timed.
     """
     check(config)
     config = settled(config)
@@ -45,6 +46,7 @@ def forecast(config: SweepConfig, n_budgets: int = 1) -> Iterator[str]:
     )
     config = replace(config, batch_size=fitting_batch(opened, config))
     demand = demand_of(config, opened, profile, extractor, n_budgets)
+    demand = replace(demand, delivers=delivers)
     speed = measure_speed(config, opened, profile, extractor)
     held = held_bytes(opened, profile, demand, config)
     stages = stages_of(demand, speed)
@@ -80,6 +82,6 @@ def forecast_lines(
     )
     yield (
         f"from {N_BATCHES} batches on this machine as it is now: {1000 * speed.image:.3g} ms to "
-        f"draw an image, {1000 * speed.features:.3g} ms for its features; the report and the "
-        "bundle are not counted"
+        f"draw an image, {1000 * speed.features:.3g} ms for its features; the export and "
+        "the figures of the report are not counted"
     )

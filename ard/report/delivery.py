@@ -37,6 +37,10 @@ from nas_gan.reading import Fields, read_json
 LARGE = 64
 # A call of the dense generator should not take longer: it is repeated a hundred times or so.
 LONGEST_S = 3.0
+# The seconds and the runs for which `edge_bench` times a network at a batch size, and what it does
+# by itself: so many processes, each with as many runs to warm up, within bounds.
+DURATION_S, RUNS = 2, 20
+PROCESSES, LEAST_WARM_UP_S, WARM_UP_S = 5, 0.2, 10.0
 FLOAT32 = "fp32"
 # In the run directory, times of whole networks.
 TIMING = "timing"
@@ -100,9 +104,24 @@ def batches_to_time(
     draw()  # the first call prepares what others find ready
     started = clock()
     draw()
-    fitting = int(LONGEST_S / max(clock() - started, 1e-9))
+    return batches_of(clock() - started)
+
+
+def batches_of(image: float) -> tuple[int, ...]:
+    """The batch sizes at which a generator is timed that draws an image in so many seconds."""
+    fitting = int(LONGEST_S / max(image, 1e-9))
     large = min(LARGE, 1 << max(fitting, 1).bit_length() - 1)
     return tuple(sorted({1, large}))
+
+
+def timing_seconds(call: float) -> float:
+    """About how long a network is timed at a batch size, if a call takes so many seconds.
+
+    >>> [timing_seconds(call) for call in (0.001, 1.0)]
+    [3.0, 70.0]
+    """
+    warming = min(max(RUNS * call, LEAST_WARM_UP_S), WARM_UP_S)
+    return max(DURATION_S, RUNS * call) + PROCESSES * warming
 
 
 def deliver(
@@ -190,7 +209,8 @@ def compare_latency(
     _run(
         [
             *("edge_bench", str(bundle), "--batch", *map(str, batches)),
-            *("--threads", str(threads), "--duration", "2", "--runs", "20", "--out", str(out)),
+            *("--threads", str(threads), "--duration", str(DURATION_S), "--runs", str(RUNS)),
+            *("--out", str(out)),
         ]
     )
     report = json.loads((out / "bench.json").read_text())

@@ -88,6 +88,16 @@ def test_a_recovery_is_its_updates_its_checks_and_a_look_at_each_stage() -> None
     assert seconds == 8 * (20 * 1.5 + 10) + 7 * 3 + 4 * 5 + 2 * 8
 
 
+def test_what_is_delivered_is_timed_at_the_batches_that_the_command_times() -> None:
+    demand = replace(DEMAND, recoveries=Recoveries(trials=1), delivers=True)
+    *_, last = stages_of(demand, SPEED)
+    # Of a second an image at batches of 1 and 2, for two networks: 20 runs, and in five processes
+    # 10 seconds to warm up.
+    assert (last.name, last.seconds) == ("exporting and timing", 2 * (20 + 50) + 2 * (40 + 50))
+    assert last.on(8) == last.seconds
+    assert stages_of(replace(demand, delivers=False), SPEED) == stages_of(demand, SPEED)[:-1]
+
+
 def test_layers_are_timed_where_the_objective_wants_their_times() -> None:
     names = [stage.name for stage in stages_of(replace(DEMAND, timed=30), SPEED)]
     assert names[0] == "timing layers"
