@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,17 @@ def test_imports_between_packages_point_one_way(package):
     assert files
     crossing = {str(path): imported_by(path) & forbidden for path in files}
     assert {path: names for path, names in crossing.items() if names} == {}
+
+
+def test_every_folder_of_a_package_is_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    here = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for package in ALLOWED
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == here
 
 
 @pytest.mark.parametrize("package", ROOMS)
