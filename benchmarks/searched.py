@@ -6,7 +6,7 @@ has as many parameters and multiply-adds, within 5 %. Both are trained with the 
 discriminator and number of steps, the sides taking turns to begin, and measured on the same
 latents. The ratio is the FD of the found net over that of the random one.
 
-    OMP_NUM_THREADS=1 nice -n 15 python benchmarks/searched.py           # 90 minutes on one core
+    OMP_NUM_THREADS=1 nice -n 15 python benchmarks/searched.py           # seven hours on one core
     OMP_NUM_THREADS=1 nice -n 15 python benchmarks/searched.py --quick   # a minute: does it run?
 
 On two cores, start it with `--seeds 1 3 5` and with `--seeds 2 4` at once, and then as above, which
@@ -64,14 +64,14 @@ Row = dict[str, Any]
 class Settings:
     """Sizes of the networks and lengths of the runs."""
 
-    channels: int = 8
-    search_batch_size: int = 16
-    search_steps: int = 400
-    search_eval_every: int = 80
-    search_samples: int = 1280
+    channels: int = 16
+    search_batch_size: int = 24
+    search_steps: int = 2000
+    search_eval_every: int = 250
+    search_samples: int = 1500
     batch_size: int = 32
-    train_steps: int = 1500
-    samples: int = 3000
+    train_steps: int = 3000
+    samples: int = 5000
 
     def search_config(self, run_dir: Path, seed: int) -> SearchConfig:
         return SearchConfig(
