@@ -449,6 +449,7 @@ def below(rows: Sequence[Row], picture: str, total: int) -> list[Row]:
 def draw(rows: Sequence[Row], picture: str, total: int, path: Path) -> None:
     """ΔFD against a share of the dense net's cost, for the longest recovery."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
     most = max(row["updates"] for row in rows)
     figure = Figure(figsize=(8, 4.2), layout="constrained")
@@ -473,7 +474,12 @@ def draw(rows: Sequence[Row], picture: str, total: int, path: Path) -> None:
                 capsize=2,
             )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yscale("symlog", linthresh=10)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_ylim(top=2 * max(row["rise"] for row in rows))
     axes.set_xlabel(f"share of the {PICTURES[picture]}")
     axes.set_ylabel(f"rise of the Fréchet distance\nafter {most} updates")
     axes.grid(alpha=0.3, which="both")
