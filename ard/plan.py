@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from ard.errors import PlanError
@@ -145,9 +147,9 @@ class RankPlan(Mapping[str, Replacement]):
         object.__setattr__(self, "shapes", tuple(sorted(known.items())))
 
     def __getitem__(self, name: str) -> Replacement:
-        for layer, choice in self.layers:
-            if layer == name:
-                return choice
+        at = bisect_left(self.layers, name, key=itemgetter(0))  # they are in this order
+        if at < len(self.layers) and self.layers[at][0] == name:
+            return self.layers[at][1]
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:

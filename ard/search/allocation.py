@@ -75,24 +75,38 @@ def allocate(layers: Sequence[Sequence[Option]], allowed: float) -> list[Option]
         return cheapest
     width = allowed / N_BINS or 1.0  # 1 if nothing is allowed, or too little to divide
     best = np.zeros(N_BINS + 1)  # lowest cost so far, by damage spent
+    offered = [_by_bins(options, allowed, width) for options in layers]
+    if not all(offered):
+        raise ValueError("every layer needs an option without damage")
     picks: list[np.ndarray] = []
-    for options in layers:
+    for options in offered:
         costs = np.full((len(options), N_BINS + 1), np.inf)
-        for i, option in enumerate(options):
-            # The tolerance keeps a damage of exactly a whole number of bins from taking one more.
-            # The share is capped, because it is infinite if next to nothing is allowed.
-            share = min(option.damage / width, N_BINS + 1)
-            bins = int(np.ceil(share - 1e-9)) if option.damage > 0 else 0
-            if bins <= N_BINS and option.damage <= allowed:
-                costs[i, bins:] = best[: N_BINS + 1 - bins] + option.cost
+        for row, (bins, option) in zip(costs, options, strict=True):
+            row[bins:] = best[: N_BINS + 1 - bins] + option.cost
         picks.append(costs.argmin(axis=0))
         best = costs.min(axis=0)
     if not np.isfinite(best[-1]):
         raise ValueError("every layer needs an option without damage")
     left = N_BINS
     chosen: list[Option] = []
-    for options, pick in zip(reversed(layers), reversed(picks), strict=True):
-        option = options[int(pick[left])]
-        left -= int(np.ceil(option.damage / width - 1e-9)) if option.damage > 0 else 0
+    for options, pick in zip(reversed(offered), reversed(picks), strict=True):
+        bins, option = options[int(pick[left])]
+        left -= bins
         chosen.append(option)
     return chosen[::-1]
+
+
+def _by_bins(options: Sequence[Option], allowed: float, width: float) -> list[tuple[int, Option]]:
+    """The cheapest option for each number of bins of damage, of those that are allowed."""
+    cheapest: dict[int, Option] = {}
+    for option in options:
+        # The share is capped, because it is infinite if next to nothing is allowed.
+        share = min(option.damage / width, N_BINS + 1)
+        # The tolerance keeps a damage of exactly a whole number of bins from taking one more.
+        bins = math.ceil(share - 1e-9) if option.damage > 0 else 0
+        if bins > N_BINS or option.damage > allowed:
+            continue
+        known = cheapest.get(bins)
+        if known is None or option.cost < known.cost:
+            cheapest[bins] = option
+    return list(cheapest.items())
