@@ -11,7 +11,7 @@ from ard.costs.cost import LayerCost, cost_of
 from ard.layers import Part
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import RankPlan
-from ard.search.allocation import Option, allocate, monotone, undominated
+from ard.search.allocation import Knapsack, Option, monotone, undominated
 
 # Plans between dense and the cheapest that a search chooses among.
 N_RUNGS = 64
@@ -41,6 +41,7 @@ class Ladder:
         every = [layer_damages(layer, table.of_layer(layer.name), cost) for layer in self.layers]
         self._damages = [{option.choice: option.damage for option in options} for options in every]
         self._options = [undominated(options) for options in every]
+        self._knapsack = Knapsack(self._options)
         self._rungs: tuple[Rung, ...] | None = None
 
     def rungs(self) -> tuple[Rung, ...]:
@@ -50,12 +51,12 @@ class Ladder:
         no gap is left.
         """
         if self._rungs is None:
-            steps = [options[1].damage for options in self._options if len(options) > 1]
+            step = self._knapsack.least_step()
             most = sum(options[-1].damage for options in self._options)
             dense = self.rung(0.0)
             found = [dense]
-            if steps:
-                found = _distinct([dense, self.rung(min(steps)), self.rung(most)])
+            if step is not None:
+                found = _distinct([dense, self.rung(step), self.rung(most)])
                 # Between these allowances no further plan was found.
                 closed: set[tuple[RankPlan, RankPlan]] = set()
                 for _ in range(N_RUNGS):
@@ -88,11 +89,11 @@ class Ladder:
 
     def rung(self, allowed: float) -> Rung:
         """The cheapest plan whose single-layer damages add up to at most `allowed`."""
-        chosen = allocate(self._options, allowed)
+        chosen = self._knapsack.within(allowed)
         pairs = zip(self.layers, chosen, strict=True)
         plan = RankPlan({layer.name: o.choice for layer, o in pairs if o.choice is not None})
         damage = math.fsum(option.damage for option in chosen)
-        return Rung(plan, damage, self.cost_of(plan))
+        return Rung(plan, damage, sum(option.cost for option in chosen))
 
     def reaching(self, limit: float) -> Rung | None:
         """The mildest rung that costs at most `limit`; None if even the cheapest costs more."""

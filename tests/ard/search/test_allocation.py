@@ -4,12 +4,22 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from ard.plan import Factorization
-from ard.search.allocation import N_BINS, Option, allocate, monotone, undominated
+from ard.search.allocation import (
+    MANY,
+    N_BINS,
+    Knapsack,
+    Option,
+    allocate,
+    monotone,
+    undominated,
+)
 
 
 def option(cost: float, damage: float) -> Option:
@@ -153,6 +163,59 @@ def test_a_negative_allowance_is_refused() -> None:
 
 
 # -- monotone
+
+
+def many_layers(seed: int) -> list[list[Option]]:
+    """More layers than are solved by bins, each with a few options of random cost and damage."""
+    rng = np.random.default_rng(seed)
+    return [
+        [Option(None, 10.0, 0.0)]
+        + [
+            Option(Factorization("svd", (i + 1,)), float(cost), float(damage))
+            for i, (cost, damage) in enumerate(zip(10 * rng.random(4), rng.random(4), strict=True))
+        ]
+        for _ in range(MANY + 50)
+    ]
+
+
+def optimum_of_parts(layers: list[list[Option]], allowed: float) -> float:
+    """The lowest cost if layers could take parts of options: nothing whole costs less."""
+    costs = np.array([option.cost for options in layers for option in options])
+    damages = np.array([[option.damage for options in layers for option in options]])
+    one_each = np.kron(np.eye(len(layers)), np.ones(len(layers[0])))
+    found = linprog(costs, damages, [allowed], one_each, np.ones(len(layers)), bounds=(0, 1))
+    return float(found.fun)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_of_many_layers_the_cost_is_above_the_optimum_by_less_than_one_option_saves(share) -> None:
+    layers = many_layers(0)
+    allowed = share * sum(min(options, key=lambda o: o.cost).damage for options in layers)
+    chosen = allocate(layers, allowed)
+    assert all(option in options for option, options in zip(chosen, layers, strict=True))
+    assert sum(option.damage for option in chosen) <= allowed * (1 + 1e-12)
+    best = optimum_of_parts(layers, allowed)
+    assert best - 1e-6 <= sum(option.cost for option in chosen) < best + 10
+
+
+def test_of_many_layers_nothing_allowed_and_everything_allowed_are_the_ends() -> None:
+    layers = many_layers(1)
+    knapsack = Knapsack(layers)
+    assert all(option.choice is None for option in knapsack.within(0.0))
+    cheapest = [min(options, key=lambda o: o.cost) for options in layers]
+    assert knapsack.within(sum(option.damage for option in cheapest) + 1e-9) == cheapest
+    with pytest.raises(ValueError, match="without damage"):
+        Knapsack([*layers, [Option(None, 1.0, 0.5), Option(None, 0.5, 99.0)]]).within(3.0)
+
+
+@pytest.mark.parametrize("n_layers", [3, MANY + 1])
+def test_the_least_step_saves_something_and_less_saves_nothing(n_layers: int) -> None:
+    layers = (2 * many_layers(2))[:n_layers]
+    knapsack = Knapsack(layers)
+    step = knapsack.least_step()
+    assert step is not None
+    assert knapsack.within(step) != knapsack.within(0.0) == knapsack.within(0.99 * step)
+    assert Knapsack([options[:1] for options in layers]).least_step() is None
 
 
 def test_neighbours_in_the_wrong_order_are_pooled_to_their_mean() -> None:
