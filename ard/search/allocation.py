@@ -129,7 +129,7 @@ class Knapsack:
     def _by_bins(self, allowed: float) -> list[Option]:
         width = allowed / N_BINS or 1.0  # 1 if nothing is allowed, or too little to divide
         best = np.zeros(N_BINS + 1)  # lowest cost so far, by damage spent
-        offered = [_by_bins(options, allowed, width) for options in self.layers]
+        offered = [_in_bins(options, allowed, width) for options in self.layers]
         if not all(offered):
             raise ValueError(UNDAMAGED)
         picks: list[np.ndarray] = []
@@ -184,7 +184,7 @@ def _rate(low: Option, high: Option) -> float:
     return (high.cost - low.cost) / (high.damage - low.damage)
 
 
-def _by_bins(options: Sequence[Option], allowed: float, width: float) -> list[tuple[int, Option]]:
+def _in_bins(options: Sequence[Option], allowed: float, width: float) -> list[tuple[int, Option]]:
     """The cheapest option for each number of bins of damage, of those that are allowed."""
     cheapest: dict[int, Option] = {}
     for option in options:
