@@ -12,7 +12,7 @@ from ard.forecast.demand import Demand, Recoveries
 from ard.forecast.speed import Speed
 from ard.pipeline import N_RANKED
 from ard.recovery.distillation import N_FINITE
-from ard.report.delivery import batches_of, timing_seconds
+from ard.report.delivery import batch_sizes, timing_seconds
 from ard.session.search import N_PROXY, N_STATISTICS
 
 # Choices that are measured because a plan relies on an estimate; see `ard.pipeline.find_plan`.
@@ -108,7 +108,7 @@ def _stages(demand: Demand, speed: Speed) -> Iterator[Stage]:
     yield Stage("the chosen plan", 2, 2 * demand.images, 2 * scored, spread=False)
     if demand.delivers:
         # The dense generator and the compressed one, which is no slower.
-        timing = sum(2 * timing_seconds(n * speed.image) for n in batches_of(speed.image))
+        timing = sum(2 * timing_seconds(n * speed.image) for n in batch_sizes(speed.image))
         yield Stage("exporting and timing", 0, 0, timing, spread=False)
 
 

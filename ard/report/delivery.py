@@ -104,10 +104,10 @@ def batches_to_time(
     draw()  # the first call prepares what others find ready
     started = clock()
     draw()
-    return batches_of(clock() - started)
+    return batch_sizes(clock() - started)
 
 
-def batches_of(image: float) -> tuple[int, ...]:
+def batch_sizes(image: float) -> tuple[int, ...]:
     """The batch sizes at which a generator is timed that draws an image in so many seconds."""
     fitting = int(LONGEST_S / max(image, 1e-9))
     large = min(LARGE, 1 << max(fitting, 1).bit_length() - 1)

@@ -9,7 +9,7 @@ from ard.costs.cost import LayerCost, cost_of
 from ard.layers import Part, Profile
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
-from ard.search.allocation import allocate
+from ard.search.allocation import Knapsack
 from ard.search.ladder import layer_options
 from nas_gan.tables import text_table
 
@@ -48,9 +48,10 @@ def reachable_plans(
     options = [layer_options(layer, table.of_layer(layer.name), cost) for layer in layers]
     most = sum(of_layer[-1].damage for of_layer in options)
     dense = cost_of(cost, profile.parts, DENSE)
+    knapsack = Knapsack(options)
     found: dict[RankPlan, Reachable] = {}
     for share in SHARES:
-        chosen = allocate(options, share * most)
+        chosen = knapsack.within(share * most)
         pairs = zip(layers, chosen, strict=True)
         plan = RankPlan({layer.name: o.choice for layer, o in pairs if o.choice is not None})
         of_plan = cost_of(cost, profile.parts, plan)

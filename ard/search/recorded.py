@@ -35,7 +35,7 @@ from ard.layers import LayerProfile, Part
 from ard.measuring.score import metric_of_rise
 from ard.measuring.sensitivity import Row, SensitivityTable
 from ard.plan import Factorization, Replacement
-from ard.search.allocation import N_BINS, Option, allocate
+from ard.search.allocation import N_BINS, Knapsack, Option
 from ard.search.ladder import layer_options
 from ard.signature import split_signatures
 from nas_gan.networks.layer_types import Kind
@@ -157,13 +157,14 @@ def ranks_within(
 
 
 def _allocate(options: Sequence[Sequence[Option]], allowed: float) -> list[Option]:
-    """`allocate`, without the loss from rounding damages to whole bins.
+    """An allocation without the loss from rounding damages to whole bins.
 
     With a slightly larger allowance, every plan within `allowed` also fits after rounding, so a
     result that is within `allowed` is the optimum for the exact damages.
     """
+    knapsack = Knapsack(options)
     for bins in (len(options), len(options) / 4, 0):
-        chosen = allocate(options, allowed * (1 + bins / N_BINS))
+        chosen = knapsack.within(allowed * (1 + bins / N_BINS))
         # Sums of decimal scores equal a decimal budget only up to rounding errors.
         if math.fsum(option.damage for option in chosen) <= allowed * (1 + 1e-9):
             break
