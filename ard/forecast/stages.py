@@ -57,7 +57,7 @@ def stages_of(demand: Demand, speed: Speed) -> tuple[Stage, ...]:
     >>> demand = Demand(choices={"conv": 10}, anchors=3, sweep_images=4, images=8, moments=0,
     ...                 reference_images=0, ranked=3.0, decomposed=0.0)
     >>> [(s.name, s.evaluations, s.images) for s in stages_of(demand, speed) if s.spread]
-    [('movement of images', 10, 356), ('one layer at a time', 4, 16)]
+    [('movement of images', 10, 353), ('one layer at a time', 4, 16)]
     """
     return tuple(_stages(demand, speed))
 
