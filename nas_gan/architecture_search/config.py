@@ -29,7 +29,7 @@ from nas_gan.training.finish import check_on_finish
 
 SearchMetric = Literal["fid", "is"]
 SPACE, RELAXATION = Panel("search space"), Panel("relaxation")
-ARCHITECTURE = Panel("architecture parameter")
+ARCHITECTURE, FINAL = Panel("architecture parameter"), Panel("finalist")
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ class SearchConfig:
     """Second beta of Adam for the architecture parameters."""
     arch_weight_decay: Annotated[float, ARCHITECTURE] = 1e-4
     """Weight decay of the architecture parameters."""
+    finalists: Annotated[int, FINAL] = 0
+    """When the search ends, train so many of its most probable architectures from scratch, and keep
+    the one with the lowest FID in finalist.json; 0 trains none."""
+    finalist_steps: Annotated[int, FINAL] = 1000
+    """Training steps of each of them, with the losses and rates of the search."""
     ema_decay: Annotated[float, OPTIMISER] = 0.999
     """Decay of the exponential moving average of the generator, which draws the samples."""
     init: Annotated[InitName, NETWORK] = "xavier_uniform"
@@ -145,18 +150,12 @@ class SearchConfig:
     """Network whose features the FID compares; auto is Inception if its weights are available."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "eval_samples",
-            "gf_dim",
-            "df_dim",
-            "n_outputs",
-            "n_critic",
-            "save_every",
-            "threads",
-        ):
+        for name in _COUNTS:
             check_at_least(name, getattr(self, name), 1)
-        for name in ("seed", "eval_every", "best_gain", "arch_weight_decay", "save_every_minutes"):
+        for name in (
+            *("seed", "eval_every", "best_gain", "arch_weight_decay", "save_every_minutes"),
+            "finalists",
+        ):
             check_at_least(name, getattr(self, name), 0)
         for name in ("g_lr", "d_lr", "arch_lr", "upper_bound"):
             check_above(name, getattr(self, name), 0)
@@ -173,6 +172,10 @@ class SearchConfig:
             raise InvalidValueError(
                 "must name a metric if eval_every is set", setting="eval_metrics"
             )
+        if self.finalists and "fid" not in self.eval_metrics:
+            raise InvalidValueError(
+                "must hold fid, which chooses among finalists", setting="eval_metrics"
+            )
         parse_colour(self.background)
         check_on_finish(self.on_finish)
         check_batch_size(self.batch_size)
@@ -183,5 +186,5 @@ class SearchConfig:
 # Whole numbers from 1 on, if they are given.
 _COUNTS = (
     *("steps", "gf_dim", "df_dim", "n_outputs", "n_critic", "save_every", "threads"),
-    "eval_samples",
+    *("eval_samples", "finalist_steps"),
 )

@@ -12,6 +12,7 @@ import torch
 
 from nas_gan.architecture_search.config import SearchConfig
 from nas_gan.architecture_search.derived import derived_generator
+from nas_gan.architecture_search.finalists import FINALIST, Finalist, draw_finalists
 from nas_gan.architecture_search.step import ArchitectureStep, Supernets
 from nas_gan.architecture_search.supernet import SuperGenerator
 from nas_gan.data.images import Images
@@ -35,6 +36,7 @@ _FREE = (
     *("log_every", "sample_every", "derive_every", "save_every", "save_every_minutes"),
     "on_finish",
     *("eval_every", "eval_metrics", "eval_samples", "best_gain", "reference", "features"),
+    *("finalists", "finalist_steps"),
     "background",  # part of the digest of the data
 )
 GENOTYPE, DISCRIMINATOR = "genotype.json", "discriminator.json"
@@ -150,6 +152,18 @@ class SearchFiles:
     def finish(self) -> None:
         """Write the genotypes that the search has found."""
         self._write(self.networks.genotypes(), GENOTYPE, DISCRIMINATOR)
+
+    def finalists(self) -> tuple[Genotype, ...]:
+        """The architectures that are trained at the end."""
+        generator = self.networks.generator
+        normal, up = (alphas.detach().cpu() for alphas in generator.alphas)
+        best = None if self.best is None else self.best.genotype
+        n, seed = self.config.finalists, self.config.seed
+        return draw_finalists(normal, up, generator.table, n, seed, best)
+
+    def keep(self, finalist: Finalist) -> None:
+        """Write the best finalist."""
+        write_text(self.config.run_dir / FINALIST, finalist.to_json())
 
     def _write(
         self, found: tuple[Genotype, DiscriminatorGenotype], generator: str, discriminator: str

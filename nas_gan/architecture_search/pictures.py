@@ -20,6 +20,7 @@ from nas_gan.architecture_search.files import (
     BestGenotype,
     read_best,
 )
+from nas_gan.architecture_search.finalists import FINALIST
 from nas_gan.architecture_search.graphs import NODES_PER_CELL, SKIP_NODE, GraphEdge, graph_edges
 from nas_gan.networks.genotype import EDGES, DiscriminatorGenotype, Genotype
 from nas_gan.pictures.plot_style import (
@@ -213,8 +214,8 @@ def draw_genotype(genotype: Genotype | DiscriminatorGenotype, path: Path) -> Non
 def draw_search(run_dir: Path) -> list[Path]:
     """Draw what the directory of a search holds, and return the pictures.
 
-    These are genotype.png, discriminator.png and best_genotype.png, genotypes.png (over time) and
-    curve.png (what was measured), each if there is something to draw.
+    These are genotype.png, discriminator.png, best_genotype.png and finalist.png, genotypes.png
+    (over time) and curve.png (what was measured), each if there is something to draw.
     """
     best = read_best(run_dir)
     figures: dict[str, Figure] = {}
@@ -222,6 +223,7 @@ def draw_search(run_dir: Path) -> list[Path]:
         (GENOTYPE, Genotype.from_json),
         (DISCRIMINATOR, DiscriminatorGenotype.from_json),
         (BEST, Genotype.from_json),
+        (FINALIST, Genotype.from_json),
     ):
         if (run_dir / name).exists():
             figures[Path(name).stem] = genotype_figure(read(read_text(run_dir / name)))

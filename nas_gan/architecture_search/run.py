@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 from nas_gan.architecture_search.build import build_step, build_supernets
 from nas_gan.architecture_search.config import SearchConfig
 from nas_gan.architecture_search.files import SearchFiles, fingerprint
+from nas_gan.architecture_search.finalists import Finalist, compare_finalists
 from nas_gan.data.images import Images
+from nas_gan.errors import InvalidValueError
 from nas_gan.files import write_json
 from nas_gan.interrupts import held_back, let_through
 from nas_gan.settings import plain_settings
@@ -26,25 +28,36 @@ def search(
     on_update: Callable[[int], None] = lambda n: None,
     measure: Measure | None = None,
     on_measured: Callable[[], None] = lambda: None,
+    on_finalists: Callable[[Sequence[Finalist]], None] = lambda finalists: None,
     processes: Processes | None = None,
 ) -> TrainingResult:
     """Search what `config` describes, or resume it, and keep the search in its directory.
+
+    A search with finalists ends by training them (`nas_gan.architecture_search.finalists`).
 
     Args:
         config: every setting of the search.
         images: the data set, in the size of the networks.
         on_update: called with the number of updates finished since its last call.
-        measure: scores the derived generator every `eval_every` steps. If an FID is among its
-            figures, the best genotype is kept.
+        measure: scores the derived generator every `eval_every` steps, and finalists. If an FID is
+            among its figures, the best genotype is kept.
         on_measured: called when the files hold what was measured.
+        on_finalists: called with the finalists, the best one first, when the files hold the best.
         processes: those of the search; only the main one measures and writes. None is this one
             alone.
 
     Raises:
         InvalidValueError: the settings describe no search, or do not fit the data.
         CheckpointError: the directory holds a search with other settings or data.
+        DivergedError: the training of every finalist diverged.
     """
     processes = processes or Processes(device=config.device)
+    if config.finalists and processes.count > 1:
+        raise InvalidValueError(
+            f"are trained by one process, and there are {processes.count}; leave them out, and ask "
+            "for them when the search has finished, in one process",
+            setting="finalists",
+        )
     networks = build_supernets(config)
     step = build_step(config, networks, images, processes)
     settings = fingerprint(config, images)
@@ -95,4 +108,8 @@ def search(
         )
         if result.status == "finished":
             files.finish()
+            if config.finalists and measure is not None:
+                finalists = compare_finalists(config, files.finalists(), images, measure, on_update)
+                files.keep(finalists[0])
+                on_finalists(finalists)
     return result

@@ -20,3 +20,4 @@ class Stream(IntEnum):
     GENERATOR_UPDATES = 5  # latents of the generator's updates, if its batch is larger
     SKIPPING = 6  # which updates of the discriminator are left out
     STATISTICS = 7  # latents for the batch statistics of a generator
+    FINALISTS = 8  # which architectures a search trains at its end

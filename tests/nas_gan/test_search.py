@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,11 +35,37 @@ def test_the_command_searches_a_preset_with_overrides(tmp_path, monkeypatch, cap
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_command_measures_derived_generators_and_draws_the_curve(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def reference(tmp_path):
+    """Statistics of features that no generator was made for."""
     rng = np.random.default_rng(0)
     factor = rng.standard_normal((1280, 16))
-    reference = tmp_path / "real.npz"
-    np.savez(reference, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T, n=17)
+    path = tmp_path / "real.npz"
+    np.savez(path, mu=rng.uniform(0, 0.2, 1280), sigma=factor @ factor.T, n=17)
+    return path
+
+
+def test_the_command_trains_finalists_and_shows_them_in_the_order_of_their_fid(
+    reference, tmp_path, monkeypatch, capsys
+):
+    args = ["--config", SMOKE, "--steps", 1, "--gf-dim", 2, "--df-dim", 2, "--batch-size", 4]
+    args += ["--finalists", 2, "--finalist-steps", 1, "--eval-samples", 12]
+    args += ["--features", "efficientnet-lite0", "--reference", reference]
+    run_dir = tmp_path / "run"
+    assert command(monkeypatch, *args, "--run-dir", run_dir) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "/finalists/" in line]
+    fids = [float(row[1]) for row in rows]
+    assert len(fids) == 2
+    assert fids == sorted(fids)
+    best = json.loads((run_dir / "finalist.json").read_text())
+    assert f"{best['fid']:.4g}" == rows[0][1]
+    assert best["rows"] == json.loads(Path(rows[0][0], "genotype.json").read_text())["rows"]
+    assert (run_dir / "finalist.png").is_file()
+
+
+def test_the_command_measures_derived_generators_and_draws_the_curve(
+    reference, tmp_path, monkeypatch, capsys
+):
     args = ["--config", SMOKE, "--steps", 2, "--gf-dim", 2, "--df-dim", 2, "--batch-size", 4]
     args += ["--eval-every", 1, "--eval-metrics", "fid", "is", "--eval-samples", 12]
     args += ["--features", "efficientnet-lite0", "--reference", reference]

@@ -1,0 +1,185 @@
+"""The last round of a search: its most probable architectures, each trained from scratch.
+
+How good an architecture is with the weights of the supernet hardly tells how good it will be with
+its own (Yu et al., Evaluating the Search Phase of Neural Architecture Search, ICLR 2020). So a few
+are trained for a while, and the FID chooses among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from nas_gan.architecture_search.config import SearchConfig
+from nas_gan.architecture_search.derivation import derive_generator
+from nas_gan.architecture_search.relaxation import gumbel_noise
+from nas_gan.data.images import Images
+from nas_gan.errors import DivergedError
+from nas_gan.files import write_text
+from nas_gan.networks.genotype import Genotype, Table
+from nas_gan.training.config import TrainConfig
+from nas_gan.training.log import read_log
+from nas_gan.training.measuring import Measure
+from nas_gan.training.run import train
+from nas_gan.training.seeds import Stream
+
+FINALISTS, FINALIST = "finalists", "finalist.json"
+# Draws per finalist: once the parameters are sure of an architecture, there are no others to draw.
+MAX_DRAWS = 100
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """An architecture after its training, in a directory of its own.
+
+    Attributes:
+        genotype: the architecture.
+        run_dir: the directory of its training, an ordinary run.
+        fid: its FID; infinite if the training diverged.
+        fid_se: the standard error of the FID.
+    """
+
+    genotype: Genotype
+    run_dir: Path
+    fid: float
+    fid_se: float
+
+    def to_json(self) -> str:
+        """One line that `Genotype.from_json` reads too."""
+        return json.dumps({**asdict(self.genotype), "fid": self.fid, "fid_se": self.fid_se})
+
+
+def draw_finalists(
+    normal: Tensor, up: Tensor, table: Table, n: int, seed: int, best: Genotype | None = None
+) -> tuple[Genotype, ...]:
+    """Up to `n` different genotypes: the most probable one, `best`, and others drawn at random.
+
+    An operation is drawn by its probability, the softmax of the architecture parameters.
+
+    Args:
+        normal: architecture parameters `(3, 5, 7)` of the operations within cells.
+        up: those of the upsampling operations, `(3, 2, up operations)`.
+        table: the upsampling operations to choose from.
+        n: how many genotypes.
+        seed: seed of the draws.
+        best: a genotype that was measured along the way.
+    """
+    rng = np.random.default_rng([seed + Stream.FINALISTS])
+    found = dict.fromkeys([derive_generator(normal, up, table), *([best] if best else [])])
+    for _ in range(MAX_DRAWS * n):
+        if len(found) >= n:
+            break
+        # The largest of log-probabilities with Gumbel noise is a draw from the distribution.
+        noisy = [alphas + gumbel_noise(tuple(alphas.shape), rng) for alphas in (normal, up)]
+        found.setdefault(derive_generator(noisy[0], noisy[1], table))
+    return tuple(found)[:n]
+
+
+def training_of(config: SearchConfig, run_dir: Path, genotype: Path) -> TrainConfig:
+    """The training of a finalist: the settings of the search, with the fixed discriminator."""
+    return TrainConfig(
+        run_dir=run_dir,
+        genotype=genotype,
+        dataset=config.dataset,
+        data_root=config.data_root,
+        background=config.background,
+        shape=config.shape,
+        gf_dim=config.gf_dim,
+        df_dim=config.df_dim,
+        n_outputs=config.n_outputs,
+        activation=config.activation,
+        latent_dim=config.latent_dim,
+        init=config.init,
+        loss=config.loss,
+        upper_bound="fixed",
+        upper_bound_start=config.upper_bound,
+        upper_bound_end=config.upper_bound,
+        steps=config.finalist_steps,
+        batch_size=config.batch_size,
+        n_critic=config.n_critic,
+        g_lr=config.g_lr,
+        d_lr=config.d_lr,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        ema_decay=config.ema_decay,
+        ema_warm_up=True,  # the run may be shorter than the memory of the average
+        precision=config.precision,
+        device=config.device,
+        threads=config.threads,
+        seed=config.seed,
+        log_every=config.log_every,
+        sample_every=config.sample_every,
+        save_every=config.save_every,
+        save_every_minutes=config.save_every_minutes,
+        eval_every=config.finalist_steps,
+        eval_samples=config.eval_samples,
+        reference=config.reference,
+        features=config.features,
+    )
+
+
+def compare_finalists(
+    config: SearchConfig,
+    genotypes: Sequence[Genotype],
+    images: Images,
+    measure: Measure,
+    on_update: Callable[[int], None] = lambda n: None,
+) -> tuple[Finalist, ...]:
+    """Train and measure each genotype, in a directory of its own below that of the search.
+
+    What an earlier call has trained is not trained again.
+
+    Args:
+        config: the settings of the search.
+        genotypes: the architectures.
+        images: the data set, in the size of the networks.
+        measure: scores a generator; the FID is among its figures.
+        on_update: called with the number of updates finished since its last call.
+
+    Returns:
+        The finalists, the best one first and diverged ones last.
+
+    Raises:
+        DivergedError: the training of every one diverged.
+        CheckpointError: a directory holds a training with other settings or data.
+    """
+    found = [_trained(config, genotype, images, measure, on_update) for genotype in genotypes]
+    ranked = sorted(found, key=lambda finalist: finalist.fid)
+    if not math.isfinite(ranked[0].fid):
+        raise DivergedError(
+            f"the training of every finalist diverged ({len(ranked)} of them); lower g_lr and d_lr"
+        )
+    return tuple(ranked)
+
+
+def _trained(
+    config: SearchConfig,
+    genotype: Genotype,
+    images: Images,
+    measure: Measure,
+    on_update: Callable[[int], None],
+) -> Finalist:
+    text = genotype.to_json()
+    # Named by the genotype: more finalists, or others, leave those that are trained in their place.
+    run_dir = config.run_dir / FINALISTS / hashlib.sha256(text.encode()).hexdigest()[:8]
+    path = run_dir / "genotype.json"
+    write_text(path, text)
+    try:
+        train(training_of(config, run_dir, path), images, on_update=on_update, measure=measure)
+    except DivergedError:  # its images hold a NaN
+        return Finalist(genotype, run_dir, math.inf, 0.0)
+    figures = _last_figures(run_dir / "log.jsonl", config.finalist_steps)
+    return Finalist(genotype, run_dir, figures.get("fid", math.inf), figures.get("fid_se", 0.0))
+
+
+def _last_figures(log: Path, step: int) -> Mapping[str, float]:
+    """What was measured after the last step; nothing if a training did not get there."""
+    rows = [row for row in read_log(log).rows if row["step"] == step and "fid" in row]
+    return rows[-1] if rows else {}
