@@ -32,7 +32,7 @@ from ard.recovery.store import Bringing, RecoveredStore
 from ard.search.candidates import competing_choices, competing_forms
 from ard.search.controller import BudgetController
 from ard.search.ladder import Ladder, single_damage
-from ard.search.proxy import choose_anchors, estimate
+from ard.search.proxy import Movement, choose_anchors, estimate
 from nas_gan.progress import Progress, no_progress
 
 # A layer with a smaller share of the cost stays dense: it is not worth its measurements.
@@ -460,18 +460,20 @@ def measure_sensitivities(
     movements: dict[Choice, float] = {}
     scored = choices
 
-    def scores(plans: list[RankPlan], evaluate: Evaluator, stage: Stage, title: str) -> list[Score]:
+    def scores(
+        plans: list[RankPlan], measure: Callable[[RankPlan], Score], stage: Stage, title: str
+    ) -> list[Score]:
         known = {m.plan for m in run.journal.measurements() if m.stage == stage}
         show = no_progress if known.issuperset(plans) else run.progress
         with show(title, len(plans)) as advance:
-            measure = Measure(prepared.assemble, evaluate)
             done = sweep(
                 plans, measure, run.executor, run.journal, stage=stage, on_measured=advance
             )
         return [measurement.score for measurement in done]
 
     if evaluators.proxy is not None and search.effort.anchors:
-        moved = scores(single_layer_plans(choices), evaluators.proxy, "proxy", "movement of images")
+        movement = Movement(prepared.assemble, evaluators.proxy)
+        moved = scores(single_layer_plans(choices), movement, "proxy", "movement of images")
         # A choice whose images are NaN is no candidate.
         movements = {
             choice: score.value
@@ -483,7 +485,8 @@ def measure_sensitivities(
         asked_for = (choice for choice in also if choice in movements)
         scored = list(dict.fromkeys([*anchors, *asked_for]))
     plans = [DENSE, *single_layer_plans(scored)]
-    dense, *singles = scores(plans, evaluators.single, "single", "one layer at a time")
+    single = Measure(prepared.assemble, evaluators.single)
+    dense, *singles = scores(plans, single, "single", "one layer at a time")
     measured = dict(zip(scored, singles, strict=True))
     if movements:
         measured = estimate(movements, measured)

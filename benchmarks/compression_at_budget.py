@@ -31,7 +31,7 @@ from ard.pipeline import Effort as SearchEffort
 from ard.pipeline import Evaluators, Run, compress_within
 from ard.plan import RankPlan
 from ard.recovery.recover import Build, Recover, closed_form_only
-from ard.search.proxy import MovementEvaluator, feature_error
+from ard.search.proxy import FeatureError, MovementEvaluator
 from nas_gan.cli import progress
 from nas_gan.files import write_json
 
@@ -63,7 +63,7 @@ class SharedSweep:
 
 def our_evaluators(bench: RankBench) -> Evaluators:
     latents = bench.setting.latents(N_PROXY, 7)
-    proxy = feature_error(bench.generator, latents, bench.setting.extractor)
+    proxy = FeatureError(bench.generator, latents, bench.setting.extractor)
     return Evaluators(
         bench.single,
         bench.joint,

@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ard.activations import ActivationProfile, spread_samples
-from ard.assembly.batchnorm import BatchMoments, batch_moments, correct_batchnorm, whole
+from ard.assembly.batchnorm import BatchMoments, batch_moments, corrected_with_images, whole
 from ard.assembly.closed_form import Fit, LayerOutputs, calibrate, layer_outputs
 from ard.assembly.prefix import DensePrefix, only_layer
 from ard.assembly.statistics import (
@@ -143,8 +143,17 @@ class Assembler:
         With `base`, a generator with other layers replaced already, the layers of the plan are
         replaced in `base` and weighted by their inputs there.
         """
+        return self.with_images(plan, base)[0]
+
+    def with_images(
+        self, plan: RankPlan, base: nn.Module | None = None
+    ) -> tuple[nn.Module, Tensor | None]:
+        """The generator of a plan, and the images that it makes of the first `N_MOMENTS` latents.
+
+        They are None unless the correction of batch statistics has made them anyway.
+        """
         if plan == DENSE:
-            return self.generator if base is None else base
+            return self.generator if base is None else base, None
         statistics, moments, source = self.statistics, self.moments, self.generator
         few = self.latents[:N_MOMENTS]
         if base is not None:
@@ -170,11 +179,4 @@ class Assembler:
         skipping = whole
         if base is None and self.prefix is not None:
             skipping = partial(self.prefix.skipped, layer=only_layer(plan))
-        return correct_batchnorm(
-            corrected,
-            source,
-            few,
-            self.batch_size,
-            dense_moments=moments,
-            skipping=skipping,
-        )
+        return corrected_with_images(corrected, moments, few, self.batch_size, skipping)

@@ -50,23 +50,37 @@ def correct_batchnorm(
         skipping: within `skipping(network)`, the network need not run what it has in common with
             the dense one; used if all latents are one batch.
     """
+    if dense_moments is None:
+        dense_moments = batch_moments(dense, latents, batch_size)
+    return corrected_with_images(factorized, dense_moments, latents, batch_size, skipping)[0]
+
+
+def corrected_with_images(
+    factorized: nn.Module,
+    dense_moments: BatchMoments,
+    latents: Tensor,
+    batch_size: int,
+    skipping: Skipping = whole,
+) -> tuple[nn.Module, Tensor | None]:
+    """What `correct_batchnorm` returns, and the images that it makes of the latents.
+
+    They are None where the correction took more than one pass over the latents, or none.
+    """
     corrected = copy.deepcopy(factorized).eval()
-    before = dense_moments
-    if before is None:
-        before = batch_moments(dense, latents, batch_size)
-    if not before:
-        return corrected
+    if not dense_moments:
+        return corrected, None
     if len(latents) <= batch_size:
         try:
             with skipping(corrected):
-                if _in_one_pass(corrected, before, latents):
-                    return corrected
+                images = _in_one_pass(corrected, dense_moments, latents)
+            if images is not None:
+                return corrected, images
         except torch.OutOfMemoryError:
             if batch_size < 2:
                 raise
             corrected, batch_size = copy.deepcopy(factorized).eval(), -(-len(latents) // 2)
-    _one_by_one(corrected, before, latents, batch_size)
-    return corrected
+    _one_by_one(corrected, dense_moments, latents, batch_size)
+    return corrected, None
 
 
 def _one_by_one(
@@ -79,13 +93,14 @@ def _one_by_one(
         _correct(corrected, name, dense_moments, moments)
 
 
-def _in_one_pass(corrected: nn.Module, before: BatchMoments, latents: Tensor) -> bool:
+def _in_one_pass(corrected: nn.Module, before: BatchMoments, latents: Tensor) -> Tensor | None:
     """Correct each normalisation when its input arrives, which then is that of all latents.
 
     What is skipped, since it is as in the dense network, needs no correction.
 
     Returns:
-        Whether that was possible; if not, because one of them runs twice, nothing has changed.
+        The images of the corrected network; None if one normalisation runs twice, which makes one
+        pass too few. Nothing has changed then.
     """
     state = {name: tensor.clone() for name, tensor in corrected.state_dict().items()}
     calls = dict.fromkeys(before, 0)
@@ -101,11 +116,11 @@ def _in_one_pass(corrected: nn.Module, before: BatchMoments, latents: Tensor) ->
     with observing(
         corrected, entering=[(corrected.get_submodule(name), arrives(name)) for name in before]
     ):
-        corrected(latents)
+        images: Tensor = corrected(latents)
     if max(calls.values()) <= 1:
-        return True
+        return images
     corrected.load_state_dict(state)
-    return False
+    return None
 
 
 def _correct(

@@ -24,7 +24,7 @@ from ard.search.candidates import competitors, most_worthwhile
 from ard.session.config import SearchConfig, SweepConfig, grid_of
 from ard.session.recovering import fine_tuning_steps
 from ard.session.search import N_CHECKED, N_PROXY
-from ard.session.setting import samples_of, wanted_reference
+from ard.session.setting import samples_of, unrecovered_images, wanted_reference
 from nas_gan.generators import OpenedGenerator
 from nas_gan.metrics.features import FeatureExtractor
 
@@ -64,6 +64,7 @@ class Demand:
         decomposed: multiply-adds of the decompositions that make their factors; see `size_of`.
         timed: layers, dense and factorized, that are timed on their own.
         images: images of the score of a whole plan.
+        unrecovered_images: images of the score of the chosen plan before its recovery.
         reference_images: images of the dense generator that are the reference; 0 if there is one.
         recoveries: what is recovered; nothing in a sweep.
         delivers: whether the result is exported and timed.
@@ -78,6 +79,7 @@ class Demand:
     decomposed: float
     timed: int = 0
     images: int
+    unrecovered_images: int = 0
     reference_images: int
     recoveries: Recoveries = field(default_factory=Recoveries)
     delivers: bool = False
@@ -106,7 +108,8 @@ def demand_of(
     offered = [offers_of(layer, grid) for layer in layers]
     norms = nn.modules.batchnorm._BatchNorm
     normalised = any(isinstance(module, norms) for module in opened.generator.modules())
-    samples = samples_of(config, metric_named(config.metric), extractor)
+    metric = metric_named(config.metric)
+    samples = samples_of(config, metric, extractor)
     wanted = wanted_reference(config.reference, opened.checkpoint.provenance.get("dataset"))
     to_time = timed and config.latency_table is None
     recoveries = Recoveries()
@@ -129,6 +132,7 @@ def demand_of(
         ),
         timed=len(wanted_choices(profile.parts, grid)) if to_time else 0,
         images=samples,
+        unrecovered_images=unrecovered_images(samples, metric, extractor),
         reference_images=max(samples, 2 * extractor.dim) if wanted == "dense" else 0,
         recoveries=recoveries,
     )

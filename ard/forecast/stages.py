@@ -11,15 +11,16 @@ from ard.assembly.prefix import N_TESTED
 from ard.forecast.demand import Demand, Recoveries
 from ard.forecast.speed import Speed
 from ard.pipeline import N_RANKED
-from ard.recovery.distillation import N_FINITE
+from ard.recovery.adversarial import FineTuning
+from ard.recovery.distillation import N_FINITE, Recovery
 from ard.report.delivery import batch_sizes, timing_seconds
 from ard.session.search import N_PROXY, N_STATISTICS
 
 # Choices that are measured because a plan relies on an estimate; see `ard.pipeline.find_plan`.
 CONFIRMED = 8
-# Scores of the states of one recovery: at the start and twice in each stage of the distillation,
-# and twice while it is tuned.
-CHECKS_DISTILLED, CHECKS_TUNED = 3, 2
+# Scores of the states of one recovery: before and after each stage of the distillation, and while
+# it is tuned.
+CHECKS_DISTILLED, CHECKS_TUNED = 1 + Recovery.n_checks, FineTuning.n_checks
 # Seconds to write a layer's graph, to load it and to time it: `edge_bench.layers` takes 0.1 for it.
 TIMING = 0.2
 
@@ -81,11 +82,10 @@ def _stages(demand: Demand, speed: Speed) -> Iterator[Stage]:
     if demand.anchors:
         # Of the dense generator is remembered what comes before each layer, here and for the batch
         # statistics.
-        parts = demand.proxy_parts
+        # With batch normalisation, the images that correct the statistics are looked at.
+        parts = 1 if demand.moments else demand.proxy_parts
         remembered = N_PROXY + parts * tested
-        if demand.moments:
-            remembered += demand.moments + tested
-        moved = (demand.moments + N_PROXY) * share * speed.image + N_PROXY * speed.features
+        moved = N_PROXY * (share * speed.image + speed.features)
         yield Stage(
             *("movement of images", single, single * N_PROXY + round(remembered)),
             single * moved + remembered * speed.image,
@@ -105,7 +105,9 @@ def _stages(demand: Demand, speed: Speed) -> Iterator[Stage]:
         trials * (scored + seconds),
     )
     # The chosen plan on held-out latents, and before its recovery.
-    yield Stage("the chosen plan", 2, 2 * demand.images, 2 * scored, spread=False)
+    before = speed.evaluation(demand.unrecovered_images, demand.moments)
+    both = demand.images + demand.unrecovered_images
+    yield Stage("the chosen plan", 2, both, scored + before, spread=False)
     if demand.delivers:
         # The dense generator and the compressed one, which is no slower.
         timing = sum(2 * timing_seconds(n * speed.image) for n in batch_sizes(speed.image))

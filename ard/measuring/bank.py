@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,6 +61,13 @@ class DenseBank:
             batch_size=self.batch_size,
             device=self.device,
         )
+
+    def first(self, n: int) -> DenseBank:
+        """The bank of the first `n` latents; nothing is drawn that this one has drawn."""
+        part = replace(self, latents=self.latents[:n])
+        if "features" in self.__dict__:
+            part.__dict__["features"] = self.features[:n]
+        return part
 
     @cached_property
     def features(self) -> npt.NDArray[np.float32]:

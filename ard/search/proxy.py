@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ard.assembly.assembler import Assembler
 from ard.assembly.prefix import MAX_BYTES, DensePrefix, only_layer
-from ard.measuring.evaluate import Candidate
+from ard.measuring.evaluate import Candidate, Evaluator
 from ard.measuring.score import MOVEMENT, Score
-from ard.plan import Replacement
+from ard.plan import RankPlan, Replacement
 from nas_gan.metrics.features import FeatureExtractor
-from nas_gan.metrics.sampling import extract_features
+from nas_gan.metrics.sampling import extract_features, generate_uint8
 
 
 class Proxy(Protocol):
@@ -59,7 +60,10 @@ class MovementEvaluator:
     features: str
 
     def __call__(self, candidate: Candidate) -> Score:
-        moved = self.measure(candidate.generator, only_layer(candidate.plan))
+        return self.score(self.measure(candidate.generator, only_layer(candidate.plan)))
+
+    def score(self, moved: float) -> Score:
+        """A movement as a score."""
         return Score(
             metric=MOVEMENT,
             value=moved,
@@ -70,6 +74,30 @@ class MovementEvaluator:
             features=self.features,
             measured=True,
         )
+
+
+@dataclass(frozen=True)
+class Movement:
+    """A function from a plan to the movement of its images: build the generator, then evaluate it.
+
+    Where the assembler has made images of the evaluator's latents anyway, those are looked at.
+    """
+
+    assemble: Assembler
+    evaluate: Evaluator
+
+    def __call__(self, plan: RankPlan) -> Score:
+        generator, images = self.assemble.with_images(plan)
+        evaluate = self.evaluate
+        if images is not None and isinstance(evaluate, MovementEvaluator):
+            measure = evaluate.measure
+            if isinstance(measure, FeatureError) and self._same(measure.latents, len(images)):
+                return evaluate.score(measure.of_images(images))
+        return evaluate(Candidate(lambda: generator, plan))
+
+    def _same(self, latents: Tensor, n: int) -> bool:
+        ours = self.assemble.latents[:n]
+        return ours.shape == latents.shape and torch.equal(ours, latents.to(ours))
 
 
 def image_error(
@@ -91,44 +119,75 @@ def image_error(
     return measure
 
 
-def feature_error(
-    dense: nn.Module,
-    latents: Tensor,
-    extractor: FeatureExtractor,
-    *,
-    batch_size: int = 64,
-    device: str = "cpu",
-) -> Proxy:
+class FeatureError:
     """Mean squared distance between the features of an image and of its dense counterpart.
 
-    It is relative to the total variance of the features, on `(n, latent_dim)` latents. A generator
-    that differs from the dense one in one layer runs from that layer on.
-    """
-    parts = latents.split(batch_size)
-    prefixes = [DensePrefix(dense, part.to(device), MAX_BYTES // len(parts)) for part in parts]
+    It is relative to the total variance of the features. A generator that differs from the dense
+    one in one layer runs from that layer on.
 
-    def part_of(prefix: DensePrefix, generator: nn.Module, layer: str | None) -> np.ndarray:
-        features = partial(extract_features, generator, prefix.latents, extractor, device=device)
+    Args:
+        dense: the dense generator, on `device`.
+        latents: `(n, latent_dim)` latents.
+        extractor: the network whose features are compared.
+        batch_size: images per batch.
+        device: the device of the generators.
+    """
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        latents: Tensor,
+        extractor: FeatureExtractor,
+        *,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ) -> None:
+        self.latents, self.extractor = latents, extractor
+        self.batch_size, self.device = batch_size, device
+        parts = latents.split(batch_size)
+        most = MAX_BYTES // len(parts)
+        self._prefixes = [DensePrefix(dense, part.to(device), most) for part in parts]
+        self._target = self._features_of(dense, None)
+        self._scale = max(float(self._target.var(axis=0).sum()), 1e-12)
+
+    def __call__(self, generator: nn.Module, layer: str | None = None, /) -> float:
+        """How far the images of a generator moved; before `layer` it does what the dense one does.
+
+        Raises:
+            DivergedError: an image holds a NaN or an infinity.
+        """
+        return self._moved(self._features_of(generator, layer))
+
+    def of_images(self, images: Tensor) -> float:
+        """How far images `(n, c, h, w)` of the same latents moved.
+
+        Raises:
+            DivergedError: an image holds a NaN or an infinity.
+        """
+        [pixels] = generate_uint8(
+            nn.Identity(), self.latents, batch_size=len(images), draw=lambda z: images
+        )
+        return self._moved(self.extractor(pixels).astype(np.float64))
+
+    def _features_of(self, generator: nn.Module, layer: str | None) -> np.ndarray:
+        found = [self._part_of(prefix, generator, layer) for prefix in self._prefixes]
+        return np.concatenate(found).astype(np.float64)  # (n, dim)
+
+    def _part_of(self, prefix: DensePrefix, generator: nn.Module, layer: str | None) -> np.ndarray:
+        features = partial(
+            extract_features, generator, prefix.latents, self.extractor, device=self.device
+        )
         try:
             # What is remembered is of all of its latents.
             with prefix.skipped(generator, layer):
                 return features(len(prefix.latents), halves=False)
         except torch.OutOfMemoryError:
             pass
-        return features(batch_size)
+        return features(self.batch_size)
 
-    def features_of(generator: nn.Module, layer: str | None = None) -> np.ndarray:
-        found = [part_of(prefix, generator, layer) for prefix in prefixes]
-        return np.concatenate(found).astype(np.float64)  # (n, dim)
-
-    target = features_of(dense)
-    scale = max(float(target.var(axis=0).sum()), 1e-12)
-
-    def measure(generator: nn.Module, layer: str | None = None) -> float:
-        features = features_of(generator, layer)
-        return float(np.square(features - target).sum(axis=1).mean()) / scale
-
-    return measure
+    def _moved(self, features: np.ndarray) -> float:
+        squares = np.square(features - self._target).sum(axis=1)
+        return float(squares.mean()) / self._scale
 
 
 def choose_anchors(

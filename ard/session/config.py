@@ -26,7 +26,7 @@ from nas_gan.workers.options import WorkerOptions, check_workers
 # differ: latents that decided something must not also judge it.
 SEEDS = {
     "single": 1, "joint": 2, "final": 3, "recovery": 4, "selection": 5, "statistics": 6,
-    "proxy": 7, "fine_tuning": 8, "real": 9,
+    "fine_tuning": 8, "real": 9,
 }  # fmt: skip
 # From the least to the most; what they stand for is in `ard.session.effort`.
 EffortName = Literal["quick", "default", "thorough"]

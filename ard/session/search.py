@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ard.activation_sites import find_activations
+from ard.assembly.assembler import N_MOMENTS
 from ard.costs.cost import LayerCost
 from ard.costs.latency_table import LatencyTable
 from ard.costs.layer_times import TABLE, LayerTiming, measure_layers
@@ -21,7 +22,7 @@ from ard.measuring.metric import MetricEvaluator
 from ard.pipeline import Evaluators, Run, Search
 from ard.recovery.store import RecoveredStore
 from ard.search.budget import SPREAD_SHARE, Budget, budget_of_spread
-from ard.search.proxy import MovementEvaluator, feature_error
+from ard.search.proxy import FeatureError, MovementEvaluator
 from ard.session.config import (
     FRESH,
     SEEDS,
@@ -34,7 +35,7 @@ from ard.session.config import (
 )
 from ard.session.record import open_journal, run_directory
 from ard.session.recovering import Recovering, open_recovery
-from ard.session.setting import Setting, bank_of, load_setting, samples_of
+from ard.session.setting import Setting, bank_of, load_setting, samples_of, unrecovered_images
 from nas_gan.cli import progress
 from nas_gan.devices import check_device
 from nas_gan.generators import open_generator
@@ -45,7 +46,10 @@ from nas_gan.workers.executors import Executor
 from nas_gan.workers.options import check_alike
 
 N_STATISTICS = 128  # latents for activation covariances and all closed-form fits
-N_PROXY = 32  # latents for the proxy
+# Latents for the proxy, the first of them: the images that correct the batch statistics of a choice
+# are then those that show how far it moves. What is decided is the order of the choices, and the
+# scores of the anchors, on latents of their own, say what a movement stands for.
+N_PROXY = N_MOMENTS
 N_CHECKED = 256  # images, at most, on which the states of one recovery are compared
 N_PICTURED = 24  # latents whose images the report shows
 
@@ -102,13 +106,14 @@ def open_session(config: SearchConfig, tell: Callable[[str], None], executor: Ex
         advance(1)
         held_out = held_out_bank(config, setting, 0)
         final = evaluator(held_out, True)
+        few = unrecovered_images(samples, setting.metric, setting.extractor)
         advance(1)
     recovering = prepare_recovery(run_dir, check_evaluator(config, setting, single))
     evaluators = Evaluators(
         single,
         joint,
         final,
-        factorized=evaluator(held_out, False),
+        factorized=evaluator(held_out.first(few), False),
         proxy=proxy_evaluator(config, setting),
         fresh=lambda bank: evaluator(held_out_bank(config, setting, bank), True),
     )
@@ -316,9 +321,9 @@ def proxy_evaluator(config: SweepConfig, setting: Setting) -> MovementEvaluator 
     """The proxy: how far a choice moves the features of a few images. None if all are scored."""
     if not config.anchors:
         return None
-    measure = feature_error(
+    measure = FeatureError(
         setting.generator,
-        setting.latents(N_PROXY, _seed(config, "proxy")),
+        statistics_latents(config, setting)[:N_PROXY],
         setting.extractor,
         batch_size=setting.batch_size,
         device=config.device,

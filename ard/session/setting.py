@@ -175,6 +175,14 @@ def samples_of(config: MeasuringConfig, metric: Metric, extractor: FeatureExtrac
     return config.samples or metric.default_images(extractor)
 
 
+def unrecovered_images(samples: int, metric: Metric, extractor: FeatureExtractor) -> int:
+    """The number of images that score the chosen plan before its recovery, which decides nothing.
+
+    `samples` is that of a score which does.
+    """
+    return min(samples, max(metric.enough_images(extractor) // 2, 1))
+
+
 def _data_loader(
     checkpoint: Checkpoint, size: Size, root: Path | None
 ) -> Callable[[], Images] | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nas_gan.cache import is_cached
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.inception import InceptionV3, inception_cache
-from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
+from nas_gan.metrics.onnx_graph import GraphInParts, OnnxGraph, check_onnx
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
 from nas_gan.networks.halving import halving
 
@@ -89,7 +89,7 @@ class EfficientNetLite0:
         if self.protocol is not LEGACY:  # legacy resizing is part of the network
             images = self.protocol.resize(images.to(self.device), self.size)
         if self.device.type == "cpu":
-            return run_in_parts(self._session, images.cpu().numpy(), self.dim)
+            return self._graph(images.cpu().numpy())
         with torch.inference_mode():
             return halving(lambda part: self._network(part.to(self.device)).cpu(), images).numpy()
 
@@ -112,8 +112,8 @@ class EfficientNetLite0:
         return _to_onnx(self._network, of_bytes=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings only: a worker on another machine opens its own session."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_session")}
+        """Settings only: a worker on another machine opens its own."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_graph")}
 
     @cached_property
     def _network(self) -> _EfficientNetLite0:
@@ -130,9 +130,9 @@ class EfficientNetLite0:
         return network.eval().to(self.device)
 
     @cached_property
-    def _session(self) -> Any:
+    def _graph(self) -> GraphInParts:
         check_onnx()
-        return open_session(_to_onnx(self._network, self.protocol is LEGACY), self.threads)
+        return GraphInParts(_to_onnx(self._network, self.protocol is LEGACY), self.threads)
 
 
 class _EfficientNetLite0(nn.Module):
@@ -275,7 +275,7 @@ def make_extractor(
             downloads the weights if they are missing.
         inception_weights: a file of pytorch-fid's Inception weights.
         device: where the extractor runs.
-        threads: threads of ONNX Runtime; by default its own choice.
+        threads: threads of the extractor on a CPU; by default as many as there are cores.
         protocol: how images are resized and rounded.
 
     Returns:

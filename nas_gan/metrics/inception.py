@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from nas_gan.cache import is_cached
 from nas_gan.errors import MissingDataError, NasGanError
-from nas_gan.metrics.onnx_graph import OnnxGraph, check_onnx, open_session, run_in_parts
+from nas_gan.metrics.onnx_graph import GraphInParts, OnnxGraph, check_onnx
 from nas_gan.metrics.protocol import LEGACY, FidProtocol, Images, checked_images, extractor_name
 from nas_gan.networks.halving import halving
 from nas_gan.weights.files import load_torch
@@ -65,7 +65,7 @@ class InceptionV3:
         images = checked_images(images)
         with torch.inference_mode():
             if self.device.type == "cpu":
-                return run_in_parts(self._session, self._scaled(images).numpy(), self.dim)
+                return self._graph(self._scaled(images).numpy())
             return halving(
                 lambda part: self._network(self._scaled(part)).flatten(1).cpu(), images
             ).numpy()
@@ -83,13 +83,13 @@ class InceptionV3:
         return features @ self._classes.T
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the session: a worker on another machine opens its own."""
-        return {key: value for key, value in self.__dict__.items() if key != "_session"}
+        """Without the graph: a worker on another machine opens its own."""
+        return {key: value for key, value in self.__dict__.items() if key != "_graph"}
 
     @cached_property
-    def _session(self) -> Any:
+    def _graph(self) -> GraphInParts:
         check_onnx()
-        return open_session(_to_onnx(self._network), self.threads)
+        return GraphInParts(_to_onnx(self._network), self.threads)
 
 
 def inception_cache() -> Path:

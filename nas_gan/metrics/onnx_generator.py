@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from nas_gan.metrics.onnx_graph import open_session
+from nas_gan.metrics.onnx_graph import GraphInParts
 from nas_gan.networks.structure import evaluating
 
 # From how many images on the graph repays its making.
@@ -36,19 +36,19 @@ def onnx_images(
     Args:
         generator: the generator, on the CPU; it is not changed.
         latents: `(n, latent_dim)` latents, on the first and last of which the images are compared.
-        threads: threads of ONNX Runtime; by default those of torch.
+        threads: threads that run it; by default as many as those of torch.
 
     Returns:
         The function; None if the generator cannot be exported, or if an image differs by more than
         `TOLERANCE`, as those of a generator that draws noise of its own do.
     """
     try:
-        session = open_session(_graph(generator, latents[:2]), threads or torch.get_num_threads())
+        graph = GraphInParts(_graph(generator, latents[:2]), threads or torch.get_num_threads())
     except Exception:  # whatever the exporter or the runtime cannot do, torch can
         return None
 
     def images(z: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"latents": z.numpy()})[0])
+        return torch.from_numpy(graph(z.numpy()))
 
     few = N_TESTED // 2
     for tested in (latents[:few], latents[-few - 1 :]):  # two batches, of different sizes

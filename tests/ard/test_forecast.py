@@ -61,10 +61,10 @@ def test_a_sweep_is_every_movement_the_anchors_and_the_dense_generator() -> None
     assert stages["one layer at a time"].images == 600
     # 32 images for batch statistics, of which a quarter runs; 100 with features, and the score
     assert stages["one layer at a time"].seconds == 6 * (32 / 4 + 150 + 10)
-    # So for a movement. What comes before the layer is remembered of 32 latents and of another 32,
-    # and tested with a quarter of the network on two rows of each.
-    remembered = 32 + 32 + 2 * 2 / 4
-    assert stages["movement of images"].seconds == 20 * ((32 + 32) / 4 + 32 / 2) + remembered
+    # The features of these 32 show a movement. What comes before the layer is remembered of them,
+    # and tested with a quarter of the network on two rows.
+    remembered = 32 + 2 / 4
+    assert stages["movement of images"].seconds == 20 * (32 / 4 + 32 / 2) + remembered
 
 
 def test_more_updates_and_more_trials_take_longer() -> None:
@@ -82,10 +82,18 @@ def test_a_recovery_is_its_updates_its_checks_and_a_look_at_each_stage() -> None
     speed = replace(SPEED, distilled=3.0, tuned=5.0)
     assert recovery_of(Recoveries(trials=1), speed) == (0, 0)
     images, seconds = recovery_of(Recoveries(1, 7, 4, batch=2, stages=2, check_images=20), speed)
-    # Three checks in each of two stages, and two while it is tuned, of 20 images and a score; eight
-    # images show at the start of each stage that the network works.
-    assert images == 8 * 20
-    assert seconds == 8 * (20 * 1.5 + 10) + 7 * 3 + 4 * 5 + 2 * 8
+    # A check before and after each of two stages, and two while it is tuned, of 20 images and a
+    # score; eight images show at the start of each stage that the network works.
+    assert images == 6 * 20
+    assert seconds == 6 * (20 * 1.5 + 10) + 7 * 3 + 4 * 5 + 2 * 8
+
+
+def test_the_chosen_plan_is_scored_on_more_images_with_its_recovery_than_without():
+    demand = replace(DEMAND, recoveries=Recoveries(trials=1), unrecovered_images=400)
+    chosen = {stage.name: stage for stage in stages_of(demand, SPEED)}["the chosen plan"]
+    # 32 images for batch statistics, 1,000 or 400 with features, and the score
+    assert (chosen.evaluations, chosen.images) == (2, 1400)
+    assert chosen.seconds == 2 * 32 + 1400 * 1.5 + 2 * 10
 
 
 def test_what_is_delivered_is_timed_at_the_batches_that_the_command_times() -> None:

@@ -5,7 +5,11 @@ import torch
 from tiny import lively_generator
 from torch import Tensor, nn
 
-from ard.assembly.batchnorm import batch_moments, correct_batchnorm
+from ard.assembly.batchnorm import (
+    batch_moments,
+    correct_batchnorm,
+    corrected_with_images,
+)
 from ard.assembly.surgery import apply_plan
 from ard.plan import Factorization, RankPlan
 from nas_gan.networks.interface import interface_of
@@ -164,3 +168,22 @@ def variances_behind_norms(net: nn.Module, latents: Tensor) -> dict[str, Tensor]
     for hook in hooks:
         hook.remove()
     return found
+
+
+def test_the_images_of_one_pass_are_those_of_the_corrected_net() -> None:
+    dense, factorized = Normalised(1.0, 0.0, 2).eval(), Normalised(3.0, 10.0, 2).eval()
+    moments = batch_moments(dense, LATENTS)
+    corrected, images = corrected_with_images(factorized, moments, LATENTS, 3)
+    assert images is not None
+    torch.testing.assert_close(images, corrected(LATENTS))
+    assert not torch.allclose(images, factorized(LATENTS))
+    assert same(corrected, correct_batchnorm(factorized, dense, LATENTS))
+
+
+def test_there_are_no_images_where_one_pass_does_not_do() -> None:
+    dense = Normalised(1.0, 0.0).eval()
+    moments = batch_moments(dense, LATENTS)
+    assert corrected_with_images(dense, moments, LATENTS, batch_size=2)[1] is None
+    assert corrected_with_images(dense, {}, LATENTS, batch_size=3)[1] is None
+    twice = nn.Sequential(dense, dense)
+    assert corrected_with_images(twice, batch_moments(twice, LATENTS), LATENTS, 3)[1] is None

@@ -11,7 +11,7 @@ from ard.assembly.assembler import Assembler
 from ard.assembly.prefix import DensePrefix, only_layer
 from ard.layers import profile_layers
 from ard.plan import DENSE, Factorization, RankPlan
-from ard.search.proxy import feature_error
+from ard.search.proxy import FeatureError
 from nas_gan.networks.latents import latent_bank
 
 
@@ -99,7 +99,7 @@ def test_the_movement_of_every_layer_is_that_of_a_whole_pass():
         layers = profile_layers(net, latents[:2]).layers
     assemble = Assembler.measure(net, latents, layers)
     assert assemble.prefix is not None
-    movement = feature_error(net, latent_bank(8, net.latent_dim, seed=2), PixelFeatures())
+    movement = FeatureError(net, latent_bank(8, net.latent_dim, seed=2), PixelFeatures())
     skipped = 0
     for layer in layers:
         method = layer.methods()[0]
@@ -129,7 +129,7 @@ def test_the_movement_of_a_layer_does_not_depend_on_the_batch_size():
     with torch.no_grad():
         [*_, layer] = profile_layers(net, bank[:2]).layers
     other = changed(net, layer.name)
-    whole, parts = (feature_error(net, bank, PixelFeatures(), batch_size=n) for n in (12, 5))
+    whole, parts = (FeatureError(net, bank, PixelFeatures(), batch_size=n) for n in (12, 5))
     assert parts(other, layer.name) == pytest.approx(whole(other), rel=1e-4)
 
 
@@ -138,7 +138,7 @@ def test_a_movement_is_measured_without_a_prefix_where_its_batch_does_not_fit():
     bank = latent_bank(12, net.latent_dim, seed=2)
     with torch.no_grad():
         [*_, layer] = profile_layers(net, bank[:2]).layers
-    other, movement = changed(net, layer.name), feature_error(net, bank, PixelFeatures())
+    other, movement = changed(net, layer.name), FeatureError(net, bank, PixelFeatures())
     expected, forward = movement(other), other.forward
 
     def full(z: Tensor) -> Tensor:

@@ -8,24 +8,28 @@ import torch
 from contracts import scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import PixelFeatures, SmallNet
+from tiny import PixelFeatures, SmallNet, lively_generator
 from torch import Tensor, nn
 
+from ard.assembly.assembler import Assembler
+from ard.layers import profile_layers
 from ard.measuring.evaluate import Candidate
 from ard.measuring.score import MOVEMENT
-from ard.plan import Factorization
+from ard.plan import Factorization, RankPlan
 from ard.search.allocation import Option, allocate, undominated
 from ard.search.proxy import (
     Choice,
+    FeatureError,
+    Movement,
     MovementEvaluator,
     Proxy,
     calibrate_proxy,
     choose_anchors,
     estimate,
-    feature_error,
     image_error,
 )
 from nas_gan.networks.latents import latent_bank
+from nas_gan.networks.searched import Generator
 
 LATENTS = latent_bank(24, 8, seed=5)
 
@@ -55,7 +59,7 @@ def noisy(net: SmallNet, scale: float) -> SmallNet:
 def proxy(request: pytest.FixtureRequest) -> Proxy:
     if request.param == "images":
         return image_error(SmallNet(), LATENTS, batch_size=10)
-    return feature_error(SmallNet(), LATENTS, PixelFeatures(), batch_size=10)
+    return FeatureError(SmallNet(), LATENTS, PixelFeatures(), batch_size=10)
 
 
 def test_the_dense_net_does_not_move(proxy: Proxy) -> None:
@@ -80,6 +84,37 @@ def test_a_movement_stands_where_a_score_stands_without_an_interval() -> None:
     found = evaluate(Candidate.finished(Shifted(net, 0.5)))
     assert found.value == found.rise == found.ci_low == found.ci_high > 0
     assert (found.metric, found.n_images, found.features) == (MOVEMENT, 24, "")
+
+
+@pytest.mark.parametrize("other_latents", [False, True])
+def test_a_choice_is_corrected_and_looked_at_in_one_pass(
+    other_latents: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = lively_generator()
+    bank = latent_bank(40, net.latent_dim, seed=1)
+    with torch.no_grad():
+        layers = profile_layers(net, bank[:2]).layers
+    assemble = Assembler.measure(net, bank, layers)
+    seen = latent_bank(32, net.latent_dim, seed=2) if other_latents else bank[:32]
+    evaluate = MovementEvaluator(FeatureError(net, seen, PixelFeatures()), 32, "pixels")
+    plans = [
+        RankPlan({layer.name: choice})
+        for layer in layers[::4]
+        for choice in layer.rank_grid(layer.methods()[0], (0.3,))
+    ]
+    apart = [evaluate(Candidate(lambda plan=plan: assemble(plan), plan)).value for plan in plans]  # type: ignore[misc]
+    passes, forward = 0, Generator.forward
+
+    def counted(self: Generator, z: Tensor) -> Tensor:
+        nonlocal passes
+        passes += 1
+        return forward(self, z)
+
+    monkeypatch.setattr(Generator, "forward", counted)
+    moved = [Movement(assemble, evaluate)(plan).value for plan in plans]
+    assert moved == pytest.approx(apart, rel=1e-4)
+    assert min(moved) > 0
+    assert passes == len(plans) * (2 if other_latents else 1)
 
 
 # -- which choices are measured

@@ -281,7 +281,7 @@ def test_a_search_goes_on_from_a_sweep_of_the_same_settings(
 def test_latents_of_the_statistics_are_none_of_those_that_score(setting: Setting) -> None:
     found = statistics_latents(GOOD, setting)
     assert found.shape == (128, setting.interface.latent_dim)
-    for name in ("single", "joint", "final", "selection", "proxy"):
+    for name in ("single", "joint", "final", "selection"):
         others = setting.latents(128, GOOD.seed + SEEDS[name])
         assert not torch.equal(found, others)
 

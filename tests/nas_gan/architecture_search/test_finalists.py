@@ -7,12 +7,18 @@ import pytest
 import torch
 
 from nas_gan.architecture_search.config import SearchConfig
-from nas_gan.architecture_search.finalists import FINALISTS, draw_finalists, training_of
+from nas_gan.architecture_search.finalists import (
+    FINALISTS,
+    Finalist,
+    draw_finalists,
+    training_of,
+)
 from nas_gan.architecture_search.run import search
 from nas_gan.checkpoint import build_generator, load_checkpoint
 from nas_gan.data.loading import synthetic_shapes
 from nas_gan.errors import DivergedError, InvalidValueError
 from nas_gan.networks.genotype import MMD_NAS, Genotype
+from nas_gan.networks.searched import Generator
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.distributed import Processes
 
@@ -65,12 +71,13 @@ def test_the_most_probable_architecture_comes_first_and_the_best_so_far_second()
     found = draw_finalists(*UNIFORM, "mmd-nas", 4, 0, other)
     assert found[1] == other
     assert len(set(found)) == 4
-    alphas = sure_of(MMD_NAS)
-    assert draw_finalists(*alphas, "mmd-nas", 2, 0, other) == (MMD_NAS, other)
+    normal, up = sure_of(MMD_NAS)
+    assert draw_finalists(normal, up, "mmd-nas", 2, 0, other) == (MMD_NAS, other)
 
 
 def test_parameters_that_are_sure_give_one_finalist_and_the_best_so_far_counts_once():
-    assert draw_finalists(*sure_of(MMD_NAS), "mmd-nas", 5, 0, MMD_NAS) == (MMD_NAS,)
+    normal, up = sure_of(MMD_NAS)
+    assert draw_finalists(normal, up, "mmd-nas", 5, 0, MMD_NAS) == (MMD_NAS,)
 
 
 def test_operations_are_drawn_by_their_probabilities():
@@ -93,7 +100,8 @@ def test_finalists_are_the_same_by_seed_and_more_of_them_begin_alike():
 
 def test_the_finalist_with_the_lowest_fid_is_kept_with_its_training(tmp_path, images):
     config = replace(TINY, run_dir=tmp_path)
-    measure, told = Measure(9.0, 7.0, 8.0), []
+    measure = Measure(9.0, 7.0, 8.0)
+    told: list[Finalist] = []
     search(config, images, measure=measure, on_finalists=told.extend)
     genotype, content = finalist_of(config)
     assert genotype == measure.genotypes[1]
@@ -101,6 +109,7 @@ def test_the_finalist_with_the_lowest_fid_is_kept_with_its_training(tmp_path, im
     assert [one.fid for one in told] == [7.0, 8.0, 9.0]
     assert measure.genotypes[0] == Genotype.from_json((tmp_path / "genotype.json").read_text())
     net = build_generator(load_checkpoint(told[0].run_dir / "ckpt.pt"))
+    assert isinstance(net, Generator)
     assert net.config.genotype == genotype
     assert not (tmp_path / "best_genotype.json").exists()  # nothing was measured along the way
 
@@ -147,7 +156,7 @@ def test_an_interrupted_finalist_goes_on_and_the_result_is_the_same(tmp_path, im
 
 def test_a_finalist_that_diverges_comes_last_and_all_of_them_are_an_error(tmp_path, images):
     config = replace(TINY, run_dir=tmp_path / "one")
-    told = []
+    told: list[Finalist] = []
     search(config, images, measure=Measure(math.nan, 7.0, 8.0), on_finalists=told.extend)
     assert [one.fid for one in told] == [7.0, 8.0, math.inf]
     with pytest.raises(DivergedError, match=r"every finalist diverged \(3 of them\)"):
