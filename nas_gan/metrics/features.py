@@ -275,7 +275,7 @@ def make_extractor(
             downloads the weights if they are missing.
         inception_weights: a file of pytorch-fid's Inception weights.
         device: where the extractor runs.
-        threads: threads of the extractor on a CPU; by default as many as there are cores.
+        threads: threads of the extractor on a CPU; by default those of torch.
         protocol: how images are resized and rounded.
 
     Returns:

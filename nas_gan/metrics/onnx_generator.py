@@ -43,7 +43,7 @@ def onnx_images(
         `TOLERANCE`, as those of a generator that draws noise of its own do.
     """
     try:
-        graph = GraphInParts(_graph(generator, latents[:2]), threads or torch.get_num_threads())
+        graph = GraphInParts(_graph(generator, latents[:2]), threads)
     except Exception:  # whatever the exporter or the runtime cannot do, torch can
         return None
 

@@ -5,7 +5,6 @@ torch's exporter takes ten seconds, which every command would have to wait for.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -107,7 +106,7 @@ class GraphInParts:
 
     Args:
         model: the model, with one input and one output.
-        threads: how many parts run at once; by default as many as there are cores for this process.
+        threads: how many parts run at once; by default the threads of torch in this process.
     """
 
     ROWS = 8
@@ -123,7 +122,7 @@ class GraphInParts:
         )
         [given] = self._session.get_inputs()
         self._name = given.name
-        self._threads = ThreadPoolExecutor(threads or _cores())
+        self._threads = ThreadPoolExecutor(threads or torch.get_num_threads())
 
     def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """The outputs `(n, ...)` of a batch `(n, ...)`; an empty one runs as a whole."""
@@ -133,10 +132,3 @@ class GraphInParts:
 
     def _run(self, part: npt.NDArray[Any]) -> Any:
         return self._session.run(None, {self._name: part})[0]
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -128,6 +128,18 @@ def test_a_finished_search_that_is_asked_for_more_finalists_trains_the_others_on
     assert finalist_of(config)[0] == more.genotypes[0]
 
 
+def test_finalists_that_get_more_steps_are_trained_on_and_measured_anew(tmp_path, images):
+    config = replace(TINY, run_dir=tmp_path, finalists=2)
+    first = Measure(9.0, 7.0)
+    search(config, images, measure=first)
+    updates, more = [], Measure(5.0, 6.0)
+    search(replace(config, finalist_steps=3), images, measure=more, on_update=updates.append)
+    assert more.genotypes == first.genotypes
+    assert finalist_of(config)[0] == first.genotypes[0]
+    # The search was done, and of each finalist two steps were: one more.
+    assert updates == [1, 2, 1, 2, 1]
+
+
 def test_an_interrupted_finalist_goes_on_and_the_result_is_the_same(tmp_path, images):
     whole = replace(TINY, run_dir=tmp_path / "whole")
     search(whole, images, measure=Measure(9.0, 7.0, 8.0))
