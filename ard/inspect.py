@@ -33,7 +33,7 @@ from ard.layers import Profile, profile_layers
 from ard.report.values import engineering
 from ard.search.budget import SPREAD_SHARE, budget_of_spread
 from ard.session.config import SearchConfig, settled
-from ard.session.setting import wanted_reference
+from ard.session.setting import lay_out, wanted_reference
 from nas_gan.checkpoint import EXTERNAL_KIND, Checkpoint, load_checkpoint
 from nas_gan.cli import DONE, run
 from nas_gan.devices import check_device
@@ -101,6 +101,7 @@ def _heading(path: Path, checkpoint: Checkpoint) -> Iterator[str]:
 
 def _of_generator(config: InspectConfig, checkpoint: Checkpoint) -> Iterator[str]:
     opened = generator_of(checkpoint, config.checkpoint, config, device=config.device)
+    lay_out(opened, config.device)
     with torch.inference_mode():
         rows = latents_of(opened.interface, 2, seed=0).to(config.device)
         profile = profile_layers(opened.generator, rows)

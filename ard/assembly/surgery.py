@@ -28,6 +28,7 @@ from ard.factorization.ranks import group_shape
 from ard.layers import describe_layer, row_axes
 from ard.plan import ActivationForm, Factorization, RankPlan
 from nas_gan.networks.layer_types import Conv, Layer, Transposed, convolution_type
+from nas_gan.networks.layout import lay_out_like_
 from nas_gan.networks.structure import apply_structure as apply_structure
 from nas_gan.networks.structure import layer_spec, replace_modules, weight_sharers
 from nas_gan.seeds import folded
@@ -125,7 +126,8 @@ def apply_plan(
             an activation that is missing is fitted to `STANDARD`.
 
     Returns:
-        The compressed generator, on the device and in the mode of the dense one.
+        The compressed generator, on the device, in the mode and in the memory layout of the dense
+        one.
 
     Raises:
         PlanError: a layer is not in the generator, its shape is not the one that the plan was made
@@ -169,7 +171,7 @@ def apply_plan(
         for other, sharer in {name: module, **sharers}.items():
             factors[other] = assemble(cast(Layer, sharer), choice.method, kernels)
             decided[id(sharer)] = name
-    return replace_modules(generator, factors)
+    return lay_out_like_(replace_modules(generator, factors), generator)
 
 
 def gate_for(

@@ -13,9 +13,8 @@ from ard.forecast.speed import N_BATCHES, Speed, measure_speed
 from ard.forecast.stages import Stage, stages_of
 from ard.session.config import SweepConfig, check, settled
 from ard.session.search import profile_of
-from ard.session.setting import fitting_batch
+from ard.session.setting import fitting_batch, open_dense
 from nas_gan.devices import check_device
-from nas_gan.generators import open_generator
 from nas_gan.metrics.features import make_extractor
 from nas_gan.tables import text_table
 
@@ -36,7 +35,7 @@ def forecast(config: SweepConfig, n_budgets: int = 1, *, delivers: bool = False)
     if config.threads:
         torch.set_num_threads(config.threads)
     check_device(config.device)
-    opened = open_generator(config.checkpoint, config, device=config.device)
+    opened = open_dense(config.checkpoint, config)
     profile = profile_of(config, opened.generator, opened.interface)
     extractor = make_extractor(
         config.features,

@@ -18,6 +18,7 @@ from ard.measuring.score import Score
 from ard.plan import RankPlan
 from ard.recovery.recover import Assemble, Build, Building, Recover
 from nas_gan.checkpoint import Checkpoint, build_generator, load_checkpoint, save_checkpoint
+from nas_gan.networks.layout import lay_out_like_
 
 
 def compressed_checkpoint(dense: Checkpoint, generator: nn.Module, plan: RankPlan) -> Checkpoint:
@@ -125,7 +126,8 @@ class RecoveredStore:
             # The network here is in that form already.
             architecture = {k: v for k, v in stored.architecture.items() if k != "normal_form"}
             stored = replace(stored, architecture=architecture)
-            return build_generator(stored, lambda: copy.deepcopy(self.generator)).to(device)
+            network = build_generator(stored, lambda: copy.deepcopy(self.generator)).to(device)
+            return lay_out_like_(network, self.generator)
         network = recovered()
         self.keep(plan, history, compressed_checkpoint(self.dense, network, plan))
         return network

@@ -35,10 +35,16 @@ from ard.session.config import (
 )
 from ard.session.record import open_journal, run_directory
 from ard.session.recovering import Recovering, open_recovery
-from ard.session.setting import Setting, bank_of, load_setting, samples_of, unrecovered_images
+from ard.session.setting import (
+    Setting,
+    bank_of,
+    load_setting,
+    open_dense,
+    samples_of,
+    unrecovered_images,
+)
 from nas_gan.cli import progress
 from nas_gan.devices import check_device
-from nas_gan.generators import open_generator
 from nas_gan.metrics.frechet import FrechetReference
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.networks.latents import latents_of
@@ -190,7 +196,7 @@ def open_setting(config: SweepConfig, tell: Callable[[str], None]) -> tuple[Sett
     if config.threads:
         torch.set_num_threads(config.threads)
     check_device(config.device)
-    opened = open_generator(config.checkpoint, config, device=config.device)
+    opened = open_dense(config.checkpoint, config)
     check_alike(config, opened.interface)
     profile = profile_of(config, opened.generator, opened.interface)
     for line in (*opened.remarks(), coverage_line(profile)):

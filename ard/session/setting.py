@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
 from ard.measuring.bank import DenseBank, Reference
@@ -17,11 +18,12 @@ from nas_gan.data.images import Images, Size, recorded_background, recorded_fit
 from nas_gan.data.loading import load_dataset
 from nas_gan.devices import Device
 from nas_gan.errors import InvalidValueError, MissingDataError
-from nas_gan.generators import GeneratorOptions, OpenedGenerator
+from nas_gan.generators import GeneratorOptions, OpenedGenerator, open_generator
 from nas_gan.metrics.features import ExtractorName, FeatureExtractor, make_extractor
 from nas_gan.metrics.reference import cache_dir, dense_images
 from nas_gan.networks.interface import GeneratorInterface, Part
 from nas_gan.networks.latents import latents_of
+from nas_gan.networks.layout import put_channels_last_
 from nas_gan.networks.memory import SHOWN_ROWS, fitting_rows
 from nas_gan.panels import ADDRESS, FILES, MACHINE, QUALITY
 from nas_gan.progress import Progress, no_progress
@@ -95,6 +97,19 @@ class Setting:
     def distance(self) -> str:
         """The name of the metric in tables and figures."""
         return self.metric.label(self.comparable)
+
+
+def open_dense(checkpoint: Path, config: MeasuringConfig) -> OpenedGenerator:
+    """The generator of a run, on its device, with the layout in memory that is faster there."""
+    opened = open_generator(checkpoint, config, device=config.device)
+    lay_out(opened, config.device)
+    return opened
+
+
+def lay_out(opened: OpenedGenerator, device: str) -> None:
+    """Give a generator on a CPU the layout in memory that it is faster with, if it allows that."""
+    if torch.device(device).type == "cpu":
+        put_channels_last_(opened.generator, latents_of(opened.interface, SHOWN_ROWS, 0))
 
 
 def load_setting(

@@ -132,7 +132,8 @@ def test_finalists_that_get_more_steps_are_trained_on_and_measured_anew(tmp_path
     config = replace(TINY, run_dir=tmp_path, finalists=2)
     first = Measure(9.0, 7.0)
     search(config, images, measure=first)
-    updates, more = [], Measure(5.0, 6.0)
+    updates: list[int] = []
+    more = Measure(5.0, 6.0)
     search(replace(config, finalist_steps=3), images, measure=more, on_update=updates.append)
     assert more.genotypes == first.genotypes
     assert finalist_of(config)[0] == first.genotypes[0]
