@@ -35,7 +35,7 @@ from torch import nn
 
 from nas_gan.architecture_search import build as search_build
 from nas_gan.architecture_search.config import SearchConfig
-from nas_gan.architecture_search.finalists import FINALIST
+from nas_gan.architecture_search.finalists import FINALIST, updates_of
 from nas_gan.architecture_search.pictures import draw_search
 from nas_gan.architecture_search.run import search
 from nas_gan.checkpoint import build_generator, load_checkpoint
@@ -90,6 +90,7 @@ class Settings:
             run_dir=run_dir, dataset="fashion_mnist", genotype=genotype, gf_dim=self.channels,
             df_dim=2 * self.channels, batch_size=self.batch_size, steps=self.train_steps,
             n_critic=1, loss="hinge", g_lr=self.lr, d_lr=self.lr, activation="pmish",
+            g_scheduler="linear_decay", d_scheduler="linear_decay",
             ema_decay=0.99, seed=seed, sample_every=0, eval_samples=self.samples,
             features="efficientnet-lite0",
         )  # fmt: skip
@@ -155,7 +156,7 @@ def found_by_search(settings: Settings, folder: Path, seed: int) -> Genotype:
     config = settings.search_config(folder / "search", seed)
     images = search_build.load_images(config)
     measure = measure_features(config, images)
-    steps = config.steps + config.finalists * config.finalist_steps
+    steps = config.steps + updates_of(config.finalists, config.finalist_steps)
     with timed(config.run_dir), progress(f"seed {seed}: search", steps) as advance:
         result = search(config, images, on_update=advance, measure=measure)
     if result.status != "finished":

@@ -27,7 +27,7 @@ import torch
 from nas_gan.architecture_search.build import load_images
 from nas_gan.architecture_search.config import SearchConfig
 from nas_gan.architecture_search.files import BEST, read_best
-from nas_gan.architecture_search.finalists import FINALIST, Finalist
+from nas_gan.architecture_search.finalists import FINALIST, Finalist, updates_of
 from nas_gan.architecture_search.graphs import genotype_table
 from nas_gan.architecture_search.run import search
 from nas_gan.cli import progress, run
@@ -70,7 +70,9 @@ def search_once(config: SearchConfig) -> int:
         measures = processes.is_main and (config.eval_every or config.finalists)
         measure = measure_features(config, images) if measures else None
         finalists: list[Finalist] = []
-        steps = config.steps + config.finalists * config.finalist_steps
+        steps = config.steps
+        if config.finalists:
+            steps += updates_of(config.finalists, config.finalist_steps)
         # One bar for all processes.
         with progress("searching", steps, shown=processes.is_main) as advance:
             result = search(
@@ -105,12 +107,12 @@ def _show(
         )
     if finalists:
         rows = [
-            (place.shown(one.run_dir), "diverged", "")
+            (place.shown(one.run_dir), f"{one.steps:,}", "diverged", "")
             if math.isinf(one.fid)
-            else (place.shown(one.run_dir), f"{one.fid:.4g}", f"{one.fid_se:.2g}")
+            else (place.shown(one.run_dir), f"{one.steps:,}", f"{one.fid:.4g}", f"{one.fid_se:.2g}")
             for one in finalists
         ]
-        table = text_table(("finalist", "FID", "±"), rows)
+        table = text_table(("finalist", "steps", "FID", "±"), rows)
         sys.stdout.write(f"\n{table}\n\nbest finalist {place.shown(config.run_dir / FINALIST)}\n")
     sys.stdout.write(f"{result.step} steps, {place.shown(path)}\n")
     _draw(config.run_dir)

@@ -107,7 +107,8 @@ class SearchConfig:
     """When the search ends, train so many of its most probable architectures from scratch, and keep
     the one with the lowest FID in finalist.json; 0 trains none."""
     finalist_steps: Annotated[int, FINAL] = 1000
-    """Training steps of each of them, with the losses and rates of the search."""
+    """Training steps of each of them, with the losses and rates of the search; the best third then
+    go on to three times as many, and so on until one is left."""
     ema_decay: Annotated[float, OPTIMISER] = 0.999
     """Decay of the exponential moving average of the generator, which draws the samples."""
     init: Annotated[InitName, NETWORK] = "xavier_uniform"

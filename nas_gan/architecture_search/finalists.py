@@ -1,8 +1,9 @@
 """The last round of a search: its most probable architectures, each trained from scratch.
 
 How good an architecture is with the weights of the supernet hardly tells how good it will be with
-its own (Yu et al., Evaluating the Search Phase of Neural Architecture Search, ICLR 2020). So a few
-are trained for a while, and the FID chooses among them.
+its own (Yu et al., Evaluating the Search Phase of Neural Architecture Search, ICLR 2020). So some
+are trained, and the FID chooses among them: all for a while, the best third three times as long,
+and so on (successive halving; Jamieson and Talwalkar, AISTATS 2016).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from nas_gan.training.run import train
 from nas_gan.training.seeds import Stream
 
 FINALISTS, FINALIST = "finalists", "finalist.json"
+# One finalist of so many goes on, to so many times the steps.
+ETA = 3
 # Draws per finalist: once the parameters are sure of an architecture, there are no others to draw.
 MAX_DRAWS = 100
 
@@ -42,18 +45,46 @@ class Finalist:
     Attributes:
         genotype: the architecture.
         run_dir: the directory of its training, an ordinary run.
-        fid: its FID; infinite if the training diverged.
+        steps: how long it was trained.
+        fid: its FID after them; infinite if the training diverged.
         fid_se: the standard error of the FID.
     """
 
     genotype: Genotype
     run_dir: Path
+    steps: int
     fid: float
     fid_se: float
 
     def to_json(self) -> str:
         """One line that `Genotype.from_json` reads too."""
-        return json.dumps({**asdict(self.genotype), "fid": self.fid, "fid_se": self.fid_se})
+        measured = {"steps": self.steps, "fid": self.fid, "fid_se": self.fid_se}
+        return json.dumps({**asdict(self.genotype), **measured})
+
+
+def rounds_of(n: int, steps: int) -> tuple[tuple[int, int], ...]:
+    """How many finalists each round has, and after how many steps in all it ends.
+
+    >>> rounds_of(8, 250)
+    ((8, 250), (3, 750))
+    """
+    found: list[tuple[int, int]] = []
+    while not found or n > 1:
+        found.append((n, steps))
+        n, steps = math.ceil(n / ETA), ETA * steps
+    return tuple(found)
+
+
+def updates_of(n: int, steps: int) -> int:
+    """The training steps of all finalists together.
+
+    >>> updates_of(8, 250)
+    3500
+    """
+    total = before = 0
+    for left, after in rounds_of(n, steps):
+        total, before = total + left * (after - before), after
+    return total
 
 
 def draw_finalists(
@@ -82,7 +113,7 @@ def draw_finalists(
     return tuple(found)[:n]
 
 
-def training_of(config: SearchConfig, run_dir: Path, genotype: Path) -> TrainConfig:
+def training_of(config: SearchConfig, run_dir: Path, genotype: Path, steps: int) -> TrainConfig:
     """The training of a finalist: the settings of the search, with the fixed discriminator."""
     return TrainConfig(
         run_dir=run_dir,
@@ -101,7 +132,7 @@ def training_of(config: SearchConfig, run_dir: Path, genotype: Path) -> TrainCon
         upper_bound="fixed",
         upper_bound_start=config.upper_bound,
         upper_bound_end=config.upper_bound,
-        steps=config.finalist_steps,
+        steps=steps,
         batch_size=config.batch_size,
         n_critic=config.n_critic,
         g_lr=config.g_lr,
@@ -118,7 +149,7 @@ def training_of(config: SearchConfig, run_dir: Path, genotype: Path) -> TrainCon
         sample_every=config.sample_every,
         save_every=config.save_every,
         save_every_minutes=config.save_every_minutes,
-        eval_every=config.finalist_steps,
+        eval_every=steps,
         eval_samples=config.eval_samples,
         reference=config.reference,
         features=config.features,
@@ -132,7 +163,7 @@ def compare_finalists(
     measure: Measure,
     on_update: Callable[[int], None] = lambda n: None,
 ) -> tuple[Finalist, ...]:
-    """Train and measure each genotype, in a directory of its own below that of the search.
+    """Train and measure the genotypes, each in a directory of its own below that of the search.
 
     What an earlier call has trained is not trained again.
 
@@ -144,24 +175,32 @@ def compare_finalists(
         on_update: called with the number of updates finished since its last call.
 
     Returns:
-        The finalists, the best one first and diverged ones last.
+        The finalists, the best of the last round first, and diverged ones last in their round.
 
     Raises:
         DivergedError: the training of every one diverged.
         CheckpointError: a directory holds a training with other settings or data.
     """
-    found = [_trained(config, genotype, images, measure, on_update) for genotype in genotypes]
-    ranked = sorted(found, key=lambda finalist: finalist.fid)
-    if not math.isfinite(ranked[0].fid):
-        raise DivergedError(
-            f"the training of every finalist diverged ({len(ranked)} of them); lower g_lr and d_lr"
-        )
+    left, ranked, before = list(genotypes), list[Finalist](), 0
+    for n, steps in rounds_of(len(left), config.finalist_steps):
+        found = [
+            _trained(config, genotype, steps, images, measure, _beyond(before, on_update))
+            for genotype in left[:n]
+        ]
+        found.sort(key=lambda finalist: finalist.fid)
+        if not math.isfinite(found[0].fid):
+            raise DivergedError(
+                f"the training of every finalist diverged ({n} of them); lower g_lr and d_lr"
+            )
+        ranked = [*found, *ranked[n:]]
+        left, before = [finalist.genotype for finalist in ranked], steps
     return tuple(ranked)
 
 
 def _trained(
     config: SearchConfig,
     genotype: Genotype,
+    steps: int,
     images: Images,
     measure: Measure,
     on_update: Callable[[int], None],
@@ -172,14 +211,31 @@ def _trained(
     path = run_dir / "genotype.json"
     write_text(path, text)
     try:
-        train(training_of(config, run_dir, path), images, on_update=on_update, measure=measure)
+        settings = training_of(config, run_dir, path, steps)
+        train(settings, images, on_update=on_update, measure=measure)
     except DivergedError:  # its images hold a NaN
-        return Finalist(genotype, run_dir, math.inf, 0.0)
-    figures = _last_figures(run_dir / "log.jsonl", config.finalist_steps)
-    return Finalist(genotype, run_dir, figures.get("fid", math.inf), figures.get("fid_se", 0.0))
+        return Finalist(genotype, run_dir, steps, math.inf, 0.0)
+    found = _figures_at(run_dir / "log.jsonl", steps)
+    return Finalist(genotype, run_dir, steps, found.get("fid", math.inf), found.get("fid_se", 0.0))
 
 
-def _last_figures(log: Path, step: int) -> Mapping[str, float]:
-    """What was measured after the last step; nothing if a training did not get there."""
-    rows = [row for row in read_log(log).rows if row["step"] == step and "fid" in row]
-    return rows[-1] if rows else {}
+def _beyond(known: int, on_update: Callable[[int], None]) -> Callable[[int], None]:
+    """An `on_update` that leaves out the first `known` updates, which were told of before."""
+    left = known
+
+    def told(n: int) -> None:
+        nonlocal left
+        skipped = min(n, left)
+        left -= skipped
+        on_update(n - skipped)
+
+    return told
+
+
+def _figures_at(log: Path, step: int) -> Mapping[str, float]:
+    """What was measured after a step; nothing if a training did not get there.
+
+    One that an earlier call has trained for longer may have been measured later only.
+    """
+    rows = [row for row in read_log(log).rows if row["step"] >= step and "fid" in row]
+    return min(rows, key=lambda row: row["step"], default={})

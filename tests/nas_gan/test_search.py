@@ -54,11 +54,12 @@ def test_the_command_trains_finalists_and_shows_them_in_the_order_of_their_fid(
     run_dir = tmp_path / "run"
     assert command(monkeypatch, *args, "--run-dir", run_dir) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "/finalists/" in line]
-    fids = [float(row[1]) for row in rows]
+    fids = [float(row[2]) for row in rows]
     assert len(fids) == 2
     assert fids == sorted(fids)
+    assert [row[1] for row in rows] == ["1", "1"]
     best = json.loads((run_dir / "finalist.json").read_text())
-    assert f"{best['fid']:.4g}" == rows[0][1]
+    assert f"{best['fid']:.4g}" == rows[0][2]
     assert best["rows"] == json.loads(Path(rows[0][0], "genotype.json").read_text())["rows"]
     assert (run_dir / "finalist.png").is_file()
 

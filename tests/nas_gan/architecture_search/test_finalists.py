@@ -11,7 +11,9 @@ from nas_gan.architecture_search.finalists import (
     FINALISTS,
     Finalist,
     draw_finalists,
+    rounds_of,
     training_of,
+    updates_of,
 )
 from nas_gan.architecture_search.run import search
 from nas_gan.checkpoint import build_generator, load_checkpoint
@@ -114,6 +116,39 @@ def test_the_finalist_with_the_lowest_fid_is_kept_with_its_training(tmp_path, im
     assert not (tmp_path / "best_genotype.json").exists()  # nothing was measured along the way
 
 
+@pytest.mark.parametrize(
+    ("n", "rounds", "updates"),
+    [
+        (1, [(1, 5)], 5),
+        (3, [(3, 5)], 15),
+        (4, [(4, 5), (2, 15)], 40),
+        # of nine go on three, of twelve four, of which two go on
+        (9, [(9, 5), (3, 15)], 75),
+        (12, [(12, 5), (4, 15), (2, 45)], 160),
+    ],
+)
+def test_the_best_third_goes_on_to_three_times_the_steps(n, rounds, updates):
+    assert list(rounds_of(n, 5)) == rounds
+    assert updates_of(n, 5) == updates
+
+
+def test_the_last_round_decides_and_tells_of_each_update_once(tmp_path, images):
+    config = replace(TINY, run_dir=tmp_path, finalists=4)
+    measure, updates = Measure(9.0, 6.0, 8.0, 7.0, 7.5, 6.5), list[int]()
+    told: list[Finalist] = []
+    search(config, images, measure=measure, on_update=updates.append, on_finalists=told.extend)
+    # The second and the fourth go on, and then the fourth is ahead.
+    assert measure.genotypes[4:] == [measure.genotypes[1], measure.genotypes[3]]
+    assert [(one.fid, one.steps) for one in told] == [(6.5, 6), (7.5, 6), (8.0, 2), (9.0, 2)]
+    genotype, content = finalist_of(config)
+    assert genotype == measure.genotypes[3]
+    assert (content["fid"], content["steps"]) == (6.5, 6)
+    assert sum(updates) == 1 + updates_of(4, 2)
+    # Given again, it finds the same figures and measures nothing.
+    search(config, images, measure=Measure())
+    assert finalist_of(config) == (genotype, content)
+
+
 def test_a_finished_search_that_is_asked_for_more_finalists_trains_the_others_only(
     tmp_path, images
 ):
@@ -138,7 +173,7 @@ def test_finalists_that_get_more_steps_are_trained_on_and_measured_anew(tmp_path
     assert more.genotypes == first.genotypes
     assert finalist_of(config)[0] == first.genotypes[0]
     # The search was done, and of each finalist two steps were: one more.
-    assert updates == [1, 2, 1, 2, 1]
+    assert [n for n in updates if n] == [1, 2, 1, 2, 1]
 
 
 def test_an_interrupted_finalist_goes_on_and_the_result_is_the_same(tmp_path, images):
@@ -179,14 +214,14 @@ def test_a_finalist_that_diverges_comes_last_and_all_of_them_are_an_error(tmp_pa
 
 def test_a_finalist_is_trained_as_the_search_trained_its_weights(tmp_path):
     config = replace(TINY, loss="hinge", g_lr=3e-4, d_lr=4e-4, n_critic=3, upper_bound=7.0)
-    made = training_of(config, tmp_path, tmp_path / "genotype.json")
+    made = training_of(config, tmp_path, tmp_path / "genotype.json", 6)
     same = set(TrainConfig.__dataclass_fields__) & set(SearchConfig.__dataclass_fields__)
     # A name that both have means the same in both; these are of the training itself.
     own = {"config", "run_dir", "steps", "upper_bound", "eval_every", "eval_metrics", "best_gain"}
     for name in same - own - {"on_finish"}:
         assert getattr(made, name) == getattr(config, name), name
     assert (made.upper_bound, made.upper_bound_start, made.upper_bound_end) == ("fixed", 7.0, 7.0)
-    assert (made.steps, made.eval_every) == (2, 2)
+    assert (made.steps, made.eval_every) == (6, 6)
 
 
 def test_finalists_need_an_fid_and_one_process(images, tmp_path):
