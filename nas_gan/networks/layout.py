@@ -36,7 +36,7 @@ def put_channels_last_(network: nn.Module, inputs: Tensor) -> bool:
         try:
             if _alike(run_repeatably(network, inputs), expected):
                 return is_channels_last(network)
-        except (RuntimeError, ValueError):  # "view size is not compatible"
+        except Exception:  # whatever a stranger's module raises, such as for a `view`
             pass
         network.to(memory_format=torch.contiguous_format)
     return False
