@@ -34,12 +34,12 @@ def put_channels_last_(network: nn.Module, inputs: Tensor) -> bool:
         expected = run_repeatably(network, inputs)
         network.to(memory_format=torch.channels_last)
         try:
-            if _alike(run_repeatably(network, inputs), expected):
-                return is_channels_last(network)
+            same = _alike(run_repeatably(network, inputs), expected)
         except Exception:  # whatever a stranger's module raises, such as for a `view`
-            pass
-        network.to(memory_format=torch.contiguous_format)
-    return False
+            same = False
+        if not same:
+            network.to(memory_format=torch.contiguous_format)
+    return is_channels_last(network)
 
 
 def lay_out_like_(network: nn.Module, other: nn.Module) -> nn.Module:
