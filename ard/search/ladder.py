@@ -44,6 +44,11 @@ class Ladder:
         self._knapsack = Knapsack(self._options)
         self._rungs: tuple[Rung, ...] | None = None
 
+    @property
+    def most(self) -> float:
+        """The sum of damages of the plan that is the cheapest of all."""
+        return sum(options[-1].damage for options in self._options)
+
     def rungs(self) -> tuple[Rung, ...]:
         """Plans from dense to the cheapest of all, each cheaper and more damaging than the last.
 
@@ -52,11 +57,10 @@ class Ladder:
         """
         if self._rungs is None:
             step = self._knapsack.least_step()
-            most = sum(options[-1].damage for options in self._options)
             dense = self.rung(0.0)
             found = [dense]
             if step is not None:
-                found = _distinct([dense, self.rung(step), self.rung(most)])
+                found = _distinct([dense, self.rung(step), self.rung(self.most)])
                 # Between these allowances no further plan was found.
                 closed: set[tuple[RankPlan, RankPlan]] = set()
                 for _ in range(N_RUNGS):

@@ -9,8 +9,7 @@ from ard.costs.cost import LayerCost, cost_of
 from ard.layers import Part, Profile
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import DENSE, RankPlan
-from ard.search.allocation import Knapsack
-from ard.search.ladder import layer_options
+from ard.search.ladder import Ladder
 from nas_gan.tables import text_table
 
 # Fractions of the damage of the cheapest plan.
@@ -45,23 +44,19 @@ def reachable_plans(
 
     Duplicate plans are removed. `layers` are the layers in the table.
     """
-    options = [layer_options(layer, table.of_layer(layer.name), cost) for layer in layers]
-    most = sum(of_layer[-1].damage for of_layer in options)
+    ladder = Ladder(table, layers, cost)
     dense = cost_of(cost, profile.parts, DENSE)
-    knapsack = Knapsack(options)
     found: dict[RankPlan, Reachable] = {}
     for share in SHARES:
-        chosen = knapsack.within(share * most)
-        pairs = zip(layers, chosen, strict=True)
-        plan = RankPlan({layer.name: o.choice for layer, o in pairs if o.choice is not None})
-        of_plan = cost_of(cost, profile.parts, plan)
+        rung = ladder.rung(share * ladder.most)
+        plan, of_plan = rung.plan, cost_of(cost, profile.parts, rung.plan)
         found[plan] = Reachable(
             plan,
             profile.fixed_params + sum(x.params(plan.get(x.name)) for x in profile.parts),
             profile.fixed_macs + sum(x.macs(plan.get(x.name)) for x in profile.parts),
             of_plan,
             dense / of_plan,
-            sum(option.damage for option in chosen),
+            rung.damage,
         )
     return tuple(found.values())
 
