@@ -67,7 +67,7 @@ class Settings:
 
     channels: int = 8
     batch_size: int = 32
-    # At one rate for both, hinge losses lose the modes of every other net within 1,000 steps.
+    # Two time scales (TTUR; Heusel et al., NeurIPS 2017): with one, such short runs lose modes.
     g_lr: float = 3e-4
     d_lr: float = 1e-3
     arch_lr: float = 3e-2
