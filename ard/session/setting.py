@@ -193,9 +193,10 @@ def samples_of(config: MeasuringConfig, metric: Metric, extractor: FeatureExtrac
 def unrecovered_images(samples: int, metric: Metric, extractor: FeatureExtractor) -> int:
     """The number of images that score the chosen plan before its recovery, which decides nothing.
 
-    `samples` is that of a score which does.
+    They are half of `samples`, the number of a score which does, but all of them if half would be
+    less than half of what the metric calls enough.
     """
-    return min(samples, max(metric.enough_images(extractor) // 2, 1))
+    return min(samples, -(-max(samples, metric.enough_images(extractor)) // 2))
 
 
 def _data_loader(
