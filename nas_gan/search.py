@@ -4,8 +4,8 @@ The run directory holds genotype.json (for `python -m nas_gan.train --genotype`)
 discriminator.json, genotypes/ (those found along the way), config.json, state.pt (all that is
 needed to resume), log.jsonl, TensorBoard events and sample grids. With --eval-every it also holds
 best_genotype.json, that of the best FID, and with --finalists finalist.json, the best of those that
-were trained in finalists/. All of it is drawn, also while the search runs: genotypes
-as graphs and over time, and what was measured as a curve.
+were trained in finalists/. All of it is drawn, also while the search runs: genotypes as graphs and
+over time, and what was measured as a curve.
 
 Run the same command again to resume an unfinished search. To search on several GPUs or in several
 processes, start it by torchrun, as in
@@ -70,9 +70,7 @@ def search_once(config: SearchConfig) -> int:
         measures = processes.is_main and (config.eval_every or config.finalists)
         measure = measure_features(config, images) if measures else None
         finalists: list[Finalist] = []
-        steps = config.steps
-        if config.finalists:
-            steps += updates_of(config.finalists, config.finalist_steps)
+        steps = config.steps + updates_of(config.finalists, config.finalist_steps)
         # One bar for all processes.
         with progress("searching", steps, shown=processes.is_main) as advance:
             result = search(

@@ -30,7 +30,6 @@ def correct_batchnorm(
     batch_size: int = 64,
     *,
     dense_moments: BatchMoments | None = None,
-    skipping: Skipping = whole,
 ) -> nn.Module:
     """A copy of `factorized` whose batch statistics account for the change in its activations.
 
@@ -47,12 +46,10 @@ def correct_batchnorm(
         batch_size: latents per batch.
         dense_moments: `batch_moments` of `dense` on the same latents. Pass them to correct many
             plans, so that the dense network runs only once.
-        skipping: within `skipping(network)`, the network need not run what it has in common with
-            the dense one; used if all latents are one batch.
     """
     if dense_moments is None:
         dense_moments = batch_moments(dense, latents, batch_size)
-    return corrected_with_images(factorized, dense_moments, latents, batch_size, skipping)[0]
+    return corrected_with_images(factorized, dense_moments, latents, batch_size)[0]
 
 
 def corrected_with_images(
@@ -64,7 +61,9 @@ def corrected_with_images(
 ) -> tuple[nn.Module, Tensor | None]:
     """What `correct_batchnorm` returns, and the images that it makes of the latents.
 
-    They are None where the correction took more than one pass over the latents, or none.
+    They are None where the correction took more than one pass over the latents, or none. Within
+    `skipping(network)`, the network need not run what it has in common with the dense one; that is
+    used if all latents are one batch.
     """
     corrected = copy.deepcopy(factorized).eval()
     if not dense_moments:

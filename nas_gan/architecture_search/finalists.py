@@ -25,6 +25,7 @@ from nas_gan.data.images import Images
 from nas_gan.errors import DivergedError
 from nas_gan.files import write_text
 from nas_gan.networks.genotype import Genotype, Table
+from nas_gan.settings import settings_but
 from nas_gan.training.config import TrainConfig
 from nas_gan.training.log import read_log
 from nas_gan.training.measuring import Measure
@@ -34,6 +35,11 @@ from nas_gan.training.seeds import Stream
 FINALISTS, FINALIST = "finalists", "finalist.json"
 # One finalist of so many goes on, to so many times the steps.
 ETA = 3
+# Settings of a training of its own; any other that both have, it has from the search.
+_OWN = (
+    *("config", "run_dir", "steps", "upper_bound"),
+    *("eval_every", "eval_metrics", "best_gain", "on_finish"),
+)
 # Draws per finalist: once the parameters are sure of an architecture, there are no others to draw.
 MAX_DRAWS = 100
 
@@ -115,44 +121,18 @@ def draw_finalists(
 
 def training_of(config: SearchConfig, run_dir: Path, genotype: Path, steps: int) -> TrainConfig:
     """The training of a finalist: the settings of the search, with the fixed discriminator."""
+    shared = settings_but(config, _OWN)
+    known = TrainConfig.__dataclass_fields__
     return TrainConfig(
+        **{name: getattr(config, name) for name in shared if name in known},
         run_dir=run_dir,
         genotype=genotype,
-        dataset=config.dataset,
-        data_root=config.data_root,
-        background=config.background,
-        shape=config.shape,
-        gf_dim=config.gf_dim,
-        df_dim=config.df_dim,
-        n_outputs=config.n_outputs,
-        activation=config.activation,
-        latent_dim=config.latent_dim,
-        init=config.init,
-        loss=config.loss,
         upper_bound="fixed",
         upper_bound_start=config.upper_bound,
         upper_bound_end=config.upper_bound,
         steps=steps,
-        batch_size=config.batch_size,
-        n_critic=config.n_critic,
-        g_lr=config.g_lr,
-        d_lr=config.d_lr,
-        beta1=config.beta1,
-        beta2=config.beta2,
-        ema_decay=config.ema_decay,
         ema_warm_up=True,  # the run may be shorter than the memory of the average
-        precision=config.precision,
-        device=config.device,
-        threads=config.threads,
-        seed=config.seed,
-        log_every=config.log_every,
-        sample_every=config.sample_every,
-        save_every=config.save_every,
-        save_every_minutes=config.save_every_minutes,
         eval_every=steps,
-        eval_samples=config.eval_samples,
-        reference=config.reference,
-        features=config.features,
     )
 
 

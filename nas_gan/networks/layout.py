@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_gan.networks.randomness import run_repeatably
+from nas_gan.networks.rounding import same_but_for_rounding
 from nas_gan.networks.structure import evaluating
-
-# The difference of images, relative to the largest value, that is rounding.
-TOLERANCE = 1e-4
 
 
 def put_channels_last_(network: nn.Module, inputs: Tensor) -> bool:
@@ -34,7 +32,7 @@ def put_channels_last_(network: nn.Module, inputs: Tensor) -> bool:
         expected = run_repeatably(network, inputs)
         network.to(memory_format=torch.channels_last)
         try:
-            same = _alike(run_repeatably(network, inputs), expected)
+            same = same_but_for_rounding(run_repeatably(network, inputs), expected)
         except Exception:  # whatever a stranger's module raises, such as for a `view`
             same = False
         if not same:
@@ -56,13 +54,4 @@ def is_channels_last(network: nn.Module) -> bool:
         and not parameter.is_contiguous()
         and parameter.is_contiguous(memory_format=torch.channels_last)
         for parameter in network.parameters()
-    )
-
-
-def _alike(found: object, expected: object) -> bool:
-    if not (isinstance(found, Tensor) and isinstance(expected, Tensor)):
-        return False
-    largest = float(expected.abs().max()) if expected.numel() else 0.0
-    return found.shape == expected.shape and torch.allclose(
-        found, expected, rtol=0, atol=TOLERANCE * largest
     )
