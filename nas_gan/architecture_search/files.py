@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -64,8 +63,7 @@ class BestGenotype:
 
     def to_json(self) -> str:
         """One line that `Genotype.from_json` reads too."""
-        measured = {"step": self.step, "fid": self.fid, "fid_se": self.fid_se}
-        return json.dumps({**asdict(self.genotype), **measured})
+        return self.genotype.to_json(step=self.step, fid=self.fid, fid_se=self.fid_se)
 
 
 def read_best(run_dir: Path) -> BestGenotype | None:

@@ -9,10 +9,9 @@ and so on (successive halving; Jamieson and Talwalkar, AISTATS 2016).
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +63,7 @@ class Finalist:
 
     def to_json(self) -> str:
         """One line that `Genotype.from_json` reads too."""
-        measured = {"steps": self.steps, "fid": self.fid, "fid_se": self.fid_se}
-        return json.dumps({**asdict(self.genotype), **measured})
+        return self.genotype.to_json(steps=self.steps, fid=self.fid, fid_se=self.fid_se)
 
 
 def rounds_of(n: int, steps: int) -> tuple[tuple[int, int], ...]:

@@ -82,9 +82,9 @@ class Genotype:
         """The name of the operation on an edge, such as `up0` or `c3`, of cell 1, 2 or 3."""
         return self._choices(cell, edge)[self.rows[cell - 1][EDGES.index(edge)]]
 
-    def to_json(self) -> str:
-        """The genotype as one line of JSON, which `from_json` reads back."""
-        return json.dumps({"table": self.table, "rows": self.rows})
+    def to_json(self, **measured: float) -> str:
+        """The genotype as one line of JSON, with figures beside it; `from_json` reads it back."""
+        return json.dumps({"table": self.table, "rows": self.rows, **measured})
 
     @staticmethod
     def from_json(text: str) -> Genotype:
