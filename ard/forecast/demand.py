@@ -21,6 +21,7 @@ from ard.measuring.metrics import metric_named
 from ard.pipeline import worthwhile_layers
 from ard.plan import Factorization
 from ard.search.candidates import competitors, most_worthwhile
+from ard.search.controller import unreserved
 from ard.session.config import SearchConfig, SweepConfig, grid_of
 from ard.session.recovering import fine_tuning_steps
 from ard.session.search import N_CHECKED, N_PROXY
@@ -34,12 +35,13 @@ class Recoveries:
     """The recoveries of a run.
 
     Attributes:
-        trials: whole plans, at most; each is recovered.
+        trials: rounds of recovery of whole plans, at most; each is scored.
         steps: updates of the distillation of one.
         tuning: its updates against the discriminator.
         batch: images in an update.
         stages: of one distillation, at most.
         check_images: images on which the states of one recovery are compared.
+        reserve: the trials that only near misses ask for.
     """
 
     trials: int = 0
@@ -48,6 +50,7 @@ class Recoveries:
     batch: int = 0
     stages: int = 1
     check_images: int = 0
+    reserve: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,7 @@ def recoveries_of(
         batch=config.recover_batch,
         stages=max(1, math.ceil(shrunk - 1e-9)),
         check_images=min(config.sweep_samples, N_CHECKED),
+        reserve=(config.max_trials - unreserved(config.max_trials)) * n_budgets,
     )
 
 

@@ -21,6 +21,8 @@ CONFIRMED = 8
 # Scores of the states of one recovery: before and after each stage of the distillation, and while
 # it is tuned.
 CHECKS_DISTILLED, CHECKS_TUNED = 1 + Recovery.n_checks, FineTuning.n_checks
+# Rounds of recovery that most runs do not need.
+IN_RESERVE = "more of them, after near misses"
 # Seconds to write a layer's graph, to load it and to time it: `edge_bench.layers` takes 0.1 for it.
 TIMING = 0.2
 
@@ -100,10 +102,10 @@ def _stages(demand: Demand, speed: Speed) -> Iterator[Stage]:
         return
     scored = speed.evaluation(demand.images, demand.moments)
     images, seconds = recovery_of(demand.recoveries, speed)
-    yield Stage(
-        *("joint plans, recovered", trials, trials * (demand.images + images)),
-        trials * (scored + seconds),
-    )
+    reserve = demand.recoveries.reserve
+    for name, n in (("joint plans, recovered", trials - reserve), (IN_RESERVE, reserve)):
+        if n:
+            yield Stage(name, n, n * (demand.images + images), n * (scored + seconds))
     # The chosen plan on held-out latents, and before its recovery.
     before = speed.evaluation(demand.unrecovered_images, demand.moments)
     both = demand.images + demand.unrecovered_images

@@ -17,8 +17,10 @@ from ard.plan import DENSE, RankPlan
 from ard.search.ladder import Ladder, Rung
 from ard.search.outlook import Known, Outlook, outlook
 
-# A search ends when what the next plan is expected to save, in log cost, falls below this.
+# A search ends when what the next round is expected to save, in log cost, falls below this.
 WORTHWHILE = 0.005
+# In the reserve, the last third of the rounds, each has to be expected to save this much.
+RESERVE, WORTH_THE_RESERVE = 3, 0.1
 # Where no plan can be continued, and unless a trial is the last one, what a plan may save counts
 # for more than its chance: to this power. A near miss tells as much as a near hit; with rounds it
 # is worth something anyway.
@@ -27,6 +29,15 @@ EAGER = 1.5
 HOPELESS = 0.05
 # A plan that costs nothing counts as this share of the dense cost.
 MIN_SHARE = 1e-6
+
+
+def unreserved(max_trials: int) -> int:
+    """The rounds of recovery that a search does not keep in reserve.
+
+    >>> [unreserved(n) for n in (1, 2, 3, 9)]
+    [1, 2, 2, 6]
+    """
+    return max_trials - max_trials // RESERVE
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class BudgetController:
         cost: LayerCost,
         budget: float,
         *,
-        max_trials: int = 6,
+        max_trials: int = 9,
         max_rounds: int = 1,
         known: Sequence[Measurement] = (),
     ) -> None:
@@ -88,7 +99,9 @@ class BudgetController:
             layers: the layers that a plan may factorize.
             cost: the cost to minimise.
             budget: the allowed rise in the table's metric.
-            max_trials: rounds of recovery to ask for at most, of all plans together.
+            max_trials: rounds of recovery to ask for at most, of all plans together. The last
+                third is a reserve, for searches with near misses: each of its rounds has to be
+                expected to save a tenth of the cost.
             max_rounds: those of one plan at most; 1 if a recovery cannot be continued.
             known: trials of an earlier search under another budget.
 
@@ -99,6 +112,7 @@ class BudgetController:
             raise BudgetError(f"the budget must be 0 or more; got {budget}")
         self.layers, self.cost, self.budget = tuple(layers), cost, budget
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
+        self._reserved = max_trials - unreserved(max_trials)
         self.max_rounds = max_rounds
         self._finished: list[_Trial] = []
         self._asked: dict[RankPlan, History] = {}
@@ -140,7 +154,7 @@ class BudgetController:
             return self._offer([] if self.trials or self._asked else [DENSE])
         best = self._best()
         bar = rungs[0].cost if best is None else best.cost
-        room = self.max_trials - len(self.trials) - len(self._asked)
+        room, worthwhile = self._room(n)
         known = self._known()
         ahead = max(1, math.ceil(room / n))  # rounds that one more plan can get
         prospects = [
@@ -152,8 +166,16 @@ class BudgetController:
         if best is None and self._is_hopeless(rungs[1], prospects, chances):
             return ()
         gains = np.array([math.log(bar / max(p.cost, MIN_SHARE * bar)) for p in prospects])
-        picked = self._pick(prospects, chances, gains, min(n, room), room, best is None)
+        n = min(n, room)
+        picked = self._pick(prospects, chances, gains, n, room, worthwhile, best is None)
         return self._offer([prospects[i].plan for i in picked])
+
+    def _room(self, n: int) -> tuple[int, float]:
+        """The rounds that are left to plan with, and what the next has to be expected to save."""
+        left = self.max_trials - len(self.trials) - len(self._asked)
+        if left > self._reserved:
+            return left - self._reserved, WORTHWHILE
+        return min(n, left), WORTH_THE_RESERVE
 
     def _pick(
         self,
@@ -162,6 +184,7 @@ class BudgetController:
         gains: np.ndarray,
         n: int,
         room: int,
+        worthwhile: float,
         nothing_yet: bool,
     ) -> list[int]:
         """Which prospects to try, each for what it adds to the others before it.
@@ -171,7 +194,8 @@ class BudgetController:
             chances: of each to be within the budget.
             gains: what each saves if it is.
             n: how many to pick at most.
-            room: trials that are left.
+            room: rounds that are left to plan with.
+            worthwhile: what each has to be expected to add.
             nothing_yet: whether nothing met the budget so far.
         """
         tried = [i for i, prospect in enumerate(prospects) if prospect.plan in self._asked]
@@ -186,7 +210,7 @@ class BudgetController:
             others = chances.largest(gains, [*tried, *picked])
             adds = chances.largest(gains, [*tried, *picked, best]) - others
             # Something is tried until something meets the budget.
-            if adds < WORTHWHILE and not (nothing_yet and not tried and not picked):
+            if adds < worthwhile and not (nothing_yet and not tried and not picked):
                 break
             open_.remove(best)
             picked.append(best)

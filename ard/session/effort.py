@@ -25,7 +25,7 @@ EFFORTS: Mapping[EffortName, Mapping[str, Any]] = MappingProxyType(
             "anchors": 10,
             "recover_steps": 50,
             "recover_batch": 16,
-            "max_trials": 3,
+            "max_trials": 4,
         },
         "default": {},
         "thorough": {
@@ -33,7 +33,7 @@ EFFORTS: Mapping[EffortName, Mapping[str, Any]] = MappingProxyType(
             "anchors": 48,
             "recover_steps": 2000,
             "stage_ratio": 2.5,
-            "max_trials": 10,
+            "max_trials": 15,
         },
     }
 )

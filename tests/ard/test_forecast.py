@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ard.costs.cost import params_cost
 from ard.forecast.demand import Demand, Recoveries, choices_of, size_of
 from ard.forecast.speed import Speed, measure_speed
-from ard.forecast.stages import Stage, recovery_of, share_of, stages_of
+from ard.forecast.stages import IN_RESERVE, Stage, recovery_of, share_of, stages_of
 from ard.grid import RankGrid
 from ard.layers import profile_layers
 from ard.search.candidates import competing_choices
@@ -86,6 +86,17 @@ def test_a_recovery_is_its_updates_its_checks_and_a_look_at_each_stage() -> None
     # score; eight images show at the start of each stage that the network works.
     assert images == 6 * 20
     assert seconds == 6 * (20 * 1.5 + 10) + 7 * 3 + 4 * 5 + 2 * 8
+
+
+def test_rounds_in_reserve_are_counted_beside_those_that_a_run_needs() -> None:
+    def stages(**changes: int) -> dict[str, tuple[int, int, float]]:
+        demand = replace(DEMAND, recoveries=Recoveries(steps=5, **changes))
+        found = stages_of(demand, SPEED)
+        return {stage.name: (stage.evaluations, stage.images, stage.seconds) for stage in found}
+
+    without, with_reserve = stages(trials=6), stages(trials=9, reserve=3)
+    assert without == {name: of for name, of in with_reserve.items() if name != IN_RESERVE}
+    assert with_reserve[IN_RESERVE] == tuple(n / 2 for n in without["joint plans, recovered"])
 
 
 def test_the_chosen_plan_is_scored_on_more_images_with_its_recovery_than_without():
