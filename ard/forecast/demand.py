@@ -82,7 +82,7 @@ class Demand:
     decomposed: float
     timed: int = 0
     images: int
-    unrecovered_images: int = 0
+    unrecovered_images: int
     reference_images: int
     recoveries: Recoveries = field(default_factory=Recoveries)
     delivers: bool = False

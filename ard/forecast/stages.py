@@ -58,7 +58,7 @@ def stages_of(demand: Demand, speed: Speed) -> tuple[Stage, ...]:
 
     >>> speed = Speed(0.5, 0.5, lambda n: 2.0, {"conv": 0.5})
     >>> demand = Demand(choices={"conv": 10}, anchors=3, sweep_images=4, images=8, moments=0,
-    ...                 reference_images=0, ranked=3.0, decomposed=0.0)
+    ...                 unrecovered_images=4, reference_images=0, ranked=3.0, decomposed=0.0)
     >>> [(s.name, s.evaluations, s.images) for s in stages_of(demand, speed) if s.spread]
     [('movement of images', 10, 353), ('one layer at a time', 4, 16)]
     """

@@ -38,6 +38,7 @@ DEMAND = Demand(
     anchors=5,
     sweep_images=100,
     images=1000,
+    unrecovered_images=500,
     reference_images=0,
     moments=32,
     ranked=3.0,
