@@ -30,7 +30,7 @@ from ard.plan import DENSE, RankPlan, Replacement
 from ard.recovery.recover import InRounds, Recover, Recovered, closed_form_only
 from ard.recovery.store import Bringing, RecoveredStore
 from ard.search.candidates import competing_choices, competing_forms
-from ard.search.controller import BudgetController, unreserved
+from ard.search.controller import BudgetController
 from ard.search.ladder import Ladder, single_damage
 from ard.search.proxy import Movement, choose_anchors, estimate
 from nas_gan.progress import Progress, no_progress
@@ -689,7 +689,7 @@ class WholePlans:
             plan: the plan.
             enough: an upper end within which no further round is needed; None if there is none.
         """
-        most = min(self.max_rounds, unreserved(self.search.effort.max_trials))
+        most = min(self.max_rounds, self.search.effort.max_trials)
         found: list[Measurement] = []
         with self.search.run.progress("joint plans, recovered", most) as advance:
             while len(found) < most:
