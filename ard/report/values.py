@@ -388,7 +388,11 @@ def budget_note(report: CompressionReport) -> str:
         return f"Δ{name} {spent}, spent for the target"
     share = ""
     if report.dense_score > 0:
-        percent = plain_number(100 * report.budget / report.dense_score)
+        # A share that was asked for is of the dense score that every search begins with; the one in
+        # the report is on held-out latents, and says another percentage.
+        percent = report.budget_text.removesuffix("%").rstrip()
+        if percent == report.budget_text:
+            percent = plain_number(100 * report.budget / report.dense_score)
         share = f", {percent} % of the dense {name}"
     score = report.recovered
     found = report.precision

@@ -107,6 +107,16 @@ def test_the_budget_is_given_absolute_and_in_percent(report):
     assert budget_note(report) == f"{spent}, 5 % of the dense FD: met"
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("5%", "5 %"), ("5 %", "5 %"), ("0.5%", "0.5 %"), ("22.3", "4.46 %"), ("2.23e1", "4.46 %")],
+)
+def test_a_share_that_was_asked_for_is_repeated_and_any_other_computed(report, text, share):
+    # On held-out latents the dense generator scores otherwise than on those of the search.
+    found = replace(report, budget_text=text, dense_score=500.0)
+    assert f" allowed, {share} of the dense FD" in budget_note(found)
+
+
 def test_a_missed_budget_is_said_and_shows_by_how_little(report):
     near = replace(report.recovered, ci_high=22.34)
     note = budget_note(replace(report, recovered=near, budget_met=False))
