@@ -21,7 +21,7 @@ from ard.measuring.metrics import metric_named
 from ard.pipeline import worthwhile_layers
 from ard.plan import Factorization
 from ard.search.candidates import competitors, most_worthwhile
-from ard.search.controller import unreserved
+from ard.search.controller import reserved
 from ard.session.config import SearchConfig, SweepConfig, grid_of
 from ard.session.recovering import fine_tuning_steps
 from ard.session.search import N_CHECKED, N_PROXY
@@ -154,7 +154,7 @@ def recoveries_of(
         batch=config.recover_batch,
         stages=max(1, math.ceil(shrunk - 1e-9)),
         check_images=min(config.sweep_samples, N_CHECKED),
-        reserve=(config.max_trials - unreserved(config.max_trials)) * n_budgets,
+        reserve=reserved(config.max_trials) * n_budgets,
     )
 
 

@@ -31,13 +31,13 @@ HOPELESS = 0.05
 MIN_SHARE = 1e-6
 
 
-def unreserved(max_trials: int) -> int:
-    """The rounds of recovery that a search does not keep in reserve.
+def reserved(max_trials: int) -> int:
+    """How many of its rounds of recovery a search keeps in reserve.
 
-    >>> [unreserved(n) for n in (1, 2, 3, 9)]
-    [1, 2, 2, 6]
+    >>> [reserved(n) for n in (1, 2, 3, 9)]
+    [0, 0, 1, 3]
     """
-    return max_trials - max_trials // RESERVE
+    return max_trials // RESERVE
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class BudgetController:
             raise BudgetError(f"the budget must be 0 or more; got {budget}")
         self.layers, self.cost, self.budget = tuple(layers), cost, budget
         self.max_trials, self._most_trials = max_trials, 2 * max_trials
-        self._reserved = max_trials - unreserved(max_trials)
+        self._reserved = reserved(max_trials)
         self.max_rounds = max_rounds
         self._finished: list[_Trial] = []
         self._asked: dict[RankPlan, History] = {}

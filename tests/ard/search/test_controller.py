@@ -97,8 +97,17 @@ class World:
         return min(self.cost(plan) for plan in plans if self.upper(plan) <= budget)
 
 
-def controller(world: World, budget: float, max_trials: int = 9) -> BudgetController:
-    return BudgetController(world.table(), world.layers, params_cost, budget, max_trials=max_trials)
+def controller(
+    world: World, budget: float, max_trials: int = 9, max_rounds: int = 1
+) -> BudgetController:
+    return BudgetController(
+        world.table(),
+        world.layers,
+        params_cost,
+        budget,
+        max_trials=max_trials,
+        max_rounds=max_rounds,
+    )
 
 
 def finish(search: BudgetController, world: World) -> list[RankPlan]:
@@ -115,14 +124,7 @@ def finish_in_rounds(
     world: World, budget: float, max_trials: int = 6, max_rounds: int = 8
 ) -> tuple[BudgetController, list[Measurement]]:
     """Ask and tell to the end; the outcomes in their order."""
-    search = BudgetController(
-        world.table(),
-        world.layers,
-        params_cost,
-        budget,
-        max_trials=max_trials,
-        max_rounds=max_rounds,
-    )
+    search = controller(world, budget, max_trials, max_rounds)
     told: list[Measurement] = []
     while plans := search.ask(1):
         assert len(told) < 100
@@ -372,9 +374,7 @@ def outcomes_until(
 def test_after_near_misses_a_search_goes_on_into_its_reserve() -> None:
     # The first plan is far below the budget and saves little; all the others miss by a little.
     world = World(HURTS)
-    search = BudgetController(
-        world.table(), world.layers, params_cost, 1.0, max_trials=6, max_rounds=8
-    )
+    search = controller(world, 1.0, max_trials=6, max_rounds=8)
     assert len(outcomes_until(search, lambda i, plan: NEAR if i else 0.1)) == 6
 
 
@@ -384,9 +384,7 @@ def test_a_search_that_could_save_less_than_a_tenth_leaves_its_reserve() -> None
     [layer] = world.layers
     mild, harsh = layer.rank_grid("tucker2", (0.3, 0.28))
     world.damages = {("a", choice): world.damage(layer, choice) for choice in (mild, harsh)}
-    search = BudgetController(
-        world.table(), world.layers, params_cost, 1.0, max_trials=9, max_rounds=8
-    )
+    search = controller(world, 1.0, max_trials=9, max_rounds=8)
     told = outcomes_until(search, lambda i, plan: 0.1 if plan["a"] == mild else NEAR)
     assert NEAR in told
     assert len(told) <= 6
@@ -397,9 +395,7 @@ def test_a_search_that_could_save_less_than_a_tenth_leaves_its_reserve() -> None
 
 def test_a_rejected_plan_gives_a_round_beside_the_reserve() -> None:
     world = World(HURTS)
-    search = BudgetController(
-        world.table(), world.layers, params_cost, 1.0, max_trials=3, max_rounds=8
-    )
+    search = controller(world, 1.0, max_trials=3, max_rounds=8)
     assert len(outcomes_until(search, lambda i, plan: NEAR if i else 0.1, rejected=1)) == 4
 
 
@@ -506,9 +502,7 @@ def test_what_a_rejected_plan_was_trained_for_is_not_lost() -> None:
 
 def test_the_step_to_held_out_latents_is_no_round_that_gained_nothing() -> None:
     world = World(HURTS, pace=0.5)
-    search = BudgetController(
-        world.table(), world.layers, params_cost, 1.0, max_trials=2, max_rounds=8
-    )
+    search = controller(world, 1.0, max_trials=2, max_rounds=8)
 
     def told(upper: float) -> RankPlan:
         [plan] = search.ask(1)
