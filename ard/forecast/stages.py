@@ -21,7 +21,7 @@ CONFIRMED = 8
 # Scores of the states of one recovery: before and after each stage of the distillation, and while
 # it is tuned.
 CHECKS_DISTILLED, CHECKS_TUNED = 1 + Recovery.n_checks, FineTuning.n_checks
-# Rounds of recovery that most runs do not need.
+# The rounds of recovery that only near misses ask for.
 IN_RESERVE = "more of them, after near misses"
 # Seconds to write a layer's graph, to load it and to time it: `edge_bench.layers` takes 0.1 for it.
 TIMING = 0.2
