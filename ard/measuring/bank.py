@@ -23,11 +23,13 @@ class Reference:
         content: statistics, features or None, depending on the metric.
         dense: whether the images are the dense generator's own, in which case no value is
             comparable with published ones.
+        n_images: how many images they are; None if that is not known.
     """
 
     source: str
     content: Any
     dense: bool
+    n_images: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

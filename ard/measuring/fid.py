@@ -120,7 +120,12 @@ def _reference(request: ReferenceRequest) -> Reference:
         progress=request.progress,
     )
     # FrechetReference is computed once for all banks of latents.
-    return Reference(source, FrechetReference(statistics), dense=request.wanted == "dense")
+    return Reference(
+        source,
+        FrechetReference(statistics),
+        dense=request.wanted == "dense",
+        n_images=statistics.n,
+    )
 
 
 def interval_worth(extractor: FeatureExtractor, n: int) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,15 @@ from ard.measuring.metric import Metric, ReferenceRequest
 from ard.measuring.score import Score
 from nas_gan.data.batches import iterate_uint8
 from nas_gan.data.images import Images
-from nas_gan.errors import InvalidValueError, MissingDataError
+from nas_gan.errors import MissingDataError
 from nas_gan.metrics.features import FeatureExtractor
+from nas_gan.metrics.given_reference import (
+    NAMED,
+    GivenReference,
+    features_of_images,
+    load_features,
+    open_given,
+)
 from nas_gan.metrics.paired_kernel import (
     Kernel,
     PairedKernelDistance,
@@ -27,8 +33,6 @@ from nas_gan.metrics.paired_kernel import (
     median_distance,
     polynomial_kernel,
 )
-from nas_gan.npz import open_npz
-from nas_gan.remote.fetching import local_copy
 
 Features = npt.NDArray[np.float32]
 # Images of a data set in a reference. Every candidate is compared with all of them, so the noise of
@@ -67,15 +71,14 @@ def find_features(request: ReferenceRequest) -> Reference:
     """Features `(m, d)` of reference images; a kernel distance cannot use statistics.
 
     `auto` takes the data set that the checkpoint names, if available, else images of the dense
-    generator. A file must be an `.npz` with an array `features`.
+    generator. A path is that of images, or of an `.npz` file with an array `features`.
 
     Raises:
-        MissingDataError: the file does not exist.
-        InvalidValueError: the file has no such array, or the array is from another extractor.
+        MissingDataError: there is nothing at the path.
+        InvalidValueError: it holds neither, or the features of another extractor.
     """
-    if request.wanted not in ("auto", "dense"):
-        path = local_copy(Path(request.wanted))
-        return Reference(request.wanted, _read_features(path, request.extractor), dense=False)
+    if request.wanted not in NAMED:
+        return _given_features(open_given(request.wanted), request)
     real = None
     if request.wanted == "auto" and request.data is not None:
         with suppress(MissingDataError):
@@ -85,6 +88,15 @@ def find_features(request: ReferenceRequest) -> Reference:
     with request.progress("reference", n) as advance:
         features = _features(images, n, request.extractor, advance)
     return Reference(f"{n} images of {images.name}", features, dense=real is None)
+
+
+def _given_features(given: GivenReference, request: ReferenceRequest) -> Reference:
+    """The features in a file, or those of at most `N_REFERENCE` of the given images."""
+    if given.images is None:
+        return Reference(given.name, load_features(given.path, request.extractor), dense=False)
+    found = features_of_images(given, request.extractor, request.progress, N_REFERENCE)
+    features = np.concatenate(list(found))
+    return Reference(f"{len(features)} images of {given.name}", features, dense=False)
 
 
 def _features(
@@ -101,24 +113,6 @@ def _features(
         if done == n:
             break
     return np.concatenate(found)
-
-
-def _read_features(path: Path, extractor: FeatureExtractor) -> Features:
-    with open_npz(path, "reference features") as file:
-        if "features" not in file.files:
-            raise InvalidValueError(
-                f"{path}: a kernel distance needs an .npz with an array 'features', one row per "
-                f"image; found {', '.join(sorted(file.files)) or 'nothing'}"
-            )
-        features = np.asarray(file["features"], dtype=np.float32)
-    if features.ndim != 2 or features.shape[1] != extractor.dim or len(features) < 2:
-        raise InvalidValueError(
-            f"{path}: features of shape {features.shape}; {extractor.name} has {extractor.dim} "
-            "per image, and two images or more are needed"
-        )
-    if not np.isfinite(features).all():
-        raise InvalidValueError(f"{path}: the features hold a NaN or an infinity")
-    return features
 
 
 def _evaluator(

@@ -28,7 +28,7 @@ class ReferenceRequest:
     """Everything that a metric may use to find its reference.
 
     Attributes:
-        wanted: `auto`, `dense`, or the path of a file.
+        wanted: `auto`, `dense`, or the path of a file or folder.
         extractor: the network whose features will be compared.
         dataset: the data set that the checkpoint names, or None.
         data_sha256: the digest of its images that the checkpoint names, or None.

@@ -15,6 +15,7 @@ from ard.session.config import EffortName, SearchConfig, SweepConfig
 from ard.session.setting import Setting, samples_of
 from nas_gan.errors import NasGanError
 from nas_gan.files import sha256, write_json
+from nas_gan.metrics.given_reference import NAMED, open_given
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.reading import Fields, read_json
 from nas_gan.remote.addresses import is_remote
@@ -82,10 +83,16 @@ def fingerprint(config: SweepConfig, setting: Setting) -> dict[str, Any]:
         "metric": setting.metric.name,
         "estimator": setting.metric.estimator,
         "reference": setting.reference.source,
+        **_given_reference(config.reference),
         "samples": samples_of(config, setting.metric, setting.extractor),
         **_interface(setting.interface),
         **chosen_settings(config, names),
     }
+
+
+def _given_reference(choice: str) -> dict[str, Any]:
+    """The bytes of a reference that was given by its path, where others may lie by now."""
+    return {} if choice in NAMED else {"reference_sha256": open_given(choice).digest}
 
 
 def _interface(interface: GeneratorInterface) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from ard.session.setting import (
 )
 from nas_gan.cli import progress
 from nas_gan.devices import check_device
+from nas_gan.metrics.doubts import few_for_a_distance
 from nas_gan.metrics.frechet import FrechetReference
 from nas_gan.networks.interface import GeneratorInterface
 from nas_gan.networks.latents import latents_of
@@ -264,6 +265,10 @@ def remarks(
             f"hint: distances in {features} features are on a different scale from published "
             f"values; here {budget.text} is the same as {option} {share:.3g}%"
         )
+    known = setting.reference.n_images
+    if known is not None and not setting.reference.dense:
+        for doubt in few_for_a_distance(known, setting.extractor.dim, "reference images"):
+            yield f"hint: {doubt}"
     enough = setting.metric.enough_images(setting.extractor)
     samples = samples_of(config, setting.metric, setting.extractor)
     if samples < enough:

@@ -47,8 +47,8 @@ class MeasuringConfig(GeneratorOptions):
     inception_weights: Annotated[Path | None, FILES] = None
     """Weights of pytorch-fid's Inception, if they are not in torch's cache."""
     reference: Annotated[str, QUALITY] = "auto"
-    """What the images are compared with: auto, dense (images of the dense generator) or an .npz
-    file, with mu and sigma for the Fréchet distance or features for a kernel distance."""
+    """What the images are compared with: auto, dense (images of the dense generator), a folder of
+    images, or an .npz file of images, of features, or of mu and sigma for the Fréchet distance."""
     data_root: Annotated[Path | None, FILES, ADDRESS] = None
     """Folder of the data set; needed if its reference statistics are not shipped."""
     seed: Annotated[int, MACHINE] = 0

@@ -146,7 +146,8 @@ class SearchConfig:
     """Standard errors by which an FID must be below the best one to replace the best genotype; 0
     takes every smaller one."""
     reference: Annotated[str, EVALUATION] = "auto"
-    """Reference statistics for the FID: auto or an .npz file with mu and sigma."""
+    """What the FID compares with: auto, a folder of images, or an .npz file of images, of features,
+    or of mu and sigma."""
     features: Annotated[Literal["auto", "inception", "efficientnet-lite0"], EVALUATION] = "auto"
     """Network whose features the FID compares; auto is Inception if its weights are available."""
 

@@ -25,13 +25,14 @@ from nas_gan.metrics.frechet import (
     PairedFid,
     statistics_of,
 )
+from nas_gan.metrics.given_reference import NAMED, open_given
 from nas_gan.metrics.protocol import LEGACY, FidProtocol
 from nas_gan.metrics.reference import (
     REFERENCE_SEED,
     cache_dir,
     dense_images,
     find_reference,
-    load_statistics,
+    given_statistics,
     save_statistics,
 )
 from nas_gan.metrics.report import EvaluationReport
@@ -42,7 +43,7 @@ from nas_gan.metrics.scoring import (
     score,
     wanted_of,
 )
-from nas_gan.metrics.sources import DatasetSource, GeneratedSource, ImageSource, array_names
+from nas_gan.metrics.sources import DatasetSource, GeneratedSource, ImageSource
 from nas_gan.metrics.subjects import Drawing, Subject, check_pair, open_subject
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.memory import SHOWN_ROWS, fitting_rows
@@ -213,18 +214,19 @@ class Evaluator:
         if not metrics:
             return None
         of_images = [metric for metric in metrics if metric in NEED_REFERENCE_IMAGES]
-        if settings.reference in ("auto", "dense"):
+        if settings.reference in NAMED:
             return self._named_reference(subject, dense, needs_images=bool(of_images))
         path = local_copy(Path(settings.reference))
-        if path.suffix == ".npz" and "mu" in array_names(path):
+        if path.suffix == ".npz" and open_given(settings.reference).images is None:
             if of_images:
                 raise InvalidValueError(
-                    f"{path} holds statistics, but {' and '.join(of_images)} "
-                    f"{'need' if len(of_images) > 1 else 'needs'} images; use a folder, an .npz "
+                    f"{path} holds no images, but {' and '.join(of_images)} "
+                    f"{'need' if len(of_images) > 1 else 'needs'} them; use a folder, an .npz "
                     "of images, a checkpoint or dense",
                     setting="reference",
                 )
-            return OtherSide(settings.reference, load_statistics(path, self.extractor()), None)
+            statistics, name = given_statistics(settings.reference, self.extractor())
+            return OtherSide(name, statistics, None)
         other = open_subject(path, replace(settings.drawing, seed=settings.seed + REFERENCE_SEED))
         wanted = wanted_of(settings.metrics, settings.kept, reference=True)
         collected = self._collect(other.source, wanted, "reference")

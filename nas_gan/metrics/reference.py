@@ -1,7 +1,7 @@
 """The reference statistics of a Fréchet distance.
 
-They come from a file that the user names, from the package, from the cache or from the data set, in
-this order; or, if asked for, from images of the dense generator.
+They come from a file or a folder of images that the user names, from the package, from the cache or
+from the data set, in this order; or, if asked for, from images of the dense generator.
 """
 
 from __future__ import annotations
@@ -25,14 +25,19 @@ from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.files import atomic_path
 from nas_gan.metrics.features import FeatureExtractor
-from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics
+from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics, statistics_of
+from nas_gan.metrics.given_reference import (
+    HOLDS,
+    features_of_images,
+    load_features,
+    open_given,
+)
 from nas_gan.metrics.protocol import protocol_of, to_uint8
 from nas_gan.metrics.sampling import generate_uint8
 from nas_gan.networks.interface import interface_of
 from nas_gan.networks.latents import latents_of
 from nas_gan.npz import open_npz
-from nas_gan.progress import Progress
-from nas_gan.remote.fetching import local_copy
+from nas_gan.progress import Progress, no_progress
 
 # Added to the seed of what is measured, so that a reference of generated images has other latents.
 REFERENCE_SEED = 0x5EED_0000
@@ -317,8 +322,8 @@ def find_reference(
     """Find the statistics that generators are compared with.
 
     Args:
-        choice: `auto`, `dense` or the path of a file. `auto` takes the shipped statistics of
-            (dataset, resolution, extractor) or, if there are none, those of the data set.
+        choice: `auto`, `dense` or the path of a file or folder. `auto` takes the shipped statistics
+            of (dataset, resolution, extractor) or, if there are none, those of the data set.
         extractor: the network whose features are compared.
         dataset: the name of the data set, if known.
         data_sha256: the digest of its images as the generator was trained on them, if known.
@@ -346,11 +351,11 @@ def find_reference(
         )
         return statistics, f"{len(images)} images of {images.name}"
     if choice != "auto":
-        return load_statistics(local_copy(Path(choice)), extractor), choice
+        return given_statistics(choice, extractor, cache, progress or no_progress)
     if dataset is None:
         raise MissingDataError(
-            "auto has nothing to compare with, since the checkpoint names no data set; use an .npz "
-            "file of statistics, or dense",
+            "auto has nothing to compare with, since the checkpoint names no data set; use "
+            f"{HOLDS}, or dense",
             setting="reference",
         )
     name = statistics_name(dataset, resolution, extractor.name)
@@ -371,7 +376,7 @@ def find_reference(
             return _statistics_of_data(images, extractor, resolution, name, cache, progress), source
     raise MissingDataError(
         f"auto finds no statistics of {dataset} at {resolution} pixels with {extractor.name}: "
-        f"{none}, and {missing}; use an .npz file of statistics, or dense",
+        f"{none}, and {missing}; use {HOLDS}, or dense",
         setting="reference",
     )
 
@@ -396,24 +401,73 @@ def _statistics_of_data(
     cache: Path | None,
     progress: Progress | None,
 ) -> FeatureStatistics:
-    cached = None
-    if cache is not None:
+    return _remembered(
         # Two data sets of one name, as any two folders are, do not replace each other.
-        cached = cache / f"{Path(name).stem}_{images.digest[:16]}.npz"
+        None if cache is None else cache / f"{Path(name).stem}_{images.digest[:16]}.npz",
+        lambda: statistics_of_images(images, extractor, progress),
+        extractor,
+        {"dataset": images.name, "resolution": resolution, "data_sha256": images.digest},
+    )
+
+
+def given_statistics(
+    choice: str,
+    extractor: FeatureExtractor,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+) -> tuple[FeatureStatistics, str]:
+    """The statistics at a path, or those of the features or images there.
+
+    Args:
+        choice: the path of a file or a folder.
+        extractor: the network whose features are compared, each image at its own size.
+        cache: folder in which statistics of images are kept, if not None.
+        progress: shows a bar while features are extracted.
+
+    Returns:
+        The statistics, and a phrase that says where they come from.
+
+    Raises:
+        MissingDataError: there is nothing at the path.
+        InvalidValueError: it holds something else, or what does not fit the extractor.
+    """
+    given = open_given(choice)
+    if "features" in given.arrays and "mu" not in given.arrays:
+        features = load_features(given.path, extractor)
+        return statistics_of(features), f"features of {len(features)} images in {given.name}"
+    if given.images is None:
+        return load_statistics(given.path, extractor), given.name
+
+    def looked_at() -> FeatureStatistics:
+        streaming = StreamingStatistics(extractor.dim)
+        for features in features_of_images(given, extractor, progress):
+            streaming.update(features)
+        return streaming.result()
+
+    name, digest = statistics_name("images", 0, extractor.name), given.digest
+    statistics = _remembered(
+        None if cache is None else cache / f"{Path(name).stem}_{digest[:16]}.npz",
+        looked_at,
+        extractor,
+        {"dataset": given.path.name, "resolution": 0, "data_sha256": digest},
+    )
+    return statistics, f"{statistics.n} images of {given.name}"
+
+
+def _remembered(
+    cached: Path | None,
+    make: Callable[[], FeatureStatistics],
+    extractor: FeatureExtractor,
+    origin: Mapping[str, Any],
+) -> FeatureStatistics:
+    """What `make` returns, or what is cached of it; `origin` is written down with it."""
     if cached is not None and is_cached(cached):
         try:
-            return load_statistics(cached, extractor, images.digest)
+            return load_statistics(cached, extractor, origin["data_sha256"])
         except (InvalidValueError, MissingDataError):
             pass  # a damaged file: made again and replaced
-    statistics = _as_stored(statistics_of_images(images, extractor, progress))
+    statistics = _as_stored(make())
     if cached is not None:
         with caching(cached):
-            save_statistics(
-                cached,
-                statistics,
-                extractor=extractor.name,
-                dataset=images.name,
-                resolution=resolution,
-                data_sha256=images.digest,
-            )
+            save_statistics(cached, statistics, extractor=extractor.name, **origin)
     return statistics

@@ -280,7 +280,8 @@ class TrainConfig:
     """Command that is run, or web address that is told, when the run ends, however it ends: its
     status, directory and reason."""
     reference: Annotated[str, EVALUATION] = "auto"
-    """Reference statistics for the FID: auto or an .npz file with mu and sigma."""
+    """What the FID compares with: auto, a folder of images, or an .npz file of images, of features,
+    or of mu and sigma."""
     features: Annotated[Literal["auto", "inception", "efficientnet-lite0"], EVALUATION] = "auto"
     """Network whose features the FID compares; auto is Inception if its weights are available."""
 

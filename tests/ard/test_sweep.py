@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ard.compress import CompressConfig
 from ard.compress import main as compress
@@ -157,3 +159,22 @@ def test_a_remote_sweep_of_a_remote_checkpoint_measures_nothing_twice(
     code, _, err = call(main, SweepConfig, *remote)
     assert code == 0, err
     assert (there / "run" / "journal.jsonl").read_bytes() == measured
+
+
+def test_a_folder_of_images_is_a_reference_and_a_run_notices_when_it_changes(
+    checkpoint: Path, tmp_path: Path, call: Call
+) -> None:
+    folder = tmp_path / "Bilder eins"
+    folder.mkdir()
+    for row, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3))):
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{row}.png")
+    run_dir = tmp_path / "run"
+    arguments = (checkpoint, *QUICK, "--reference", folder, "--run-dir", run_dir)
+    code, _, err = call(main, SweepConfig, *arguments)
+    assert code == 0, err
+    lines = (run_dir / "journal.jsonl").read_bytes()
+    Image.new("RGB", (32, 32)).save(folder / "3.png")  # as many as before, under the same names
+    code, out, err = call(main, SweepConfig, *arguments)
+    assert (code, out) == (1, "")
+    assert "belongs to another run: reference_sha256" in err.splitlines()[-1]
+    assert (run_dir / "journal.jsonl").read_bytes() == lines

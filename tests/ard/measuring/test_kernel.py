@@ -132,7 +132,7 @@ def test_a_file_of_features_is_taken_and_statistics_are_not(tmp_path: Path) -> N
     np.savez(tmp_path / "features.npz", features=rows)
     assert np.array_equal(find_features(request_of(str(tmp_path / "features.npz"))).content, rows)
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(16), sigma=np.eye(16))
-    with pytest.raises(InvalidValueError, match=r"needs an \.npz with an array 'features'"):
+    with pytest.raises(InvalidValueError, match="single images are needed"):
         find_features(request_of(str(tmp_path / "statistics.npz")))
     np.savez(tmp_path / "other.npz", features=rows[:, :5])
     with pytest.raises(InvalidValueError, match="has 16 per image"):
@@ -145,6 +145,14 @@ def test_a_file_of_features_is_taken_and_statistics_are_not(tmp_path: Path) -> N
         find_features(request_of(str(tmp_path / "nan.npz")))
     with pytest.raises(MissingDataError, match="no such file"):
         find_features(request_of(str(tmp_path / "nowhere.npz")))
+
+
+def test_images_at_a_path_are_the_reference(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", pixels)
+    found = find_features(request_of(str(tmp_path / "images.npz")))
+    assert (found.source, found.dense) == (f"9 images of {tmp_path / 'images.npz'}", False)
+    assert np.array_equal(found.content, PixelFeatures()(pixels))
 
 
 def test_a_metric_goes_by_its_name() -> None:

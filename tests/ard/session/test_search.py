@@ -339,6 +339,18 @@ def test_an_absolute_budget_in_other_features_comes_with_its_share(setting: Sett
     assert f"{row_of(2).least:.0%} to {row_of(2).most:.0%} of simulated draws" in hint
 
 
+@pytest.mark.parametrize(("n", "told"), [(None, False), (15, True), (16, False)])
+def test_a_reference_of_fewer_images_than_features_is_doubted(
+    n: int | None, told: bool, setting: Setting
+) -> None:
+    reference = replace(setting.reference, n_images=n)
+    given = replace(setting, reference=reference)  # of 16 features
+    lines = list(remarks(GOOD, given, Budget.parse("5%"), 40.0, "--fid-budget"))
+    assert (
+        any("15 reference images in 16 features is mostly bias" in line for line in lines) is told
+    )
+
+
 def row_of(ratio: float) -> Worth:
     return next(row for row in WORTH if row.ratio == ratio)
 
