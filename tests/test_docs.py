@@ -459,7 +459,7 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"kernel is kept below {MAX_DEGENERACY:g}",
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),
         f"{N_BINS:,} bins",
-        f"save less than {WORTHWHILE:.1%}".replace("%", " %"),
+        f"save less than {WORTHWHILE:.0%}".replace("%", " %"),
         f"`P g^{EAGER:g}`",
         f"s² (k m^-q A^p + {FLOOR:g})²",
         f"priors about {FACTOR:g}, {EXPONENT:g} and {PACE:g};",

@@ -18,9 +18,11 @@ from ard.search.ladder import Ladder, Rung
 from ard.search.outlook import Known, Outlook, outlook
 
 # A search ends when what the next round is expected to save, in log cost, falls below this.
-WORTHWHILE = 0.005
-# In the reserve, the last third of the rounds, each has to be expected to save this much.
-RESERVE, WORTH_THE_RESERVE = 3, 0.1
+# The plans beside it take no time but that of workers that would idle.
+WORTHWHILE, BESIDE = 0.05, 0.005
+# The last third of the rounds is a reserve: no search plans with it, but one whose plans missed by
+# a little goes on into it.
+RESERVE = 3
 # Where no plan can be continued, and unless a trial is the last one, what a plan may save counts
 # for more than its chance: to this power. A near miss tells as much as a near hit; with rounds it
 # is worth something anyway.
@@ -100,8 +102,7 @@ class BudgetController:
             cost: the cost to minimise.
             budget: the allowed rise in the table's metric.
             max_trials: rounds of recovery to ask for at most, of all plans together. The last
-                third is a reserve, for searches with near misses: each of its rounds has to be
-                expected to save a tenth of the cost.
+                third is a reserve, which no plan counts on.
             max_rounds: those of one plan at most; 1 if a recovery cannot be continued.
             known: trials of an earlier search under another budget.
 
@@ -154,7 +155,7 @@ class BudgetController:
             return self._offer([] if self.trials or self._asked else [DENSE])
         best = self._best()
         bar = rungs[0].cost if best is None else best.cost
-        room, worthwhile = self._room(n)
+        room = self._room(n)
         known = self._known()
         ahead = max(1, math.ceil(room / n))  # rounds that one more plan can get
         prospects = [
@@ -167,15 +168,13 @@ class BudgetController:
             return ()
         gains = np.array([math.log(bar / max(p.cost, MIN_SHARE * bar)) for p in prospects])
         n = min(n, room)
-        picked = self._pick(prospects, chances, gains, n, room, worthwhile, best is None)
+        picked = self._pick(prospects, chances, gains, n, room, best is None)
         return self._offer([prospects[i].plan for i in picked])
 
-    def _room(self, n: int) -> tuple[int, float]:
-        """The rounds that are left to plan with, and what the next has to be expected to save."""
+    def _room(self, n: int) -> int:
+        """The rounds that are left to plan with: in the reserve no more than the next ones."""
         left = self.max_trials - len(self.trials) - len(self._asked)
-        if left > self._reserved:
-            return left - self._reserved, WORTHWHILE
-        return min(n, left), WORTH_THE_RESERVE
+        return left - self._reserved if left > self._reserved else min(n, left)
 
     def _pick(
         self,
@@ -184,7 +183,6 @@ class BudgetController:
         gains: np.ndarray,
         n: int,
         room: int,
-        worthwhile: float,
         nothing_yet: bool,
     ) -> list[int]:
         """Which prospects to try, each for what it adds to the others before it.
@@ -195,7 +193,6 @@ class BudgetController:
             gains: what each saves if it is.
             n: how many to pick at most.
             room: rounds that are left to plan with.
-            worthwhile: what each has to be expected to add.
             nothing_yet: whether nothing met the budget so far.
         """
         tried = [i for i, prospect in enumerate(prospects) if prospect.plan in self._asked]
@@ -210,7 +207,8 @@ class BudgetController:
             others = chances.largest(gains, [*tried, *picked])
             adds = chances.largest(gains, [*tried, *picked, best]) - others
             # Something is tried until something meets the budget.
-            if adds < worthwhile and not (nothing_yet and not tried and not picked):
+            first = not tried and not picked
+            if adds < (WORTHWHILE if first else BESIDE) and not (first and nothing_yet):
                 break
             open_.remove(best)
             picked.append(best)

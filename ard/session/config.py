@@ -100,8 +100,8 @@ class SearchConfig(SweepConfig):
     """Whole plans to choose, recover and measure at a time; as many as there are workers by
     default. The result depends on it, not on the number of workers."""
     max_trials: Annotated[int, RECOVERY] = 9
-    """Rounds of recovery at most, of all whole plans together; each of the last third has to be
-    expected to save a tenth. A round continues a plan that missed the budget, or begins a harsher
+    """Rounds of recovery at most, of all whole plans together; the search ends before if the next
+    one is not worth its time. A round continues a plan that missed the budget, or begins a harsher
     one with the weights of a milder one; it is measured at its end."""
     max_rounds: Annotated[int, RECOVERY] = 8
     """Rounds of recovery that one plan may get at most; with 1 every plan begins with the dense
