@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 options.runs,
                 warmup=5,
                 duration_s=options.duration,
-                min_warmup_s=0.02,
+                min_warmup_s=0.01,
                 max_warmup_s=1.0,
                 repeats=1,
             ),
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         topics,
         timed="each layer under each choice",
         runs=30,
-        duration=0.1,
+        duration=0.06,
     )
     topics.what.add_argument(
         "--batch",

@@ -94,6 +94,27 @@ def test_a_time_is_the_median_in_milliseconds_with_its_interval(make_folder: Mak
         assert (t.milliseconds, t.ci_low, t.ci_high) == (0.25, 0.25, 0.25)
 
 
+def test_a_processor_that_slows_down_meanwhile_slows_all_signatures_alike(
+    make_folder: MakeFolder,
+) -> None:
+    now = done = 0.0
+
+    def slower_by_and_by() -> int:
+        nonlocal now
+        now += 250_000 * (1 + int(3 * done + 1e-9))  # a step more for each third of the work
+        return int(now)
+
+    def advance(fraction: float) -> None:
+        nonlocal done
+        done = fraction
+
+    times = times_of(make_folder("ab"), clock=slower_by_and_by, advance=advance)
+    assert len(times) == 8
+    for t in times:
+        # A visit at each speed: 0.25, 0.5 and 0.75 ms.
+        assert (t.milliseconds, t.ci_low, t.ci_high) == pytest.approx((0.5, 0.25, 0.75))
+
+
 def test_what_is_known_is_not_measured_again(make_folder: MakeFolder) -> None:
     first = times_of(make_folder("a"))
     both = times_of(make_folder("ab"), tuple(first))
