@@ -25,7 +25,7 @@ from ard.search.controller import reserved
 from ard.session.config import SearchConfig, SweepConfig, grid_of
 from ard.session.recovering import fine_tuning_steps
 from ard.session.search import N_CHECKED, N_PROXY
-from ard.session.setting import samples_of, search_images, wanted_reference
+from ard.session.setting import samples_of, unrecovered_images, wanted_reference
 from nas_gan.generators import OpenedGenerator
 from nas_gan.metrics.features import FeatureExtractor
 
@@ -66,8 +66,8 @@ class Demand:
         ranked: how many networks it takes, in multiply-adds, to rank the choices on one image.
         decomposed: multiply-adds of the decompositions that make their factors; see `size_of`.
         timed: layers, dense and factorized, that are timed on their own.
-        images: images of the score of the chosen plan.
-        search_images: images of the score of a plan during the search.
+        images: images of the score of a whole plan.
+        unrecovered_images: images of the score of the chosen plan before its recovery.
         reference_images: images of the dense generator that are the reference; 0 if there is one.
         recoveries: what is recovered; nothing in a sweep.
         delivers: whether the result is exported and timed.
@@ -82,7 +82,7 @@ class Demand:
     decomposed: float
     timed: int = 0
     images: int
-    search_images: int
+    unrecovered_images: int
     reference_images: int
     recoveries: Recoveries = field(default_factory=Recoveries)
     delivers: bool = False
@@ -135,7 +135,7 @@ def demand_of(
         ),
         timed=len(wanted_choices(profile.parts, grid)) if to_time else 0,
         images=samples,
-        search_images=search_images(samples, metric, extractor),
+        unrecovered_images=unrecovered_images(samples, metric, extractor),
         reference_images=max(samples, 2 * extractor.dim) if wanted == "dense" else 0,
         recoveries=recoveries,
     )

@@ -58,7 +58,7 @@ def stages_of(demand: Demand, speed: Speed) -> tuple[Stage, ...]:
 
     >>> speed = Speed(0.5, 0.5, lambda n: 2.0, {"conv": 0.5})
     >>> demand = Demand(choices={"conv": 10}, anchors=3, sweep_images=4, images=8, moments=0,
-    ...                 search_images=4, reference_images=0, ranked=3.0, decomposed=0.0)
+    ...                 unrecovered_images=4, reference_images=0, ranked=3.0, decomposed=0.0)
     >>> [(s.name, s.evaluations, s.images) for s in stages_of(demand, speed) if s.spread]
     [('movement of images', 10, 353), ('one layer at a time', 4, 16)]
     """
@@ -71,7 +71,7 @@ def _stages(demand: Demand, speed: Speed) -> Iterator[Stage]:
         yield Stage("timing layers", 0, 0, demand.timed * TIMING, spread=False)
     dense = demand.reference_images + demand.sweep_images
     if trials:
-        dense += demand.images + demand.search_images
+        dense += 2 * demand.images
     if demand.anchors:
         dense += N_PROXY
     yield Stage("dense scores", 3 if trials else 1, dense, dense * speed.scored_image, spread=False)
@@ -101,15 +101,15 @@ def _stages(demand: Demand, speed: Speed) -> Iterator[Stage]:
     if not trials:
         return
     scored = speed.evaluation(demand.images, demand.moments)
-    searched = speed.evaluation(demand.search_images, demand.moments)
     images, seconds = recovery_of(demand.recoveries, speed)
     reserve = demand.recoveries.reserve
     for name, n in (("joint plans, recovered", trials - reserve), (IN_RESERVE, reserve)):
         if n:
-            yield Stage(name, n, n * (demand.search_images + images), n * (searched + seconds))
+            yield Stage(name, n, n * (demand.images + images), n * (scored + seconds))
     # The chosen plan on held-out latents, and before its recovery.
-    both = demand.images + demand.search_images
-    yield Stage("the chosen plan", 2, both, scored + searched, spread=False)
+    before = speed.evaluation(demand.unrecovered_images, demand.moments)
+    both = demand.images + demand.unrecovered_images
+    yield Stage("the chosen plan", 2, both, scored + before, spread=False)
     if demand.delivers:
         # The dense generator and the compressed one, which is no slower.
         timing = sum(2 * timing_seconds(n * speed.image) for n in batch_sizes(speed.image))

@@ -41,7 +41,7 @@ from ard.session.setting import (
     load_setting,
     open_dense,
     samples_of,
-    search_images,
+    unrecovered_images,
 )
 from nas_gan.cli import progress
 from nas_gan.devices import check_device
@@ -109,11 +109,11 @@ def open_session(config: SearchConfig, tell: Callable[[str], None], executor: Ex
         advance(1)
         evaluator = setting.metric.evaluator
         samples = samples_of(config, setting.metric, setting.extractor)
-        few = search_images(samples, setting.metric, setting.extractor)
-        joint = evaluator(bank_of(setting, config, few, _seed(config, "joint")), False)
+        joint = evaluator(bank_of(setting, config, samples, _seed(config, "joint")), False)
         advance(1)
         held_out = held_out_bank(config, setting, 0)
         final = evaluator(held_out, True)
+        few = unrecovered_images(samples, setting.metric, setting.extractor)
         advance(1)
     recovering = prepare_recovery(run_dir, check_evaluator(config, setting, single))
     evaluators = Evaluators(

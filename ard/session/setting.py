@@ -37,9 +37,8 @@ class MeasuringConfig(GeneratorOptions):
     """Quality metric whose rise the budget bounds: the Fréchet distance (fid) or a kernel distance
     (kid, mmd) on the same features."""
     samples: int | None = None
-    """Images per score of the result, and half as many of a plan during the search; by default four
-    per feature for fid, from which its interval is as good as it gets, and 5000 for a kernel
-    distance."""
+    """Images per score of a whole plan; by default four per feature for fid, from which its
+    interval is as good as it gets, and 5000 for a kernel distance."""
     sweep_samples: Annotated[int, QUALITY] = 1000
     """Images per score of a single factorized layer."""
     features: Annotated[ExtractorName, QUALITY] = "auto"
@@ -187,14 +186,14 @@ def wanted_reference(choice: str, dataset: str | None) -> str:
 
 
 def samples_of(config: MeasuringConfig, metric: Metric, extractor: FeatureExtractor) -> int:
-    """The number of images that judge the chosen plan; see `search_images` for those before."""
+    """The number of images per score of a whole plan."""
     return config.samples or metric.default_images(extractor)
 
 
-def search_images(samples: int, metric: Metric, extractor: FeatureExtractor) -> int:
-    """The number of images that score a plan during the search, and the chosen one unrecovered.
+def unrecovered_images(samples: int, metric: Metric, extractor: FeatureExtractor) -> int:
+    """The number of images that score the chosen plan before its recovery, which decides nothing.
 
-    They are half of `samples`, on which the chosen plan is judged, but all of them if half would be
+    They are half of `samples`, the number of a score which does, but all of them if half would be
     less than half of what the metric calls enough.
     """
     return min(samples, -(-max(samples, metric.enough_images(extractor)) // 2))

@@ -38,7 +38,7 @@ DEMAND = Demand(
     anchors=5,
     sweep_images=100,
     images=1000,
-    search_images=500,
+    unrecovered_images=500,
     reference_images=0,
     moments=32,
     ranked=3.0,
@@ -66,16 +66,6 @@ def test_a_sweep_is_every_movement_the_anchors_and_the_dense_generator() -> None
     # and tested with a quarter of the network on two rows.
     remembered = 32 + 2 / 4
     assert stages["movement of images"].seconds == 20 * (32 / 4 + 32 / 2) + remembered
-
-
-def test_a_search_scores_its_plans_on_fewer_images_than_the_one_it_chooses() -> None:
-    demand = replace(DEMAND, recoveries=Recoveries(trials=3))
-    stages = {stage.name: stage for stage in stages_of(demand, SPEED)}
-    # Beside the 132 of a sweep, the dense generator on both banks.
-    assert stages["dense scores"].images == 132 + 500 + 1000
-    assert stages["joint plans, recovered"].images == 3 * 500
-    # 32 images for batch statistics, 500 with features, and the score
-    assert stages["joint plans, recovered"].seconds == 3 * (32 + 500 * 1.5 + 10)
 
 
 def test_more_updates_and_more_trials_take_longer() -> None:
@@ -111,7 +101,7 @@ def test_rounds_in_reserve_are_counted_beside_those_that_a_run_needs() -> None:
 
 
 def test_the_chosen_plan_is_scored_on_more_images_with_its_recovery_than_without():
-    demand = replace(DEMAND, recoveries=Recoveries(trials=1), search_images=400)
+    demand = replace(DEMAND, recoveries=Recoveries(trials=1), unrecovered_images=400)
     chosen = {stage.name: stage for stage in stages_of(demand, SPEED)}["the chosen plan"]
     # 32 images for batch statistics, 1,000 or 400 with features, and the score
     assert (chosen.evaluations, chosen.images) == (2, 1400)

@@ -40,7 +40,7 @@ from ard.session.search import (
     remarks,
     statistics_latents,
 )
-from ard.session.setting import Setting, fitting_batch, search_images
+from ard.session.setting import Setting, fitting_batch, unrecovered_images
 from nas_gan.checkpoint import Checkpoint
 from nas_gan.data.images import Images
 from nas_gan.errors import InvalidValueError, MissingDataError
@@ -291,11 +291,11 @@ def test_latents_of_the_statistics_are_none_of_those_that_score(setting: Setting
     # half of them; half of enough; all, since half of enough are not there; where few are enough
     [(5120, 5120, 2560), (3000, 5120, 2560), (1700, 5120, 1700), (64, 2, 32), (1, 1, 1)],
 )
-def test_half_of_the_images_score_a_plan_during_the_search(
+def test_half_of_the_images_score_a_plan_before_its_recovery(
     samples: int, enough: int, expected: int, setting: Setting
 ) -> None:
     metric = replace(setting.metric, enough_images=lambda extractor: enough)
-    assert search_images(samples, metric, setting.extractor) == expected
+    assert unrecovered_images(samples, metric, setting.extractor) == expected
 
 
 def test_there_is_no_proxy_where_every_choice_is_scored(setting: Setting) -> None:
