@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m ard.compress zoo:fashion_mnist --fid-budget 20% \
 		--objective mixed --weights params=1 latency=2 --samples 5120 --sweep-samples 400 \
 		--fractions 0.5 0.3 0.18 0.1 0.06 --anchors 12 \
-		--recover-steps 50 --recover-batch 16 --max-trials 5 --run-dir runs/demo
+		--recover-steps 50 --recover-batch 16 --max-trials 7 --run-dir runs/demo
 
 test: $(VENV)/installed-dev
 	$(PYTEST)
