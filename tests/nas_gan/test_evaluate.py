@@ -206,7 +206,7 @@ def test_the_two_protocols_do_not_mix(dense: Path, tmp_path: Path):
         (["i", "--reference", "i", "--against", "dense.pt"], "--against pairs two generators"),
         (
             ["dense.pt", "--metrics", "kid", "--reference", "s.npz"],
-            "--reference s.npz .* kid needs images",
+            "--reference s.npz .* kid needs them",
         ),
         (["dense.pt", "--metrics", "accuracy"], "accuracy is for .* a conditional generator"),
         (["dense.pt", "--metrics"], "--metrics names none"),
