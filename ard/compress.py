@@ -64,6 +64,10 @@ from nas_gan.zoo import display_name
 AT_TARGET = "at-target"
 
 
+# The share of its budget from which on a search has found about what there is.
+WELL_SPENT = 0.8
+
+
 @dataclass(frozen=True)
 class CompressConfig(SearchConfig):
     """What to compress, and how much quality it may cost."""
@@ -222,6 +226,20 @@ def reached_target(
     return Reached(target.text, target.quantity, limit, dense, cost, how, cost <= limit, beyond)
 
 
+def unspent(report: CompressionReport, max_trials: int) -> str:
+    """A hint if all rounds were used but much of the budget was not; empty otherwise."""
+    if report.budget is None or report.target is not None or not report.budget_met:
+        return ""
+    used = report.recovered.ci_high / report.budget if report.budget else 1.0
+    if used >= WELL_SPENT or len(report.trials) < max_trials:
+        return ""
+    share = f"{100 * max(used, 0):.0f} %"
+    return (
+        f"hint: all {max_trials} rounds of recovery were used, but {share} of the budget; with "
+        f"--max-trials {2 * max_trials} the search may find a smaller network"
+    )
+
+
 def main(config: CompressConfig) -> int:
     if config.dry_run:
         if config.target is not None:
@@ -230,6 +248,8 @@ def main(config: CompressConfig) -> int:
         return DONE
     with working_in(run_directory(config)) as place:
         report, run_dir = compress(replace(config, run_dir=place.folder))
+    if hint := unspent(report, config.max_trials):
+        say(hint)
     sys.stdout.write(f"{to_text(report)}\n{place.shown(run_dir / 'report.html')}\n")
     if report.undelivered:
         raise DeliveryError(f"the result is saved, but not its bundle: {report.undelivered}")

@@ -18,11 +18,12 @@ import pytest
 import torch
 from tiny import checkpoint_of, lively_generator
 
-from ard.compress import CompressConfig, main
+from ard.compress import CompressConfig, main, unspent
 from ard.costs.latency_table import Conditions, LatencyRow, LatencyTable
 from ard.layers import profile_layers
 from ard.measuring.sensitivity import SensitivityTable
 from ard.plan import Factorization, RankPlan
+from ard.report.values import CompressionReport
 from nas_gan.checkpoint import build_generator, load_checkpoint, save_checkpoint
 from nas_gan.networks.latents import latent_bank
 
@@ -268,6 +269,24 @@ def test_without_any_data_the_dense_generator_is_its_own_reference(
     assert "2560 images of the dense generator" in out
     # A few images against many of the same generator: the distance is small, and not 0.
     assert 0 < report["fid_dense"] < 200
+
+
+def test_a_search_that_ran_out_of_rounds_says_so(report: CompressionReport) -> None:
+    # Seven rounds, and 12.5 + 3.6 of 22.3 used.
+    hint = unspent(report, 7)
+    assert "all 7 rounds" in hint
+    assert "but 72 % of the budget" in hint
+    assert "--max-trials 14" in hint
+    better = replace(report, recovered=replace(report.recovered, ci_high=-8.0))
+    assert "but 0 % of the budget" in unspent(better, 7)
+    for quiet, most in (
+        (report, 8),  # it ended by itself
+        (replace(report, recovered=replace(report.recovered, ci_high=18.0)), 7),  # of 22.3
+        (replace(report, budget_met=False), 7),
+        (replace(report, budget=None), 7),
+        (replace(report, budget=0.0), 7),
+    ):
+        assert unspent(quiet, most) == ""
 
 
 # -- other objectives
