@@ -62,8 +62,6 @@ from nas_gan.zoo import display_name
 
 # In the run directory, the plan that reaches a target that the budget has no room for.
 AT_TARGET = "at-target"
-
-
 # The share of its budget from which on a search has found about what there is.
 WELL_SPENT = 0.8
 

@@ -42,9 +42,9 @@ FORMAT = 1
 CALLS_PER_WAIT = 10
 RESAMPLES = 200
 SEED = 0
-# The speed of a processor drifts by a tenth and more within seconds, and a model that is loaded
-# again lies elsewhere in memory. So each layer is loaded and timed in several visits, far apart. An
-# engine takes seconds to build, and the clocks of a GPU can be locked.
+# The speed of a processor drifts within seconds, and a model that is loaded again lies elsewhere in
+# memory. So each layer is loaded and timed in several visits, far apart. An engine takes seconds to
+# build, and the clocks of a GPU can be locked.
 VISITS = {"onnxruntime": 3, "tensorrt": 1}
 WORKSPACE_MIB = 512
 

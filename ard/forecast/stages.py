@@ -23,7 +23,7 @@ CONFIRMED = 8
 CHECKS_DISTILLED, CHECKS_TUNED = 1 + Recovery.n_checks, FineTuning.n_checks
 # The rounds of recovery that only near misses ask for.
 IN_RESERVE = "more of them, after near misses"
-# Seconds to write a layer's graph, to load it and to time it: `edge_bench.layers` takes 0.1 for it.
+# Seconds to write a layer's graph, to load it and to time it, in the visits of `edge_bench.layers`.
 TIMING = 0.2
 
 

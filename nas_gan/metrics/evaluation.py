@@ -217,7 +217,8 @@ class Evaluator:
         if settings.reference in NAMED:
             return self._named_reference(subject, dense, needs_images=bool(of_images))
         path = local_copy(Path(settings.reference))
-        if path.suffix == ".npz" and open_given(settings.reference).images is None:
+        given = open_given(settings.reference) if path.suffix == ".npz" else None
+        if given is not None and given.images is None:
             if of_images:
                 raise InvalidValueError(
                     f"{path} holds no images, but {' and '.join(of_images)} "
@@ -225,7 +226,7 @@ class Evaluator:
                     "of images, a checkpoint or dense",
                     setting="reference",
                 )
-            statistics, name = given_statistics(settings.reference, self.extractor())
+            statistics, name = given_statistics(given, self.extractor())
             return OtherSide(name, statistics, None)
         other = open_subject(path, replace(settings.drawing, seed=settings.seed + REFERENCE_SEED))
         wanted = wanted_of(settings.metrics, settings.kept, reference=True)

@@ -28,6 +28,7 @@ from nas_gan.metrics.features import FeatureExtractor
 from nas_gan.metrics.frechet import FeatureStatistics, StreamingStatistics, statistics_of
 from nas_gan.metrics.given_reference import (
     HOLDS,
+    GivenReference,
     features_of_images,
     load_features,
     open_given,
@@ -351,7 +352,7 @@ def find_reference(
         )
         return statistics, f"{len(images)} images of {images.name}"
     if choice != "auto":
-        return given_statistics(choice, extractor, cache, progress or no_progress)
+        return given_statistics(open_given(choice), extractor, cache, progress or no_progress)
     if dataset is None:
         raise MissingDataError(
             "auto has nothing to compare with, since the checkpoint names no data set; use "
@@ -411,7 +412,7 @@ def _statistics_of_data(
 
 
 def given_statistics(
-    choice: str,
+    given: GivenReference,
     extractor: FeatureExtractor,
     cache: Path | None = None,
     progress: Progress = no_progress,
@@ -419,7 +420,7 @@ def given_statistics(
     """The statistics at a path, or those of the features or images there.
 
     Args:
-        choice: the path of a file or a folder.
+        given: what lies at a path.
         extractor: the network whose features are compared, each image at its own size.
         cache: folder in which statistics of images are kept, if not None.
         progress: shows a bar while features are extracted.
@@ -428,10 +429,9 @@ def given_statistics(
         The statistics, and a phrase that says where they come from.
 
     Raises:
-        MissingDataError: there is nothing at the path.
-        InvalidValueError: it holds something else, or what does not fit the extractor.
+        MissingDataError: none of the images can be read.
+        InvalidValueError: it holds what does not fit the extractor.
     """
-    given = open_given(choice)
     if "features" in given.arrays and "mu" not in given.arrays:
         features = load_features(given.path, extractor)
         return statistics_of(features), f"features of {len(features)} images in {given.name}"

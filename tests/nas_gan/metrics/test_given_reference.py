@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from tiny import PixelFeatures
+from torch import Tensor
 
 from nas_gan.errors import InvalidValueError, MissingDataError
 from nas_gan.metrics.frechet import statistics_of
@@ -69,7 +70,7 @@ OF_IMAGES = [as_folder, as_link_to_folder, as_images, as_link_to_images]
 def test_the_same_images_are_the_same_reference_however_they_are_given(
     write: Write, tmp_path: Path
 ) -> None:
-    statistics, source = given_statistics(str(write(tmp_path / "ödd földer")), FEATURES)
+    statistics, source = given_statistics(open_given(str(write(tmp_path / "ödd földer"))), FEATURES)
     known = statistics_of(EXPECTED)
     np.testing.assert_allclose(statistics.mean, known.mean, rtol=1e-6)
     np.testing.assert_allclose(statistics.covariance, known.covariance, rtol=1e-5, atol=1e-3)
@@ -93,9 +94,9 @@ def test_images_are_looked_at_once_for_all_runs_until_they_change(tmp_path: Path
     class Counting(PixelFeatures):
         seen = 0
 
-        def __call__(self, images: object) -> npt.NDArray[np.float32]:
-            self.seen += len(images)  # type: ignore[arg-type]
-            return super().__call__(images)  # type: ignore[arg-type]
+        def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            self.seen += len(images)
+            return super().__call__(images)
 
     folder, cache = as_folder(tmp_path / "images"), tmp_path / "cache"
     counting = Counting()
@@ -129,7 +130,7 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(
     folder = as_folder(tmp_path / "images")
     broken = folder / "öl z" / "019.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    statistics, source = given_statistics(str(folder), FEATURES)
+    statistics, source = given_statistics(open_given(str(folder)), FEATURES)
     assert (statistics.n, source.split()[0]) == (19, "19")
     assert "1 of 20 images" in caplog.text
     assert "019.png" in caplog.text
@@ -191,11 +192,11 @@ def test_what_is_no_reference_is_refused_in_a_line_that_says_what_is(
 ) -> None:
     path = write(tmp_path / "given")
     with pytest.raises((InvalidValueError, MissingDataError), match=message) as error:
-        given_statistics(str(path), FEATURES)
+        given_statistics(open_given(str(path)), FEATURES)
     assert path.stem in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_nothing_at_the_path_says_what_could_be_there(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match="no such file or folder; give a folder of images"):
-        given_statistics(str(tmp_path / "nowhere"), FEATURES)
+        given_statistics(open_given(str(tmp_path / "nowhere")), FEATURES)
