@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas_gan.errors import InvalidValueError, unknown_name
+from nas_gan.networks.pmish import pmish
 
 Interval = tuple[float, float]
 SYMMETRIC: Interval = (-1.0, 1.0)  # images
@@ -33,33 +34,6 @@ INITS = ("default", "normal", "xavier_normal")
 BETA_MIN = 1e-3
 # Keeps the slope of a root finite at the origin; far below the resolution of float32 near 1.
 ROOT_FLOOR = 1e-12
-
-
-def pmish(x: Tensor, beta: Tensor) -> Tensor:
-    """`x * tanh(softplus(beta * x) / beta)`, elementwise; `beta = 1` is Mish.
-
-    Written with `logsigmoid` (`softplus(a) = -logsigmoid(-a)`), which never overflows and exports
-    to an operator that is several times faster in ONNX Runtime.
-    """
-    if not torch.is_grad_enabled() and x.is_cpu and x.dtype == torch.float32 and not _traced():
-        return _pmish_in_place(x, beta)
-    # Signs and the division act on the scalar, which saves three passes over x.
-    return x * torch.tanh(F.logsigmoid(x * -beta) * (-1 / beta))
-
-
-def _pmish_in_place(x: Tensor, beta: Tensor) -> Tensor:
-    """`pmish` without a gradient, in one buffer, and with a logarithm of the sigmoid.
-
-    torch's `logsigmoid` takes twice as long on a CPU. The sigmoid rounds to 1 where softplus is
-    below 6e-8, and to 0, with the right limit, where tanh has long been 1.
-    """
-    y = x * -beta
-    return y.sigmoid_().log_().mul_(-1 / beta).tanh_().mul_(x)
-
-
-def _traced() -> bool:
-    """Whether a graph is being made, in which the operators count and not their speed here."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def away_from_zero(beta: Tensor, minimum: float = BETA_MIN) -> Tensor:

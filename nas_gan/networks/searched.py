@@ -20,6 +20,7 @@ from nas_gan.networks.conditioning import (
 )
 from nas_gan.networks.genotype import MMD_NAS, N_CELLS, Genotype
 from nas_gan.networks.operations import Cell
+from nas_gan.networks.pooling import PooledConv2d
 
 # data set -> (width of the first feature map, number of latent parts). The image is 8 times as
 # wide. Only the CIFAR-10 net has three parts, one for each cell.
@@ -207,8 +208,7 @@ class _FirstBlock(nn.Module):
         self.main = nn.Sequential(
             nn.Conv2d(c_in, c_out, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(c_out, c_out, 3, padding=1),
-            nn.AvgPool2d(2),
+            PooledConv2d(c_out, c_out, 3),
         )
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(c_in, c_out, 1))
 
@@ -219,16 +219,17 @@ class _FirstBlock(nn.Module):
 class _Block(nn.Module):
     def __init__(self, channels: int, downsample: bool) -> None:
         super().__init__()
-        pool = [nn.AvgPool2d(2)] if downsample else []
         self.main = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            *pool,
+            PooledConv2d(channels, channels, 3)
+            if downsample
+            else nn.Conv2d(channels, channels, 3, padding=1),
         )
+        # The names of weights in checkpoints want a sequence here.
         self.shortcut = (
-            nn.Sequential(nn.Conv2d(channels, channels, 1), *pool) if downsample else nn.Identity()
+            nn.Sequential(PooledConv2d(channels, channels, 1)) if downsample else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ from nas_gan.networks.activations import (
     make_activation,
     make_output_activation,
     mida,
-    pmish,
     shrelu,
 )
+from nas_gan.networks.pmish import pmish
 
 X = torch.tensor([-3, -1, -0.5, 0.5, 1, 3], dtype=torch.float64)
 # Published values at X, rounded to six digits.
@@ -70,6 +70,42 @@ def test_pmish_without_a_gradient_has_the_same_values(beta):
     # Within a few roundings of x, since a sigmoid near 1 has lost what tells softplus from 0.
     assert ((quick - exact).abs() <= 5e-7 * x.abs() + 1e-7).all()
     assert torch.equal(x[-3:], torch.tensor([-1e30, 1e30, 0.0]))  # its input is left as it was
+
+
+@pytest.mark.parametrize("value", [-9.0, -2.0, 0.3, 1.0, 8.0, 50.0])
+def test_pmish_in_float32_has_the_values_and_gradients_of_float64(value):
+    x = torch.cat([torch.linspace(-120, 120, 4001), torch.tensor([-1e30, 1e30, 0.0])])
+    weight = torch.linspace(-1, 1, len(x))
+    found, expected = (
+        [y, *torch.autograd.grad(y[:-3] @ weight.to(y)[:-3], inputs)]
+        for dtype in (torch.float32, torch.float64)
+        for inputs in [(x.to(dtype).requires_grad_(), beta_of(value).detach().to(dtype))]
+        for y in [pmish(inputs[0], inputs[1].requires_grad_())]
+    )
+    assert ((found[0] - expected[0]).abs() <= 5e-7 * x.abs() + 1e-7).all()
+    torch.testing.assert_close(found[1:], expected[1:], atol=5e-6, rtol=5e-5, check_dtype=False)
+
+
+def test_pmish_can_be_differentiated_again_and_by_transforms():
+    x, beta = torch.linspace(-4, 4, 41), beta_of(1.3).detach()
+
+    def slope(x, beta):
+        return torch.func.grad(lambda x: pmish(x, beta).square().sum())(x)
+
+    expected = torch.func.jacrev(slope)(x.double(), beta)
+    found = torch.func.jacrev(slope)(x, beta.float())
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, check_dtype=False)
+
+
+def test_pmish_with_a_beta_for_every_unit():
+    x, beta = torch.randn(5, 3, 2, 2), torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1)
+    found, expected = (
+        torch.autograd.grad(pmish(*inputs).square().sum(), inputs)
+        for dtype in (torch.float32, torch.float64)
+        for inputs in [(x.to(dtype).requires_grad_(), beta.to(dtype).requires_grad_())]
+    )
+    assert [gradient.shape for gradient in found] == [x.shape, beta.shape]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, check_dtype=False)
 
 
 def test_pmish_with_beta_one_is_mish():
