@@ -48,8 +48,9 @@ from ard.search.reachable import to_text as reachable_text
 from ard.search.target import Target
 from ard.session.config import SearchConfig, budget_of
 from ard.session.effort import effort_defaults
+from ard.session.finished import FinishedSearches
 from ard.session.goals import TIMED, reach_of, with_target
-from ard.session.record import environment, run_directory
+from ard.session.record import environment, fingerprint, run_directory
 from ard.session.saving import save_found
 from ard.session.search import Session, open_session, opening_lines
 from nas_gan.cli import BUDGET_MISSED, DONE, progress, run, say
@@ -112,16 +113,18 @@ def compress_with(
         tell(text)
 
     allowed = None if budget is None else budget.absolute(session.dense)
+    finished = FinishedSearches(run_dir, config, fingerprint(config, setting))
+    search = session.search
+    search = replace(search, effort=replace(search.effort, earlier=finished.earlier()))
     reach, dense_cost = None, 0.0
     if target is not None:
         timed = network_timer(config, session)
-        search = session.search
         reach, dense_cost = reach_of(
             target, session.profile, search.cost, search.generator, timed, "target"
         )
         tell(f"target {target.text}: {reach.limit:.4g} of {dense_cost:.4g}")
     [result] = compress_for(
-        session.search, [Goal(allowed, reach)], profile=session.profile, on_table=show_reachable
+        search, [Goal(allowed, reach)], profile=session.profile, on_table=show_reachable
     )
     result.table.save(run_dir / "sensitivity.csv")
     save_found(result, result.profile, setting.checkpoint, run_dir, (".pt", ".safetensors"))
@@ -163,6 +166,7 @@ def compress_with(
     # Only now: a run that stops during export need not recover again.
     chosen = [found for found in (result, result.beyond) if found is not None]
     session.store.clear(kept=[(found.plan, found.history) for found in chosen])
+    finished.add()
     return report, run_dir
 
 
@@ -234,7 +238,7 @@ def unspent(report: CompressionReport, max_trials: int) -> str:
     share = f"{100 * max(used, 0):.0f} %"
     return (
         f"hint: all {max_trials} rounds of recovery were used, but {share} of the budget; with "
-        f"--max-trials {2 * max_trials} the search may find a smaller network"
+        f"--max-trials {2 * max_trials} the search goes on from here and may find a smaller network"
     )
 
 

@@ -94,11 +94,13 @@ class Effort:
         max_trials: rounds of recovery at most, of all whole plans together; each is scored. The
             last third is a reserve, for searches with near misses.
         max_rounds: rounds of one plan at most, if `recover` works in rounds.
+        earlier: what `max_trials` was before, if the search was finished with less and goes on.
     """
 
     anchors: int = 0
     max_trials: int = 9
     max_rounds: int = 8
+    earlier: tuple[int, ...] = ()
 
 
 DEFAULT_EFFORT = Effort()
@@ -522,12 +524,13 @@ def find_plan(
     """
     timings = timings or Stopwatch(search.run.clock)
     run, whole = search.run, WholePlans(search, prepared)
+    first, *more = (*search.effort.earlier, search.effort.max_trials)
     controller = BudgetController(
         table,
         prepared.parts,
         search.cost,
         budget,
-        max_trials=search.effort.max_trials,
+        max_trials=first,
         max_rounds=whole.max_rounds,
         known=known,
     )
@@ -559,9 +562,12 @@ def find_plan(
             assert chosen is not None, "the controller always asks for at least one plan"
             [final] = whole.measure({chosen.plan: chosen.history}, "final", no_advance)
             met = controller.meets(final)
-            if met or not controller.meets(chosen):
+            if controller.meets(chosen) and not met:
+                controller.reject(final)
+            elif more:
+                controller.allow(more.pop(0))
+            else:
                 break
-            controller.reject(final)
 
     with timings("report"):
         [before] = whole.measure({chosen.plan: ()}, "factorized", no_advance)

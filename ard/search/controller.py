@@ -126,6 +126,11 @@ class BudgetController:
                 price = self._ladder.cost_of(measurement.plan)
                 self._finished.append(_Trial(measurement, damage, price, inherited=True))
 
+    def allow(self, max_trials: int) -> None:
+        """Allow a search that has ended more rounds of recovery than before."""
+        self.max_trials += max_trials - self._most_trials // 2
+        self._most_trials, self._reserved = 2 * max_trials, reserved(max_trials)
+
     def learn(self, table: SensitivityTable) -> None:
         """Replace the table by a better one: plans that were asked for may be others now."""
         self._ladder = Ladder(table, self.layers, self.cost)

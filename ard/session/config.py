@@ -102,7 +102,8 @@ class SearchConfig(SweepConfig):
     max_trials: Annotated[int, RECOVERY] = 9
     """Rounds of recovery at most, of all whole plans together; the search ends before if the next
     one is not worth its time. A round continues a plan that missed the budget, or begins a harsher
-    one with the weights of a milder one; it is measured at its end."""
+    one with the weights of a milder one; it is measured at its end. A finished run may be given
+    more."""
     max_rounds: Annotated[int, RECOVERY] = 8
     """Rounds of recovery that one plan may get at most; with 1 every plan begins with the dense
     generator."""

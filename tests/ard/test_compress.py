@@ -37,7 +37,7 @@ QUICK = (
 FILES = {
     "config.json", "journal.jsonl", "sensitivity.csv", "plan.json", "compressed.pt",
     "compressed.safetensors", "report.json", "report.html", "pareto.png", "sensitivity.png",
-    "samples.png",
+    "samples.png", "searches.json",
 }  # fmt: skip
 
 
@@ -93,6 +93,12 @@ def journal(run_dir: Path) -> list[tuple[str, str]]:
     lines = (run_dir / "journal.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     return [(r["stage"], json.dumps(r["plan"])) for r in records if "stage" in r]
+
+
+def trials_of(run_dir: Path) -> list[object]:
+    """The rounds of recovery in a report."""
+    trials: list[object] = json.loads((run_dir / "report.json").read_text())["trials"]
+    return trials
 
 
 def ends_in_one_line(stderr: str) -> bool:
@@ -207,6 +213,18 @@ def test_the_same_command_again_measures_nothing(
     assert "distillation" not in err  # a bar that is shown while a network is trained
     again = load_checkpoint(copied / "compressed.pt").generator
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_finished_run_that_is_given_more_rounds_keeps_those_it_had(
+    copied: Path, arguments: tuple[str | Path, ...], command: Command
+) -> None:
+    before, trials = journal(copied), trials_of(copied)
+    code, _, err = command(*arguments, "--max-trials", "6")
+    assert code == 0, err
+    assert journal(copied)[: len(before)] == before
+    assert trials_of(copied)[: len(trials)] == trials
+    record = json.loads((copied / "searches.json").read_text())
+    assert [entry["max_trials"] for entry in record["searches"]] == [[2], [2, 6]]
 
 
 def test_a_full_disk_is_one_line_and_leaves_every_file_whole(

@@ -402,6 +402,27 @@ def test_a_search_with_rounds_resumes_and_trains_nothing_again(
         assert [*dying.measurements()] == [*journal.measurements()]
 
 
+def test_a_finished_search_that_is_given_more_rounds_goes_on_from_what_it_tried(
+    dense: SmallNet, selection: Tensor
+) -> None:
+    first, more = CountingRounds(), CountingRounds()
+    journal = MemoryJournal()
+    search = in_rounds(dense, selection, first, journal)
+    [little] = compress_for(replace(search, effort=Effort(max_trials=2, max_rounds=4)), [Goal(4.0)])
+    effort = Effort(max_trials=6, max_rounds=4, earlier=(2,))
+    search = in_rounds(dense, selection, more, journal)
+    [result] = compress_for(replace(search, effort=effort), [Goal(4.0)])
+    n = len(little.trials)
+    assert result.trials[:n] == little.trials
+    assert n < len(result.trials) <= 6
+    # A search that is interrupted once it has been given more ends the same way.
+    search = in_rounds(dense, selection, CountingRounds(), MemoryJournal())
+    [again] = compress_for(replace(search, effort=effort), [Goal(4.0)])
+    assert (again.plan, again.history, again.trials) == (
+        result.plan, result.history, result.trials
+    )  # fmt: skip
+
+
 def test_a_plan_that_fails_on_held_out_latents_may_be_trained_on(
     dense: SmallNet, selection: Tensor
 ) -> None:
