@@ -68,13 +68,14 @@ def outlook_of(profile: Profile, grid: RankGrid) -> Outlook:
 def duration_text(seconds: float) -> str:
     """A duration as people say it.
 
-    >>> [duration_text(s) for s in (20, 400, 9000)]
-    ['under a minute', '7 minutes', '2.5 hours']
+    >>> [duration_text(s) for s in (20, 70, 400, 9000)]
+    ['under a minute', '1 minute', '7 minutes', '2.5 hours']
     """
     if seconds < 60:
         return "under a minute"
     if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
+        minutes = round(seconds / 60)
+        return f"{minutes} minute{'s' if minutes > 1 else ''}"
     return f"{seconds / 3600:.1f} hours"
 
 

@@ -32,7 +32,7 @@ from nas_gan.reading import is_number, parse_json
 from nas_gan.remote.fetching import local_file
 from nas_gan.weights.files import load_file, safetensors_metadata, save_torch
 from nas_gan.weights.fitting import load_weights
-from nas_gan.weights.foreign import described, find_generator
+from nas_gan.weights.foreign import by_position, described, find_generator
 
 FORMAT = "ard-gan checkpoint 1"
 MMD_NAS_KIND = "mmd-nas"
@@ -137,7 +137,8 @@ def load_checkpoint(
         activation: The activation of a published checkpoint; by default PMish if the file holds
             learned activations, otherwise ReLU.
         state_key: The names that lead to the generator in a file of another project, joined by
-            dots, as in `state_dict.generator`; by default it is found. A native file needs none.
+            dots, as in `state_dict.generator`, or positions in a list, as in `nets.0`; by default
+            it is found. A native file needs none.
 
     Returns:
         The content of the file, with float32 weights on the CPU. In a file of another project,
@@ -154,7 +155,7 @@ def load_checkpoint(
         content = _described(content, metadata, path)
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
         checkpoint = _native(content, path)
-    elif isinstance(content, Mapping):
+    elif isinstance(content := by_position(content), Mapping):
         checkpoint = _foreign(content, path, genotype, activation, state_key)
     else:
         raise CheckpointError(f"{path}: not a checkpoint but a {described(content)}")

@@ -6,6 +6,7 @@ import argparse
 import io
 import pathlib
 import pickle
+import re
 import struct
 import warnings
 from collections.abc import Mapping
@@ -61,6 +62,7 @@ _DAMAGED = (
     NotImplementedError,
     struct.error,
 )
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _REFUSED = ("unsupported global", "unsupported class", "unrecognized function", "allowlisted")
 
 
@@ -203,6 +205,8 @@ def load_file(path: Path) -> tuple[Any, dict[str, str]]:
 def _offer(folder: Path) -> str:
     suffixes = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")
     names = sorted(file.name for file in folder.iterdir() if file.suffix in suffixes)
+    indices = sorted(file.name for file in folder.glob("*.index.json"))
+    names = [*indices, *(name for name in names if not (indices and _SHARD.search(name)))]
     if not names:
         return "give the path of a .pt or .safetensors file"
     return f"give the path of one of its files: {named(names)}"

@@ -92,6 +92,23 @@ def names_generator(name: str) -> bool:
     return bool(words & _GENERATOR) and not words & (_BESIDE | _DISCRIMINATOR)
 
 
+def by_position(content: Any, depth: int = _DEPTH) -> Any:
+    """Content with the mappings in a sequence under their positions, so that keys lead to them.
+
+    >>> by_position({"nets": [{"w": 1}, {"w": 2}, 5], "sizes": [3, 4]})
+    {'nets': {'0': {'w': 1}, '1': {'w': 2}}, 'sizes': [3, 4]}
+    """
+    if depth == 0:
+        return content
+    if isinstance(content, Mapping):
+        return {name: by_position(value, depth - 1) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        inner = enumerate(by_position(value, depth - 1) for value in content)
+        found = {str(n): value for n, value in inner if isinstance(value, Mapping)}
+        return found or content
+    return content
+
+
 def find_generator(content: Mapping[Any, Any], state_key: str | None = None) -> Part:
     """The generator's state dict in the content of a file.
 

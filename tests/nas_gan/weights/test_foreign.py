@@ -84,6 +84,11 @@ LAYOUTS = {
     "very deep": ({"a": {"checkpoint": {"state": {"netG": G, "netD": D}}}}, 1,
                   "a.checkpoint.state.netG"),
     "critic": ({"critic": D, "generator": G, "criticOptimizer": ADAM}, 1, "generator"),
+    "a tuple": ((G, ADAM, 3), 1, "0"),
+    "a list inside": ({"nets": [{"netG": G, "netD": D}], "sizes": [3, 4]}, 1, "nets.0.netG"),
+    "optimizers in a list": (
+        {"state_dict": G, "optimizer_states": [ADAM], "lr_schedulers": [{"last_lr": [0.1]}]}, 1,
+        "state_dict"),
     "statistics beside": ({"model": G, "mel_stats": {"mean": torch.zeros(2)}}, 1, "model"),
     "metadata in the dict": (G | {"epoch": 7, "name": "x", "meta": {"mean": torch.ones(1)}}, 1,
                              "the whole file"),
@@ -189,6 +194,7 @@ def test_layers_called_by_letters_are_one_network(tmp_path):
     [
         ("G", 1), ("ema", 2), ("deep.one", 3), ("flat.generator", 1), ("flat.average", 2),
         ("dotted.key", 4), ("D", -1), ("flat.deeper.still", 5), ("nested", 1),
+        ("listed.1", 6), ("listed.0.two", 7),
     ],
 )  # fmt: skip
 def test_a_key_chooses(tmp_path, key, value):
@@ -196,6 +202,7 @@ def test_a_key_chooses(tmp_path, key, value):
     content = {
         "G": G, "D": D, "ema": EMA, "deep": {"one": weights(3), "two": G}, "flat": flat,
         "dotted.key": weights(4), "nested": {"model": G, "optimizer": ADAM},
+        "listed": [{"one": G, "two": weights(7)}, weights(6)],
     }  # fmt: skip
     torch.save(content, tmp_path / "a.pt")
     assert value_in(tmp_path / "a.pt", state_key=key)[0] == value
@@ -228,6 +235,7 @@ def refused(content, match, tmp_path, **options):
         ({"netG_A": G, "netG_B": G, "netD_A": D, "netD_B": D}, "netG_A, netG_B"),
         ({"one": G, "two": G}, "one, two"),
         ({"encoder": G, "decoder": G}, "encoder, decoder"),
+        ([EMA, G], "0, 1"),
         ({"state_dict": prefixed(gen_AB=G, gen_BA=G, disc_A=D)},
          r"state_dict\.gen_AB, state_dict\.gen_BA"),
     ],
@@ -266,5 +274,6 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path):
     refused({"epoch": 3, "name": "x", "scores": [1, 2]},
             r"dict of epoch \(int\), name \(str\), scores \(list of 2\)", tmp_path)  # fmt: skip
     refused(many, r"k7 \(int\) and 4 more", tmp_path)
-    refused([{"a": 1}, torch.ones(1)], "list of dict, Tensor", tmp_path)
+    refused([{"a": 1}, torch.ones(1)], r"dict of 0 \(dict of 1\)", tmp_path)
+    refused([3, torch.ones(1)], "list of int, Tensor", tmp_path)
     refused({"optimizer": ADAM, "epoch": 1}, r"optimizer \(dict of 2\)", tmp_path)

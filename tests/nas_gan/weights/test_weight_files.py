@@ -148,6 +148,13 @@ def test_files_of_other_kinds_say_what_they_are(tmp_path):
     refused(tmp_path, r"is a directory; give the path of one of its files: a\.pt, a\.safe.*, good")
 
 
+def test_of_a_folder_of_shards_their_index_is_offered(tmp_path):
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "a.pt"):
+        (tmp_path / name).touch()
+    (tmp_path / "model.safetensors.index.json").touch()
+    refused(tmp_path, r"one of its files: model\.safetensors\.index\.json, a\.pt$")
+
+
 def test_an_onnx_model_is_named(tmp_path):
     onnx = pytest.importorskip("onnx")
     graph = onnx.helper.make_graph([], "empty", [], [])
