@@ -33,7 +33,8 @@ def _can_be_quick(x: Tensor, beta: Tensor) -> bool:
     # In a graph that is being made the operators count, and not their speed here.
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    if not x.is_cpu or x.dtype != torch.float32:
+    # Subclasses, such as fake tensors, and proxies for tensors hold no values.
+    if type(x) is not Tensor or not x.is_cpu or x.dtype != torch.float32:
         return False
     return bool((beta.detach().abs() <= QUICK_BETA).all())
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import nas_gan
@@ -95,6 +96,16 @@ def test_pmish_can_be_differentiated_again_and_by_transforms():
     expected = torch.func.jacrev(slope)(x.double(), beta)
     found = torch.func.jacrev(slope)(x, beta.float())
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, check_dtype=False)
+
+
+def test_pmish_can_be_traced_without_values():
+    layer = nn.Sequential(nn.Conv2d(3, 4, 3), PMish())
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
+    program = torch.export.export(layer, (x,))
+    torch.testing.assert_close(program.module()(x), layer(x))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert layer(torch.empty(2, 3, 8, 8)).shape == (2, 4, 6, 6)
 
 
 def test_pmish_with_a_beta_for_every_unit():
