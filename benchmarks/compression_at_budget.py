@@ -163,7 +163,7 @@ def measure(bench: RankBench, chosen: frozenset[str], again: frozenset[str]) -> 
                     "stage": stage,
                     "ours": best["ours"],
                     "baselines": {way: best[way] for way in others},
-                    "over_published": ours / others["published"],
+                    "over_published": ours / others["published"] if "published" in others else None,
                     "best_baseline": best_name,
                     "over_best": ours / others[best_name],
                 }
@@ -185,9 +185,11 @@ def to_text(result: dict[str, Any]) -> str:
         others = ", ".join(
             f"{way} {found['compression']:.2f}x" for way, found in row["baselines"].items()
         )
+        over = row["over_published"]
+        published = "" if over is None else f"{over:.2f} of published, "
         lines.append(
             f"  +{row['budget']:.0%} {row['stage']:<10} ours {row['ours']['compression']:.2f}x "
-            f"(MACs {row['ours']['macs_ratio']:.2f}x), {row['over_published']:.2f} of published, "
+            f"(MACs {row['ours']['macs_ratio']:.2f}x), {published}"
             f"{row['over_best']:.2f} of {row['best_baseline']}; {others}"
         )
     return "\n".join(lines)

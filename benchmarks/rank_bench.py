@@ -287,7 +287,7 @@ class RankBench:
                 largest = layer.max_rank("svd")[0]
                 ranks = [r for r in PUBLISHED_LINEAR if r <= largest]
                 choices += [(layer.name, Factorization("svd", (r,))) for r in ranks]
-            elif "cp" in layer.methods():
+            elif layer.kind == "conv2d":  # it has no recipe for a transposed convolution
                 width = max(layer.shape[:2])
                 for multiple in PUBLISHED_CONV:
                     choice = Factorization("cp", (int(multiple * width),))
@@ -315,7 +315,10 @@ class RankBench:
         dense = sum(layer.params() for layer in self.layers)
 
         def published() -> list[tuple[float, RankPlan]]:
-            table = self.table("published", self.published_choices(), self.build_published)
+            choices = self.published_choices()
+            if not choices:
+                return []
+            table = self.table("published", choices, self.build_published)
             plans = penalty_plans(table, self.layers, PENALTIES)
             return list(zip(PENALTIES, plans, strict=True))
 
