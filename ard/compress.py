@@ -43,6 +43,7 @@ from ard.report.summary import make_report
 from ard.report.values import CompressionReport, Reached, to_text
 from ard.report.writing import write_report
 from ard.search.budget import Budget
+from ard.search.controller import WELL_SPENT
 from ard.search.reachable import reachable_plans
 from ard.search.reachable import to_text as reachable_text
 from ard.search.target import Target
@@ -63,8 +64,6 @@ from nas_gan.zoo import display_name
 
 # In the run directory, the plan that reaches a target that the budget has no room for.
 AT_TARGET = "at-target"
-# The share of its budget from which on a search has found about what there is.
-WELL_SPENT = 0.8
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ from ard.report.curves import Curve, curves_figure
 from nas_gan.pictures.plot_style import save_figure
 
 WAYS = ("ours", "published", "uniform ratio", "energy", "greedy")
-
-
 # What the points of the results leave out of a score, and a curve does not show.
 UNSAID = {"fid": 0.0, "n_samples": 1, "extractor": ""}
 
@@ -41,10 +39,7 @@ def curves(net: dict[str, Any], stage: str, limit: float) -> list[Curve]:
     found = []
     for way in WAYS:
         points = [
-            (
-                p["compression"],
-                from_record({"fid": 0.0, **p[stage], "n_samples": 1, "extractor": ""}),
-            )
+            (p["compression"], from_record({**UNSAID, **p[stage]}))
             for p in net["points"]
             if p["way"] == way and p[stage] and p[stage]["delta_fid"] <= limit
         ]

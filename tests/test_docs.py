@@ -30,7 +30,7 @@ from ard.grid import FRACTIONS
 from ard.pipeline import MIN_SHARE
 from ard.recovery.adversarial import FineTuning
 from ard.search.allocation import N_BINS
-from ard.search.controller import EAGER, WORTHWHILE
+from ard.search.controller import EAGER, UNSPENT, WELL_SPENT, WORTHWHILE
 from ard.search.outlook import AGAIN, EXPONENT, FACTOR, FLOOR, PACE
 from ard.session.recovering import FEATURE_WEIGHT
 from ard.session.search import N_PROXY
@@ -459,7 +459,8 @@ def test_the_trtexec_line_of_the_deployment_page_is_the_one_that_bundles_hold() 
         f"kernel is kept below {MAX_DEGENERACY:g}",
         f"less than {MIN_SHARE:.1%}".replace("%", " %"),
         f"{N_BINS:,} bins",
-        f"save less than {WORTHWHILE:.0%}".replace("%", " %"),
+        f"save less than {WORTHWHILE:.0%}, or {UNSPENT:.0%} while".replace("%", " %"),
+        f"while less than {WELL_SPENT:.0%} of".replace("%", " %"),
         f"`P g^{EAGER:g}`",
         f"s² (k m^-q A^p + {FLOOR:g})²",
         f"priors about {FACTOR:g}, {EXPONENT:g} and {PACE:g};",

@@ -17,9 +17,11 @@ from ard.plan import DENSE, RankPlan
 from ard.search.ladder import Ladder, Rung
 from ard.search.outlook import Known, Outlook, outlook
 
-# A search ends when what the next round is expected to save, in log cost, falls below this.
-# The plans beside it take no time but that of workers that would idle.
-WORTHWHILE, BESIDE = 0.05, 0.005
+# A search ends when what the next round is expected to save, in log cost, falls below this; before
+# this share of the budget is used, below the second. The plans beside it take no time but that of
+# workers that would idle.
+WORTHWHILE, WELL_SPENT = 0.05, 0.85
+UNSPENT, BESIDE = 0.02, 0.005
 # The last third of the rounds is a reserve: no search plans with it, but one whose plans missed by
 # a little goes on into it.
 RESERVE = 3
@@ -213,11 +215,19 @@ class BudgetController:
             adds = chances.largest(gains, [*tried, *picked, best]) - others
             # Something is tried until something meets the budget.
             first = not tried and not picked
-            if adds < (WORTHWHILE if first else BESIDE) and not (first and nothing_yet):
+            if adds < (self._worthwhile() if first else BESIDE) and not (first and nothing_yet):
                 break
             open_.remove(best)
             picked.append(best)
         return picked
+
+    def _worthwhile(self) -> float:
+        """What the next round must be expected to save, in log cost."""
+        best = self._best()
+        used = 0.0
+        if best is not None and self.budget:
+            used = best.measurement.score.ci_high / self.budget
+        return WORTHWHILE if used >= WELL_SPENT else UNSPENT
 
     def _is_hopeless(self, mildest: Rung, prospects: Sequence[_Prospect], chances: Outlook) -> bool:
         """Whether even the mildest plan missed, and no round will help; the others hurt more."""
