@@ -17,11 +17,11 @@ from ard.plan import DENSE, RankPlan
 from ard.search.ladder import Ladder, Rung
 from ard.search.outlook import Known, Outlook, outlook
 
-# A search ends when what the next round is expected to save, in log cost, falls below this; before
-# this share of the budget is used, below the second. The plans beside it take no time but that of
-# workers that would idle.
-WORTHWHILE, WELL_SPENT = 0.05, 0.85
-UNSPENT, BESIDE = 0.02, 0.005
+# A search ends when the next round is expected to save less than this, in log cost; and less than
+# the second while a smaller share of the budget is used than the third.
+WORTHWHILE, UNSPENT, WELL_SPENT = 0.05, 0.02, 0.85
+# What a plan beside the next one must add: it takes no time but that of workers that would idle.
+BESIDE = 0.005
 # The last third of the rounds is a reserve: no search plans with it, but one whose plans missed by
 # a little goes on into it.
 RESERVE = 3

@@ -25,6 +25,7 @@ class PooledConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        shifted = [F.pad(self.weight, (i, 1 - i, j, 1 - j)) for i in (0, 1) for j in (0, 1)]
+        weight = self.weight  # once: a spectral norm iterates whenever it is asked for
+        shifted = [F.pad(weight, (i, 1 - i, j, 1 - j)) for i in (0, 1) for j in (0, 1)]
         kernel = torch.stack(shifted).mean(0)
         return F.conv2d(x, kernel, self.bias, stride=2, padding=self.padding)

@@ -40,7 +40,8 @@ def test_its_spectral_norm_is_that_of_the_kernel_in_checkpoints():
         spectral_norm(layer)
     assert pooled.state_dict().keys() == plain.state_dict().keys()
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    torch.testing.assert_close(pooled(x), F.avg_pool2d(plain(x), 2))
+    for _ in range(2):  # a power iteration each, as long as they are trained
+        torch.testing.assert_close(pooled(x), F.avg_pool2d(plain(x), 2))
 
 
 @pytest.mark.parametrize(("downsampling", "side"), [(2, 8), (3, 4), (4, 2)])
