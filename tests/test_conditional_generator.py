@@ -101,7 +101,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Delivered:
     tiny = [
         *("--config", "fashion_mnist_conditional", "--dataset", "synthetic", "--gf-dim", "8"),
         *("--df-dim", "8", "--image-size", "16", "--image-channels", "1", "--batch-size", "20"),
-        *("--steps", "30", "--eval-every", "0", "--n-critic", "1", "--g-lr", "0.005"),
+        *("--steps", "60", "--eval-every", "0", "--n-critic", "1", "--g-lr", "0.005"),
         *("--precision", "fp32", "--ema-decay", "0", "--threads", "1"),
     ]  # large steps, after which classes differ
     run_dir = folder / "training"
@@ -132,9 +132,8 @@ def test_onnx_runtime_draws_the_images_of_torch_for_every_class(
     feed = {"latents": latents.numpy(), "labels": labels.numpy()}
     [found] = session.run(["images"], feed)
     np.testing.assert_allclose(found, expected, atol=2e-5)
-    # On the same noise only the class tells images apart, and by far more than rounding.
-    apart = [np.abs(found[k] - found[0]).max() for k in range(1, n_classes)]
-    assert min(apart) > 0.005
+    # On the same noise only the class tells images apart.
+    assert all(np.abs(found[k] - found[0]).max() > 0.05 for k in range(1, n_classes))
 
 
 def test_the_compressed_model_is_smaller_and_its_manifest_names_both_inputs(
