@@ -17,8 +17,8 @@ from ard.plan import DENSE, RankPlan
 from ard.search.ladder import Ladder, Rung
 from ard.search.outlook import Known, Outlook, outlook
 
-# A search ends when the next round is expected to save less than this, in log cost; and less than
-# the second while a smaller share of the budget is used than the third.
+# A search ends when the next round is expected to save less than WORTHWHILE, in log cost, or less
+# than UNSPENT as long as it has not used WELL_SPENT of its budget.
 WORTHWHILE, UNSPENT, WELL_SPENT = 0.05, 0.02, 0.85
 # What a plan beside the next one must add: it takes no time but that of workers that would idle.
 BESIDE = 0.005
